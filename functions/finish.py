@@ -1,0 +1,44 @@
+"""The finish function: seals a session, finds its gaps, and composes the merged object."""
+
+import os
+
+from aws_lambda_powertools.metrics import MetricUnit
+
+from uploads import limits, protocol
+from uploads.config import Config
+from uploads.http import Answer, Handler, Request, answer, entry, location
+from uploads.wiring import Wiring
+
+
+def build(wiring: Wiring) -> Handler:
+    """The handler of the finish function."""
+    finish = protocol.Finish(
+        wiring.sessions,
+        wiring.batches,
+        wiring.merged,
+        wiring.clock,
+        wiring.config.merged_retention,
+    )
+
+    def run(request: Request) -> Answer:
+        session_id = request.session_id
+        # Nobody else begins before this invocation must have ended.
+        lease = request.context.get_remaining_time_in_millis() // 1000 + limits.LEASE_MARGIN_SECONDS
+        outcome = finish(session_id, request.owner, lease)
+        if outcome.result is None:
+            return answer(
+                202,
+                {"sessionId": session_id, "state": "FINISHING"},
+                location=location(session_id),
+                retry_after=str(limits.RETRY_AFTER_SECONDS),
+            )
+        if outcome.missing_batches:
+            request.metrics.add_metric("MissingBatches", MetricUnit.Count, outcome.missing_batches)
+        if outcome.merge_seconds is not None:
+            request.metrics.add_metric("MergeDuration", MetricUnit.Seconds, outcome.merge_seconds)
+        return answer(200, outcome.result)
+
+    return entry({"POST /api/upload/sessions/{sessionId}/finish": run}, wiring.config.auth_mode)
+
+
+lambda_handler = build(Wiring(Config.from_env(os.environ)))

@@ -1,0 +1,109 @@
+"""The sessions function: create, show, link to the merged object, abort."""
+
+import os
+import secrets
+
+from uploads import errors, gaps, limits, protocol
+from uploads.config import Config
+from uploads.http import Answer, Handler, Request, answer, entry, location, timestamp
+from uploads.records import read_session_request
+from uploads.session import Session, State
+from uploads.wiring import Wiring
+
+
+class Sessions:
+    """The operations of the sessions function."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._config = wiring.config
+        self._clock = wiring.clock
+        self._sessions = wiring.sessions
+        self._batches = wiring.batches
+        self._merged = wiring.merged_for_callers
+
+    def create(self, request: Request) -> Answer:
+        asked = read_session_request(request.body)
+        now = self._clock()
+        session = Session(
+            session_id=secrets.token_hex(16),
+            owner=request.owner,
+            total_record=asked.totalRecord,
+            batch_size=asked.batchSize,
+            created_at=now,
+            expires_at=now + self._config.session_lifetime,
+        )
+        session.check_batches()
+        self._sessions.create(session)
+        return answer(
+            201,
+            {
+                "sessionId": session.session_id,
+                "expiresAt": timestamp(session.expires_at),
+                "limits": {
+                    "maxBodyBytes": limits.MAX_BODY_BYTES,
+                    "maxInflatedBytes": limits.MAX_INFLATED_BYTES,
+                    "maxSeqNum": limits.MAX_SEQ_NUM,
+                },
+            },
+            location=location(session.session_id),
+        )
+
+    def status(self, request: Request) -> Answer:
+        session = self._sessions.get(request.session_id, request.owner)
+        session.require_unexpired(self._clock())
+        if session.state in {State.OPEN, State.FINISHING}:
+            present = [batch.seq_num for batch in self._batches.list(session.session_id)]
+            missing = list(gaps.missing(present, session.expected_batches))
+            batches = len(present)
+        else:
+            missing, batches = [], session.decision.batches if session.decision else 0
+        return answer(
+            200,
+            {
+                "sessionId": session.session_id,
+                "state": session.state,
+                "totalRecord": session.total_record,
+                "batchSize": session.batch_size,
+                "createdAt": timestamp(session.created_at),
+                "expiresAt": timestamp(session.expires_at),
+                "batches": batches,
+                **protocol.gap_report(missing),
+                "finish": session.result,
+            },
+        )
+
+    def file(self, request: Request) -> Answer:
+        session = self._sessions.get(request.session_id, request.owner)
+        now = self._clock()
+        if session.require_unexpired(now).state is not State.FINISHED:
+            raise errors.NotFinishedError(
+                "There is no merged object before finish has answered Success."
+            )
+        url = self._merged.presign(session.session_id)
+        if "application/json" in request.headers.get("accept", ""):
+            expires = timestamp(now + limits.PRESIGNED_URL_SECONDS)
+            return answer(200, {"url": url, "expiresAt": expires})
+        return answer(307, location=url)
+
+    def abort(self, request: Request) -> Answer:
+        protocol.abort(
+            self._sessions, self._batches, request.session_id, request.owner, self._clock
+        )
+        return answer(204)
+
+
+def build(wiring: Wiring) -> Handler:
+    """The handler of the sessions function."""
+    sessions = Sessions(wiring)
+    return entry(
+        {
+            "POST /api/upload/sessions": sessions.create,
+            "GET /api/upload/sessions/{sessionId}": sessions.status,
+            "GET /api/upload/sessions/{sessionId}/file": sessions.file,
+            "DELETE /api/upload/sessions/{sessionId}": sessions.abort,
+        },
+        wiring.config.auth_mode,
+    )
+
+
+lambda_handler = build(Wiring(Config.from_env(os.environ)))

@@ -1,0 +1,133 @@
+r"""Batches in S3, one object each; the listing is the truth about which there are.
+
+Key ``{sessionId}/{seqNum:08d}``; content NDJSON, every line ended by ``\n``, so that merging is
+concatenation; metadata ``records``, ``sha256`` and ``crc32``. Zero-padded keys list in ``seqNum``
+order. An object is created once and never changed.
+
+Permissions: ``s3:PutObject`` to write, ``s3:GetObject`` to read, ``s3:ListBucket`` to list and to
+be told 404 instead of 403, ``s3:DeleteObject`` to delete.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import obstore
+from obstore.exceptions import AlreadyExistsError
+
+from uploads import errors, limits
+from uploads.plan import StoredBatch
+from uploads.records import Batch
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+
+@dataclass(frozen=True)
+class BatchFacts:
+    """What a batch's own metadata says about it."""
+
+    records: int
+    size: int
+    """Bytes."""
+    sha256: str
+    crc32: int
+
+
+def key(session_id: str, seq_num: int) -> str:
+    """The S3 key of a batch."""
+    return f"{session_id}/{seq_num:08d}"
+
+
+class BatchStore:
+    """The batches bucket. Every method may be called from many threads at once."""
+
+    def __init__(self, store: "S3Store") -> None:
+        self._store = store
+
+    def put(self, session_id: str, batch: Batch) -> None:
+        """Store ``batch`` unless its ``seqNum`` is taken: 1 write.
+
+        The same batch again is fine. Raises BatchConflictError where a different one is stored,
+        StorageBusyError where S3 settles neither.
+        """
+        name = key(session_id, batch.seq_num)
+        for _ in range(limits.WRITE_ATTEMPTS):
+            try:
+                obstore.put(
+                    self._store,
+                    name,
+                    batch.ndjson,
+                    mode="create",
+                    use_multipart=False,
+                    attributes={
+                        "Content-Type": "application/x-ndjson",
+                        "records": str(batch.records),
+                        "sha256": batch.sha256,
+                        "crc32": f"{batch.crc32:08x}",
+                    },
+                )
+            except AlreadyExistsError:
+                # Believed only when seen: S3 also refuses a write that meets another one under way
+                # (409 ConditionalRequestConflict), and then nothing need be stored.
+                try:
+                    stored = self.head(session_id, batch.seq_num)
+                except FileNotFoundError:
+                    continue
+                if stored.sha256 != batch.sha256:
+                    raise errors.BatchConflictError(
+                        f"A different batch is stored as seqNum {batch.seq_num} and stays as it is."
+                        " storedDigest is the SHA-256 of its records as NDJSON.",
+                        seqNum=batch.seq_num,
+                        storedDigest=stored.sha256,
+                        storedRecords=stored.records,
+                    ) from None
+            return
+        raise errors.StorageBusyError(
+            "Other writes of this batch are under way. Send it again after Retry-After."
+        )
+
+    def list(self, session_id: str, below: int | None = None) -> list[StoredBatch]:
+        """The batches of a session in ``seqNum`` order: 1 request per 1,000, one more at most.
+
+        Only those with ``seqNum < below``, where given.
+        """
+        pages = obstore.list(self._store, prefix=f"{session_id}/", chunk_size=limits.LIST_PAGE)
+        found: list[StoredBatch] = []
+        for page in pages:
+            for entry in page:
+                seq_num = int(entry["path"][-8:])
+                if below is not None and seq_num >= below:
+                    return found
+                etag = entry["e_tag"]
+                assert etag is not None  # noqa: S101 - S3 lists an ETag for every object
+                found.append(StoredBatch(seq_num, entry["size"], etag))
+        return found
+
+    def head(self, session_id: str, seq_num: int, etag: str | None = None) -> BatchFacts:
+        """A batch's facts: 1 read. Raises FileNotFoundError, or PreconditionError for the ETag."""
+        options: obstore.GetOptions = {"head": True}
+        if etag is not None:
+            options["if_match"] = etag
+        return _facts(obstore.get(self._store, key(session_id, seq_num), options=options))
+
+    def read(self, session_id: str, batch: StoredBatch) -> "tuple[BatchFacts, obstore.Bytes]":
+        """A batch's facts and its NDJSON, pinned to the listed ETag: 1 read. Raises as ``head``."""
+        answer = obstore.get(
+            self._store, key(session_id, batch.seq_num), options={"if_match": batch.etag}
+        )
+        return _facts(answer), answer.bytes()
+
+    def delete_all(self, session_id: str) -> None:
+        """Delete every batch of a session: 1 request per 1,000, and the listing."""
+        for page in obstore.list(self._store, prefix=f"{session_id}/", chunk_size=limits.LIST_PAGE):
+            obstore.delete(self._store, [entry["path"] for entry in page])
+
+
+def _facts(answer: "obstore.GetResult") -> BatchFacts:
+    metadata = answer.attributes
+    return BatchFacts(
+        records=int(metadata["records"]),
+        size=answer.meta["size"],
+        sha256=metadata["sha256"],
+        crc32=int(metadata["crc32"], 16),
+    )

@@ -1,0 +1,64 @@
+"""The settings of a deployment: the only reader of the environment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+
+class AuthMode(StrEnum):
+    """How callers are told apart."""
+
+    IAM = "IAM"
+    JWT = "JWT"
+    NONE = "NONE"
+    """Everybody is one principal, and the unguessable session id is the only key."""
+
+
+class ConfigError(Exception):
+    """A setting is missing or wrong; the message names every one of them."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What ``template.yaml`` sets for every function."""
+
+    sessions_table: str
+    batches_bucket: str
+    merged_bucket: str
+    auth_mode: AuthMode
+    session_lifetime: int
+    """How long a session takes batches, seconds."""
+    merged_retention: int
+    """How long a merged object is kept, seconds."""
+    region: str
+    endpoint_url: str | None
+    """Where S3 and DynamoDB are, if not at AWS."""
+    presign_endpoint_url: str | None
+    """Where callers reach S3, if not where the functions do."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Self:
+        """Read the settings. Raises ConfigError, which names everything that is missing at once."""
+        names = (
+            "SESSIONS_TABLE",
+            "BATCHES_BUCKET",
+            "MERGED_BUCKET",
+            "AUTH_MODE",
+            "SESSION_LIFETIME_HOURS",
+            "MERGED_RETENTION_DAYS",
+            "AWS_REGION",
+        )
+        if missing := [name for name in names if not environ.get(name)]:
+            raise ConfigError(f"Set these environment variables: {', '.join(missing)}.")
+        return cls(
+            sessions_table=environ["SESSIONS_TABLE"],
+            batches_bucket=environ["BATCHES_BUCKET"],
+            merged_bucket=environ["MERGED_BUCKET"],
+            auth_mode=AuthMode(environ["AUTH_MODE"]),
+            session_lifetime=int(environ["SESSION_LIFETIME_HOURS"]) * 3600,
+            merged_retention=int(environ["MERGED_RETENTION_DAYS"]) * 86400,
+            region=environ["AWS_REGION"],
+            endpoint_url=environ.get("AWS_ENDPOINT_URL") or None,
+            presign_endpoint_url=environ.get("PRESIGN_ENDPOINT_URL") or None,
+        )

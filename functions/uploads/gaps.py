@@ -1,0 +1,22 @@
+"""Which batches are missing. Pure."""
+
+from collections.abc import Iterable, Iterator
+
+Range = tuple[int, int]
+"""First and last ``seqNum`` of a run of missing batches, both included."""
+
+
+def missing(present: Iterable[int], expected: int | None) -> Iterator[Range]:
+    """Ranges of ``seqNum`` that are not in ``present``, in order.
+
+    ``present`` is strictly ascending, as a listing gives it. ``expected`` is the number of batches;
+    None where it is unknown: then only the holes below the last batch are gaps, for nothing tells
+    what lies behind it.
+    """
+    following = 0
+    for seq_num in present:
+        if seq_num > following:
+            yield following, seq_num - 1
+        following = seq_num + 1
+    if expected is not None and following < expected:
+        yield following, expected - 1

@@ -1,0 +1,173 @@
+"""From an API Gateway event to an operation, and from its outcome or error to an answer."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Final, Protocol
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.metrics import EphemeralMetrics
+
+from uploads import errors, limits, records
+from uploads.config import AuthMode
+
+Answer = dict[str, Any]
+"""A payload-2.0 response."""
+
+_SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
+_LOGGED_ID: Final = 64
+"""How much of an id that a client sent is logged."""
+
+logger: Final = Logger()
+
+
+class Context(Protocol):
+    """What the Lambda runtime tells of an invocation."""
+
+    aws_request_id: str
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Milliseconds until the invocation is ended."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A payload-2.0 event, read on demand."""
+
+    event: Mapping[str, Any]
+    context: Context
+    auth_mode: AuthMode
+    # Ephemeral, as everything here: a process may serve many requests at once.
+    metrics: EphemeralMetrics = field(default_factory=EphemeralMetrics)
+
+    @cached_property
+    def headers(self) -> Mapping[str, str]:
+        """The headers by lower-case name. API Gateway sends them so; ``sam local`` does not."""
+        return {name.lower(): value for name, value in self.event.get("headers", {}).items()}
+
+    @property
+    def body(self) -> bytes:
+        """The body's JSON as bytes, inflated and checked. Raises what is wrong with it."""
+        return records.read_body(
+            self.event.get("body"),
+            is_base64=self.event.get("isBase64Encoded", False),
+            headers=self.headers,
+        )
+
+    @property
+    def session_id(self) -> str:
+        """The id in the path. Raises SessionNotFoundError where it cannot be one."""
+        session_id: str = self.event.get("pathParameters", {}).get("sessionId", "")
+        if not _SESSION_ID.fullmatch(session_id):
+            raise errors.SessionNotFoundError(
+                "There is no session of this id. Create one by POST /api/upload/sessions."
+            )
+        return session_id
+
+    @property
+    def owner(self) -> str:
+        """The principal who calls: the owner of what it creates, and of nothing else.
+
+        With IAM the Cognito identity where there is one, else the account and the user's or role's
+        own id without the name of the role's session; with JWT the issuer and the subject. Raises
+        NoIdentityError.
+        """
+        if self.auth_mode is AuthMode.NONE:
+            return "anybody"
+        authorizer = self.event.get("requestContext", {}).get("authorizer") or {}
+        if self.auth_mode is AuthMode.IAM and (iam := authorizer.get("iam")):
+            cognito = (iam.get("cognitoIdentity") or {}).get("identityId")
+            if cognito:
+                return f"cognito {cognito}"
+            account, user = iam.get("accountId"), (iam.get("userId") or "").partition(":")[0]
+            if account and user:
+                return f"iam {account} {user}"
+        if self.auth_mode is AuthMode.JWT and (jwt := authorizer.get("jwt")):
+            claims = jwt.get("claims") or {}
+            if claims.get("iss") and claims.get("sub"):
+                return f"jwt {claims['iss']} {claims['sub']}"
+        raise errors.NoIdentityError(
+            "The request carries no identity. Sign it with AWS Signature Version 4."
+            if self.auth_mode is AuthMode.IAM
+            else "The request carries no identity. Send a bearer token with the claims iss and sub."
+        )
+
+
+Operation = Callable[[Request], Answer]
+Handler = Callable[[Mapping[str, Any], Context], Answer]
+
+
+def entry(operations: Mapping[str, Operation], auth_mode: AuthMode) -> Handler:
+    """The Lambda handler that runs the operation of an event's ``routeKey``.
+
+    The one place where errors become ``application/problem+json``. Logs one line a request, with
+    its id and the session's, and nothing of its body.
+    """
+
+    def lambda_handler(event: Mapping[str, Any], context: Context) -> Answer:
+        request = Request(event, context, auth_mode)
+        logger.thread_safe_append_keys(
+            correlation_id=event.get("requestContext", {}).get("requestId"),
+            session_id=event.get("pathParameters", {}).get("sessionId", "")[:_LOGGED_ID],
+            route=event["routeKey"],
+        )
+        try:
+            given = operations[event["routeKey"]](request)
+            logger.info("answered", status=given["statusCode"])
+        except errors.GaplessError as error:
+            given = _problem(error)
+            logger.info("refused", status=error.status, code=error.code)
+        except Exception:
+            given = _failure(context.aws_request_id)
+            logger.exception("failed", status=given["statusCode"])
+        finally:
+            logger.thread_safe_clear_keys()
+            if request.metrics.metric_set:
+                request.metrics.flush_metrics()
+        return given
+
+    return lambda_handler
+
+
+def answer(status: int, body: object = None, **headers: str) -> Answer:
+    """An answer with a JSON ``body``, or with none. ``retry_after=…`` is the header Retry-After."""
+    named = {"content-type": "application/json"} if body is not None else {}
+    named |= {name.replace("_", "-"): value for name, value in headers.items()}
+    given: Answer = {"statusCode": status, "headers": named}
+    if body is not None:
+        given["body"] = json.dumps(body, separators=(",", ":"))
+    return given
+
+
+def timestamp(seconds: int) -> str:
+    """Seconds since 1970 as the API writes times (RFC 3339)."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def location(session_id: str) -> str:
+    """The path of a session."""
+    return f"/api/upload/sessions/{session_id}"
+
+
+def _problem(error: errors.GaplessError) -> Answer:
+    headers = {"content_type": "application/problem+json"}
+    if isinstance(error, errors.SessionFinishingError | errors.StorageBusyError):
+        headers["retry_after"] = str(limits.RETRY_AFTER_SECONDS)
+    return answer(error.status, error.problem(), **headers)
+
+
+def _failure(request_id: str) -> Answer:
+    return answer(
+        500,
+        {
+            "type": "urn:gapless:error:internal_error",
+            "title": "The service failed.",
+            "status": 500,
+            "code": "internal_error",
+            "requestId": request_id,
+        },
+        content_type="application/problem+json",
+    )

@@ -1,0 +1,56 @@
+"""Every number the service is bound by, with its source."""
+
+from typing import Final
+
+MIB: Final = 1024 * 1024
+
+MAX_INTEGER: Final = 2**53 - 1
+"""Largest ``totalRecord`` and ``batchSize``: exact in every JSON client (RFC 8259, 6)."""
+
+MAX_SEQ_NUM: Final = 99_999
+"""Largest ``seqNum``. 100,000 batches list in 100 requests of 1,000 keys each."""
+
+MAX_BODY_BYTES: Final = 4_500_000
+"""Largest batch body, bytes as sent. Lambda takes an event of 6 MiB (AWS Lambda quotas); base64
+makes 6.0 MB of this and leaves 290 KB for headers and claims."""
+
+MAX_INFLATED_BYTES: Final = 64 * MIB
+"""Largest gzip body after inflating, bytes: five times this fits the function's memory."""
+
+MAX_MISSING_RANGES: Final = 10_000
+"""Most ranges in a gap report: about 260 KB of JSON, well under DynamoDB's 400 KB an item once
+compressed, and under Lambda's 6 MB an answer."""
+
+LIST_PAGE: Final = 1_000
+"""Most keys in one ListObjectsV2 answer (Amazon S3 API reference)."""
+
+MIN_PART_BYTES: Final = 5 * MIB
+"""Smallest part of a multipart upload but the last, bytes (Amazon S3 multipart upload limits)."""
+
+MAX_PARTS: Final = 10_000
+"""Most parts in a multipart upload (Amazon S3 multipart upload limits)."""
+
+PART_BYTES: Final = 8 * MIB
+"""Bytes in a streamed part when the session is small enough for it: measured best of 5 … 32 MiB."""
+
+PARTS_IN_FLIGHT: Final = 4
+"""Parts composed at once; memory is bounded by this times the part size."""
+
+READS_IN_FLIGHT: Final = 48
+"""Batches read from S3 at once. Beyond 64 nothing is gained; at 15 ms a read this is 3,200/s."""
+
+LEASE_MARGIN_SECONDS: Final = 3
+"""How long a finish keeps its lease after its own invocation must have ended."""
+
+LATEST_FINISH_SECONDS: Final = 8 * 86_400
+"""How long after its creation a session whose finish was decided may still be completed: the
+longest session life (7 days) and one more. The batches live 2 days longer (``template.yaml``)."""
+
+RETRY_AFTER_SECONDS: Final = 2
+"""What a client waits before it asks again about a merge that runs."""
+
+PRESIGNED_URL_SECONDS: Final = 15 * 60
+"""How long the link to a merged object works."""
+
+WRITE_ATTEMPTS: Final = 5
+"""How often a batch write that collides with a concurrent one is tried before giving up."""

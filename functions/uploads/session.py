@@ -1,0 +1,166 @@
+"""A session, and the one table that says which moves it can make. Pure: no AWS, no clock."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Self
+
+from uploads import errors, limits
+
+
+class State(StrEnum):
+    """Where a session stands; the values are those of the API and of the table."""
+
+    OPEN = "OPEN"
+    FINISHING = "FINISHING"
+    FINISHED = "FINISHED"
+    ABORTED = "ABORTED"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a finish bound itself to before anything became visible; it never changes again."""
+
+    batches: int
+    """Number of batches: exactly the ``seqNum`` below it are merged."""
+    records: int
+    bytes: int
+    digest: str
+    """SHA-256 over (``seqNum``, ETag, size) of the listing, hexadecimal."""
+    crc32: str
+    """CRC-32 of the merged object, base64 of 4 big-endian bytes, as S3 writes it."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One item of the sessions table. Times are whole seconds since 1970, UTC."""
+
+    session_id: str
+    owner: str
+    total_record: int
+    batch_size: int | None
+    created_at: int
+    expires_at: int
+    state: State = State.OPEN
+    attempt: int = 0
+    """How often it was sealed. A counter, so that a seal that arrives late is told apart."""
+    holder: str = ""
+    """Random token of whoever sealed last."""
+    lease_until: int = 0
+    decision: Decision | None = None
+    result: dict[str, object] | None = None
+    """The last answer of finish."""
+
+    @property
+    def expected_batches(self) -> int | None:
+        """How many batches there must be, or None where ``batchSize`` was not given."""
+        if self.batch_size is None:
+            return None
+        return -(-self.total_record // self.batch_size)
+
+    def check_batches(self) -> None:
+        """Raise TooManyBatchesError where ``batchSize`` asks for more batches than there can be."""
+        most = limits.MAX_SEQ_NUM + 1
+        if (self.expected_batches or 0) > most:
+            smallest = -(-self.total_record // most)
+            raise errors.TooManyBatchesError(
+                f"{self.total_record} records in batches of {self.batch_size} make"
+                f" {self.expected_batches} batches; a session has at most {most}. Use a batchSize"
+                f" of {smallest} or more.",
+                minimum=smallest,
+            )
+
+    def expected_records(self, seq_num: int) -> int | None:
+        """How many records batch ``seq_num`` must have, or None where any number will do.
+
+        Raises SeqNumOutOfRangeError where the session cannot have that batch.
+        """
+        count = self.expected_batches
+        if count is None or self.batch_size is None:
+            return None
+        if seq_num >= count:
+            have = f"seqNum 0 to {count - 1}" if count else "no batches at all"
+            raise errors.SeqNumOutOfRangeError(
+                f"With totalRecord {self.total_record} and batchSize {self.batch_size} this session"
+                f" has {have}; got seqNum {seq_num}.",
+                expected={"from": 0, "to": count - 1} if count else None,
+            )
+        return min(self.batch_size, self.total_record - seq_num * self.batch_size)
+
+    def check_batch(self, seq_num: int, records: int) -> None:
+        """Refuse what the session's immutable facts refuse: a wrong ``seqNum`` or length."""
+        expected = self.expected_records(seq_num)
+        if expected is not None and records != expected:
+            raise errors.WrongBatchLengthError(
+                f"Batch {seq_num} must have {expected} records (batchSize {self.batch_size},"
+                f" totalRecord {self.total_record}); got {records}.",
+                expected=expected,
+                received=records,
+            )
+
+    def require_unexpired(self, now: int) -> Self:
+        """Raise SessionExpiredError from ``expires_at`` on."""
+        if now >= self.expires_at:
+            raise errors.SessionExpiredError(
+                "The session has expired. Create a new one and send the batches again."
+            )
+        return self
+
+    def require_open(self, now: int) -> Self:
+        """Raise the error that tells why the session takes no batches, if it does not."""
+        self.require_unexpired(now)
+        if self.state is State.FINISHING:
+            raise errors.SessionFinishingError(
+                "A finish is running, so this batch is not acknowledged, though it may be stored."
+                " Wait for Retry-After, then send the same records again or call finish."
+            )
+        if self.state is State.FINISHED:
+            raise errors.SessionFinishedError(
+                "The session is finished and its merged object never changes. Create a new one."
+            )
+        if self.state is State.ABORTED:
+            raise errors.SessionAbortedError("The session was aborted. Create a new one.")
+        return self
+
+
+class Move(StrEnum):
+    """What can happen to a session after its creation."""
+
+    SEAL = "seal"
+    REOPEN = "reopen"
+    DECIDE = "decide"
+    COMMIT = "commit"
+    ABORT = "abort"
+
+
+_OURS_UNDECIDED: Final = "attempt = :attempt AND attribute_not_exists(decision)"
+
+MOVES: Final[dict[Move, tuple[dict[State, str], State]]] = {
+    Move.SEAL: (
+        {
+            State.OPEN: "expiresAt > :now",
+            State.FINISHING: "expiresAt > :now AND leaseUntil <= :now",
+        },
+        State.FINISHING,
+    ),
+    Move.REOPEN: ({State.FINISHING: _OURS_UNDECIDED}, State.OPEN),
+    Move.DECIDE: ({State.FINISHING: _OURS_UNDECIDED}, State.FINISHING),
+    Move.COMMIT: ({State.FINISHING: "decision.digest = :digest"}, State.FINISHED),
+    Move.ABORT: (
+        {
+            State.OPEN: "expiresAt > :now",
+            State.FINISHING: "expiresAt > :now AND attribute_not_exists(decision)",
+        },
+        State.ABORTED,
+    ),
+}
+"""Move → ({state it may start from: what else must hold, as a condition}, state it ends in).
+
+The conditions of the sessions table are made from this and from nothing else, so that every one of
+them names the state it moves from."""
+
+
+def condition(move: Move) -> str:
+    """The DynamoDB condition under which ``move`` is legal, whoever else moves at the same time."""
+    sources, _ = MOVES[move]
+    owned = "#owner = :owner AND #state"
+    return " OR ".join(f"({owned} = :{state} AND {guard})" for state, guard in sources.items())

@@ -1,0 +1,271 @@
+"""Sessions in DynamoDB: one item each, changed by nothing but conditional writes.
+
+Item: ``sessionId`` (key), ``owner``, ``totalRecord``, ``batchSize``, ``createdAt``, ``state``,
+``attempt``, ``holder``, ``leaseUntil``, ``decision``, ``result`` (deflated JSON: a gap report of
+10,000 ranges is 260 KB plain, and every later read of the item would pay for it) and ``expiresAt``
+(also the table's time to live).
+
+Permissions: ``dynamodb:PutItem`` to create, ``GetItem``, ``UpdateItem``.
+"""
+
+import json
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import ClientError, HTTPClientError
+
+from uploads import errors
+from uploads.session import MOVES, Decision, Move, Session, State, condition
+
+if TYPE_CHECKING:
+    from types_boto3_dynamodb import DynamoDBClient
+
+_REMEMBERED: Final = 1_024
+"""How many sessions a warm function remembers."""
+
+_SERVER_ERROR: Final = 500
+
+_TO_ITEM: Final = TypeSerializer()
+_FROM_ITEM: Final = TypeDeserializer()
+
+
+class SessionStore:
+    """The sessions table."""
+
+    def __init__(self, client: "DynamoDBClient", table: str) -> None:
+        self._client = client
+        self._table = table
+        self._remembered: dict[tuple[str, str], Session] = {}
+
+    def create(self, session: Session) -> None:
+        """Store a new session: 1 write."""
+        try:
+            self._client.put_item(
+                TableName=self._table,
+                Item=_item(session),
+                ConditionExpression="attribute_not_exists(sessionId)",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except ClientError as error:
+            # The client sends a write again when its answer is lost, and then meets its own item.
+            old = _old_item(error)
+            if not old or _session(old) != session:
+                raise
+
+    def get(self, session_id: str, owner: str) -> Session:
+        """Read a session as it is now: 1 strongly consistent read.
+
+        Raises SessionNotFoundError also where it is somebody else's.
+        """
+        found = self._client.get_item(
+            TableName=self._table, Key={"sessionId": {"S": session_id}}, ConsistentRead=True
+        ).get("Item", {})
+        session = _owned(found, owner)
+        # The owner is part of the key, so that a stranger never finds an id faster than any other.
+        key = (session_id, owner)
+        if session.state is not State.OPEN:
+            self._remembered.pop(key, None)
+        else:
+            if len(self._remembered) >= _REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = session
+        return session
+
+    def recall(self, session_id: str, owner: str, now: int) -> Session:
+        """An unexpired session as it was when this function last saw it open, else as it is now.
+
+        Good for the facts that never change. Whether it is still open, only ``get`` tells.
+        """
+        session = self._remembered.get((session_id, owner))
+        if session is None or now >= session.expires_at:
+            return self.get(session_id, owner)
+        return session
+
+    def seal(
+        self, session_id: str, owner: str, *, holder: str, now: int, lease_until: int
+    ) -> tuple[Session, bool]:
+        """Keep batches out and make this attempt the one that finishes: 1 write.
+
+        Gives the session, and whether ``holder`` holds it.
+        """
+        return self._move(
+            Move.SEAL,
+            session_id,
+            owner,
+            "attempt = attempt + :one, holder = :holder, leaseUntil = :lease",
+            {":one": 1, ":holder": holder, ":lease": lease_until, ":now": now},
+            lambda session: session.state is State.FINISHING and session.holder == holder,
+        )
+
+    def reopen(self, session: Session, result: dict[str, object]) -> tuple[Session, bool]:
+        """Let batches in again and keep ``result`` for whoever asks: 1 write."""
+        return self._move(
+            Move.REOPEN,
+            session.session_id,
+            session.owner,
+            "#result = :result",
+            {":result": _pack(result), ":attempt": session.attempt},
+            lambda now: now.state is State.OPEN and now.attempt == session.attempt,
+        )
+
+    def decide(self, session: Session, decision: Decision, expires_at: int) -> tuple[Session, bool]:
+        """Bind this and every later attempt to ``decision``: 1 write.
+
+        ``expires_at`` gives them time to carry it out.
+        """
+        return self._move(
+            Move.DECIDE,
+            session.session_id,
+            session.owner,
+            "decision = :decision, expiresAt = :expires",
+            {
+                ":decision": asdict(decision),
+                ":expires": max(expires_at, session.expires_at),
+                ":attempt": session.attempt,
+            },
+            lambda now: now.state is State.FINISHING and now.decision == decision,
+        )
+
+    def commit(
+        self, session: Session, decision: Decision, result: dict[str, object], expires_at: int
+    ) -> tuple[Session, bool]:
+        """Finish the session with ``result``, which is kept until ``expires_at``: 1 write."""
+        return self._move(
+            Move.COMMIT,
+            session.session_id,
+            session.owner,
+            "#result = :result, expiresAt = :expires",
+            {":result": _pack(result), ":expires": expires_at, ":digest": decision.digest},
+            lambda now: now.state is State.FINISHED,
+        )
+
+    def abort(self, session_id: str, owner: str, *, now: int) -> tuple[Session, bool]:
+        """Give the session up for good: 1 write."""
+        return self._move(
+            Move.ABORT,
+            session_id,
+            owner,
+            "holder = :nobody",
+            {":nobody": "", ":now": now},
+            lambda session: session.state is State.ABORTED,
+        )
+
+    def _move(
+        self,
+        move: Move,
+        session_id: str,
+        owner: str,
+        changes: str,
+        values: dict[str, object],
+        landed: Callable[[Session], bool],
+    ) -> tuple[Session, bool]:
+        """Make ``move`` if it is legal. Gives the session as it is, and whether the move holds.
+
+        A write that seems to fail may have landed, so the item is judged (``landed``) and not the
+        failure. Where even the item cannot tell, the failure is raised. Raises SessionNotFoundError
+        where the session is unknown or somebody else's.
+        """
+        sources, target = MOVES[move]
+        update = f"SET #state = :{target}, {changes}"
+        legal = condition(move)
+        values |= {":owner": owner} | {f":{state}": state.value for state in {*sources, target}}
+        try:
+            answer = self._client.update_item(
+                TableName=self._table,
+                Key={"sessionId": {"S": session_id}},
+                UpdateExpression=update,
+                ConditionExpression=legal,
+                # DynamoDB reserves some of our names, and refuses aliases that are not used.
+                ExpressionAttributeNames={
+                    alias: alias[1:] for alias in re.findall(r"#\w+", update + legal)
+                },
+                ExpressionAttributeValues={
+                    name: _TO_ITEM.serialize(value) for name, value in values.items()
+                },
+                ReturnValues="ALL_NEW",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except (ClientError, HTTPClientError) as error:
+            if (old := _old_item(error)) is not None:
+                session = _owned(old, owner)
+                return session, landed(session)
+            if isinstance(error, ClientError) and _status(error) < _SERVER_ERROR:
+                raise
+            session = self.get(session_id, owner)
+            if not landed(session):
+                raise
+            return session, True
+        return _owned(answer["Attributes"], owner), True
+
+
+def _status(error: ClientError) -> int:
+    return error.response["ResponseMetadata"]["HTTPStatusCode"]
+
+
+def _old_item(error: ClientError | HTTPClientError) -> dict[str, Any] | None:
+    """The item that failed a condition, ``{}`` where there is none; None for any other failure."""
+    if not isinstance(error, ClientError):
+        return None
+    if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+        return None
+    old: dict[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
+    return old
+
+
+def _owned(item: dict[str, Any], owner: str) -> Session:
+    if not item or item["owner"]["S"] != owner:
+        raise errors.SessionNotFoundError(
+            "There is no session of this id. Create one by POST /api/upload/sessions."
+        )
+    return _session(item)
+
+
+def _pack(result: dict[str, object]) -> bytes:
+    return zlib.compress(json.dumps(result, separators=(",", ":")).encode())
+
+
+def _item(session: Session) -> dict[str, Any]:
+    """A newly created session as an item."""
+    values = {
+        "sessionId": session.session_id,
+        "owner": session.owner,
+        "totalRecord": session.total_record,
+        "batchSize": session.batch_size,
+        "createdAt": session.created_at,
+        "expiresAt": session.expires_at,
+        "state": session.state.value,
+        "attempt": session.attempt,
+    }
+    return {name: _TO_ITEM.serialize(value) for name, value in values.items() if value is not None}
+
+
+def _session(item: dict[str, Any]) -> Session:
+    value = {name: _FROM_ITEM.deserialize(attribute) for name, attribute in item.items()}
+    decision = value.get("decision")
+    result = value.get("result")
+    return Session(
+        session_id=value["sessionId"],
+        owner=value["owner"],
+        total_record=int(value["totalRecord"]),
+        batch_size=int(value["batchSize"]) if "batchSize" in value else None,
+        created_at=int(value["createdAt"]),
+        expires_at=int(value["expiresAt"]),
+        state=State(value["state"]),
+        attempt=int(value["attempt"]),
+        holder=value.get("holder", ""),
+        lease_until=int(value.get("leaseUntil", 0)),
+        decision=Decision(
+            batches=int(decision["batches"]),
+            records=int(decision["records"]),
+            bytes=int(decision["bytes"]),
+            digest=decision["digest"],
+            crc32=decision["crc32"],
+        )
+        if decision
+        else None,
+        result=json.loads(zlib.decompress(bytes(result))) if result else None,
+    )

@@ -1,0 +1,119 @@
+"""The only builder of clients: each function makes those it uses, once, while it starts.
+
+Two S3 clients, each where it is best: obstore moves data, boto3 makes the few calls obstore cannot
+(conditional multipart uploads with checksums, links). One boto3 session gives both the same
+credentials.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+import boto3
+from botocore.config import Config as ClientConfig
+from obstore.auth.boto3 import Boto3CredentialProvider
+from obstore.store import S3Store
+
+from uploads.batch_store import BatchStore
+from uploads.config import Config
+from uploads.session_store import SessionStore
+
+if TYPE_CHECKING:
+    from uploads.merged_store import MergedStore
+
+_CLIENT: Final = ClientConfig(
+    connect_timeout=2,
+    read_timeout=20,
+    retries={"mode": "standard", "total_max_attempts": 4},
+    max_pool_connections=16,
+)
+
+
+def _now() -> int:
+    return int(time.time())
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What a function works with. ``clock`` gives seconds since 1970."""
+
+    config: Config
+    clock: Callable[[], int] = field(default=_now)
+
+    @cached_property
+    def _session(self) -> boto3.Session:
+        return boto3.Session(region_name=self.config.region)
+
+    @cached_property
+    def sessions(self) -> SessionStore:
+        """The sessions table."""
+        client = self._session.client(
+            "dynamodb", endpoint_url=self.config.endpoint_url, config=_CLIENT
+        )
+        return SessionStore(client, self.config.sessions_table)
+
+    @cached_property
+    def batches(self) -> BatchStore:
+        """The batches bucket."""
+        endpoint = self.config.endpoint_url
+        return BatchStore(
+            S3Store(
+                self.config.batches_bucket,
+                region=self.config.region,
+                endpoint=endpoint,
+                virtual_hosted_style_request=endpoint is None,
+                client_options={
+                    "allow_http": endpoint is not None,
+                    "connect_timeout": timedelta(seconds=2),
+                    "timeout": timedelta(seconds=20),
+                },
+                retry_config={
+                    "max_retries": 4,
+                    "retry_timeout": timedelta(seconds=15),
+                    "backoff": {
+                        "init_backoff": timedelta(milliseconds=50),
+                        "max_backoff": timedelta(seconds=2),
+                        "base": 2,
+                    },
+                },
+                credential_provider=Boto3CredentialProvider(self._session),
+            )
+        )
+
+    @cached_property
+    def merged(self) -> "MergedStore":
+        """The merged bucket."""
+        return self._merged(self.config.endpoint_url)
+
+    @cached_property
+    def merged_for_callers(self) -> "MergedStore":
+        """The merged bucket as callers reach it: for links."""
+        return self._merged(self.config.presign_endpoint_url or self.config.endpoint_url)
+
+    def _merged(self, endpoint: str | None) -> "MergedStore":
+        # Not imported where it is not used: it makes the start of the batch function slower.
+        from uploads.merged_store import MergedStore  # noqa: PLC0415
+
+        client = self._session.client(
+            "s3",
+            endpoint_url=endpoint,
+            config=_CLIENT.merge(
+                ClientConfig(
+                    signature_version="s3v4",
+                    # The object's own checksum is sent with every write; none is computed twice.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                    s3={
+                        "payload_signing_enabled": False,
+                        "us_east_1_regional_endpoint": "regional",
+                        "addressing_style": "path" if endpoint else "virtual",
+                    },
+                )
+            ),
+        )
+        return MergedStore(
+            client, self.config.merged_bucket, self.batches, self.config.batches_bucket
+        )
