@@ -22,6 +22,8 @@ from uploads.config import Config
 from uploads.session_store import SessionStore
 
 if TYPE_CHECKING:
+    from obstore.store import S3Config
+
     from uploads.merged_store import MergedStore
 
 _CLIENT: Final = ClientConfig(
@@ -59,11 +61,13 @@ class Wiring:
     def batches(self) -> BatchStore:
         """The batches bucket."""
         endpoint = self.config.endpoint_url
+        place: S3Config = {"region": self.config.region}
+        if endpoint:
+            place["endpoint"] = endpoint
         return BatchStore(
             S3Store(
                 self.config.batches_bucket,
-                region=self.config.region,
-                endpoint=endpoint,
+                config=place,
                 virtual_hosted_style_request=endpoint is None,
                 client_options={
                     "allow_http": endpoint is not None,
