@@ -46,7 +46,7 @@ class Request:
     @cached_property
     def headers(self) -> Mapping[str, str]:
         """The headers by lower-case name. API Gateway sends them so; ``sam local`` does not."""
-        return {name.lower(): value for name, value in self.event.get("headers", {}).items()}
+        return {name.lower(): value for name, value in (self.event.get("headers") or {}).items()}
 
     @property
     def body(self) -> bytes:
@@ -58,9 +58,15 @@ class Request:
         )
 
     @property
+    def given_session_id(self) -> str:
+        """The id in the path as it was sent; empty where the route has none."""
+        found: str = (self.event.get("pathParameters") or {}).get("sessionId", "")
+        return found
+
+    @property
     def session_id(self) -> str:
         """The id in the path. Raises SessionNotFoundError where it cannot be one."""
-        session_id: str = self.event.get("pathParameters", {}).get("sessionId", "")
+        session_id = self.given_session_id
         if not _SESSION_ID.fullmatch(session_id):
             raise errors.SessionNotFoundError(
                 "There is no session of this id. Create one by POST /api/upload/sessions."
@@ -111,7 +117,7 @@ def entry(operations: Mapping[str, Operation], auth_mode: AuthMode) -> Handler:
         request = Request(event, context, auth_mode)
         logger.thread_safe_append_keys(
             correlation_id=event.get("requestContext", {}).get("requestId"),
-            session_id=event.get("pathParameters", {}).get("sessionId", "")[:_LOGGED_ID],
+            session_id=request.given_session_id[:_LOGGED_ID],
             route=event["routeKey"],
         )
         try:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from obstore.exceptions import PreconditionError
 
@@ -208,9 +208,6 @@ def gap_report(ranges: Sequence[gaps.Range]) -> Result:
     return report
 
 
-_HEAL: Final = "Send the missing batches and finish again."
-
-
 def _missing_batches(
     session: Session, listing: "Sequence[StoredBatch]", ranges: Sequence[gaps.Range]
 ) -> Result | None:
@@ -221,7 +218,8 @@ def _missing_batches(
         "sessionId": session.session_id,
         "validationResult": "Failed",
         "reason": "missing_batches",
-        "detail": f"{count} {'batch is' if count == 1 else 'batches are'} missing. {_HEAL}",
+        "detail": f"{count} {'batch is' if count == 1 else 'batches are'} missing. Send what is"
+        " missing and finish again.",
         **gap_report(ranges),
         "totalRecord": session.total_record,
         "batches": len(listing),
@@ -241,7 +239,10 @@ def _record_count(
             " finish again."
         )
         if not listing:
-            detail = f"None of {session.total_record} records arrived. {_HEAL}"
+            detail = (
+                f"None of {session.total_record} records arrived. Send batches from seqNum 0 on and"
+                " finish again."
+            )
     else:
         detail = (
             f"{received} records arrived, {-lacking} more than totalRecord says. Stored batches"

@@ -69,7 +69,7 @@ def read_body(body: str | None, *, is_base64: bool, headers: Mapping[str, str]) 
             " batches, or compress them with gzip.",
             limit=limits.MAX_BODY_BYTES,
         )
-    encoding = headers.get("content-encoding", "identity").strip().lower()
+    encoding = headers.get("content-encoding", "").strip().lower() or "identity"
     if encoding not in {"identity", "gzip", "x-gzip"}:
         raise errors.UnsupportedEncodingError(
             f"Content-Encoding {encoding[:100]!r} is not supported; use gzip, or none.",
@@ -120,7 +120,7 @@ def _check_length(sent: bytes, content_length: str | None) -> None:
 
 
 def _check_digest(sent: bytes, header: str) -> None:
-    # RFC 9530 with the byte sequences of RFC 9651; algorithms we do not know are ignored.
+    # RFC 9530 with the byte sequences of RFC 9651; what stands beside sha-256 is ignored.
     found = re.search(r"(?:^|,)\s*sha-256\s*=\s*:([A-Za-z0-9+/=]*):", header)
     try:
         expected = base64.b64decode(found[1], validate=True) if found else b""
@@ -151,6 +151,8 @@ def inflate(compressed: bytes) -> bytes:
     while compressed:
         member = isal_zlib.decompressobj(wbits=31)
         try:
+            if not _GZIP_MAGIC.startswith(compressed[: len(_GZIP_MAGIC)]):
+                raise _IsalError("no gzip header" if not pieces else "text after its end")
             piece = member.decompress(compressed, room + 1)
         except _IsalError as error:
             raise errors.InvalidGzipError(
@@ -178,6 +180,8 @@ _BATCH_DECODER: Final = msgspec.json.Decoder(BatchRequest)
 # The body nearly every client sends: {"seqNum":0,"data":[ … ]} with no space between the records.
 _USUAL_HEAD: Final = re.compile(rb'\s*\{\s*"seqNum"\s*:\s*[0-9]+\s*,\s*"data"\s*:\s*\[')
 _USUAL_TAIL: Final = b"]}"
+
+_GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 def read_session_request(body: bytes) -> SessionRequest:

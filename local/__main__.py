@@ -1,0 +1,97 @@
+"""``python -m local``: the whole API at http://localhost:3000, with the handlers as deployed.
+
+Environment:
+
+- ``PORT``: 3000 if it is not set, 0 for any free one.
+- ``AWS_ENDPOINT_URL``: S3 and DynamoDB are there, not in this process; the table and the buckets
+  are created if they are missing.
+- ``SESSIONS_TABLE``, ``BATCHES_BUCKET`` and ``MERGED_BUCKET``, without an endpoint: those of a
+  deployed stack, at AWS, with the caller's own credentials. Nothing is created.
+"""
+
+import os
+import signal
+import sys
+from contextlib import ExitStack
+from threading import Event
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from local import gateway, stack, storage
+from local.server import Server
+from local.template import Template
+
+_MAX_PORT = 65_535
+_RESOURCES = ("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET")
+
+
+class UsageError(Exception):
+    """The settings do not fit together; the message says what to do."""
+
+
+def main() -> None:
+    """Serve until Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with ExitStack() as running:
+            _serve(running)
+            Event().wait()
+    except KeyboardInterrupt:
+        pass
+    except (UsageError, BotoCoreError, ClientError) as error:
+        sys.exit(f"gapless: {error}")
+
+
+def _serve(running: ExitStack) -> None:
+    port = _port()
+    template = Template.load(stack.TEMPLATE)
+    where = _storage(running, template)
+    api = gateway.wsgi(stack.load_gateway(template))
+    try:
+        server = running.enter_context(Server(api, port))
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise UsageError(f"port {port}: {reason}. Try PORT={port + 1} make run") from None
+    url = f"http://localhost:{server.port}"
+    print(
+        f"Gapless is at {url} (Ctrl-C stops it)",
+        f"  {where}",
+        f"  table {os.environ['SESSIONS_TABLE']},"
+        f" buckets {os.environ['BATCHES_BUCKET']} and {os.environ['MERGED_BUCKET']}",
+        "Open a session for three records:",
+        f"""  curl {url}/api/upload/sessions -d '{{"totalRecord": 3}}'""",
+        sep="\n",
+        flush=True,
+    )
+
+
+def _storage(running: ExitStack, template: Template) -> str:
+    """Set the environment for the storage that is asked for; says where that is."""
+    environ = os.environ
+    where = environ.get("AWS_ENDPOINT_URL") or "AWS"
+    given = [name for name in _RESOURCES if environ.get(name)]
+    if where == "AWS" and not given:
+        moto = running.enter_context(storage.serve_moto())
+        storage.point_to_moto(environ, moto.url)
+        where = f"{moto.url} (moto, in memory: gone when it stops)"
+    elif where == "AWS" and len(given) < len(_RESOURCES):
+        raise UsageError(f"for a stack at AWS set all of {', '.join(_RESOURCES)}")
+    region = boto3.Session().region_name or storage.REGION
+    environ["AWS_REGION"] = environ["AWS_DEFAULT_REGION"] = region
+    stack.set_environment(template, environ)
+    if where != "AWS":
+        table, *buckets = (environ[name] for name in _RESOURCES)
+        storage.provision(template, table, buckets)
+    return f"S3 and DynamoDB: {where}"
+
+
+def _port() -> int:
+    given = os.environ.get("PORT", "3000")
+    if not given.isdecimal() or int(given) > _MAX_PORT:
+        raise UsageError(f"PORT must be a number up to {_MAX_PORT}, not {given!r}")
+    return int(given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+"""Amazon API Gateway's HTTP API without sockets, as it behaves in front of Lambda functions.
+
+What it was held against:
+
+- events and responses: https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html
+- limits: https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-quotas.html and
+  https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+- what the documents do not say, found by users: a body is text by its media type alone, and the
+  path is percent-decoded before a route is looked for, so that an encoded slash is a slash.
+"""
+
+import base64
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
+from http.client import responses
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, unquote
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+Event = dict[str, Any]
+
+MAX_BODY_BYTES: Final = 10 * 1024 * 1024
+"""Largest request body (HTTP API quotas)."""
+
+MAX_EVENT_BYTES: Final = 6 * 1024 * 1024
+"""Largest event, and largest answer of a function, bytes of JSON (Lambda quotas)."""
+
+INTEGRATION_SECONDS: Final = 30.0
+"""How long API Gateway waits for a function (HTTP API quotas)."""
+
+ACCOUNT: Final = "123456789012"
+_TEXT_TYPES: Final = {"application/json", "application/xml", "application/javascript"}
+_HOP_BY_HOP: Final = {"connection", "expect", "keep-alive", "transfer-encoding"}
+_STATUSES: Final = range(200, 600)
+_JSON: Final = ("content-type", "application/json")
+_logger: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the Lambda runtime tells a handler about its invocation."""
+
+    function_name: str
+    memory_limit_in_mb: str
+    deadline: float
+    """``time.monotonic()`` at which the function's own time is up."""
+    aws_request_id: str
+    function_version: str = "$LATEST"
+
+    @property
+    def invoked_function_arn(self) -> str:
+        """The function's ARN."""
+        return f"arn:aws:lambda:us-east-1:{ACCOUNT}:function:{self.function_name}"
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Milliseconds until Lambda would end the invocation."""
+        return max(0, int((self.deadline - time.monotonic()) * 1000))
+
+
+@dataclass(frozen=True)
+class Lambda:
+    """A deployed function."""
+
+    handler: Callable[[Event, Context], object]
+    name: str = "function"
+    timeout: int = 29
+    """Seconds."""
+    memory: int = 1024
+    """MB."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client sends."""
+
+    method: str
+    path: str
+    """As in the request line: percent-encoded."""
+    query: str = ""
+    headers: Iterable[tuple[str, str]] = ()
+    body: bytes = b""
+    source_ip: str = "127.0.0.1"
+    authorizer: Mapping[str, object] = field(default_factory=dict)
+    """What an authorizer found out about the caller: ``{"jwt": …}`` or ``{"iam": …}``."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a client gets."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+class Gateway:
+    """An HTTP API whose routes, ``POST /path/{parameter}``, are Lambda functions.
+
+    Threads may share it; every invocation has a thread of its own, so that it can outlive its
+    request.
+    """
+
+    def __init__(
+        self, routes: Mapping[str, Lambda], integration_seconds: float = INTEGRATION_SECONDS
+    ) -> None:
+        # A literal segment wins over a parameter.
+        by_specificity = sorted(routes.items(), key=lambda route: route[0].count("{"))
+        self._routes = [(key, _pattern(key), function) for key, function in by_specificity]
+        self._integration_seconds = integration_seconds
+
+    def handle(self, request: Request) -> Response:
+        """Answer ``request``. Raises nothing, whatever the client or the function does."""
+        path = unquote(request.path)
+        route = self._find(request.method, path)
+        if route is None:
+            return _message(HTTPStatus.NOT_FOUND, "Not Found")
+        if len(request.body) > MAX_BODY_BYTES:
+            return _message(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Request Entity Too Large")
+        key, function, parameters = route
+        event = _event(request, key, path, parameters)
+        if _json_bytes(event) > MAX_EVENT_BYTES:
+            return _message(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Request Entity Too Large")
+        return self._invoke(function, event)
+
+    def _find(self, method: str, path: str) -> tuple[str, Lambda, dict[str, str]] | None:
+        for key, pattern, function in self._routes:
+            if found := pattern.fullmatch(f"{method} {path}"):
+                return key, function, found.groupdict()
+        return None
+
+    def _invoke(self, function: Lambda, event: Event) -> Response:
+        answer: Future[Response] = Future()
+        context = Context(
+            function_name=function.name,
+            memory_limit_in_mb=str(function.memory),
+            deadline=time.monotonic() + function.timeout,
+            aws_request_id=str(uuid4()),
+        )
+
+        def run() -> None:
+            try:
+                answer.set_result(_response(function.handler(event, context)))
+            except BaseException as error:  # noqa: BLE001  # A function may even exit.
+                answer.set_exception(error)
+
+        Thread(target=run, daemon=True).start()
+        try:
+            error = answer.exception(self._integration_seconds)
+        except TimeoutError:
+            return _message(HTTPStatus.SERVICE_UNAVAILABLE, "Service Unavailable")
+        if error is not None:
+            _logger.error("%s failed", event["routeKey"], exc_info=error)
+            return _message(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal Server Error")
+        return answer.result()
+
+
+def wsgi(gateway: Gateway) -> "WSGIApplication":
+    """The gateway as a WSGI application; needs the server's ``RAW_URI``."""
+
+    def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        path, _, query = environ["RAW_URI"].partition("?")
+        headers = {
+            name.removeprefix("HTTP_").replace("_", "-"): value
+            for name, value in environ.items()
+            if name.startswith("HTTP_") or name in {"CONTENT_TYPE", "CONTENT_LENGTH"}
+        }
+        response = gateway.handle(
+            Request(
+                method=environ["REQUEST_METHOD"],
+                path=path,
+                query=query,
+                headers=headers.items(),
+                body=environ["wsgi.input"].read(MAX_BODY_BYTES + 1),
+                source_ip=environ["REMOTE_ADDR"],
+            )
+        )
+        phrase = responses.get(response.status, "")
+        start_response(f"{response.status} {phrase}", response.headers)
+        return [response.body]
+
+    return app
+
+
+def _pattern(key: str) -> re.Pattern[str]:
+    """A route key as a regular expression; a parameter is one whole segment."""
+    pieces = re.split(r"\{(\w+)\}", key)
+    return re.compile(
+        "".join(
+            f"(?P<{piece}>[^/]+)" if is_parameter else re.escape(piece)
+            for piece, is_parameter in zip(pieces, [False, True] * len(pieces), strict=False)
+        )
+    )
+
+
+def _event(request: Request, key: str, path: str, parameters: Mapping[str, str]) -> Event:
+    """The event of payload format 2.0."""
+    headers = _headers(request)
+    cookies = headers.pop("cookie", "")
+    query = _joined(parse_qsl(request.query, keep_blank_values=True))
+    is_text = _is_text(headers.get("content-type", ""))
+    domain = headers.get("host", "localhost").partition(":")[0]
+    now = time.time()
+    event: Event = {
+        "version": "2.0",
+        "routeKey": key,
+        "rawPath": path,
+        "rawQueryString": request.query,
+        "headers": headers,
+        "requestContext": {
+            "accountId": ACCOUNT,
+            "apiId": "local",
+            "domainName": domain,
+            "domainPrefix": domain.partition(".")[0],
+            "http": {
+                "method": request.method,
+                "path": path,
+                "protocol": "HTTP/1.1",
+                "sourceIp": request.source_ip,
+                "userAgent": headers.get("user-agent", ""),
+            },
+            "requestId": base64.b64encode(secrets.token_bytes(11)).decode(),
+            "routeKey": key,
+            "stage": "$default",
+            "time": datetime.fromtimestamp(now, UTC).strftime("%d/%b/%Y:%H:%M:%S +0000"),
+            "timeEpoch": int(now * 1000),
+        },
+        "isBase64Encoded": bool(request.body) and not is_text,
+    }
+    # What is empty is not there at all.
+    if cookies:
+        event["cookies"] = [cookie.strip() for cookie in cookies.split(";")]
+    if query:
+        event["queryStringParameters"] = query
+    if parameters:
+        event["pathParameters"] = dict(parameters)
+    if request.authorizer:
+        event["requestContext"]["authorizer"] = dict(request.authorizer)
+    if request.body:
+        event["body"] = (
+            request.body.decode(errors="replace")
+            if is_text
+            else base64.b64encode(request.body).decode()
+        )
+    return event
+
+
+def _headers(request: Request) -> dict[str, str]:
+    """The headers as a function sees them, with those that API Gateway adds."""
+    headers = _joined((name.lower(), value) for name, value in request.headers)
+    for name in _HOP_BY_HOP & headers.keys():
+        del headers[name]
+    came_for = headers.get("x-forwarded-for")
+    return headers | {
+        # Also of a body that came in chunks: it is passed on whole.
+        "content-length": str(len(request.body)),
+        "x-amzn-trace-id": f"Root=1-{int(time.time()):08x}-{secrets.token_hex(12)}",
+        "x-forwarded-for": f"{came_for}, {request.source_ip}" if came_for else request.source_ip,
+        "x-forwarded-port": headers.get("host", "").partition(":")[2] or "80",
+        "x-forwarded-proto": "http",
+    }
+
+
+def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """``pairs`` as a mapping; the values of a name that is given twice are joined by a comma."""
+    joined: dict[str, str] = {}
+    for name, value in pairs:
+        joined[name] = f"{joined[name]},{value}" if name in joined else value
+    return joined
+
+
+def _is_text(content_type: str) -> bool:
+    """Whether a body reaches the function as text. Its Content-Encoding does not matter."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type.startswith("text/") or media_type in _TEXT_TYPES
+
+
+def _json_bytes(event: Event) -> int:
+    """The length of ``event`` as JSON. Base64 is not looked at: it is as long in JSON."""
+    if not event["isBase64Encoded"]:
+        return len(json.dumps(event, ensure_ascii=False).encode())
+    return len(event["body"]) + len(json.dumps({**event, "body": ""}, ensure_ascii=False).encode())
+
+
+def _response(result: object) -> Response:
+    """What the client gets for a function's ``result``. Raises ValueError or TypeError."""
+    # Lambda serialises what a function returns, and takes no more than it takes as an event.
+    serialised = json.dumps(result, ensure_ascii=False).encode()
+    if len(serialised) > MAX_EVENT_BYTES:
+        raise ValueError("The answer of the function is too large.")
+    if not isinstance(result, dict) or "statusCode" not in result:
+        content = result.encode() if isinstance(result, str) else serialised
+        return Response(HTTPStatus.OK, [_JSON], content)
+    status = int(result["statusCode"])
+    if status not in _STATUSES:
+        raise ValueError(f"{status} is no HTTP status.")
+    body = result.get("body") or ""
+    if not isinstance(body, str):
+        raise TypeError("The body of an answer must be a string.")
+    content = (
+        base64.b64decode(body, validate=True) if result.get("isBase64Encoded") else body.encode()
+    )
+    headers = [
+        (name, str(value))
+        for name, value in (result.get("headers") or {}).items()
+        if name.lower() != "content-length"
+    ]
+    if content and "content-type" not in {name.lower() for name, _ in headers}:
+        headers.append(("content-type", "text/plain;charset=UTF-8"))
+    headers += [("set-cookie", cookie) for cookie in result.get("cookies") or ()]
+    return Response(status, headers, content)
+
+
+def _message(status: HTTPStatus, message: str) -> Response:
+    """An answer that API Gateway makes by itself."""
+    return Response(status, [_JSON], json.dumps({"message": message}).encode())

@@ -1,0 +1,119 @@
+"""An HTTP server for a WSGI application, in threads, for this machine only."""
+
+import io
+import socket
+from collections.abc import Iterable
+from http import HTTPStatus
+from threading import Thread
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import ClientDisconnected
+from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.test import run_wsgi_app
+from werkzeug.wsgi import LimitedStream
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+HOST: Final = "127.0.0.1"
+_DRAINED_AT_ONCE: Final = 1024 * 1024
+_STOP_WITHIN_SECONDS: Final = 0.1
+
+
+class KeepAliveHandler(WSGIRequestHandler):
+    """Keeps connections open, as S3 and API Gateway do and werkzeug's own handler never does.
+
+    That needs a length in every answer, and the rest of a body that the application did not read
+    to be read before the next request. An application that raises an OSError ends the connection
+    without an answer.
+    """
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def run_wsgi(self) -> None:
+        """Answer one request."""
+        length = self.headers.get("Content-Length", "0")
+        if not (length.isascii() and length.isdecimal()):
+            self.close_connection = True
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return
+        environ = self.make_environ()
+        if not environ.get("wsgi.input_terminated"):
+            environ["wsgi.input"] = LimitedStream(environ["wsgi.input"], int(length))
+        body = environ["wsgi.input"] = io.BufferedReader(environ["wsgi.input"])
+        try:
+            self._send(*run_wsgi_app(self.server.app, environ, buffered=True))
+            while body.read(_DRAINED_AT_ONCE):
+                pass
+        except (ClientDisconnected, OSError):
+            self.close_connection = True
+
+    def _send(self, chunks: Iterable[bytes], status: str, headers: Headers) -> None:
+        code, _, phrase = status.partition(" ")
+        bodiless = self.command == "HEAD" or int(code) in {
+            HTTPStatus.NO_CONTENT,
+            HTTPStatus.NOT_MODIFIED,
+        }
+        content = b"" if bodiless else b"".join(chunks)
+        if not bodiless:
+            headers.set("Content-Length", str(len(content)))
+        self.send_response(int(code), phrase)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002
+        """Say nothing: the application knows better what is worth a line."""
+
+
+class Server:
+    """A running server; as a context manager it stops at the end.
+
+    Port 0 is any free port. Raises OSError where the port is taken.
+    """
+
+    def __init__(
+        self,
+        app: "WSGIApplication",
+        port: int = 0,
+        handler: type[WSGIRequestHandler] = KeepAliveHandler,
+    ) -> None:
+        # werkzeug ends the whole process where it cannot listen, so it gets an open socket.
+        with socket.create_server((HOST, port), backlog=128) as listener:
+            self._server = make_server(
+                HOST, port, app, threaded=True, request_handler=handler, fd=listener.fileno()
+            )
+        self._thread = Thread(
+            target=self._server.serve_forever, args=(_STOP_WITHIN_SECONDS,), daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return self._server.port
+
+    @property
+    def url(self) -> str:
+        """Where it is: ``http://127.0.0.1:port``."""
+        return f"http://{HOST}:{self.port}"
+
+    def stop(self) -> None:
+        """Take no more connections."""
+        self._server.shutdown()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()

@@ -1,0 +1,76 @@
+"""S3 and DynamoDB for a local run: moto's server in this process, and what the stack needs there.
+
+Every call to them is real HTTP, so that any client can be used, and counted or failed in one place.
+"""
+
+import os
+from collections.abc import Callable, Iterable, MutableMapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+
+from local.server import KeepAliveHandler, Server
+from local.template import Template
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+REGION: Final = "us-east-1"
+
+
+def serve_moto(
+    middleware: "Callable[[WSGIApplication], WSGIApplication]" = lambda app: app,
+) -> Server:
+    """Moto's S3 and DynamoDB on a free port; ``middleware`` sees every call."""
+    # A second to import, and not needed where the storage is somewhere else.
+    from moto.moto_server import werkzeug_app as moto  # noqa: PLC0415
+
+    class Handler(KeepAliveHandler, moto.MotoRequestHandler):
+        """With moto's, that lets metadata have underscores in their names."""
+
+    app = moto.DomainDispatcherApplication(moto.create_backend_app)
+    return Server(middleware(app), handler=Handler)
+
+
+def point_to_moto(environ: MutableMapping[str, str], url: str) -> None:
+    """Point every AWS client at moto, whatever the caller's own settings are."""
+    for name in [name for name in environ if name.startswith("AWS_")]:
+        del environ[name]
+    environ.update(
+        {
+            "AWS_ENDPOINT_URL": url,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+    )
+    # A company's proxy must not be asked for what is on this machine.
+    for name in ("NO_PROXY", "no_proxy"):
+        environ[name] = ",".join(filter(None, [environ.get(name), "127.0.0.1,localhost"]))
+
+
+def provision(template: Template, table: str, buckets: Iterable[str]) -> None:
+    """Create what is not there yet of the stack's table and buckets, where boto3 points to."""
+    dynamodb = boto3.client("dynamodb")
+    try:
+        dynamodb.create_table(TableName=table, **template.table.create)
+    except dynamodb.exceptions.ResourceInUseException:
+        pass
+    else:
+        dynamodb.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1})
+        dynamodb.update_time_to_live(
+            TableName=table, TimeToLiveSpecification=template.table.time_to_live
+        )
+    s3 = boto3.client("s3")
+    # S3's oldest region is named by naming none.
+    region = s3.meta.region_name
+    place: dict[str, Any] = (
+        {} if region == REGION else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+    )
+    for bucket in buckets:
+        with suppress(s3.exceptions.BucketAlreadyOwnedByYou, s3.exceptions.BucketAlreadyExists):
+            s3.create_bucket(Bucket=bucket, **place)

@@ -1,0 +1,123 @@
+"""A bare client of the API, over whatever carries its requests."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+from local.gateway import Gateway, Request
+
+Headers = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the API says."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The body, which is a JSON object."""
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
+    @property
+    def code(self) -> str:
+        """The code of a problem."""
+        assert self.headers["content-type"] == "application/problem+json", self
+        problem = self.json
+        assert problem["status"] == self.status
+        assert problem["type"] == f"urn:gapless:error:{problem['code']}"
+        assert problem["title"]
+        assert problem["detail"]
+        code: str = problem["code"]
+        return code
+
+
+Send = Callable[[str, str, bytes, Headers], Answer]
+"""Method, path, body and headers to an answer."""
+
+
+def in_process(gateway: Gateway, authorizer: Mapping[str, object] | None = None) -> Send:
+    """Requests go straight to the gateway, as those of a principal where one is given."""
+
+    def send(method: str, path: str, body: bytes, headers: Headers) -> Answer:
+        path, _, query = path.partition("?")
+        response = gateway.handle(
+            Request(method, path, query, headers.items(), body, authorizer=authorizer or {})
+        )
+        return Answer(response.status, dict(response.headers), response.body)
+
+    return send
+
+
+def over_http(url: str) -> Send:
+    """Requests go over HTTP, each on a connection of its own."""
+    host = urlsplit(url).netloc
+
+    def send(method: str, path: str, body: bytes, headers: Headers) -> Answer:
+        connection = HTTPConnection(host, timeout=120)
+        try:
+            connection.request(method, path, body or None, dict(headers))
+            response = connection.getresponse()
+            named = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, named, response.read())
+        finally:
+            connection.close()
+
+    return send
+
+
+class Api:
+    """The six routes."""
+
+    ROOT = "/api/upload/sessions"
+
+    def __init__(self, send: Send) -> None:
+        self.send = send
+
+    def request(
+        self, method: str, path: str, body: bytes = b"", headers: Headers | None = None
+    ) -> Answer:
+        """Any request; a body is JSON unless the headers say otherwise."""
+        named = {"content-type": "application/json"} if body else {}
+        return self.send(method, path, body, {**named, **(headers or {})})
+
+    def create(self, total: int, batch_size: int | None = None) -> str:
+        """A new session's id."""
+        asked = {"totalRecord": total} | ({"batchSize": batch_size} if batch_size else {})
+        answer = self.request("POST", self.ROOT, json.dumps(asked).encode())
+        assert answer.status == 201, answer
+        session_id: str = answer.json["sessionId"]
+        return session_id
+
+    def batch(self, session_id: str, seq_num: int, data: Sequence[object]) -> Answer:
+        """Send a batch as JSON."""
+        return self.raw_batch(session_id, json.dumps({"seqNum": seq_num, "data": data}).encode())
+
+    def raw_batch(
+        self, session_id: str, body: bytes, headers: Headers | None = None
+    ) -> Answer:
+        """Send a batch's body as it is."""
+        return self.request("POST", f"{self.ROOT}/{session_id}", body, headers)
+
+    def finish(self, session_id: str) -> Answer:
+        """Finish a session."""
+        return self.request("POST", f"{self.ROOT}/{session_id}/finish")
+
+    def status(self, session_id: str) -> Answer:
+        """Ask for a session."""
+        return self.request("GET", f"{self.ROOT}/{session_id}")
+
+    def file(self, session_id: str, headers: Headers | None = None) -> Answer:
+        """Ask for the link to the merged object."""
+        return self.request("GET", f"{self.ROOT}/{session_id}/file", headers=headers)
+
+    def abort(self, session_id: str) -> Answer:
+        """Abort a session."""
+        return self.request("DELETE", f"{self.ROOT}/{session_id}")

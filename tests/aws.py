@@ -1,0 +1,154 @@
+"""A WSGI middleware in front of moto that sees every S3 and DynamoDB call, of whatever client.
+
+Tests count the calls, and make any of them fail before or after it took effect.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from werkzeug.test import run_wsgi_app
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call to AWS."""
+
+    operation: str
+    """As AWS names it: ``PutObject``, ``UpdateItem`` …"""
+    key: str = ""
+    """Of the S3 object, without the bucket."""
+    headers: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+
+Handler = Callable[[Call, "Callable[[], Answer]"], "Answer"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What AWS says."""
+
+    status: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+class Aws:
+    """The middleware. ``handler``, if set, decides what becomes of each call."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.handler: Handler | None = None
+        self._app: WSGIApplication | None = None
+
+    def __call__(self, app: "WSGIApplication") -> "WSGIApplication":
+        self._app = app
+        return self._answer
+
+    def _answer(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        call = _call(environ)
+        self.calls.append(call)
+
+        def forward() -> Answer:
+            assert self._app is not None
+            chunks, status, headers = run_wsgi_app(self._app, environ, buffered=True)
+            return Answer(status, list(headers), b"".join(chunks))
+
+        answer = self.handler(call, forward) if self.handler else forward()
+        start_response(answer.status, answer.headers)
+        return [answer.body]
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Call]]:
+        """The calls that are made inside."""
+        before = len(self.calls)
+        seen: list[Call] = []
+        yield seen
+        seen.extend(self.calls[before:])
+
+    @contextmanager
+    def handled(self, handler: Handler) -> Iterator[None]:
+        """Let ``handler`` decide inside."""
+        self.handler = handler
+        try:
+            yield
+        finally:
+            self.handler = None
+
+    @contextmanager
+    def failing(
+        self, operation: str, answer: Answer | None = None, *, landed: bool, times: int = 10**9
+    ) -> Iterator[list[Call]]:
+        """Fail the first ``times`` calls of ``operation``, after they took effect or before.
+
+        Gives the calls that failed. Without an ``answer`` the connection just ends.
+        """
+        failed: list[Call] = []
+
+        def handle(call: Call, forward: Callable[[], Answer]) -> Answer:
+            if call.operation != operation or len(failed) >= times:
+                return forward()
+            failed.append(call)
+            if landed:
+                forward()
+            if answer is None:
+                raise ConnectionResetError
+            return answer
+
+        with self.handled(handle):
+            yield failed
+
+
+def s3_error(status: int, code: str) -> Answer:
+    """An S3 error."""
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>"
+    return Answer(f"{status} Error", [("content-type", "application/xml")], body.encode())
+
+
+def dynamodb_error(status: int, code: str) -> Answer:
+    """A DynamoDB error."""
+    body = json.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": code})
+    return Answer(
+        f"{status} Error", [("content-type", "application/x-amz-json-1.0")], body.encode()
+    )
+
+
+_S3_OPERATIONS = (
+    ("GET", "list-type=2", "ListObjectsV2"),
+    ("POST", "delete", "DeleteObjects"),
+    ("POST", "uploads", "CreateMultipartUpload"),
+    ("POST", "uploadId=", "CompleteMultipartUpload"),
+    ("DELETE", "uploadId=", "AbortMultipartUpload"),
+    ("PUT", "uploadId=", "UploadPart"),
+    ("PUT", "", "PutObject"),
+    ("GET", "", "GetObject"),
+    ("HEAD", "", "HeadObject"),
+    ("DELETE", "", "DeleteObject"),
+)
+
+
+def _call(environ: "WSGIEnvironment") -> Call:
+    headers = {
+        name.removeprefix("HTTP_").replace("_", "-").lower(): value
+        for name, value in environ.items()
+        if name.startswith("HTTP_")
+    }
+    if target := headers.get("x-amz-target"):
+        return Call(target.partition(".")[2], headers=headers)
+    method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
+    operation = next(
+        name
+        for its_method, marker, name in _S3_OPERATIONS
+        if method == its_method and re.search(rf"(^|&){marker}", query)
+    )
+    if operation == "UploadPart" and "x-amz-copy-source" in headers:
+        operation = "UploadPartCopy"
+    return Call(operation, environ["PATH_INFO"].lstrip("/").partition("/")[2], headers)

@@ -1,0 +1,129 @@
+"""The stack in the test process: moto's server, the deployed handlers, and ways to reach them."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+
+from local import stack as local_stack
+from local import storage
+from local.gateway import Gateway, wsgi
+from local.server import Server
+from local.template import Template
+from tests.api import Api, in_process, over_http
+from tests.aws import Aws
+
+if TYPE_CHECKING:
+    from types_boto3_dynamodb.service_resource import Table
+    from types_boto3_s3 import S3Client
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack, and what is behind it."""
+
+    aws: Aws
+    gateway: Gateway
+    s3: "S3Client"
+    table: "Table"
+    batches_bucket: str
+    merged_bucket: str
+
+    def merged(self, session_id: str) -> bytes:
+        """The merged object, as it is in S3. Raises ``s3.exceptions.NoSuchKey``."""
+        found = self.s3.get_object(Bucket=self.merged_bucket, Key=f"{session_id}.ndjson")
+        return found["Body"].read()
+
+    def has_merged(self, session_id: str) -> bool:
+        """Whether there is a merged object."""
+        found = self.s3.list_objects_v2(Bucket=self.merged_bucket, Prefix=session_id)
+        return found["KeyCount"] > 0
+
+    def stored(self, session_id: str, seq_num: int) -> bytes:
+        """A stored batch, as it is in S3."""
+        key = f"{session_id}/{seq_num:08d}"
+        return self.s3.get_object(Bucket=self.batches_bucket, Key=key)["Body"].read()
+
+    def stored_keys(self, session_id: str) -> list[str]:
+        """The keys of the stored batches."""
+        pages = self.s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self.batches_bucket, Prefix=f"{session_id}/"
+        )
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+    def open_uploads(self, session_id: str) -> int:
+        """How many multipart uploads of the merged object are open."""
+        found = self.s3.list_multipart_uploads(Bucket=self.merged_bucket)
+        return sum(session_id in upload["Key"] for upload in found.get("Uploads", []))
+
+    def item(self, session_id: str) -> dict[str, Any]:
+        """The session's item, as it is in DynamoDB."""
+        return self.table.get_item(Key={"sessionId": session_id}, ConsistentRead=True)["Item"]
+
+    def change(self, session_id: str, **values: object) -> None:
+        """Change a session's item behind the service's back: time passes."""
+        self.table.update_item(
+            Key={"sessionId": session_id},
+            UpdateExpression="SET " + ", ".join(f"#{name} = :{name}" for name in values),
+            ExpressionAttributeNames={f"#{name}": name for name in values},
+            ExpressionAttributeValues={f":{name}": value for name, value in values.items()},  # type: ignore[misc]
+        )
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """The whole stack. Sessions do not meet, so all tests share it."""
+    aws = Aws()
+    template = Template.load(local_stack.TEMPLATE)
+    before = dict(os.environ)
+    with storage.serve_moto(aws) as moto:
+        storage.point_to_moto(os.environ, moto.url)
+        local_stack.set_environment(template, os.environ)
+        table, batches, merged = (
+            os.environ[name] for name in ("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET")
+        )
+        storage.provision(template, table, [batches, merged])
+        yield Stack(
+            aws=aws,
+            gateway=local_stack.load_gateway(template),
+            s3=boto3.client("s3"),
+            table=boto3.resource("dynamodb").Table(table),
+            batches_bucket=batches,
+            merged_bucket=merged,
+        )
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def server_url(stack: Stack) -> Iterator[str]:
+    """Where the local server serves the stack."""
+    with Server(wsgi(stack.gateway)) as server:
+        yield server.url
+
+
+@pytest.fixture
+def aws(stack: Stack) -> Aws:
+    """What the stack calls."""
+    return stack.aws
+
+
+@pytest.fixture
+def api(stack: Stack) -> Api:
+    """A client in this process."""
+    return Api(in_process(stack.gateway))
+
+
+_TRANSPORTS: dict[str, Callable[[pytest.FixtureRequest], Api]] = {
+    "in process": lambda request: Api(in_process(request.getfixturevalue("stack").gateway)),
+    "local server": lambda request: Api(over_http(request.getfixturevalue("server_url"))),
+}
+
+
+@pytest.fixture(params=_TRANSPORTS)
+def any_api(request: pytest.FixtureRequest) -> Api:
+    """A client over each transport in turn."""
+    return _TRANSPORTS[request.param](request)

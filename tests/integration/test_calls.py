@@ -1,0 +1,149 @@
+"""Call budgets: how many requests to S3 and DynamoDB each operation costs."""
+
+import gzip
+import json
+from collections import Counter
+
+import pytest
+
+from tests.api import Api
+from tests.aws import Aws, Call
+from tests.conftest import Stack
+from uploads.records import BATCH_MEDIA_TYPE
+
+DYNAMODB = {"PutItem", "GetItem", "UpdateItem"}
+
+
+def counted(calls: list[Call]) -> Counter[str]:
+    return Counter(call.operation for call in calls)
+
+
+def test_create(api: Api, aws: Aws) -> None:
+    with aws.recording() as calls:
+        api.create(1)
+    assert counted(calls) == {"PutItem": 1}
+
+
+def test_batch(api: Api, aws: Aws) -> None:
+    session_id = api.create(3)
+    with aws.recording() as cold:
+        api.batch(session_id, 0, [1])
+    with aws.recording() as warm:
+        api.batch(session_id, 1, [2])
+    with aws.recording() as again:
+        api.batch(session_id, 1, [2])
+    with aws.recording() as conflict:
+        api.batch(session_id, 1, [3])
+    assert counted(cold) == {"GetItem": 2, "PutObject": 1}
+    assert [call.operation for call in warm] == ["PutObject", "GetItem"]
+    assert counted(again) == {"PutObject": 1, "HeadObject": 1, "GetItem": 1}
+    assert counted(conflict) == {"PutObject": 1, "HeadObject": 1}
+    assert warm[0].headers["if-none-match"] == "*"
+
+
+@pytest.mark.parametrize("batch_size", [None, 1], ids=["flexible", "strict"])
+@pytest.mark.parametrize("batches", [0, 1, 7])
+def test_finish(api: Api, aws: Aws, batches: int, batch_size: int | None) -> None:
+    session_id = api.create(batches, batch_size)
+    for seq_num in range(batches):
+        api.batch(session_id, seq_num, [seq_num])
+    with aws.recording() as calls:
+        api.finish(session_id)
+    assert counted(calls) == Counter(
+        {"UpdateItem": 3, "ListObjectsV2": 1, "GetObject": batches, "PutObject": 1}
+    )
+    with aws.recording() as again:
+        api.finish(session_id)
+    assert counted(again) == {"UpdateItem": 1}
+
+
+def test_finish_of_many_parts(api: Api, aws: Aws) -> None:
+    session_id = api.create(4)
+    for seq_num in range(4):
+        api.batch(session_id, seq_num, ["x" * 4_000_000])
+    with aws.recording() as calls:
+        assert api.finish(session_id).json["validationResult"] == "Success"
+    assert counted(calls) == {
+        "UpdateItem": 3,
+        "ListObjectsV2": 1,
+        "GetObject": 4,
+        "CreateMultipartUpload": 1,
+        "UploadPart": 2,
+        "CompleteMultipartUpload": 1,
+    }
+    order = [call.operation for call in calls]
+    # Decided before anything is visible, and committed after.
+    assert order[-3:] == ["UpdateItem", "CompleteMultipartUpload", "UpdateItem"]
+    complete = calls[-2].headers
+    assert complete["if-none-match"] == "*"
+    assert complete["x-amz-checksum-type"] == "FULL_OBJECT"
+    assert complete["x-amz-mp-object-size"] == str(4 * 4_000_003)
+    assert all("x-amz-checksum-crc32" in c.headers for c in calls if c.operation == "UploadPart")
+    assert all("if-match" in c.headers for c in calls if c.operation == "GetObject")
+
+
+def test_a_copied_part_is_pinned_and_not_read(api: Api, aws: Aws) -> None:
+    session_id = api.create(2)
+    for seq_num in range(2):
+        body = json.dumps({"seqNum": seq_num, "data": ["x" * 6_000_000]}).encode()
+        headers = {"content-type": BATCH_MEDIA_TYPE, "content-encoding": "gzip"}
+        api.raw_batch(session_id, gzip.compress(body), headers)
+    with aws.recording() as calls:
+        assert api.finish(session_id).json["validationResult"] == "Success"
+    assert counted(calls) == {
+        "UpdateItem": 3,
+        "ListObjectsV2": 1,
+        "HeadObject": 2,
+        "CreateMultipartUpload": 1,
+        "UploadPartCopy": 2,
+        "CompleteMultipartUpload": 1,
+    }
+    copies = [call for call in calls if call.operation == "UploadPartCopy"]
+    assert all("x-amz-copy-source-if-match" in call.headers for call in copies)
+
+
+def test_a_failed_finish(api: Api, aws: Aws) -> None:
+    session_id = api.create(3, 1)
+    api.batch(session_id, 1, [1])
+    with aws.recording() as calls:
+        api.finish(session_id)
+    assert [call.operation for call in calls] == ["UpdateItem", "ListObjectsV2", "UpdateItem"]
+
+
+def test_listings_of_more_than_one_page(api: Api, aws: Aws, stack: Stack) -> None:
+    session_id = api.create(2_001)
+    for seq_num in range(2_001):
+        key = f"{session_id}/{seq_num:08d}"
+        stack.s3.put_object(
+            Bucket=stack.batches_bucket,
+            Key=key,
+            Body=b"1\n",
+            Metadata={"records": "1", "sha256": "", "crc32": f"{0x9B2A7C3F:08x}"},
+        )
+    with aws.recording() as calls:
+        assert api.status(session_id).json["batches"] == 2_001
+    assert counted(calls) == {"GetItem": 1, "ListObjectsV2": 3}
+    with aws.recording() as calls:
+        assert api.finish(session_id).json["batches"] == 2_001
+    assert counted(calls)["ListObjectsV2"] == 3
+    assert counted(calls)["GetObject"] == 2_001
+
+
+def test_reading(api: Api, aws: Aws) -> None:
+    session_id = api.create(0)
+    with aws.recording() as calls:
+        api.status(session_id)
+    assert counted(calls) == {"GetItem": 1, "ListObjectsV2": 1}
+    api.finish(session_id)
+    with aws.recording() as calls:
+        api.status(session_id)
+        api.file(session_id)
+    assert counted(calls) == {"GetItem": 2}
+
+
+def test_a_stranger_costs_what_an_unknown_id_costs(api: Api, aws: Aws) -> None:
+    for act in (api.status, api.file, api.finish, api.abort, lambda s: api.batch(s, 0, [1])):
+        with aws.recording() as calls:
+            assert act("0" * 32).code == "session_not_found"
+        assert len(calls) == 1
+        assert calls[0].operation in DYNAMODB

@@ -1,0 +1,132 @@
+"""The handlers on the events of ``events/``: those that ``sam local invoke`` and the docs use."""
+
+import json
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.api import Api
+from tests.conftest import Stack
+from uploads.config import Config
+from uploads.wiring import Wiring
+
+EVENTS = Path(__file__).parents[2] / "events"
+PLACEHOLDER = "0" * 32
+CONTEXT: Any = SimpleNamespace(
+    aws_request_id="7f0c2d1e", get_remaining_time_in_millis=lambda: 29_000
+)
+
+EXPECTED = re.findall(
+    r"^\| `(\w+)\.json` \| (\d+)(?: `(\w+)`)?", (EVENTS / "README.md").read_text(), re.MULTILINE
+)
+
+
+def load(name: str, session_id: str = PLACEHOLDER) -> dict[str, Any]:
+    text = (EVENTS / f"{name}.json").read_text()
+    if name != "unknown_session":
+        text = text.replace(PLACEHOLDER, session_id)
+    event: dict[str, Any] = json.loads(text)
+    return event
+
+
+def handle(event: dict[str, Any], auth_mode: str = "NONE") -> dict[str, Any]:
+    """The answer of the function whose route the event names."""
+    import batches  # noqa: PLC0415 - they read the environment, which the stack sets
+    import finish  # noqa: PLC0415
+    import sessions  # noqa: PLC0415
+
+    route = event["routeKey"]
+    function = (
+        finish
+        if route.endswith("/finish")
+        else batches
+        if route == "POST /api/upload/sessions/{sessionId}"
+        else sessions
+    )
+    config = Config.from_env({**os.environ, "AUTH_MODE": auth_mode})
+    return function.build(Wiring(config))(event, CONTEXT)
+
+
+def mode_of(name: str) -> str:
+    return {"create_iam": "IAM", "create_jwt": "JWT"}.get(name, "NONE")
+
+
+NEEDS = {
+    "batch_conflict": ["batch"],
+    "finish": ["batch", "batch_gzip"],
+    "file": ["batch", "batch_gzip", "finish"],
+    "file_json": ["batch", "batch_gzip", "finish"],
+}
+"""What must have happened before."""
+
+
+def test_every_event_has_its_answer_documented() -> None:
+    assert {name for name, _, _ in EXPECTED} == {path.stem for path in EVENTS.glob("*.json")}
+
+
+@pytest.mark.usefixtures("stack")
+@pytest.mark.parametrize(("name", "status", "code"), EXPECTED, ids=[name for name, _, _ in EXPECTED])
+def test_event(name: str, status: str, code: str) -> None:
+    created = json.loads(handle(load("create_strict"))["body"])
+    for earlier in NEEDS.get(name, []):
+        assert handle(load(earlier, created["sessionId"]))["statusCode"] < 300
+    answer = handle(load(name, created["sessionId"]), mode_of(name))
+    assert answer["statusCode"] == int(status)
+    if code:
+        assert answer["headers"]["content-type"] == "application/problem+json"
+        assert json.loads(answer["body"])["code"] == code
+    if name == "finish":
+        assert json.loads(answer["body"])["validationResult"] == "Success"
+
+
+@pytest.mark.usefixtures("stack")
+@pytest.mark.parametrize("mode", ["IAM", "JWT"])
+def test_no_identity_is_refused_unless_everybody_is_one(mode: str) -> None:
+    for name in ("create", "batch", "finish", "status", "file", "abort"):
+        answer = handle(load(name), mode)
+        assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (403, "no_identity")
+
+
+@pytest.mark.parametrize("mode", ["IAM", "JWT"])
+def test_a_session_is_a_404_to_every_other_principal(stack: Stack, mode: str) -> None:
+    create = load(f"create_{mode.lower()}")
+    session_id = json.loads(handle(create, mode)["body"])["sessionId"]
+    mine = create["requestContext"]["authorizer"]
+    text = json.dumps(mine).replace("AROAEXAMPLE", "AROASTRANGER")
+    stranger = json.loads(text)
+    if mode == "JWT":
+        stranger["jwt"]["claims"]["sub"] = "stranger"
+    unknown = []
+    for name in ("status", "file", "finish", "abort", "batch"):
+        for who, its_id in ((stranger, session_id), (mine, "f" * 32)):
+            event = load(name, its_id)
+            event["requestContext"]["authorizer"] = who
+            with stack.aws.recording() as calls:
+                answer = handle(event, mode)
+            unknown.append((answer["statusCode"], answer["body"], [c.operation for c in calls]))
+        # The same words at the same cost as for an id that never was.
+        assert unknown[-2] == unknown[-1]
+        assert unknown[-1][0] == 404
+    own = load("status", session_id)
+    own["requestContext"]["authorizer"] = mine
+    assert json.loads(handle(own, mode)["body"])["state"] == "OPEN"
+
+
+def test_logs_tell_the_session_and_nothing_of_the_records(
+    api: Api, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("POWERTOOLS_METRICS_DISABLED", raising=False)
+    session_id = api.create(2)
+    api.batch(session_id, 0, ["secret-record"])
+    api.batch(session_id, 0, ["secret-other"])
+    api.raw_batch(session_id, b'{"seqNum":1,"data":["secret-broken"],}')
+    api.finish(session_id)
+    out, err = capfd.readouterr()
+    assert "secret" not in out + err
+    lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    metrics = [line for line in lines if "_aws" in line]
+    assert {name for line in metrics for name in line} >= {"Batches", "Records", "Bytes", "Conflicts"}

@@ -1,0 +1,342 @@
+"""Calls that fail, before or after they took effect, and attempts that die: the same end state."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.api import Api
+from tests.aws import Answer, Aws, Call, dynamodb_error, s3_error
+from tests.conftest import Stack
+
+
+def ready(api: Api, batch_size: int | None = None, records: int = 3) -> str:
+    """A session with every batch in place, one record each."""
+    session_id = api.create(records, batch_size)
+    for seq_num in range(records):
+        assert api.batch(session_id, seq_num, [seq_num]).status == 204
+    return session_id
+
+
+def large(api: Api) -> str:
+    """A session whose merge is a multipart upload."""
+    session_id = api.create(4)
+    for seq_num in range(4):
+        assert api.batch(session_id, seq_num, ["x" * 4_000_000]).status == 204
+    return session_id
+
+
+def lease_over(stack: Stack, session_id: str) -> None:
+    """As if the lease of whoever holds the session had run out."""
+    stack.change(session_id, leaseUntil=int(time.time()) - 1)
+
+
+def nth(aws: Aws, operation: str, number: int, act: Callable[[Callable[[], Answer]], Answer]):  # noqa: ANN201
+    """Let ``act`` handle the ``number``-th call of ``operation``."""
+    seen = 0
+
+    def handle(call: Call, forward: Callable[[], Answer]) -> Answer:
+        nonlocal seen
+        seen += call.operation == operation
+        if call.operation == operation and seen == number:
+            return act(forward)
+        return forward()
+
+    return aws.handled(handle)
+
+
+def lost(forward: Callable[[], Answer]) -> Answer:
+    """The call takes effect and its answer does not arrive."""
+    forward()
+    raise ConnectionResetError
+
+
+SEAL, DECIDE, COMMIT = 1, 2, 3
+
+
+@pytest.mark.parametrize("write", [SEAL, DECIDE, COMMIT], ids=["seal", "decide", "commit"])
+@pytest.mark.parametrize("make", [ready, large], ids=["put", "multipart"])
+def test_a_lost_answer_to_a_write_is_found_out(
+    api: Api, aws: Aws, stack: Stack, write: int, make: Callable[[Api], str]
+) -> None:
+    session_id = make(api)
+    with nth(aws, "UpdateItem", write, lost):
+        result = api.finish(session_id)
+    assert result.json["validationResult"] == "Success"
+    assert stack.item(session_id)["attempt"] == 1
+    assert stack.item(session_id)["state"] == "FINISHED"
+    assert stack.open_uploads(session_id) == 0
+
+
+def test_a_lost_answer_to_the_reopening_is_found_out(api: Api, aws: Aws, stack: Stack) -> None:
+    session_id = api.create(2, 1)
+    with nth(aws, "UpdateItem", 2, lost):
+        assert api.finish(session_id).json["validationResult"] == "Failed"
+    assert stack.item(session_id)["state"] == "OPEN"
+
+
+def test_a_lost_answer_to_create_makes_one_session(api: Api, aws: Aws) -> None:
+    with aws.failing("PutItem", landed=True, times=1) as failed:
+        session_id = api.create(1)
+    assert len(failed) == 1
+    assert api.status(session_id).json["state"] == "OPEN"
+
+
+def test_a_lost_answer_to_a_batch_is_acknowledged_once_it_is_read(
+    api: Api, aws: Aws, stack: Stack
+) -> None:
+    session_id = api.create(1)
+    with aws.failing("PutObject", landed=True, times=1) as failed:
+        assert api.batch(session_id, 0, [1]).status == 204
+    assert len(failed) == 1
+    assert stack.stored(session_id, 0) == b"1\n"
+
+
+def test_a_write_that_met_another_is_not_believed_to_be_stored(
+    api: Api, aws: Aws, stack: Stack
+) -> None:
+    """S3's 409 ConditionalRequestConflict: nothing need be stored."""
+    session_id = api.create(1)
+    conflict = s3_error(409, "ConditionalRequestConflict")
+    with aws.failing("PutObject", conflict, landed=False, times=2):
+        assert api.batch(session_id, 0, [1]).status == 204
+    assert stack.stored(session_id, 0) == b"1\n"
+
+
+def test_a_write_that_is_never_settled_asks_for_a_retry(api: Api, aws: Aws) -> None:
+    session_id = api.create(1)
+    conflict = s3_error(409, "ConditionalRequestConflict")
+    with aws.failing("PutObject", conflict, landed=False):
+        answer = api.batch(session_id, 0, [1])
+    assert (answer.status, answer.code) == (503, "storage_busy")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_no_204_when_a_finish_came_before_the_write(api: Api, aws: Aws, stack: Stack) -> None:
+    session_id = ready(api, records=2)
+
+    def finish_first(forward: Callable[[], Answer]) -> Answer:
+        aws.handler = None
+        assert api.finish(session_id).json["validationResult"] == "Success"
+        return forward()
+
+    with nth(aws, "PutObject", 1, finish_first):
+        answer = api.batch(session_id, 2, [2])
+    assert (answer.status, answer.code) == (409, "session_finished")
+    assert stack.merged(session_id) == b"0\n1\n"
+
+
+DIES_AT = [
+    ("ListObjectsV2", 1),
+    ("GetObject", 1),
+    ("UpdateItem", DECIDE),
+    ("PutObject", 1),
+    ("UpdateItem", COMMIT),
+]
+
+
+class DiedError(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("operation", "number"), DIES_AT)
+def test_whoever_comes_after_a_crash_reaches_the_same_end(
+    api: Api, aws: Aws, stack: Stack, operation: str, number: int, *, landed: bool
+) -> None:
+    session_id = ready(api)
+    died = False
+
+    def handle(call: Call, forward: Callable[[], Answer]) -> Answer:
+        # Nothing the dead process would have done afterwards takes effect.
+        nonlocal died, number
+        if died:
+            return Answer("500 Error", [], b"")
+        number -= call.operation == operation
+        if number == 0 and call.operation == operation:
+            died = True
+            if landed:
+                forward()
+            return Answer("500 Error", [], b"")
+        return forward()
+
+    with aws.handled(handle):
+        assert api.finish(session_id).status == 500
+    assert died
+    done = stack.item(session_id)["state"] == "FINISHED"
+    waiting = api.finish(session_id)
+    assert waiting.status == (200 if done else 202)
+    assert api.batch(session_id, 3, [3]).status == 409
+    lease_over(stack, session_id)
+    result = api.finish(session_id).json
+    # A late, refused batch of a flexible session counts only where nothing was decided yet.
+    decided = "decision" in stack.item(session_id)
+    if decided:
+        assert result["validationResult"] == "Success"
+        assert stack.merged(session_id) == b"0\n1\n2\n"
+    else:
+        assert (result["validationResult"], result["receivedRecord"]) == ("Failed", 4)
+        assert not stack.has_merged(session_id)
+
+
+@pytest.mark.parametrize(
+    ("operation", "number"),
+    [("UploadPart", 2), ("CompleteMultipartUpload", 1), ("UpdateItem", COMMIT)],
+)
+@pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
+def test_a_multipart_merge_heals(
+    api: Api, aws: Aws, stack: Stack, operation: str, number: int, *, landed: bool
+) -> None:
+    session_id = large(api)
+    seen = 0
+
+    def handle(call: Call, forward: Callable[[], Answer]) -> Answer:
+        nonlocal seen
+        seen += call.operation == operation
+        if call.operation == operation and seen >= number:
+            if landed and seen == number:
+                forward()
+            return Answer("500 Error", [], b"")
+        return forward()
+
+    with aws.handled(handle):
+        first = api.finish(session_id)
+    assert seen >= number
+    lease_over(stack, session_id)
+    result = api.finish(session_id).json
+    assert result["validationResult"] == "Success"
+    assert first.status == 500 or first.json == result
+    assert stack.merged(session_id) == (b'"' + b"x" * 4_000_000 + b'"\n') * 4
+    assert stack.open_uploads(session_id) == 0
+
+
+def test_a_take_over_keeps_to_the_decision(api: Api, aws: Aws, stack: Stack) -> None:
+    """A batch that was refused after the decision must not turn a decided Success into Failed."""
+    session_id = ready(api)
+    with aws.failing("PutObject", Answer("500 Error", [], b""), landed=False):
+        assert api.finish(session_id).status == 500
+    assert stack.item(session_id)["decision"]["batches"] == 3
+    late = api.batch(session_id, 3, ["late"])
+    assert late.code == "session_finishing"
+    assert int(late.headers["retry-after"]) > 0
+    assert stack.stored(session_id, 3) == b'"late"\n'
+    assert api.abort(session_id).code == "session_finishing"
+    lease_over(stack, session_id)
+    assert api.finish(session_id).json["validationResult"] == "Success"
+    assert stack.merged(session_id) == b"0\n1\n2\n"
+
+
+def test_a_slow_attempt_and_its_take_over_agree(api: Api, aws: Aws, stack: Stack) -> None:
+    """The first attempt stalls before its decision; the second reopens; nothing is committed."""
+    session_id = api.create(3)
+    for seq_num in range(3):
+        api.batch(session_id, seq_num, [seq_num])
+    late: list[int] = []
+
+    def overtaken(forward: Callable[[], Answer]) -> Answer:
+        aws.handler = None
+        lease_over(stack, session_id)
+        late.append(api.batch(session_id, 3, [3]).status)
+        second = api.finish(session_id).json
+        assert (second["validationResult"], second["receivedRecord"]) == ("Failed", 4)
+        return forward()
+
+    with nth(aws, "UpdateItem", DECIDE, overtaken):
+        first = api.finish(session_id).json
+    assert late == [409]
+    assert first["validationResult"] == "Failed"
+    assert stack.item(session_id)["state"] == "OPEN"
+    assert not stack.has_merged(session_id)
+
+
+def test_a_slow_attempt_cannot_overwrite_its_take_over(
+    api: Api, aws: Aws, stack: Stack
+) -> None:
+    session_id = large(api)
+    answers = []
+
+    def overtaken(forward: Callable[[], Answer]) -> Answer:
+        aws.handler = None
+        lease_over(stack, session_id)
+        answers.append(api.finish(session_id).json)
+        return forward()
+
+    with nth(aws, "CompleteMultipartUpload", 1, overtaken):
+        answers.append(api.finish(session_id).json)
+    assert answers[0] == answers[1]
+    assert answers[0]["validationResult"] == "Success"
+    assert stack.open_uploads(session_id) == 0
+
+
+def test_abort_during_a_merge_wins_before_the_decision(
+    api: Api, aws: Aws, stack: Stack
+) -> None:
+    session_id = large(api)
+
+    def aborted(forward: Callable[[], Answer]) -> Answer:
+        aws.handler = None
+        assert api.abort(session_id).status == 204
+        return forward()
+
+    with nth(aws, "GetObject", 2, aborted):
+        answer = api.finish(session_id)
+    assert (answer.status, answer.code) == (409, "session_aborted")
+    assert not stack.has_merged(session_id)
+    assert stack.open_uploads(session_id) == 0
+    assert stack.stored_keys(session_id) == []
+
+
+def test_decided_batches_that_are_gone_cannot_be_finished(
+    api: Api, aws: Aws, stack: Stack
+) -> None:
+    session_id = ready(api)
+    with aws.failing("PutObject", Answer("500 Error", [], b""), landed=False):
+        api.finish(session_id)
+    stack.s3.delete_object(Bucket=stack.batches_bucket, Key=f"{session_id}/00000001")
+    lease_over(stack, session_id)
+    answer = api.finish(session_id)
+    assert (answer.status, answer.code) == (410, "batches_gone")
+    assert not stack.has_merged(session_id)
+
+
+def test_a_foreign_object_under_the_merged_key_is_never_taken_for_ours(
+    api: Api, stack: Stack
+) -> None:
+    session_id = ready(api)
+    stack.s3.put_object(Bucket=stack.merged_bucket, Key=f"{session_id}.ndjson", Body=b"foreign")
+    answer = api.finish(session_id)
+    assert answer.status == 500
+    assert set(answer.json) == {"type", "title", "status", "code", "requestId"}
+    assert stack.merged(session_id) == b"foreign"
+    assert stack.item(session_id)["state"] == "FINISHING"
+
+
+def test_throttling_is_a_500_that_a_retry_heals(api: Api, aws: Aws, stack: Stack) -> None:
+    session_id = api.create(1)
+    throttled = dynamodb_error(400, "ProvisionedThroughputExceededException")
+    with aws.failing("GetItem", throttled, landed=False):
+        assert api.batch(session_id, 0, [1]).status == 500
+    assert api.batch(session_id, 0, [1]).status == 204
+    assert stack.stored(session_id, 0) == b"1\n"
+
+
+def test_a_delayed_duplicate_of_a_seal_cannot_lose_a_batch(
+    api: Api, aws: Aws, stack: Stack
+) -> None:
+    """It lands after the re-opening; the attempt it seals is not that of the attempt it came from."""
+    session_id = api.create(2, 1)
+    api.batch(session_id, 0, [0])
+    duplicate: list[Callable[[], Answer]] = []
+
+    def keep(forward: Callable[[], Answer]) -> Answer:
+        duplicate.append(forward)
+        return forward()
+
+    with nth(aws, "UpdateItem", SEAL, keep):
+        assert api.finish(session_id).json["validationResult"] == "Failed"
+    assert api.batch(session_id, 1, [1]).status == 204
+    stack.change(session_id, state="FINISHING", attempt=2)  # as the duplicate does
+    assert api.finish(session_id).status == 202
+    lease_over(stack, session_id)
+    assert api.finish(session_id).json["validationResult"] == "Success"
+    assert stack.merged(session_id) == b"0\n1\n"

@@ -1,0 +1,304 @@
+"""The running service against openapi.yaml, with requests that schemathesis makes up from it."""
+
+import base64
+import gzip
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from itertools import cycle
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import requests
+import schemathesis
+import yaml
+from hypothesis import HealthCheck, settings
+from openapi_spec_validator import OpenAPIV31SpecValidator, validate
+from requests.adapters import HTTPAdapter
+from schemathesis import GenerationMode, Response, openapi
+from schemathesis.specs.openapi import checks
+
+OPENAPI = Path(__file__).parents[2] / "openapi.yaml"
+Case = schemathesis.Case[Any]
+SESSIONS = "/api/upload/sessions"
+PROBLEM = "application/problem+json"
+
+SCHEMA = openapi.from_path(
+    OPENAPI,
+    config=schemathesis.Config.from_dict(
+        {
+            "seed": 1,
+            "phases": {"coverage": {"unexpected-methods": []}},
+            "generation": {"deterministic": True, "max-examples": 60, "database": "none"},
+        }
+    ),
+)
+
+
+@schemathesis.check
+def every_error_is_a_problem(_: schemathesis.CheckContext, response: Response, case: Case) -> None:
+    """Only a path that is no route gets API Gateway's own answer."""
+    if response.status_code < 400:
+        return
+    media_type = response.headers["content-type"][0]
+    session_id = str((case.path_parameters or {}).get("sessionId", "0"))
+    if response.status_code == 404 and media_type != PROBLEM:
+        assert not session_id or set("/.") & set(session_id), "a route of the API was not found"
+        return
+    assert media_type == PROBLEM
+    assert response.json()["status"] == response.status_code
+
+
+CHECKS = [
+    schemathesis.checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+    every_error_is_a_problem,
+]
+
+
+class HonestHeaders(HTTPAdapter):
+    """Makes true what a made-up header says: compresses the body, and digests what is sent."""
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        *args: Any,  # noqa: ANN401 - passed on
+        **kwargs: Any,  # noqa: ANN401 - passed on
+    ) -> requests.Response:
+        """Send ``request`` with what its headers say."""
+        body: Any = request.body or b""
+        sent: bytes = body.encode() if isinstance(body, str) else body
+        if request.headers.get("Content-Encoding") == "gzip":
+            sent = gzip.compress(sent, mtime=0)
+        if str(request.headers.get("Content-Digest")).startswith("sha-256=:"):
+            digest = base64.b64encode(hashlib.sha256(sent).digest()).decode()
+            request.headers["Content-Digest"] = f"sha-256=:{digest}:"
+        if request.body:
+            request.prepare_body(sent, None)
+        return super().send(request, *args, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def server_url() -> Iterator[str]:
+    """A local run of its own, as ``make run`` starts it."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "local"],
+        cwd=OPENAPI.parent,
+        env=environ | {"PORT": "0"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout
+            found = re.search(r"http://localhost:(\d+)", server.stdout.readline())
+            assert found
+            yield f"http://127.0.0.1:{found[1]}"
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        session.mount("http://", HonestHeaders())
+        yield session
+
+
+class Sessions:
+    """Sessions in every state, to aim made-up requests at."""
+
+    def __init__(self, http: requests.Session, url: str) -> None:
+        self._http = http
+        self._url = url + SESSIONS
+        self._make = {
+            "flexible": self.flexible,
+            "strict": self.strict,
+            "finished": self.finished,
+            "aborted": self.aborted,
+        }
+        self._kinds = cycle([*self._make, "flexible", "made up"])
+
+    def next(self) -> tuple[str, str | None]:
+        """A kind, and the id of a session of that kind; None for an id that is made up."""
+        kind = next(self._kinds)
+        return kind, self._make[kind]() if kind in self._make else None
+
+    def flexible(self) -> str:
+        """One without batchSize, open."""
+        return self._create({"totalRecord": 3})
+
+    def strict(self) -> str:
+        """One with batchSize, open."""
+        return self._create({"totalRecord": 3, "batchSize": 2})
+
+    def finished(self) -> str:
+        """One with a merged object."""
+        session_id = self._create({"totalRecord": 1})
+        url = f"{self._url}/{session_id}"
+        self._http.post(url, json={"seqNum": 0, "data": [1]}).raise_for_status()
+        answer = self._http.post(f"{url}/finish")
+        assert answer.json()["validationResult"] == "Success"
+        return session_id
+
+    def aborted(self) -> str:
+        """One that was given up."""
+        session_id = self.flexible()
+        self._http.delete(f"{self._url}/{session_id}").raise_for_status()
+        return session_id
+
+    def _create(self, body: Mapping[str, int]) -> str:
+        answer = self._http.post(self._url, json=body)
+        answer.raise_for_status()
+        session_id: str = answer.json()["sessionId"]
+        return session_id
+
+
+@pytest.fixture(scope="module")
+def sessions(http: requests.Session, server_url: str) -> Sessions:
+    return Sessions(http, server_url)
+
+
+def test_openapi_is_valid() -> None:
+    validate(yaml.safe_load(OPENAPI.read_text(encoding="utf-8")), cls=OpenAPIV31SpecValidator)
+
+
+def is_positive(case: Case) -> bool:
+    return case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
+
+
+def accepted(case: Case, session_kind: str, answer: Response) -> bool:
+    """Whether ``answer`` is right for a request that openapi.yaml allows."""
+    if answer.status_code < 400:
+        return True
+    code = answer.json()["code"]
+    if code == "gzip_as_text":
+        # Each header is allowed, but not gzip together with application/json.
+        return case.media_type == "application/json" and "gzip" in case.headers.values()
+    if code == "invalid_content_digest":
+        # schemathesis fills a header in that an example leaves out, whatever its pattern.
+        return "0" in case.headers.values()
+    if code in {"invalid_total_record", "invalid_batch_size", "invalid_seq_num"}:
+        # 1.0 is an integer to JSON Schema, which cannot say that it must be written as 1.
+        body: Any = case.body
+        return any(isinstance(value, float) for value in body.values())
+    # The rest depends on the numbers in the body and on the session.
+    return (
+        code
+        in {
+            "made up": {"session_not_found", "too_many_batches"},
+            "flexible": {"session_not_finished"},
+            "strict": {"seq_num_out_of_range", "wrong_batch_length", "session_not_finished"},
+            # A function that remembers the session as open looks at the batch first.
+            "finished": {"session_finished", "batch_conflict"},
+            "aborted": {"session_aborted", "session_not_finished"},
+        }[session_kind]
+    )
+
+
+@SCHEMA.parametrize()
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
+def test_answers_are_those_of_openapi(
+    case: Case, server_url: str, http: requests.Session, sessions: Sessions
+) -> None:
+    kind = "made up"
+    if is_positive(case) and "sessionId" in case.path_parameters:
+        kind, session_id = sessions.next()
+        case.path_parameters["sessionId"] = session_id or case.path_parameters["sessionId"]
+    answer = case.call_and_validate(server_url, http, checks=CHECKS, allow_redirects=False)
+    if is_positive(case):
+        assert accepted(case, kind, answer), (kind, answer.status_code, answer.text)
+
+
+class Uploads(SCHEMA.as_state_machine()):  # type: ignore[misc] # the class is made at run time
+    """Follows the links of openapi.yaml at random; every second batch is made to fit."""
+
+    server_url: ClassVar[str]
+    http: ClassVar[requests.Session]
+    seen: ClassVar[Counter[str]]
+
+    def setup(self) -> None:
+        """Begin an upload."""
+        self.total_records: dict[str, int] = {}
+        self.turns = cycle([True, False])
+
+    def before_call(self, case: Case) -> None:
+        """Make numbers small enough for a session to be finished."""
+        body: Any = case.body
+        if not is_positive(case):
+            return
+        if operation_id(case) == "createSession":
+            body["totalRecord"] %= 5
+            body["batchSize"] = 5 if next(self.turns) else None
+            case.headers.pop("Content-Encoding", None)
+        elif operation_id(case) == "storeBatch" and next(self.turns):
+            total = self.total_records.get(case.path_parameters["sessionId"])
+            if total:
+                case.body = {"seqNum": 0, "data": (body["data"] * total)[:total]}
+                case.headers.pop("Content-Encoding", None)
+
+    def get_call_kwargs(self, _: Case) -> dict[str, Any]:
+        """Where the service is."""
+        return {"base_url": self.server_url, "session": self.http, "allow_redirects": False}
+
+    def after_call(self, response: Response, case: Case) -> None:
+        """Note what was answered."""
+        super().after_call(response, case)
+        answer = response.json() if response.content else {}
+        what = answer.get("validationResult") or answer.get("state") or answer.get("code") or ""
+        self.seen[f"{operation_id(case)} {response.status_code} {what}".strip()] += 1
+        if response.status_code == HTTPStatus.CREATED:
+            body: Any = case.body
+            self.total_records[answer["sessionId"]] = body["totalRecord"]
+
+    def validate_response(self, response: Response, case: Case, **kwargs: Any) -> None:  # noqa: ANN401
+        """Check the answer."""
+        case.validate_response(response, checks=CHECKS, transport_kwargs=kwargs)
+
+
+def operation_id(case: Case) -> str:
+    name: str = case.operation.definition.raw["operationId"]
+    return name
+
+
+def test_links_lead_from_a_session_to_its_file(
+    server_url: str, http: requests.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: Counter[str] = Counter()
+    for name, value in {"server_url": server_url, "http": http, "seen": seen}.items():
+        monkeypatch.setattr(Uploads, name, value, raising=False)
+    Uploads.run(
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=12,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
+    )
+    assert seen.keys() >= {
+        "createSession 201",
+        "storeBatch 204",
+        "storeBatch 409 session_aborted",
+        "getSession 200 OPEN",
+        "getSession 200 FINISHED",
+        "getSession 200 ABORTED",
+        "finishSession 200 Failed",
+        "finishSession 200 Success",
+        "finishSession 409 session_aborted",
+        "getFile 307",
+        "getFile 409 session_not_finished",
+        "abortSession 204",
+        "abortSession 409 session_finished",
+    }, seen

@@ -1,0 +1,467 @@
+"""The contract, as any client sees it, over every transport; results are read from S3 itself."""
+
+import base64
+import gzip
+import hashlib
+import json
+import random
+import urllib.request
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.api import Answer, Api
+from tests.conftest import Stack
+from uploads import limits
+from uploads.records import BATCH_MEDIA_TYPE
+
+GZIP = {"content-type": BATCH_MEDIA_TYPE, "content-encoding": "gzip"}
+
+
+def lines(*records: object) -> bytes:
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def test_create(any_api: Api) -> None:
+    answer = any_api.request("POST", Api.ROOT, b'{"totalRecord": 100000}')
+    assert answer.status == 201
+    created = answer.json
+    assert answer.headers["location"] == f"{Api.ROOT}/{created['sessionId']}"
+    assert created["limits"] == {
+        "maxBodyBytes": limits.MAX_BODY_BYTES,
+        "maxInflatedBytes": limits.MAX_INFLATED_BYTES,
+        "maxSeqNum": limits.MAX_SEQ_NUM,
+    }
+    status = any_api.status(created["sessionId"])
+    assert status.status == 200
+    assert status.json == {
+        "sessionId": created["sessionId"],
+        "state": "OPEN",
+        "totalRecord": 100000,
+        "batchSize": None,
+        "createdAt": status.json["createdAt"],
+        "expiresAt": created["expiresAt"],
+        "batches": 0,
+        "missing": [],
+        "finish": None,
+    }
+
+
+@pytest.mark.parametrize("batch_size", [None, 2], ids=["flexible", "strict"])
+def test_batches_in_any_order_become_one_object(
+    any_api: Api, stack: Stack, batch_size: int | None
+) -> None:
+    session_id = any_api.create(5, batch_size)
+    for seq_num, data in [(2, [5]), (0, ["a", {"b": 2}]), (1, [None, [4]])]:
+        answer = any_api.batch(session_id, seq_num, data)
+        assert (answer.status, answer.body) == (204, b"")
+    finished = any_api.finish(session_id)
+    expected = lines("a", {"b": 2}, None, [4], 5)
+    assert finished.status == 200
+    assert finished.json == {
+        "sessionId": session_id,
+        "validationResult": "Success",
+        "totalRecord": 5,
+        "receivedRecord": 5,
+        "batches": 3,
+        "bytes": len(expected),
+        "key": f"{session_id}.ndjson",
+        "checksum": {
+            "algorithm": "CRC32",
+            "type": "FULL_OBJECT",
+            "value": base64.b64encode(zlib.crc32(expected).to_bytes(4, "big")).decode(),
+        },
+    }
+    assert stack.merged(session_id) == expected
+    assert any_api.finish(session_id).json == finished.json
+    status = any_api.status(session_id).json
+    assert (status["state"], status["batches"], status["missing"]) == ("FINISHED", 3, [])
+    assert status["finish"] == finished.json
+
+
+def test_gaps_of_a_strict_session_include_the_tail(any_api: Api, stack: Stack) -> None:
+    session_id = any_api.create(99, 10)
+    for seq_num in (0, 3, 4, 8):
+        assert any_api.batch(session_id, seq_num, [seq_num] * 10).status == 204
+    failed = any_api.finish(session_id).json
+    missing = [{"from": 1, "to": 2}, {"from": 5, "to": 7}, {"from": 9, "to": 9}]
+    assert failed == {
+        "sessionId": session_id,
+        "validationResult": "Failed",
+        "reason": "missing_batches",
+        "detail": failed["detail"],
+        "missing": missing,
+        "totalRecord": 99,
+        "batches": 4,
+    }
+    status = any_api.status(session_id).json
+    assert (status["state"], status["missing"], status["finish"]) == ("OPEN", missing, failed)
+    assert not stack.has_merged(session_id)
+    for seq_num in (1, 2, 5, 6, 7, 9):
+        assert any_api.batch(session_id, seq_num, [seq_num] * (9 if seq_num == 9 else 10)).status == 204
+    assert any_api.finish(session_id).json["validationResult"] == "Success"
+    assert stack.merged(session_id) == lines(*[n // 10 for n in range(99)])
+
+
+def test_gaps_of_a_flexible_session_are_holes_then_a_count(any_api: Api, stack: Stack) -> None:
+    session_id = any_api.create(4)
+    assert any_api.finish(session_id).json | {"detail": ""} == {
+        "sessionId": session_id,
+        "validationResult": "Failed",
+        "reason": "record_count",
+        "detail": "",
+        "missing": [],
+        "totalRecord": 4,
+        "receivedRecord": 0,
+        "batches": 0,
+    }
+    any_api.batch(session_id, 2, [3])
+    holes = any_api.finish(session_id).json
+    assert (holes["reason"], holes["missing"]) == ("missing_batches", [{"from": 0, "to": 1}])
+    any_api.batch(session_id, 0, [1])
+    any_api.batch(session_id, 1, [2])
+    count = any_api.finish(session_id).json
+    assert (count["reason"], count["missing"], count["receivedRecord"]) == ("record_count", [], 3)
+    assert "from seqNum 3" in count["detail"]
+    any_api.batch(session_id, 3, [4])
+    assert any_api.finish(session_id).json["validationResult"] == "Success"
+    assert stack.merged(session_id) == lines(1, 2, 3, 4)
+
+
+def test_too_many_records_cannot_heal(any_api: Api) -> None:
+    session_id = any_api.create(1)
+    any_api.batch(session_id, 0, [1, 2, 3])
+    failed = any_api.finish(session_id).json
+    assert (failed["reason"], failed["receivedRecord"]) == ("record_count", 3)
+    assert "start a new one" in failed["detail"]
+
+
+def test_the_same_batch_again_is_quiet_and_a_different_one_a_conflict(
+    any_api: Api, stack: Stack
+) -> None:
+    session_id = any_api.create(2)
+    assert any_api.batch(session_id, 0, [{"a": 1}, 2]).status == 204
+    assert any_api.raw_batch(session_id, b'{"data":[ {"a": 1},2 ],"seqNum":0}').status == 204
+    conflict = any_api.batch(session_id, 0, [{"a": 1}, 3])
+    assert (conflict.status, conflict.code) == (409, "batch_conflict")
+    stored = b'{"a": 1}\n2\n'
+    assert conflict.json["storedDigest"] == hashlib.sha256(stored).hexdigest()
+    assert stack.stored(session_id, 0) == stored
+
+
+@pytest.mark.parametrize("body", [b'{"seqNum":0,"data":[1]}', b'{"seqNum":0,"data":[2]}'])
+def test_a_finished_session_takes_no_batches(any_api: Api, stack: Stack, body: bytes) -> None:
+    session_id = any_api.create(1)
+    any_api.batch(session_id, 0, [1])
+    any_api.finish(session_id)
+    before = stack.merged(session_id)
+    answer = any_api.raw_batch(session_id, body.replace(b"0", b"1"))
+    assert (answer.status, answer.code) == (409, "session_finished")
+    assert any_api.raw_batch(session_id, body).status == 409
+    assert stack.merged(session_id) == before
+
+
+def test_abort(any_api: Api, stack: Stack) -> None:
+    session_id = any_api.create(2)
+    any_api.batch(session_id, 0, [1])
+    assert any_api.abort(session_id).status == 204
+    assert any_api.abort(session_id).status == 204
+    assert stack.stored_keys(session_id) == []
+    status = any_api.status(session_id).json
+    assert (status["state"], status["batches"]) == ("ABORTED", 0)
+    assert any_api.batch(session_id, 0, [1]).code == "session_aborted"
+    assert any_api.finish(session_id).code == "session_aborted"
+    assert any_api.file(session_id).code == "session_not_finished"
+
+
+def test_a_finished_session_cannot_be_aborted(any_api: Api, stack: Stack) -> None:
+    session_id = any_api.create(0)
+    any_api.finish(session_id)
+    assert any_api.abort(session_id).code == "session_finished"
+    assert stack.merged(session_id) == b""
+
+
+def test_file(any_api: Api) -> None:
+    session_id = any_api.create(1)
+    assert any_api.file(session_id).code == "session_not_finished"
+    any_api.batch(session_id, 0, ["x"])
+    any_api.finish(session_id)
+    redirect = any_api.file(session_id)
+    assert (redirect.status, redirect.body) == (307, b"")
+    link = any_api.file(session_id, {"accept": "application/json"})
+    assert link.status == 200
+    assert set(link.json) == {"url", "expiresAt"}
+    for url in (redirect.headers["location"], link.json["url"]):
+        assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in url
+        assert "X-Amz-Expires=900" in url
+        with urllib.request.urlopen(url) as response:
+            assert response.read() == b'"x"\n'
+
+
+ROUTES = [
+    ("POST", "", b'{"seqNum":0,"data":[1]}'),
+    ("POST", "/finish", b""),
+    ("GET", "", b""),
+    ("GET", "/file", b""),
+    ("DELETE", "", b""),
+]
+
+
+@pytest.mark.parametrize(("method", "suffix", "body"), ROUTES)
+@pytest.mark.parametrize(
+    "session_id",
+    ["0" * 32, "nope", "A" * 32, "f" * 600, "..%2e", "%00", "0" * 31 + "%0a", "%F0%9F%98%80"],
+)
+def test_an_unknown_id_is_a_404_on_every_route(
+    any_api: Api, session_id: str, method: str, suffix: str, body: bytes
+) -> None:
+    answer = any_api.request(method, f"{Api.ROOT}/{session_id}{suffix}", body)
+    assert (answer.status, answer.code) == (404, "session_not_found")
+
+
+@pytest.mark.parametrize("path", ["/", "/api/upload", f"{Api.ROOT}/a/b/c", f"{Api.ROOT}/..%2Fx"])
+def test_an_unknown_route_is_answered_by_the_gateway(any_api: Api, path: str) -> None:
+    answer = any_api.request("GET", path)
+    assert (answer.status, answer.json) == (404, {"message": "Not Found"})
+
+
+@pytest.mark.parametrize(("method", "suffix", "body"), ROUTES)
+@pytest.mark.parametrize("finished", [False, True], ids=["open", "finished"])
+def test_an_expired_session_is_gone(
+    any_api: Api, stack: Stack, method: str, suffix: str, body: bytes, *, finished: bool
+) -> None:
+    session_id = any_api.create(1)
+    any_api.batch(session_id, 0, [1])
+    if finished:
+        any_api.finish(session_id)
+    stack.change(session_id, expiresAt=1_000_000_000)
+    answer = any_api.request(method, f"{Api.ROOT}/{session_id}{suffix}", body)
+    assert (answer.status, answer.code) == (410, "session_expired")
+
+
+@pytest.mark.parametrize(
+    ("seq_num", "records", "code"),
+    [
+        (0, 3, 204),
+        (0, 2, "wrong_batch_length"),
+        (0, 4, "wrong_batch_length"),
+        (2, 1, 204),
+        (2, 2, "wrong_batch_length"),
+        (3, 1, "seq_num_out_of_range"),
+        (99_999, 3, "seq_num_out_of_range"),
+    ],
+)
+def test_a_strict_session_checks_each_batch(
+    any_api: Api, seq_num: int, records: int, code: int | str
+) -> None:
+    answer = any_api.batch(any_api.create(7, 3), seq_num, [1] * records)
+    assert (answer.status if answer.status == 204 else answer.code) == code
+
+
+def test_a_strict_session_of_no_records_takes_no_batch(any_api: Api, stack: Stack) -> None:
+    session_id = any_api.create(0, 5)
+    assert any_api.batch(session_id, 0, [1]).code == "seq_num_out_of_range"
+    assert any_api.finish(session_id).json["batches"] == 0
+    assert stack.merged(session_id) == b""
+
+
+def test_gzip_with_a_digest(any_api: Api, stack: Stack) -> None:
+    session_id = any_api.create(2)
+    body = gzip.compress(b'{"seqNum":0,"data":["\xc3\xa9",1.0]}')
+    digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+    headers = {**GZIP, "content-digest": f"sha-256=:{digest}:"}
+    assert any_api.raw_batch(session_id, body + b"x", headers).code == "digest_mismatch"
+    assert any_api.raw_batch(session_id, body, headers).status == 204
+    assert stack.stored(session_id, 0) == b'"\xc3\xa9"\n1.0\n'
+
+
+WRONG_BODIES: list[tuple[str, bytes, dict[str, str], int, str]] = [
+    ("empty", b"", {}, 400, "empty_body"),
+    ("truncated", b'{"seqNum":0,"data":[1', {}, 400, "truncated_json"),
+    ("malformed", b'{"seqNum":0,"data":[1,]}', {}, 400, "malformed_json"),
+    ("not an object", b"[]", {}, 400, "not_an_object"),
+    ("repeated", b'{"seqNum":0,"seqNum":0,"data":[1]}', {}, 400, "repeated_member"),
+    ("missing", b'{"seqNum":0}', {}, 400, "missing_member"),
+    ("seqNum", b'{"seqNum":"0","data":[1]}', {}, 400, "invalid_seq_num"),
+    ("data", b'{"seqNum":0,"data":{}}', {}, 400, "invalid_data"),
+    ("no data", b'{"seqNum":0,"data":[]}', {}, 400, "empty_data"),
+    ("surrogate", b'{"seqNum":0,"data":["\\ud800"]}', {}, 400, "lone_surrogate"),
+    ("deep", b'{"seqNum":0,"data":[' + b"[" * 200_000, {}, 400, "too_deeply_nested"),
+    ("latin-1 text", b'{"seqNum":0,"data":["\xe9"]}', {}, 400, "invalid_utf8"),
+    (
+        "latin-1",
+        b'{"seqNum":0,"data":["\xe9"]}',
+        {"content-type": BATCH_MEDIA_TYPE},
+        400,
+        "invalid_utf8",
+    ),
+    ("not gzip", b'{"seqNum":0,"data":[1]}', GZIP, 400, "invalid_gzip"),
+    ("half gzip", gzip.compress(b"{}")[:-4], GZIP, 400, "truncated_gzip"),
+    (
+        "gzip as JSON",
+        gzip.compress(b'{"seqNum":0,"data":[1]}'),
+        {"content-encoding": "gzip"},
+        415,
+        "gzip_as_text",
+    ),
+    ("brotli", b"x", {"content-encoding": "br"}, 415, "unsupported_encoding"),
+    ("bomb", gzip.compress(bytes(70 * 2**20), 1), GZIP, 413, "inflated_too_large"),
+    (
+        "large",
+        b'{"seqNum":0,"data":["' + b"x" * limits.MAX_BODY_BYTES + b'"]}',
+        {},
+        413,
+        "body_too_large",
+    ),
+    ("digest", b"{}", {"content-digest": "sha-256=x"}, 400, "invalid_content_digest"),
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [case[1:] for case in WRONG_BODIES],
+    ids=[case[0] for case in WRONG_BODIES],
+)
+def test_a_wrong_batch_stores_nothing(  # noqa: PLR0917
+    any_api: Api, stack: Stack, body: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
+    session_id = any_api.create(1)
+    answer = any_api.raw_batch(session_id, body, headers)
+    assert (answer.status, answer.code) == (status, code)
+    assert stack.stored_keys(session_id) == []
+
+
+def test_a_body_that_no_function_can_take_is_refused_by_the_gateway(any_api: Api) -> None:
+    session_id = any_api.create(1)
+    answer = any_api.raw_batch(session_id, b'{"seqNum":0,"data":["' + b"x" * 7_000_000 + b'"]}')
+    assert (answer.status, answer.json) == (413, {"message": "Request Entity Too Large"})
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "empty_body"),
+        (b"{}", "missing_member"),
+        (b'{"totalRecord":-1}', "invalid_total_record"),
+        (b'{"totalRecord":1.0}', "invalid_total_record"),
+        (b'{"totalRecord":9007199254740992}', "invalid_total_record"),
+        (b'{"totalRecord":1,"batchSize":0}', "invalid_batch_size"),
+        (b'{"totalRecord":100001,"batchSize":1}', "too_many_batches"),
+        (b'{"totalRecord":1,"totalRecord":2}', "repeated_member"),
+    ],
+)
+def test_a_wrong_session(any_api: Api, body: bytes, code: str) -> None:
+    answer = any_api.request("POST", Api.ROOT, body)
+    assert (answer.status, answer.code) == (400, code)
+
+
+MEGABYTE = 10**6
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [4_000_000],
+        [4_000_000] * 9,
+        [6_000_000],
+        [100, 6_000_000, 100],
+        [6_000_000, 5_500_000, 100, 5_300_000, 4_000_000, 4_000_000, 7_000_000],
+    ],
+    ids=["one put", "many parts", "one copied", "small around large", "mixed"],
+)
+def test_the_object_is_the_concatenation_at_every_size(
+    api: Api, stack: Stack, sizes: list[int]
+) -> None:
+    session_id = api.create(len(sizes))
+    expected = b""
+    for seq_num, size in enumerate(sizes):
+        record = random.Random(seq_num).randbytes(size // 2).hex()
+        body = gzip.compress(json.dumps({"seqNum": seq_num, "data": [record]}).encode(), 1)
+        assert api.raw_batch(session_id, body, GZIP).status == 204
+        expected += lines(record)
+    result = api.finish(session_id).json
+    assert (result["validationResult"], result["bytes"]) == ("Success", len(expected))
+    assert stack.merged(session_id) == expected
+    assert stack.open_uploads(session_id) == 0
+    head = stack.s3.head_object(
+        Bucket=stack.merged_bucket, Key=result["key"], ChecksumMode="ENABLED"
+    )
+    crc32 = base64.b64encode(zlib.crc32(expected).to_bytes(4, "big")).decode()
+    assert head.get("ChecksumCRC32", crc32) == crc32 == result["checksum"]["value"]
+
+
+def test_2500_batches_of_one_record(api: Api, stack: Stack) -> None:
+    session_id = api.create(2_500, 1)
+    order = random.Random(1).sample(range(2_500), 2_500)
+    with ThreadPoolExecutor(8) as threads:
+        sent = threads.map(lambda seq_num: api.batch(session_id, seq_num, [seq_num]), order[:-3])
+        assert {answer.status for answer in sent} == {204}
+    missing = api.finish(session_id).json["missing"]
+    assert [gap["from"] for gap in missing] == sorted(order[-3:])
+    for seq_num in order[-3:]:
+        api.batch(session_id, seq_num, [seq_num])
+    assert api.finish(session_id).json["batches"] == 2_500
+    assert stack.merged(session_id) == lines(*range(2_500))
+
+
+def test_one_of_16_that_race_for_a_seq_num_wins(any_api: Api, stack: Stack) -> None:
+    session_id = any_api.create(1)
+
+    def race(client: int) -> Answer:
+        return any_api.batch(session_id, 0, [client])
+
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(race, range(16)))
+    assert sorted(answer.status for answer in answers) == [204] + [409] * 15
+    assert {answer.code for answer in answers if answer.status == 409} == {"batch_conflict"}
+    winner = next(n for n, answer in enumerate(answers) if answer.status == 204)
+    assert stack.stored(session_id, 0) == lines(winner)
+    any_api.finish(session_id)
+    assert stack.merged(session_id) == lines(winner)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_204_of_batches_that_race_a_finish_is_in_the_object(
+    any_api: Api, stack: Stack, seed: int
+) -> None:
+    session_id = any_api.create(24, None)
+    order = random.Random(seed).sample(range(24), 24)
+
+    def act(seq_num: int) -> Answer:
+        if seq_num < 0:
+            return any_api.finish(session_id)
+        return any_api.batch(session_id, seq_num, [seq_num])
+
+    with ThreadPoolExecutor(12) as threads:
+        # The finishes come after, among and before the last batches.
+        answers = list(threads.map(act, [*order[:18], -1, *order[18:21], -1, *order[21:], -1]))
+    acknowledged = {
+        seq_num
+        for seq_num, answer in zip([*order[:18], -1, *order[18:21], -1, *order[21:], -1], answers, strict=True)
+        if seq_num >= 0 and answer.status == 204
+    }
+    for seq_num in set(range(24)) - acknowledged:
+        any_api.batch(session_id, seq_num, [seq_num])
+    result = any_api.finish(session_id)
+    assert result.json["validationResult"] == "Success"
+    assert stack.merged(session_id) == lines(*range(24))
+
+
+def test_concurrent_finishes_agree(any_api: Api, stack: Stack) -> None:
+    session_id = any_api.create(3)
+    for seq_num in range(3):
+        any_api.batch(session_id, seq_num, [seq_num])
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: any_api.finish(session_id), range(8)))
+    final = any_api.finish(session_id).json
+    assert final["validationResult"] == "Success"
+    for answer in answers:
+        assert answer.status in {200, 202}
+        if answer.status == 202:
+            assert answer.json == {"sessionId": session_id, "state": "FINISHING"}
+            assert answer.headers["location"] == f"{Api.ROOT}/{session_id}"
+            assert int(answer.headers["retry-after"]) > 0
+        else:
+            assert answer.json == final
+    assert stack.merged(session_id) == lines(0, 1, 2)

@@ -1,0 +1,200 @@
+"""Random runs of the whole API against a plain dictionary that shares no code with it.
+
+Several sessions at once, strict and flexible; batches in any order, again, or different; finishes
+that die at any call to AWS and are taken over; aborts and expiry. After every step each session's
+status, and at the end each merged object, must be what the dictionary says.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.api import Answer as ApiAnswer
+from tests.api import Api, in_process
+from tests.aws import Answer, Call
+from tests.conftest import Stack
+
+SEQ_NUMS = st.integers(0, 5)
+DATA = st.lists(st.sampled_from([1, "é", None, {"a": 1.5}, [[]], "\u2028"]), min_size=1, max_size=4)
+
+
+class Machine(RuleBasedStateMachine):
+    """Each session is a dictionary: total, size, state, batches, result."""
+
+    stack: Stack
+    sessions = Bundle("sessions")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.api = Api(in_process(self.stack.gateway))
+        self.model: dict[str, dict[str, Any]] = {}
+
+    @rule(target=sessions, total=st.integers(0, 9), size=st.none() | st.integers(1, 3))
+    def create(self, total: int, size: int | None) -> str:
+        session_id = self.api.create(total, size)
+        self.model[session_id] = {
+            "total": total,
+            "size": size,
+            "state": "OPEN",
+            "batches": {},
+            "result": None,
+        }
+        return session_id
+
+    @rule(session_id=sessions, seq_num=SEQ_NUMS, data=DATA)
+    def batch(self, session_id: str, seq_num: int, data: list[object]) -> None:
+        session = self.model[session_id]
+        answer = self.api.batch(session_id, seq_num, data)
+        if session["state"] == "EXPIRED":
+            assert (answer.status, answer.code) == (410, "session_expired")
+            return
+        right = self._right_length(session, seq_num)
+        if right not in {None, len(data)}:
+            # A warm function may refuse it for what never changes before it looks at the state.
+            assert answer.status in {400, 409}
+            return
+        if session["state"] != "OPEN":
+            assert answer.status == 409
+            return
+        stored = session["batches"].setdefault(seq_num, data)
+        assert answer.status == (204 if stored == data else 409)
+
+    @staticmethod
+    def _right_length(session: dict[str, Any], seq_num: int) -> int | None:
+        """How many records a batch must have; -1 where there is no such batch."""
+        if session["size"] is None:
+            return None
+        rest = session["total"] - seq_num * session["size"]
+        return min(rest, session["size"]) if rest > 0 else -1
+
+    @rule(session_id=sessions, seq_nums=st.permutations(range(6)))
+    def fill(self, session_id: str, seq_nums: list[int]) -> None:
+        """Send what a strict session still needs, so that finishes succeed often enough."""
+        session = self.model[session_id]
+        for seq_num in seq_nums:
+            right = self._right_length(session, seq_num)
+            if session["state"] == "OPEN" and right and right > 0:
+                self.batch(session_id, seq_num, session["batches"].get(seq_num, [seq_num] * right))
+
+    @rule(session_id=sessions)
+    def finish(self, session_id: str) -> None:
+        self._check_finish(session_id, self.api.finish(session_id))
+
+    @rule(session_id=sessions, dies_at=st.integers(1, 12), landed=st.booleans())
+    def finish_that_dies(self, session_id: str, dies_at: int, *, landed: bool) -> None:
+        """Its process ends at some call; when its lease is over, another attempt is made."""
+        made = 0
+
+        def handle(_: Call, forward: Callable[[], Answer]) -> Answer:
+            nonlocal made
+            made += 1
+            if made < dies_at or (made == dies_at and landed):
+                answer = forward()
+                if made < dies_at:
+                    return answer
+            # Any status that no client tries again.
+            return Answer("418 Dead", [], b"")
+
+        with self.stack.aws.handled(handle):
+            self.api.finish(session_id)
+        if self.stack.item(session_id)["state"] == "FINISHING":
+            assert self.api.finish(session_id).status in {202, 410}
+            self.stack.change(session_id, leaseUntil=int(time.time()) - 1)
+        self._check_finish(session_id, self.api.finish(session_id))
+
+    def _check_finish(self, session_id: str, answer: ApiAnswer) -> None:
+        session = self.model[session_id]
+        if session["state"] == "EXPIRED":
+            assert (answer.status, answer.code) == (410, "session_expired")
+        elif session["state"] == "ABORTED":
+            assert (answer.status, answer.code) == (409, "session_aborted")
+        elif session["state"] == "FINISHED":
+            assert answer.json == session["result"]
+        else:
+            assert answer.status == 200
+            self._check_validation(session, answer.json)
+
+    def _check_validation(self, session: dict[str, Any], result: dict[str, Any]) -> None:
+        present = set(session["batches"])
+        wanted = set(range(max(present, default=-1) + 1))
+        if session["size"]:
+            wanted = {n for n in range(9) if n * session["size"] < session["total"]}
+        received = sum(len(data) for data in session["batches"].values())
+        if wanted - present:
+            assert (result["validationResult"], result["reason"]) == ("Failed", "missing_batches")
+            assert self._numbers(result["missing"]) == wanted - present
+        elif received != session["total"]:
+            assert (result["validationResult"], result["reason"]) == ("Failed", "record_count")
+            assert result["receivedRecord"] == received
+        else:
+            assert (result["validationResult"], result["receivedRecord"]) == ("Success", received)
+            session["state"] = "FINISHED"
+        session["result"] = result
+
+    @staticmethod
+    def _numbers(ranges: list[dict[str, int]]) -> set[int]:
+        return {n for gap in ranges for n in range(gap["from"], gap["to"] + 1)}
+
+    @rule(session_id=sessions)
+    def abort(self, session_id: str) -> None:
+        session = self.model[session_id]
+        expected = {"EXPIRED": 410, "FINISHED": 409}.get(session["state"], 204)
+        assert self.api.abort(session_id).status == expected
+        if expected == 204:
+            session |= {"state": "ABORTED", "batches": {}}
+
+    @rule(session_id=sessions)
+    def expire(self, session_id: str) -> None:
+        session = self.model[session_id]
+        # One that was of use has better ends.
+        if session["state"] == "OPEN" and not session["batches"]:
+            self.stack.change(session_id, expiresAt=1_000_000_000)
+            session["state"] = "EXPIRED"
+
+    @invariant()
+    def status_is_true(self) -> None:
+        for session_id, session in self.model.items():
+            answer = self.api.status(session_id)
+            if session["state"] == "EXPIRED":
+                assert answer.status == 410
+                continue
+            assert answer.json["state"] == session["state"]
+            assert answer.json["batches"] == len(session["batches"])
+            assert answer.json["finish"] == session["result"]
+
+    def teardown(self) -> None:
+        for session_id, session in self.model.items():
+            assert self.stack.open_uploads(session_id) == 0
+            if session["state"] == "FINISHED":
+                records = [
+                    record for _, data in sorted(session["batches"].items()) for record in data
+                ]
+                merged = self.stack.merged(session_id).decode()
+                assert [json.loads(line) for line in merged.split("\n")[:-1]] == records
+            else:
+                assert not self.stack.has_merged(session_id)
+        super().teardown()
+
+
+def test_the_api_is_its_model(stack: Stack) -> None:
+    machine = type("MachineOnStack", (Machine,), {"stack": stack})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

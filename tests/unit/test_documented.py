@@ -1,0 +1,237 @@
+"""What is written down is what the code says: errors, routes, limits, events."""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from local.template import Template
+from uploads import errors, limits
+
+ROOT = Path(__file__).parents[2]
+ERRORS_MD = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
+PROTOCOL_MD = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
+OPENAPI: dict[str, Any] = yaml.safe_load((ROOT / "openapi.yaml").read_text(encoding="utf-8"))
+EVENTS = sorted((ROOT / "events").glob("*.json"))
+
+METHODS = {"get", "post", "put", "patch", "delete"}
+INTERNAL = {"internal_error": 500}
+"""The one code without a class: whatever nobody foresaw."""
+
+
+def subclasses(error: type[errors.GaplessError]) -> Iterator[type[errors.GaplessError]]:
+    for subclass in error.__subclasses__():
+        yield subclass
+        yield from subclasses(subclass)
+
+
+CLASSES = list(subclasses(errors.GaplessError))
+ANSWERED = [error for error in CLASSES if "code" in vars(error)]
+STATUS_OF_CODE = {error.code: error.status for error in ANSWERED} | INTERNAL
+
+
+def resolved(node: Any) -> Any:  # noqa: ANN401 - any part of a YAML document
+    while isinstance(node, dict) and "$ref" in node:
+        path = node["$ref"].removeprefix("#/").split("/")
+        node = OPENAPI
+        for name in path:
+            node = node[name]
+    return node
+
+
+def nodes(node: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - any part of a YAML document
+    """Every mapping in ``node``, references followed."""
+    node = resolved(node)
+    if isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from nodes(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from nodes(value)
+
+
+def operations() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every operation of openapi.yaml with its route key."""
+    for path, item in OPENAPI["paths"].items():
+        for method in METHODS & item.keys():
+            yield f"{method.upper()} {path}", item[method]
+
+
+def problems() -> Iterator[tuple[int, dict[str, Any]]]:
+    """The status and the media type object of every problem in openapi.yaml."""
+    for _, operation in operations():
+        for status, response in operation["responses"].items():
+            content = resolved(response).get("content", {})
+            if "application/problem+json" in content:
+                yield int(status), content["application/problem+json"]
+
+
+def codes(media: dict[str, Any]) -> set[str]:
+    """The values that a problem's ``code`` may have."""
+    return {
+        value
+        for node in nodes(media["schema"])
+        if "properties" in node and "code" in node["properties"]
+        for code in nodes(node["properties"]["code"])
+        for value in code.get("enum", [])
+    }
+
+
+def test_every_code_belongs_to_one_error() -> None:
+    assert len({error.code for error in ANSWERED}) == len(ANSWERED)
+    assert not {error.code for error in ANSWERED} & INTERNAL.keys()
+
+
+@pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
+def test_every_error_can_be_answered(error: type[errors.GaplessError]) -> None:
+    assert error.__name__.endswith("Error")
+    assert error.__doc__
+    assert error.status in range(400, 600)
+    # What is raised has a code of its own; what only groups has none.
+    assert "code" in vars(error) or error.__subclasses__()
+
+
+def test_the_tree_of_errors_in_their_docstring_is_the_tree_of_classes() -> None:
+    line = re.compile(
+        r"^    (?P<lead>[│ ├└─]*)(?P<name>\w+Error)(?: +(?P<facts>[\w ]+))?$", re.MULTILINE
+    )
+    drawn: dict[str, tuple[str, str]] = {}
+    ancestors: list[str] = []
+    for lead, name, facts in line.findall(inspect.getdoc(errors) or ""):
+        depth = len(lead) // 4
+        ancestors[depth:] = [name]
+        if depth:
+            assert name not in drawn
+            drawn[name] = (ancestors[depth - 1], facts)
+    assert drawn == {
+        error.__name__: (error.__base__.__name__, _facts(error))
+        for error in CLASSES
+        if error.__base__
+    }
+
+
+def _facts(error: type[errors.GaplessError]) -> str:
+    """The status and the code, as far as the class itself gives them."""
+    return " ".join(str(vars(error)[name]) for name in ("status", "code") if name in vars(error))
+
+
+def test_docs_have_a_row_for_every_error_and_for_no_other() -> None:
+    rows = re.findall(r"^\| `([a-z0-9_]+)` \| (\d{3}) \| (.+)\|$", ERRORS_MD, re.MULTILINE)
+    assert sorted((code, int(status)) for code, status, _ in rows) == sorted(STATUS_OF_CODE.items())
+    for code, _, rest in rows:
+        when, what_to_do, members = rest.split(" | ")
+        assert all((when.strip(), what_to_do.strip(), members.strip())), code
+
+
+def test_docs_name_no_unknown_code() -> None:
+    """A word with an underscore in code type is a code, or one of the few other such words."""
+    others = {"missing_batches", "record_count"}
+    for name in ("errors.md", "protocol.md"):
+        text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        named = set(re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`", text))
+        assert named <= STATUS_OF_CODE.keys() | others, name
+
+
+def test_openapi_gives_every_code_under_its_status() -> None:
+    given = {(code, status) for status, media in problems() for code in codes(media)}
+    assert given == set(STATUS_OF_CODE.items())
+
+
+def test_openapi_examples_of_problems_are_what_the_service_says() -> None:
+    titles = {error.code: error.__doc__ for error in ANSWERED}
+    for status, media in problems():
+        examples = [media["example"]] if "example" in media else []
+        examples += [example["value"] for example in media.get("examples", {}).values()]
+        assert examples
+        for problem in examples:
+            assert problem["code"] in codes(media)
+            assert problem["status"] == status
+            assert problem["type"] == f"urn:gapless:error:{problem['code']}"
+            if problem["code"] not in INTERNAL:
+                assert problem["title"] == titles[problem["code"]]
+                assert problem["detail"]
+
+
+def test_openapi_has_the_routes_of_the_template() -> None:
+    template = Template.load(ROOT / "template.yaml")
+    assert {route for route, _ in operations()} == {route.key for route in template.routes}
+
+
+def test_openapi_has_the_limits_of_the_code() -> None:
+    schemas = OPENAPI["components"]["schemas"]
+    session = schemas["SessionRequest"]["properties"]
+    assert session["totalRecord"]["maximum"] == limits.MAX_INTEGER
+    assert session["batchSize"]["maximum"] == limits.MAX_INTEGER
+    assert schemas["BatchRequest"]["properties"]["seqNum"]["maximum"] == limits.MAX_SEQ_NUM
+    assert schemas["Ranges"]["maxItems"] == limits.MAX_MISSING_RANGES
+    created = resolved(OPENAPI["paths"]["/api/upload/sessions"]["post"]["responses"]["201"])
+    assert created["content"]["application/json"]["example"]["limits"] == {
+        "maxBodyBytes": limits.MAX_BODY_BYTES,
+        "maxInflatedBytes": limits.MAX_INFLATED_BYTES,
+        "maxSeqNum": limits.MAX_SEQ_NUM,
+    }
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"| {limits.MAX_SEQ_NUM + 1:,} (`seqNum` 0 to {limits.MAX_SEQ_NUM:,}) |",
+        f"| {limits.MAX_BODY_BYTES:,} bytes |",
+        f"| {limits.MAX_INFLATED_BYTES // limits.MIB} MiB |",
+        f"| {limits.MAX_INTEGER:,} |",
+        f"| {limits.MAX_MISSING_RANGES:,} |",
+        f"| {limits.PRESIGNED_URL_SECONDS // 60} minutes |",
+        f"works for {limits.PRESIGNED_URL_SECONDS // 60} minutes",
+        f"Beyond {limits.MAX_MISSING_RANGES:,} ranges",
+        f"up to {limits.LATEST_FINISH_SECONDS // 86_400} days after its creation",
+    ],
+)
+def test_protocol_has_the_limits_of_the_code(written: str) -> None:
+    assert written in PROTOCOL_MD
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"larger than {limits.MAX_BODY_BYTES:,} bytes",
+        f"more than {limits.MAX_INFLATED_BYTES // limits.MIB} MiB",
+        f"from 0 to {limits.MAX_SEQ_NUM} in plain digits",
+        f"from 0 to {limits.MAX_INTEGER} in plain digits",
+        f"from 1 to {limits.MAX_INTEGER} in plain digits",
+        f"more than {limits.MAX_SEQ_NUM + 1:,} batches",
+    ],
+)
+def test_errors_have_the_limits_of_the_code(written: str) -> None:
+    assert written in ERRORS_MD
+
+
+def test_events_are_listed_with_their_answers() -> None:
+    listed = re.findall(
+        r"^\| `(\w+\.json)` \| (\d{3})(?: `(\w+)`)?",
+        (ROOT / "events/README.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    assert sorted(name for name, _, _ in listed) == [path.name for path in EVENTS]
+    for name, status, code in listed:
+        if int(status) >= 400:
+            assert STATUS_OF_CODE[code] == int(status), name
+
+
+@pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem)
+def test_events_are_of_a_route(path: Path) -> None:
+    event = json.loads(path.read_text(encoding="utf-8"))
+    assert event["version"] == "2.0"
+    assert event["routeKey"] in {route for route, _ in operations()}
+    method, _, pattern = event["routeKey"].partition(" ")
+    parameters = event.get("pathParameters", {})
+    assert event["rawPath"] == pattern.format(**parameters)
+    http = event["requestContext"]["http"]
+    assert (http["method"], http["path"]) == (method, event["rawPath"])
+    assert event["requestContext"]["routeKey"] == event["routeKey"]
+    assert all(name == name.lower() for name in event["headers"])

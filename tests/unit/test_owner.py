@@ -1,0 +1,237 @@
+"""Who calls, and which session is meant: what a request's event is believed to say."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uploads import errors
+from uploads.config import AuthMode
+from uploads.http import Request
+
+ACCOUNT = "123456789012"
+ISSUER = "https://issuer.example.com/pool"
+
+
+class NoContext:
+    """Nothing here asks for the invocation's context."""
+
+    aws_request_id = ""
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Give no time at all."""
+        return 0
+
+
+def request(event: Mapping[str, Any], auth_mode: AuthMode = AuthMode.NONE) -> Request:
+    return Request(event, NoContext(), auth_mode)
+
+
+def iam_event(
+    user_id: str | None, account_id: str | None = ACCOUNT, cognito: str | None = None
+) -> dict[str, Any]:
+    """An event as API Gateway makes it from a signed request."""
+    identity = {"amr": ["authenticated"], "identityId": cognito, "identityPoolId": "pool"}
+    iam = {
+        "accessKey": "AKIAEXAMPLE",
+        "accountId": account_id,
+        "callerId": user_id,
+        "cognitoIdentity": identity if cognito else None,
+        "principalOrgId": None,
+        "userArn": "arn:aws:iam::123456789012:user/example",
+        "userId": user_id,
+    }
+    return {"requestContext": {"authorizer": {"iam": iam}}}
+
+
+def jwt_event(**claims: str) -> dict[str, Any]:
+    """An event as API Gateway makes it from a bearer token that it has checked."""
+    return {"requestContext": {"authorizer": {"jwt": {"claims": claims, "scopes": None}}}}
+
+
+def iam_owner(user_id: str, account_id: str = ACCOUNT, cognito: str | None = None) -> str:
+    return request(iam_event(user_id, account_id, cognito), AuthMode.IAM).owner
+
+
+def jwt_owner(issuer: str, subject: str) -> str:
+    return request(jwt_event(iss=issuer, sub=subject), AuthMode.JWT).owner
+
+
+def test_two_sessions_of_a_role_are_one_owner() -> None:
+    assert iam_owner("AROAEXAMPLE:first") == iam_owner("AROAEXAMPLE:second")
+
+
+def test_a_session_name_may_hold_anything() -> None:
+    assert iam_owner("AROAEXAMPLE:a:b c") == iam_owner("AROAEXAMPLE:")
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        pytest.param([("AIDAFIRST", ACCOUNT), ("AIDASECOND", ACCOUNT)], id="two users"),
+        pytest.param([("AROAFIRST:x", ACCOUNT), ("AROASECOND:x", ACCOUNT)], id="two roles"),
+        pytest.param([("AIDASAME", ACCOUNT), ("AIDASAME", "210987654321")], id="two accounts"),
+        pytest.param([(ACCOUNT, ACCOUNT), ("AIDAUSER", ACCOUNT)], id="root and a user"),
+        # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_variables.html:
+        # the id of a federated user is "account:name", and that of root the account alone.
+        pytest.param(
+            [(f"{ACCOUNT}:first", ACCOUNT), (f"{ACCOUNT}:second", ACCOUNT)],
+            id="two federated users",
+        ),
+        pytest.param([(ACCOUNT, ACCOUNT), (f"{ACCOUNT}:x", ACCOUNT)], id="root, federated user"),
+    ],
+)
+def test_different_principals_are_different_owners(others: list[tuple[str, str]]) -> None:
+    assert len({iam_owner(user_id, account) for user_id, account in others}) == len(others)
+
+
+def test_a_cognito_identity_is_an_owner_of_its_own() -> None:
+    """Everybody of an identity pool calls with the same role."""
+    first = iam_owner("AROAEXAMPLE:CognitoIdentityCredentials", cognito="eu-central-1:1")
+    second = iam_owner("AROAEXAMPLE:CognitoIdentityCredentials", cognito="eu-central-1:2")
+    role = iam_owner("AROAEXAMPLE:CognitoIdentityCredentials")
+    assert len({first, second, role}) == 3
+    assert first == iam_owner("AROAOTHER:CognitoIdentityCredentials", cognito="eu-central-1:1")
+
+
+def test_the_same_subject_of_two_issuers_is_two_owners() -> None:
+    assert jwt_owner(ISSUER, "42") != jwt_owner("https://other.example.com", "42")
+
+
+def test_a_token_is_its_issuer_and_subject_whatever_else_it_claims() -> None:
+    claims = {"iss": ISSUER, "sub": "42"}
+    plain = request(jwt_event(**claims), AuthMode.JWT).owner
+    more = request(jwt_event(**claims, jti="7", owner="root", username="x"), AuthMode.JWT).owner
+    assert plain == more
+
+
+URLS = st.text("abc:/.%", min_size=1).map(lambda rest: f"https://{rest}")
+"""Issuers as they can be configured: URLs, without spaces."""
+
+
+@given(
+    one=st.tuples(URLS, st.text("ab/: ", min_size=1) | st.text(min_size=1)),
+    other=st.tuples(URLS, st.text("ab/: ", min_size=1) | st.text(min_size=1)),
+)
+@settings(deadline=None)
+def test_no_subject_makes_another_issuers_owner(
+    one: tuple[str, str], other: tuple[str, str]
+) -> None:
+    assert (jwt_owner(*one) == jwt_owner(*other)) == (one == other)
+
+
+@pytest.mark.parametrize(
+    "subject", ["x y", f"x {ISSUER} x", f"{ISSUER} x", " x", "x ", "\nx", "x\u2028"]
+)
+def test_a_crafted_subject_stays_with_its_issuer(subject: str) -> None:
+    crafted = jwt_owner("https://b.example.com", subject)
+    assert crafted not in {jwt_owner(ISSUER, other) for other in ("x", subject, subject.strip())}
+
+
+def test_the_kinds_of_identity_never_meet() -> None:
+    owners = {
+        iam_owner("x", "y"),
+        iam_owner("x", "y", cognito="y x"),
+        jwt_owner("y", "x"),
+        request({}).owner,
+    }
+    assert len(owners) == 4
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param({}, id="nothing"),
+        pytest.param(iam_event("AIDAFIRST"), id="signed"),
+        pytest.param(jwt_event(iss=ISSUER, sub="42"), id="token"),
+    ],
+)
+def test_without_authorization_everybody_is_one(event: dict[str, Any]) -> None:
+    assert request(event, AuthMode.NONE).owner == request({}, AuthMode.NONE).owner
+
+
+NO_IDENTITY: list[dict[str, Any]] = [
+    {},
+    {"requestContext": {}},
+    {"requestContext": {"authorizer": None}},
+    {"requestContext": {"authorizer": {}}},
+    {"requestContext": {"authorizer": {"lambda": {"sub": "42", "iss": ISSUER}}}},
+]
+NO_IAM = [
+    {"requestContext": {"authorizer": {"iam": None}}},
+    {"requestContext": {"authorizer": {"iam": {}}}},
+    iam_event(None),
+    iam_event(""),
+    iam_event(":session"),
+    iam_event("AIDAUSER", None),
+    iam_event("AIDAUSER", ""),
+    jwt_event(iss=ISSUER, sub="42"),
+]
+NO_JWT = [
+    {"requestContext": {"authorizer": {"jwt": None}}},
+    {"requestContext": {"authorizer": {"jwt": {"claims": None}}}},
+    jwt_event(),
+    jwt_event(iss=ISSUER),
+    jwt_event(sub="42"),
+    jwt_event(iss=ISSUER, sub=""),
+    jwt_event(iss="", sub="42"),
+    iam_event("AIDAUSER"),
+    # A client credentials token of some issuers: it names an application, and no subject.
+    jwt_event(iss=ISSUER, client_id="42"),
+]
+
+
+@pytest.mark.parametrize("event", [*NO_IDENTITY, *NO_IAM])
+def test_a_request_without_a_signer_is_refused(event: dict[str, Any]) -> None:
+    with pytest.raises(errors.NoIdentityError) as caught:
+        _ = request(event, AuthMode.IAM).owner
+    assert "Sign it with AWS Signature Version 4" in caught.value.detail
+
+
+@pytest.mark.parametrize("event", [*NO_IDENTITY, *NO_JWT])
+def test_a_request_without_a_subject_is_refused(event: dict[str, Any]) -> None:
+    with pytest.raises(errors.NoIdentityError) as caught:
+        _ = request(event, AuthMode.JWT).owner
+    assert "bearer token with the claims iss and sub" in caught.value.detail
+
+
+@pytest.mark.parametrize("session_id", ["0" * 32, "f" * 32, "0123456789abcdef" * 2])
+def test_session_ids(session_id: str) -> None:
+    assert request({"pathParameters": {"sessionId": session_id}}).session_id == session_id
+
+
+@pytest.mark.parametrize(
+    "session_id",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("0123456789ABCDEF" * 2, id="upper case"),
+        pytest.param("0" * 31, id="31 characters"),
+        pytest.param("0" * 33, id="33 characters"),
+        pytest.param("0" * 600, id="600 characters"),
+        pytest.param("g" * 32, id="not hexadecimal"),
+        pytest.param("../x", id="path"),
+        pytest.param("../" + "0" * 29, id="path of 32 characters"),
+        pytest.param("0" * 31 + "/", id="slash"),
+        pytest.param("0" * 31 + "\u0663", id="Arabic digit"),
+        pytest.param("\uff10" * 32, id="full-width digits"),
+        pytest.param("0" * 32 + "\n", id="trailing newline"),
+        pytest.param("0" * 31 + "\n", id="newline as the 32nd"),
+        pytest.param("\n" + "0" * 32, id="leading newline"),
+        pytest.param(" " + "0" * 31, id="space"),
+        pytest.param("0" * 31 + "\0", id="NUL"),
+        pytest.param("%30" * 10 + "00", id="percent-encoded"),
+    ],
+)
+def test_a_malformed_session_id_is_one_that_does_not_exist(session_id: str) -> None:
+    with pytest.raises(errors.SessionNotFoundError) as caught:
+        _ = request({"pathParameters": {"sessionId": session_id}}).session_id
+    assert "POST /api/upload/sessions" in caught.value.detail
+    assert not caught.value.members
+
+
+@pytest.mark.parametrize("event", [{}, {"pathParameters": {}}, {"pathParameters": None}], ids=str)
+def test_a_path_without_an_id_names_no_session(event: dict[str, Any]) -> None:
+    with pytest.raises(errors.SessionNotFoundError):
+        _ = request(event).session_id

@@ -1,0 +1,162 @@
+"""The plan of a merge holds S3's limits, whatever the batches are.
+
+The limits are written out here, so that a wrong constant in the code is found too.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from uploads.plan import Part, StoredBatch, plan
+
+MIB = 2**20
+SMALLEST_PART = 5 * MIB
+LARGEST_PART = 5 * 2**30
+MOST_PARTS = 10_000
+MOST_BATCHES = 100_000
+LARGEST_BATCH = 64 * MIB
+
+
+def stored(sizes: Sequence[int]) -> list[StoredBatch]:
+    return [StoredBatch(seq_num, size, f'"{seq_num}"') for seq_num, size in enumerate(sizes)]
+
+
+def shape(parts: Sequence[Part]) -> list[tuple[int, bool]]:
+    """How many batches each part holds, and whether S3 copies it."""
+    return [(len(part.batches), part.copied) for part in parts]
+
+
+def check(batches: list[StoredBatch], parts: list[Part]) -> None:
+    assert [batch for part in parts for batch in part.batches] == batches
+    assert len(parts) <= MOST_PARTS
+    for part in parts:
+        assert part.batches
+        assert part.size == sum(batch.size for batch in part.batches)
+        assert part.size <= LARGEST_PART
+        if part.copied:
+            assert len(part.batches) == 1
+            assert part.size >= SMALLEST_PART
+    assert all(part.size >= SMALLEST_PART for part in parts[:-1])
+
+
+def test_nothing_makes_no_parts() -> None:
+    assert plan([]) == []
+
+
+@given(
+    sizes=st.lists(
+        st.integers(1, LARGEST_BATCH)
+        | st.integers(SMALLEST_PART - 2, SMALLEST_PART + 2)
+        | st.integers(1, 100),
+        max_size=60,
+    )
+)
+@settings(max_examples=500, deadline=None)
+def test_limits_hold_for_few_batches(sizes: list[int]) -> None:
+    batches = stored(sizes)
+    check(batches, plan(batches))
+
+
+Draw = Callable[[random.Random], int]
+DRAWS: dict[str, Draw] = {
+    "one byte": lambda _: 1,
+    "the largest": lambda _: LARGEST_BATCH,
+    "any": lambda at: at.randint(1, LARGEST_BATCH),
+    "any magnitude": lambda at: min(LARGEST_BATCH, 2 ** at.randint(0, 26) + at.randint(0, 3)),
+    "just under a part": lambda _: SMALLEST_PART - 1,
+    "a part": lambda _: SMALLEST_PART,
+    "around a part": lambda at: SMALLEST_PART + at.randint(-1, 1),
+    "small or the largest": lambda at: at.choice((1, LARGEST_BATCH)),
+    "rarely large": lambda at: LARGEST_BATCH if at.random() < 0.01 else at.randint(1, 1000),
+}
+
+
+@given(
+    draw=st.sampled_from(sorted(DRAWS)),
+    count=st.integers(1, 30_000),
+    seed=st.integers(0, 2**32),
+)
+@example(draw="any magnitude", count=MOST_BATCHES, seed=0)
+@example(draw="any", count=MOST_BATCHES, seed=0)
+@example(draw="around a part", count=MOST_BATCHES, seed=0)
+@example(draw="the largest", count=MOST_BATCHES, seed=0)
+@example(draw="one byte", count=MOST_BATCHES, seed=0)
+@example(draw="rarely large", count=MOST_BATCHES, seed=0)
+@settings(max_examples=40, deadline=None)
+def test_limits_hold_for_many_batches(draw: str, count: int, seed: int) -> None:
+    at = random.Random(seed)  # noqa: S311 - sizes, not secrets
+    batches = stored([DRAWS[draw](at) for _ in range(count)])
+    check(batches, plan(batches))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        pytest.param([1], [(1, False)], id="one byte"),
+        pytest.param([1, 1, 1], [(3, False)], id="a few bytes make one part"),
+        pytest.param([SMALLEST_PART - 1], [(1, False)], id="a byte less than a part is streamed"),
+        pytest.param([SMALLEST_PART], [(1, True)], id="exactly a part is copied"),
+        pytest.param([SMALLEST_PART + 1], [(1, True)], id="a byte more than a part is copied"),
+        pytest.param([LARGEST_BATCH], [(1, True)], id="the largest batch is copied"),
+        pytest.param([SMALLEST_PART] * 3, [(1, True)] * 3, id="large batches are copied each"),
+        pytest.param(
+            [SMALLEST_PART - 1, SMALLEST_PART],
+            [(2, False)],
+            id="a run a byte too short takes the large batch along",
+        ),
+        pytest.param(
+            [SMALLEST_PART - 1, 1, SMALLEST_PART],
+            [(2, False), (1, True)],
+            id="a run that is just long enough stands by itself",
+        ),
+        pytest.param(
+            [SMALLEST_PART - 1, 2, SMALLEST_PART],
+            [(2, False), (1, True)],
+            id="a run a byte longer stands by itself",
+        ),
+        pytest.param(
+            [SMALLEST_PART, SMALLEST_PART - 1], [(1, True), (1, False)], id="a small last part"
+        ),
+        pytest.param([SMALLEST_PART, 1], [(1, True), (1, False)], id="a last part of one byte"),
+        pytest.param([1, SMALLEST_PART], [(2, False)], id="one byte before a large batch"),
+        pytest.param(
+            [1, SMALLEST_PART, SMALLEST_PART],
+            [(2, False), (1, True)],
+            id="one byte before two large batches",
+        ),
+    ],
+)
+def test_boundaries(sizes: list[int], expected: list[tuple[int, bool]]) -> None:
+    batches = stored(sizes)
+    parts = plan(batches)
+    check(batches, parts)
+    assert shape(parts) == expected
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_limits_hold_around_the_most_parts(off: int) -> None:
+    """About as many smallest parts as S3 takes: one more of them would be one too many."""
+    batches = stored([SMALLEST_PART] * (MOST_PARTS + off))
+    check(batches, plan(batches))
+
+
+@pytest.mark.parametrize("size", [SMALLEST_PART - 1, SMALLEST_PART, SMALLEST_PART + 1, 8 * MIB])
+def test_the_most_batches_of_about_a_part_fit(size: int) -> None:
+    batches = stored([size] * MOST_BATCHES)
+    parts = plan(batches)
+    check(batches, parts)
+    assert len(parts) > MOST_PARTS // 2
+
+
+def test_small_sessions_are_streamed_in_parts_that_fit_memory() -> None:
+    batches = stored([MIB] * 4_000)
+    assert all(part.size <= 16 * MIB for part in plan(batches))
+
+
+def test_a_plan_keeps_gaps_and_etags() -> None:
+    """The numbers need not run from 0: the plan goes by order, and passes ETags on."""
+    batches = [StoredBatch(7, 3, '"a"'), StoredBatch(9, SMALLEST_PART, '"b"')]
+    assert [batch for part in plan(batches) for batch in part.batches] == batches
