@@ -77,7 +77,7 @@ def cpu(work: Callable[[], object]) -> float:
 
 def handler_on(store: NoStore) -> "Handler":
     """The batch function's handler, on ``store``."""
-    import batches  # noqa: PLC0415 - reads the environment
+    import batches
 
     config = SimpleNamespace(auth_mode=AuthMode.NONE)
     wiring = SimpleNamespace(config=config, clock=lambda: 0, sessions=store, batches=store)
@@ -114,7 +114,7 @@ def main() -> None:
         for _ in range(ROUNDS):
             ours.append(cpu(lambda: handler(received, context)) / megabytes)
             theirs.append(cpu(lambda: plainly(body)) / megabytes)
-    assert store.stored == plainly(body), "both ways must make the same NDJSON"  # noqa: S101
+    assert store.stored == plainly(body), "both ways must make the same NDJSON"
 
     mine, plain = statistics.median(ours), statistics.median(theirs)
     print(f"body                     10,000 records, {megabytes:.2f} MB")

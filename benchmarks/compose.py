@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 from threading import Event, Thread
 from typing import Final
 
@@ -24,8 +25,7 @@ CASES: Final = ((1_000, 0, 0), (10_000, 0, 0), (1_000, 15, 30), (10_000, 15, 30)
 
 def resident() -> int:
     """Bytes of this process's memory."""
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def measure(endpoint: str) -> dict[str, float]:

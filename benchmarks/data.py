@@ -13,7 +13,7 @@ def records(count: int, size: int = 100, seed: int = 1) -> list[dict[str, object
             "id": number,
             "name": f"sensor-{made.randrange(10_000):04d}",
             "value": round(made.uniform(-50, 50), 3),
-            "ok": made.random() > 0.1,  # noqa: PLR2004
+            "ok": made.random() > 0.1,
         }
         room = size - len(json.dumps(record | {"note": ""}, separators=(",", ":")))
         record["note"] = "".join(made.choices("abcdefghij klmnop", k=max(room, 0)))

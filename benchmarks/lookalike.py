@@ -82,7 +82,9 @@ def response(content: bytes, headers: bytes = b"") -> bytes:
     return b"HTTP/1.1 200 OK\r\n" + headers + b"Content-Length: " + length + b"\r\n\r\n" + content
 
 
-async def serve(look_alike: LookAlike, read: asyncio.StreamReader, write: asyncio.StreamWriter) -> None:
+async def serve(
+    look_alike: LookAlike, read: asyncio.StreamReader, write: asyncio.StreamWriter
+) -> None:
     """Answer the requests of one connection."""
     try:
         while True:

@@ -16,6 +16,7 @@ LOCAL_VALUES: Final = {
     "BatchesBucket": "gapless-batches",
     "MergedBucket": "gapless-merged",
     "AuthMode": "NONE",
+    "AWS::StackName": "gapless",
 }
 """What the template's references and parameters stand for in a local run."""
 

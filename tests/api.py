@@ -100,9 +100,7 @@ class Api:
         """Send a batch as JSON."""
         return self.raw_batch(session_id, json.dumps({"seqNum": seq_num, "data": data}).encode())
 
-    def raw_batch(
-        self, session_id: str, body: bytes, headers: Headers | None = None
-    ) -> Answer:
+    def raw_batch(self, session_id: str, body: bytes, headers: Headers | None = None) -> Answer:
         """Send a batch's body as it is."""
         return self.request("POST", f"{self.ROOT}/{session_id}", body, headers)
 

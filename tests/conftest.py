@@ -17,8 +17,8 @@ from tests.api import Api, in_process, over_http
 from tests.aws import Aws
 
 if TYPE_CHECKING:
-    from types_boto3_dynamodb.service_resource import Table
-    from types_boto3_s3 import S3Client
+    from mypy_boto3_dynamodb.service_resource import Table
+    from mypy_boto3_s3 import S3Client
 
 
 @dataclass(frozen=True)

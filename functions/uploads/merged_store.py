@@ -28,8 +28,8 @@ from uploads.plan import Part, StoredBatch, plan
 from uploads.session import Decision
 
 if TYPE_CHECKING:
-    from types_boto3_s3 import S3Client
-    from types_boto3_s3.type_defs import CompletedPartTypeDef
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 _NOT_FOUND: Final = 404
 _CONTENT_TYPE: Final = "application/x-ndjson"

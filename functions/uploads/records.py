@@ -150,14 +150,16 @@ def inflate(compressed: bytes) -> bytes:
     room = limits.MAX_INFLATED_BYTES
     while compressed:
         member = isal_zlib.decompressobj(wbits=31)
+        if not _GZIP_MAGIC.startswith(compressed[: len(_GZIP_MAGIC)]):
+            raise errors.InvalidGzipError(
+                "Content-Encoding says gzip, but there is something else after the end of the gzip."
+                if pieces
+                else "Content-Encoding says gzip, but the body does not begin as gzip does."
+            )
         try:
-            if not _GZIP_MAGIC.startswith(compressed[: len(_GZIP_MAGIC)]):
-                raise _IsalError("no gzip header" if not pieces else "text after its end")
             piece = member.decompress(compressed, room + 1)
         except _IsalError as error:
-            raise errors.InvalidGzipError(
-                f"Content-Encoding says gzip, but the body is not: {error}."
-            ) from None
+            raise errors.InvalidGzipError(f"The gzip body is damaged: {error}.") from None
         room -= len(piece)
         if room < 0:
             raise errors.InflatedTooLargeError(

@@ -22,7 +22,7 @@ from uploads import errors
 from uploads.session import MOVES, Decision, Move, Session, State, condition
 
 if TYPE_CHECKING:
-    from types_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb import DynamoDBClient
 
 _REMEMBERED: Final = 1_024
 """How many sessions a warm function remembers."""

@@ -48,7 +48,8 @@ def handle(event: dict[str, Any], auth_mode: str = "NONE") -> dict[str, Any]:
         else sessions
     )
     config = Config.from_env({**os.environ, "AUTH_MODE": auth_mode})
-    return function.build(Wiring(config))(event, CONTEXT)
+    answer: dict[str, Any] = function.build(Wiring(config))(event, CONTEXT)
+    return answer
 
 
 def mode_of(name: str) -> str:
@@ -69,7 +70,9 @@ def test_every_event_has_its_answer_documented() -> None:
 
 
 @pytest.mark.usefixtures("stack")
-@pytest.mark.parametrize(("name", "status", "code"), EXPECTED, ids=[name for name, _, _ in EXPECTED])
+@pytest.mark.parametrize(
+    ("name", "status", "code"), EXPECTED, ids=[name for name, _, _ in EXPECTED]
+)
 def test_event(name: str, status: str, code: str) -> None:
     created = json.loads(handle(load("create_strict"))["body"])
     for earlier in NEEDS.get(name, []):
@@ -129,4 +132,9 @@ def test_logs_tell_the_session_and_nothing_of_the_records(
     assert "secret" not in out + err
     lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     metrics = [line for line in lines if "_aws" in line]
-    assert {name for line in metrics for name in line} >= {"Batches", "Records", "Bytes", "Conflicts"}
+    assert {name for line in metrics for name in line} >= {
+        "Batches",
+        "Records",
+        "Bytes",
+        "Conflicts",
+    }

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -31,7 +32,9 @@ def lease_over(stack: Stack, session_id: str) -> None:
     stack.change(session_id, leaseUntil=int(time.time()) - 1)
 
 
-def nth(aws: Aws, operation: str, number: int, act: Callable[[Callable[[], Answer]], Answer]):  # noqa: ANN201
+def nth(
+    aws: Aws, operation: str, number: int, act: Callable[[Callable[[], Answer]], Answer]
+) -> AbstractContextManager[None]:
     """Let ``act`` handle the ``number``-th call of ``operation``."""
     seen = 0
 
@@ -249,9 +252,7 @@ def test_a_slow_attempt_and_its_take_over_agree(api: Api, aws: Aws, stack: Stack
     assert not stack.has_merged(session_id)
 
 
-def test_a_slow_attempt_cannot_overwrite_its_take_over(
-    api: Api, aws: Aws, stack: Stack
-) -> None:
+def test_a_slow_attempt_cannot_overwrite_its_take_over(api: Api, aws: Aws, stack: Stack) -> None:
     session_id = large(api)
     answers = []
 
@@ -268,9 +269,7 @@ def test_a_slow_attempt_cannot_overwrite_its_take_over(
     assert stack.open_uploads(session_id) == 0
 
 
-def test_abort_during_a_merge_wins_before_the_decision(
-    api: Api, aws: Aws, stack: Stack
-) -> None:
+def test_abort_during_a_merge_wins_before_the_decision(api: Api, aws: Aws, stack: Stack) -> None:
     session_id = large(api)
 
     def aborted(forward: Callable[[], Answer]) -> Answer:
@@ -286,9 +285,7 @@ def test_abort_during_a_merge_wins_before_the_decision(
     assert stack.stored_keys(session_id) == []
 
 
-def test_decided_batches_that_are_gone_cannot_be_finished(
-    api: Api, aws: Aws, stack: Stack
-) -> None:
+def test_decided_batches_that_are_gone_cannot_be_finished(api: Api, aws: Aws, stack: Stack) -> None:
     session_id = ready(api)
     with aws.failing("PutObject", Answer("500 Error", [], b""), landed=False):
         api.finish(session_id)
@@ -323,7 +320,7 @@ def test_throttling_is_a_500_that_a_retry_heals(api: Api, aws: Aws, stack: Stack
 def test_a_delayed_duplicate_of_a_seal_cannot_lose_a_batch(
     api: Api, aws: Aws, stack: Stack
 ) -> None:
-    """It lands after the re-opening; the attempt it seals is not that of the attempt it came from."""
+    """It lands after the re-opening, and seals an attempt that is not the one it came from."""
     session_id = api.create(2, 1)
     api.batch(session_id, 0, [0])
     duplicate: list[Callable[[], Answer]] = []

@@ -53,7 +53,8 @@ def test_batches_in_any_order_become_one_object(
     any_api: Api, stack: Stack, batch_size: int | None
 ) -> None:
     session_id = any_api.create(5, batch_size)
-    for seq_num, data in [(2, [5]), (0, ["a", {"b": 2}]), (1, [None, [4]])]:
+    batches: dict[int, list[object]] = {2: [5], 0: ["a", {"b": 2}], 1: [None, [4]]}
+    for seq_num, data in batches.items():
         answer = any_api.batch(session_id, seq_num, data)
         assert (answer.status, answer.body) == (204, b"")
     finished = any_api.finish(session_id)
@@ -99,7 +100,10 @@ def test_gaps_of_a_strict_session_include_the_tail(any_api: Api, stack: Stack) -
     assert (status["state"], status["missing"], status["finish"]) == ("OPEN", missing, failed)
     assert not stack.has_merged(session_id)
     for seq_num in (1, 2, 5, 6, 7, 9):
-        assert any_api.batch(session_id, seq_num, [seq_num] * (9 if seq_num == 9 else 10)).status == 204
+        assert (
+            any_api.batch(session_id, seq_num, [seq_num] * (9 if seq_num == 9 else 10)).status
+            == 204
+        )
     assert any_api.finish(session_id).json["validationResult"] == "Success"
     assert stack.merged(session_id) == lines(*[n // 10 for n in range(99)])
 
@@ -323,7 +327,7 @@ WRONG_BODIES: list[tuple[str, bytes, dict[str, str], int, str]] = [
     [case[1:] for case in WRONG_BODIES],
     ids=[case[0] for case in WRONG_BODIES],
 )
-def test_a_wrong_batch_stores_nothing(  # noqa: PLR0917
+def test_a_wrong_batch_stores_nothing(
     any_api: Api, stack: Stack, body: bytes, headers: dict[str, str], status: int, code: str
 ) -> None:
     session_id = any_api.create(1)
@@ -438,7 +442,9 @@ def test_every_204_of_batches_that_race_a_finish_is_in_the_object(
         answers = list(threads.map(act, [*order[:18], -1, *order[18:21], -1, *order[21:], -1]))
     acknowledged = {
         seq_num
-        for seq_num, answer in zip([*order[:18], -1, *order[18:21], -1, *order[21:], -1], answers, strict=True)
+        for seq_num, answer in zip(
+            [*order[:18], -1, *order[18:21], -1, *order[21:], -1], answers, strict=True
+        )
         if seq_num >= 0 and answer.status == 204
     }
     for seq_num in set(range(24)) - acknowledged:

@@ -26,7 +26,9 @@ from tests.aws import Answer, Call
 from tests.conftest import Stack
 
 SEQ_NUMS = st.integers(0, 5)
-DATA = st.lists(st.sampled_from([1, "é", None, {"a": 1.5}, [[]], "\u2028"]), min_size=1, max_size=4)
+DATA: st.SearchStrategy[list[object]] = st.lists(
+    st.sampled_from([1, "é", None, {"a": 1.5}, [[]], "\u2028"]), min_size=1, max_size=4
+)
 
 
 class Machine(RuleBasedStateMachine):

@@ -67,7 +67,7 @@ def test_ranges_are_exactly_the_set_difference(present: list[int], expected: int
 
 
 @given(present=st.sets(st.integers(0, LAST), max_size=200).map(sorted))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_filling_the_gaps_leaves_none(present: list[int]) -> None:
     filled = set(present)
     for first, last in missing(present, LAST + 1):

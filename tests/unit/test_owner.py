@@ -130,6 +130,11 @@ def test_a_crafted_subject_stays_with_its_issuer(subject: str) -> None:
     assert crafted not in {jwt_owner(ISSUER, other) for other in ("x", subject, subject.strip())}
 
 
+def test_issuer_and_subject_do_not_run_together() -> None:
+    assert jwt_owner(f"{ISSUER}/a", "b") != jwt_owner(ISSUER, "/ab")
+    assert jwt_owner(f"{ISSUER}1", "2") != jwt_owner(ISSUER, "12")
+
+
 def test_the_kinds_of_identity_never_meet() -> None:
     owners = {
         iam_owner("x", "y"),

@@ -44,7 +44,6 @@ def session(total_record: int, batch_size: int | None) -> Session:
         (100_001, 100_000, 2),
         (LARGEST - 1, LARGEST, 1),
         (LARGEST, LARGEST, 1),
-        # A float would lose the last record here.
         (LARGEST, LARGEST - 1, 2),
         (LARGEST, 2, 2**52),
         (LARGEST, 1, LARGEST),

@@ -1,0 +1,106 @@
+"""What ``sam build`` ships: each handler, what it imports, and nothing else."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RUNTIME = "python3.13"
+SHIPPED = re.findall(
+    r"^([\w-]+)==", (ROOT / "functions" / "requirements.txt").read_text(), re.MULTILINE
+)
+
+
+def runtime_bin() -> str | None:
+    """The folder of the functions' Python: on the path, or one of pyenv's versions."""
+    if found := shutil.which(RUNTIME):
+        works = subprocess.run([found, "--version"], capture_output=True, check=False)
+        if works.returncode == 0:
+            return str(Path(found).parent)
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    versions = sorted(pyenv.glob(f"{RUNTIME.removeprefix('python')}.*/bin/{RUNTIME}"))
+    return str(versions[-1].parent) if versions else None
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that ``sam build`` fills."""
+    python = runtime_bin()
+    if python is None:
+        pytest.skip(f"sam build needs {RUNTIME}, and there is none on the path")
+    target = tmp_path_factory.mktemp("build")
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("AWS_", "VIRTUAL"))
+    }
+    # With credentials set, sam waits for an AWS it cannot reach.
+    environ |= {
+        "PATH": f"{python}{os.pathsep}{environ['PATH']}",
+        "SAM_CLI_TELEMETRY": "0",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    done = subprocess.run(
+        [
+            Path(sys.executable).parent / "sam",
+            "build",
+            "--no-cached",
+            "--build-dir",
+            target,
+            "--parameter-overrides",
+            f"Architecture={'arm64' if os.uname().machine == 'aarch64' else 'x86_64'}",
+        ],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.mark.parametrize("function", ["Sessions", "Batches", "Finish"])
+def test_a_package_is_whole_and_holds_nothing_else(built: Path, function: str) -> None:
+    package = built / f"{function}Function"
+    ours = {path.name for path in (ROOT / "functions").iterdir() if path.suffix == ".py"}
+    top = {path.name for path in package.iterdir()}
+    assert {"uploads", "obstore", "msgspec", "boto3", "botocore", "isal"} <= top
+    assert {path.name for path in package.glob("*.py")} - {"six.py"} == ours | {
+        name for name in top if name in {"typing_extensions.py"}
+    }
+    assert not {"moto", "pytest", "awscrt", "tests", "local", "client"} & top
+    installed = {path.name.partition("-")[0].lower() for path in package.glob("*.dist-info")}
+    assert {name.replace("-", "_") for name in SHIPPED} <= installed
+
+
+@pytest.mark.parametrize("handler", ["sessions", "batches", "finish"])
+def test_a_package_imports_its_handler_by_itself(built: Path, handler: str) -> None:
+    python = Path(runtime_bin() or "") / RUNTIME
+    settings = {
+        "SESSIONS_TABLE": "t",
+        "BATCHES_BUCKET": "b",
+        "MERGED_BUCKET": "m",
+        "AUTH_MODE": "IAM",
+        "SESSION_LIFETIME_HOURS": "24",
+        "MERGED_RETENTION_DAYS": "30",
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "none",
+        "AWS_SECRET_ACCESS_KEY": "none",
+        "POWERTOOLS_METRICS_NAMESPACE": "Gapless",
+    }
+    script = f"import {handler}; print({handler}.lambda_handler.__name__)"
+    done = subprocess.run(
+        [python, "-I", "-c", f"import sys; sys.path.insert(0, '.'); {script}"],
+        cwd=built / f"{handler.capitalize()}Function",
+        env=settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("lambda_handler\n", "")

@@ -1,0 +1,112 @@
+"""README.md shows what really happens: its sessions are run as printed, against ``make run``."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+SESSIONS = re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+TARGETS = re.findall(r"^make (\w+)", README, re.MULTILINE)
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+SESSION_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[str]:
+    """The port of ``make run``, on one that is free."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    for name in ("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET"):
+        environ.pop(name, None)
+    with subprocess.Popen(
+        ["make", "--silent", "run"],
+        cwd=ROOT,
+        env=environ | {"PORT": "0"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as server:
+        assert server.stdout is not None
+        said = ""
+        while not (found := re.search(r"localhost:(\d+)/api", said)):
+            line = server.stdout.readline()
+            assert line, f"make run ended: {said}"
+            said += line
+        yield found[1]
+        os.killpg(server.pid, signal.SIGINT)
+
+
+def test_the_console_sessions(port: str) -> None:
+    assert len(SESSIONS) > 1
+    printed = "".join(SESSIONS)
+    commands = [line[2:] for line in printed.splitlines() if line.startswith("$ ")]
+    printed_id = SESSION_ID.findall(printed)[0]
+    steps = re.split(r"^\$ .*\n", printed, flags=re.MULTILINE)[1:]
+    script = ""
+    session_id = ""
+    for command, expected in zip(commands, steps, strict=True):
+        # Each step begins as the one before it ended: the variables are still there.
+        step = command.replace("localhost:3000", f"localhost:{port}")
+        step = step.replace(printed_id, session_id or printed_id)
+        done = subprocess.run(
+            ["bash", "-c", f"{script}{step}"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        if re.match(r"[A-Z]+=", step):
+            script += f"{step}\n"
+        session_id = session_id or SESSION_ID.findall(done.stdout)[0]
+        said = TIME.sub("TIME", done.stdout.replace(session_id, printed_id))
+        # curl prints no line end after a body.
+        assert said.rstrip("\n") == TIME.sub("TIME", expected).rstrip("\n"), command
+
+
+def test_the_examples_of_the_server_it_replaces(port: str) -> None:
+    """The three requests that its clients make, with a real id."""
+    root = f"http://localhost:{port}/api/upload/sessions"
+    script = f"""
+        ID=$(curl -sf -X POST {root} -H "Content-Type: application/json" \
+            -d '{{"totalRecord": 2}}' | sed 's/.*"sessionId":"\\([^"]*\\)".*/\\1/')
+        curl -sf -X POST {root}/$ID -H "Content-Type: application/json" \
+            -d '{{"seqNum": 0, "data": ["batch_data_item_1", "batch_data_item_2"]}}'
+        curl -sf -X POST {root}/$ID/finish
+    """
+    done = subprocess.run(
+        ["bash", "-ec", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert '"validationResult":"Success"' in done.stdout
+
+
+def test_the_make_targets_exist() -> None:
+    assert {"run", "demo", "test"} <= set(TARGETS)
+    for target in TARGETS:
+        subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_demo() -> None:
+    done = subprocess.run(
+        ["make", "--silent", "demo"],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert "100,000 records" in done.stdout
+    assert "missing" in done.stdout
+    assert "the download is the input, byte for byte" in done.stdout
+
+
+def test_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert links
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert missing == []

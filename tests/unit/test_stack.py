@@ -1,0 +1,388 @@
+"""What must never slip out of template.yaml, and what the code and the documents take for granted."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from local.stack import LOCAL_VALUES
+from local.template import Template
+from uploads import limits
+from uploads.config import AuthMode, Config
+
+ROOT: Final = Path(__file__).parents[2]
+TEMPLATE: Final = ROOT / "template.yaml"
+DAY: Final = 86_400
+
+Node = dict[str, Any]
+
+
+class Loader(yaml.SafeLoader):
+    """YAML whose ``!Ref Api`` is ``{"Ref": "Api"}``, and ``!GetAtt Api.Arn`` ``{"GetAtt": …}``."""
+
+
+def intrinsic(loader: Loader, name: str, node: yaml.Node) -> Node:
+    if isinstance(node, yaml.SequenceNode):
+        return {name: loader.construct_sequence(node, deep=True)}
+    assert isinstance(node, yaml.ScalarNode)
+    return {name: loader.construct_scalar(node)}
+
+
+Loader.add_multi_constructor("!", intrinsic)
+
+STACK: Final[Node] = yaml.load(TEMPLATE.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader
+PARAMETERS: Final[Node] = STACK["Parameters"]
+RESOURCES: Final[Node] = STACK["Resources"]
+
+
+def of_type(kind: str) -> Node:
+    """The properties of every resource of a type, by logical id."""
+    found = {
+        name: resource["Properties"]
+        for name, resource in RESOURCES.items()
+        if resource["Type"] == kind
+    }
+    assert found
+    return found
+
+
+BUCKETS: Final = of_type("AWS::S3::Bucket")
+FUNCTIONS: Final = of_type("AWS::Serverless::Function")
+ROLES: Final = of_type("AWS::IAM::Role")
+ALARMS: Final = of_type("AWS::CloudWatch::Alarm")
+(TABLE,) = of_type("AWS::DynamoDB::Table").values()
+(API,) = of_type("AWS::ApiGatewayV2::Api").values()
+(STAGE,) = of_type("AWS::ApiGatewayV2::Stage").values()
+
+
+def listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def allowed(role: str) -> Iterator[tuple[str, Any]]:
+    """Each (action, resource) that a role allows."""
+    for policy in ROLES[role]["Policies"]:
+        for statement in policy["PolicyDocument"]["Statement"]:
+            assert statement["Effect"] == "Allow"
+            for action in listed(statement["Action"]):
+                for resource in listed(statement["Resource"]):
+                    yield action, resource
+
+
+def denials(bucket: str) -> dict[str, Node]:
+    """What a bucket's policy denies, by Sid."""
+    (policy,) = (
+        properties["PolicyDocument"]
+        for properties in of_type("AWS::S3::BucketPolicy").values()
+        if properties["Bucket"] == {"Ref": bucket}
+    )
+    for statement in policy["Statement"]:
+        assert (statement["Effect"], statement["Principal"]) == ("Deny", "*")
+    return {statement["Sid"]: statement for statement in policy["Statement"]}
+
+
+# --- Storage ---
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_a_bucket_is_private_and_encrypted(bucket: str) -> None:
+    properties = BUCKETS[bucket]
+    assert properties["PublicAccessBlockConfiguration"] == {
+        "BlockPublicAcls": True,
+        "BlockPublicPolicy": True,
+        "IgnorePublicAcls": True,
+        "RestrictPublicBuckets": True,
+    }
+    assert properties["OwnershipControls"] == {
+        "Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]
+    }
+    assert "BucketEncryption" in properties
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_a_bucket_refuses_plain_http(bucket: str) -> None:
+    denial = denials(bucket)["TlsOnly"]
+    assert denial["Action"] == "s3:*"
+    assert denial["Resource"] == [{"GetAtt": f"{bucket}.Arn"}, {"Sub": f"${{{bucket}.Arn}}/*"}]
+    assert denial["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_nothing_in_a_bucket_is_ever_overwritten(bucket: str) -> None:
+    denial = denials(bucket)["NeverOverwrite"]
+    assert denial["Action"] == "s3:PutObject"
+    assert denial["Resource"] == {"Sub": f"${{{bucket}.Arn}}/*"}
+    # Parts of a multipart upload carry no condition; they create nothing either.
+    assert denial["Condition"] == {
+        "Null": {"s3:if-none-match": "true"},
+        "Bool": {"s3:ObjectCreationOperation": "true"},
+    }
+
+
+def lifecycle(bucket: str) -> dict[str, Node]:
+    rules = BUCKETS[bucket]["LifecycleConfiguration"]["Rules"]
+    assert all(rule["Status"] == "Enabled" for rule in rules)
+    return {rule["Id"]: rule for rule in rules}
+
+
+def test_batches_outlive_the_latest_finish() -> None:
+    kept = lifecycle("BatchesBucket")["ExpireBatches"]["ExpirationInDays"] * DAY
+    assert kept >= limits.LATEST_FINISH_SECONDS + 2 * DAY
+
+
+def test_merged_objects_are_kept_as_long_as_asked() -> None:
+    rule = lifecycle("MergedBucket")["ExpireMergedObjects"]
+    assert rule["ExpirationInDays"] == {"Ref": "MergedRetentionDays"}
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_stale_uploads_go(bucket: str) -> None:
+    rule = lifecycle(bucket)["AbortStaleUploads"]
+    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 2}
+
+
+def test_only_merged_objects_are_announced() -> None:
+    announced = {name for name in BUCKETS if "NotificationConfiguration" in BUCKETS[name]}
+    assert announced == {"MergedBucket"}
+
+
+def test_the_table_forgets_and_can_be_restored() -> None:
+    assert TABLE["TimeToLiveSpecification"] == {"AttributeName": "expiresAt", "Enabled": True}
+    assert TABLE["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert TABLE["SSESpecification"] == {"SSEEnabled": True}
+
+
+@pytest.mark.parametrize("name", ["SessionsTable", "BatchesBucket", "MergedBucket"])
+def test_what_was_acknowledged_outlives_the_stack(name: str) -> None:
+    assert RESOURCES[name]["DeletionPolicy"] == "RetainExceptOnCreate"
+    assert RESOURCES[name]["UpdateReplacePolicy"] == "Retain"
+
+
+def test_the_longest_session_ends_a_day_before_its_latest_finish() -> None:
+    longest = PARAMETERS["SessionLifetimeHours"]["MaxValue"] * 3600
+    assert longest + DAY <= limits.LATEST_FINISH_SECONDS
+
+
+# --- Permissions ---
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_allows_named_actions_on_named_resources(role: str) -> None:
+    for action, resource in allowed(role):
+        assert re.fullmatch(r"[a-z0-9]+:[A-Za-z]+", action)
+        # X-Ray knows no resources for these two.
+        assert (resource == "*") == action.startswith("xray:Put")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_reaches_objects_of_the_right_form_only(role: str) -> None:
+    forms = {
+        "${BatchesBucket.Arn}/" + "?" * 32 + "/" + "?" * 8,
+        "${MergedBucket.Arn}/" + "?" * 32 + ".ndjson",
+    }
+    for action, resource in allowed(role):
+        if action.startswith("s3:") and action != "s3:ListBucket":
+            assert resource["Sub"] in forms
+
+
+def test_no_function_deletes_what_is_merged_or_a_session() -> None:
+    for role in ROLES:
+        for action, resource in allowed(role):
+            assert action != "dynamodb:DeleteItem"
+            if action == "s3:DeleteObject":
+                assert "BatchesBucket" in resource["Sub"]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_has_a_role_and_a_log_group_of_its_own(function: str) -> None:
+    properties = FUNCTIONS[function]
+    name = function.removesuffix("Function")
+    assert properties["Role"] == {"GetAtt": f"{name}Role.Arn"}
+    assert properties["LoggingConfig"]["LogGroup"] == {"Ref": f"{name}Logs"}
+    writes = {
+        resource["GetAtt"] for action, resource in allowed(f"{name}Role") if "logs:" in action
+    }
+    assert writes == {f"{name}Logs.Arn"}
+    for policy in ROLES[f"{name}Role"]["Policies"]:
+        assert "logs:CreateLogGroup" not in str(policy)
+
+
+def test_log_groups_have_a_retention() -> None:
+    groups = of_type("AWS::Logs::LogGroup")
+    assert len(groups) == len(FUNCTIONS) + 1
+    for group in groups.values():
+        assert group["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+
+
+# --- The API ---
+
+
+def test_callers_sign_unless_somebody_says_otherwise() -> None:
+    assert PARAMETERS["AuthMode"]["Default"] == "IAM"
+    assert set(PARAMETERS["AuthMode"]["AllowedValues"]) == set(AuthMode)
+    for route in of_type("AWS::ApiGatewayV2::Route").values():
+        assert route["AuthorizationType"] == {
+            "If": ["IsIam", "AWS_IAM", {"If": ["IsJwt", "JWT", "NONE"]}]
+        }
+        assert route["AuthorizerId"] == {
+            "If": ["IsJwt", {"Ref": "JwtAuthorizer"}, {"Ref": "AWS::NoValue"}]
+        }
+
+
+def test_no_foreign_page_gets_in_by_default() -> None:
+    assert PARAMETERS["AllowedOrigins"]["Default"] == ""
+    for cors in (API["CorsConfiguration"], BUCKETS["MergedBucket"]["CorsConfiguration"]):
+        condition, _, otherwise = cors["If"]
+        assert (condition, otherwise) == ("HasOrigins", {"Ref": "AWS::NoValue"})
+
+
+def test_pages_may_send_and_see_what_the_protocol_uses() -> None:
+    _, cors, _ = API["CorsConfiguration"]["If"]
+    used = {
+        key.partition(" ")[0] for key in (route.key for route in Template.load(TEMPLATE).routes)
+    }
+    assert set(cors["AllowMethods"]) == used
+    assert {"authorization", "content-type", "content-encoding", "content-digest"} <= {
+        *cors["AllowHeaders"]
+    }
+    assert {"location", "retry-after"} <= {*cors["ExposeHeaders"]}
+
+
+def test_the_stage_is_throttled() -> None:
+    assert STAGE["DefaultRouteSettings"] == {
+        "ThrottlingRateLimit": {"Ref": "ThrottlingRate"},
+        "ThrottlingBurstLimit": {"Ref": "ThrottlingBurst"},
+    }
+
+
+def test_the_access_log_is_json_and_tells_no_secrets() -> None:
+    line = json.loads(STAGE["AccessLogSettings"]["Format"])
+    assert line["requestId"] == "$context.requestId"
+    assert line["route"] == "$context.routeKey"
+    # Where nobody signs, the id in the path is the only key.
+    assert not re.search(r"\$context\.path|querystring|body", str(line), re.IGNORECASE)
+
+
+def test_a_v2_resource_comes_before_the_first_function() -> None:
+    kinds = [resource["Type"] for resource in RESOURCES.values()]
+    first_v2 = next(n for n, kind in enumerate(kinds) if kind.startswith("AWS::ApiGatewayV2::"))
+    assert first_v2 < kinds.index("AWS::Serverless::Function"), "`sam local` mounts no routes"
+
+
+# --- The functions ---
+
+
+def test_the_functions_get_all_their_settings() -> None:
+    environment = Template.load(TEMPLATE).environment({**LOCAL_VALUES, "AuthMode": "IAM"})
+    config = Config.from_env({**environment, "AWS_REGION": "eu-central-1"})
+    assert config.auth_mode is AuthMode.IAM
+    assert config.session_lifetime == PARAMETERS["SessionLifetimeHours"]["Default"] * 3600
+    assert config.merged_retention == PARAMETERS["MergedRetentionDays"]["Default"] * DAY
+
+
+def test_the_functions_end_before_the_api_gives_up() -> None:
+    settings = STACK["Globals"]["Function"]
+    for function in FUNCTIONS.values():
+        assert {**settings, **function}["Timeout"] < 30
+
+
+# --- Seeing it run ---
+
+
+def metrics_of_ours() -> Iterator[tuple[str, object]]:
+    """Each metric of our own that an alarm or the dashboard shows, and its service."""
+    for alarm in ALARMS.values():
+        if alarm["Namespace"] == "Gapless":
+            ((name, service),) = ((d["Name"], d["Value"]) for d in alarm["Dimensions"])
+            assert name == "service"
+            yield alarm["MetricName"], service
+    for widget in widgets():
+        for metric in widget["properties"].get("metrics", []):
+            if metric[0] == "Gapless":
+                assert metric[2] == "service"
+                yield metric[1], {"Ref": metric[3].removeprefix("${").removesuffix("}")}
+
+
+def widgets() -> list[Node]:
+    (dashboard,) = of_type("AWS::CloudWatch::Dashboard").values()
+    found: list[Node] = json.loads(dashboard["DashboardBody"]["Sub"])["widgets"]
+    return found
+
+
+def test_every_metric_shown_is_emitted_by_this_stack() -> None:
+    variables = STACK["Globals"]["Function"]["Environment"]["Variables"]
+    assert variables["POWERTOOLS_METRICS_NAMESPACE"] == "Gapless"
+    (from_logs,) = of_type("AWS::Logs::MetricFilter").values()
+    (transformation,) = from_logs["MetricTransformations"]
+    assert transformation["MetricNamespace"] == "Gapless"
+    handlers = (ROOT / "functions").glob("*.py")
+    code = "".join(handler.read_text(encoding="utf-8") for handler in handlers)
+    emitted = {*re.findall(r'add_metric\(\s*"(\w+)"', code), transformation["MetricName"]}
+    shown = dict(metrics_of_ours())
+    assert set(shown) == emitted
+    assert all(service == variables["POWERTOOLS_SERVICE_NAME"] for service in shown.values())
+
+
+def test_the_dashboard_shows_every_alarm() -> None:
+    (shown,) = (widget["properties"]["alarms"] for widget in widgets() if widget["type"] == "alarm")
+    assert set(shown) == {f"${{{name}.Arn}}" for name in ALARMS}
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_an_alarm_is_sent_and_explained(name: str) -> None:
+    alarm = ALARMS[name]
+    sent = {"If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
+    assert alarm["AlarmActions"] == alarm["OKActions"] == sent
+    # No traffic is no trouble.
+    assert alarm["TreatMissingData"] == "notBreaching"
+    (runbook,) = re.findall(r'"(.+)"', alarm["AlarmDescription"])
+    assert f"### {runbook}\n" in operations()
+
+
+# --- The whole ---
+
+
+def operations() -> str:
+    return (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("parameter", PARAMETERS)
+def test_a_parameter_has_a_default_and_is_documented(parameter: str) -> None:
+    assert "Default" in PARAMETERS[parameter]
+    assert f"| `{parameter}` |" in operations()
+
+
+@pytest.mark.parametrize("output", STACK["Outputs"])
+def test_an_output_is_documented(output: str) -> None:
+    assert f"`{output}`" in operations()
+
+
+UNTAGGABLE: Final = {
+    "AWS::ApiGatewayV2::Authorizer",
+    "AWS::ApiGatewayV2::Integration",
+    "AWS::ApiGatewayV2::Route",
+    "AWS::Lambda::Permission",
+    "AWS::Logs::MetricFilter",
+    "AWS::S3::BucketPolicy",
+}
+
+
+def test_all_that_can_be_is_tagged() -> None:
+    for name, resource in RESOURCES.items():
+        if resource["Type"] in UNTAGGABLE:
+            continue
+        defaults = STACK["Globals"]["Function"] if name in FUNCTIONS else {}
+        tags = {**defaults, **resource["Properties"]}["Tags"]
+        if isinstance(tags, list):
+            tags = {tag["Key"]: tag["Value"] for tag in tags}
+        assert tags == {"application": "gapless"}, name
+
+
+def test_no_anchors() -> None:
+    """CloudFormation reads none, nor do some of the tools that check the template."""
+    tokens = list(yaml.scan(TEMPLATE.read_text(encoding="utf-8")))
+    assert not [token for token in tokens if isinstance(token, yaml.AliasToken)]
