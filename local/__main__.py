@@ -77,7 +77,12 @@ def _storage(running: ExitStack, template: Template) -> str:
         where = f"{moto.url} (moto, in memory: gone when it stops)"
     elif where == "AWS" and len(given) < len(_RESOURCES):
         raise UsageError(f"for a stack at AWS set all of {', '.join(_RESOURCES)}")
-    region = boto3.Session().region_name or storage.REGION
+    session = boto3.Session()
+    # Lambda sets AWS_REGION; boto3 reads AWS_DEFAULT_REGION and the profile.
+    region = environ.get("AWS_REGION") or session.region_name
+    if where == "AWS" and not (region and session.get_credentials()):
+        raise UsageError("for a stack at AWS set AWS_REGION and credentials, or AWS_PROFILE")
+    region = region or storage.REGION
     environ["AWS_REGION"] = environ["AWS_DEFAULT_REGION"] = region
     stack.set_environment(template, environ)
     if where != "AWS":

@@ -51,6 +51,16 @@ class Config:
         )
         if missing := [name for name in names if not environ.get(name)]:
             raise ConfigError(f"Set these environment variables: {', '.join(missing)}.")
+        wrong = []
+        if environ["AUTH_MODE"] not in list(AuthMode):
+            wrong.append(f"AUTH_MODE must be one of {', '.join(AuthMode)}")
+        wrong += [
+            f"{name} must be a whole number above 0"
+            for name in ("SESSION_LIFETIME_HOURS", "MERGED_RETENTION_DAYS")
+            if not (environ[name].isascii() and environ[name].isdecimal() and int(environ[name]))
+        ]
+        if wrong:
+            raise ConfigError("; ".join(wrong) + ".")
         return cls(
             sessions_table=environ["SESSIONS_TABLE"],
             batches_bucket=environ["BATCHES_BUCKET"],

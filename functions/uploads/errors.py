@@ -41,6 +41,7 @@
     │   └── BatchesGoneError         batches_gone
     ├── TooLargeError              413
     │   ├── BodyTooLargeError        body_too_large
+    │   ├── TooManyValuesError       too_many_values
     │   └── InflatedTooLargeError    inflated_too_large
     ├── UnsupportedMediaError      415
     │   ├── UnsupportedEncodingError unsupported_encoding
@@ -305,6 +306,12 @@ class BodyTooLargeError(TooLargeError):
     """The body is too large as sent."""
 
     code = "body_too_large"
+
+
+class TooManyValuesError(TooLargeError):
+    """The body has too many values."""
+
+    code = "too_many_values"
 
 
 class InflatedTooLargeError(TooLargeError):

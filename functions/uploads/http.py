@@ -87,14 +87,17 @@ class Request:
         if self.auth_mode is AuthMode.IAM and (iam := authorizer.get("iam")):
             cognito = (iam.get("cognitoIdentity") or {}).get("identityId")
             if cognito:
-                return f"cognito {cognito}"
-            account, user = iam.get("accountId"), (iam.get("userId") or "").partition(":")[0]
-            if account and user:
-                return f"iam {account} {user}"
+                return json.dumps(["cognito", cognito])
+            account, user = iam.get("accountId"), iam.get("userId") or ""
+            # A role's id comes with the name of its session, a federated user's own name with the
+            # account's id, and root's is the account's id alone.
+            unique = user.partition(":")[0]
+            if account and unique:
+                return json.dumps(["iam", account, user if unique == account else unique])
         if self.auth_mode is AuthMode.JWT and (jwt := authorizer.get("jwt")):
             claims = jwt.get("claims") or {}
             if claims.get("iss") and claims.get("sub"):
-                return f"jwt {claims['iss']} {claims['sub']}"
+                return json.dumps(["jwt", claims["iss"], claims["sub"]])
         raise errors.NoIdentityError(
             "The request carries no identity. Sign it with AWS Signature Version 4."
             if self.auth_mode is AuthMode.IAM
@@ -118,6 +121,7 @@ def entry(operations: Mapping[str, Operation], auth_mode: AuthMode) -> Handler:
         logger.thread_safe_append_keys(
             correlation_id=event.get("requestContext", {}).get("requestId"),
             session_id=request.given_session_id[:_LOGGED_ID],
+            function_request_id=context.aws_request_id,
             route=event["routeKey"],
         )
         try:

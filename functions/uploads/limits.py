@@ -17,6 +17,14 @@ makes 6.0 MB of this and leaves 290 KB for headers and claims."""
 MAX_INFLATED_BYTES: Final = 64 * MIB
 """Largest gzip body after inflating, bytes: five times this fits the function's memory."""
 
+MAX_VALUES: Final = 5_000_000
+"""Most values in a batch body, counted by their commas. A record takes up to 170 bytes of memory
+whatever its length, so that these take 850 MB of the function's 1,769 MB. Only a gzip body can hold
+more."""
+
+MAX_MEMBERS: Final = 1_000
+"""Most top-level members of a body; it needs two."""
+
 MAX_MISSING_RANGES: Final = 10_000
 """Most ranges in a gap report: about 260 KB of JSON, well under DynamoDB's 400 KB an item once
 compressed, and under Lambda's 6 MB an answer."""

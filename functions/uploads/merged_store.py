@@ -77,21 +77,21 @@ class MergedStore:
         """The S3 key of a merged object."""
         return f"{session_id}.ndjson"
 
-    def holds(self, session_id: str, decision: Decision) -> bool:
-        """Whether the object that ``decision`` tells of is there: 1 read.
+    def published(self, session_id: str, decision: Decision) -> int | None:
+        """When the object that ``decision`` tells of was published, if it was: 1 read.
 
-        Raises ForeignObjectError where the key holds anything else.
+        In seconds since 1970. Raises ForeignObjectError where the key holds anything else.
         """
         try:
             head = self.client.head_object(Bucket=self.bucket, Key=self.key(session_id))
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == _NOT_FOUND:
-                return False
+                return None
             raise
         found = (head["ContentLength"], head["Metadata"].get("digest"))
         if found != (decision.bytes, decision.digest):
             raise ForeignObjectError(f"{self.key(session_id)} is not what was decided: {found}")
-        return True
+        return int(head["LastModified"].timestamp())
 
     def merge(self, session_id: str, batches: Sequence[StoredBatch], digest: str) -> "Merge":
         """Begin to compose ``batches``, whose listing has ``digest``."""
@@ -249,5 +249,5 @@ class Merge:
                     ChecksumCRC32=decision.crc32,
                 )
         except (ClientError, HTTPClientError):
-            if not self._store.holds(self._session_id, decision):
+            if self._store.published(self._session_id, decision) is None:
                 raise

@@ -154,12 +154,13 @@ class Finish:
             if not decided:
                 return self._outcome_of(session)
             merge.publish(decision)
-        return self._commit(session, decision, time.monotonic() - started)
+        return self._commit(session, decision, self.clock(), time.monotonic() - started)
 
     def _complete(self, session: Session, decision: Decision) -> Outcome:
         """Carry out what an earlier attempt decided, and did not get done or not told of."""
         started = time.monotonic()
-        if not self.merged.holds(session.session_id, decision):
+        published = self.merged.published(session.session_id, decision)
+        if published is None:
             # A late, refused batch may lie behind the decided ones; it does not count.
             listing = self.batches.list(session.session_id, below=decision.batches)
             if listing_digest(listing) != decision.digest:
@@ -167,13 +168,16 @@ class Finish:
             with self.merged.merge(session.session_id, listing, decision.digest) as merge:
                 merge.transfer()
                 merge.publish(decision)
-        return self._commit(session, decision, time.monotonic() - started)
+            published = self.clock()
+        return self._commit(session, decision, published, time.monotonic() - started)
 
     def _fail(self, session: Session, result: Result, missing_batches: int = 0) -> Outcome:
         session, reopened = self.sessions.reopen(session, result)
         return Outcome(result, missing_batches) if reopened else self._outcome_of(session)
 
-    def _commit(self, session: Session, decision: Decision, merge_seconds: float) -> Outcome:
+    def _commit(
+        self, session: Session, decision: Decision, published: int, merge_seconds: float
+    ) -> Outcome:
         result: Result = {
             "sessionId": session.session_id,
             "validationResult": "Success",
@@ -184,8 +188,9 @@ class Finish:
             "key": self.merged.key(session.session_id),
             "checksum": {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": decision.crc32},
         }
+        # The session is kept as long as its object, whose age counts from when it was published.
         session, _ = self.sessions.commit(
-            session, decision, result, self.clock() + self.merged_retention
+            session, decision, result, published + self.merged_retention
         )
         return Outcome(self._outcome_of(session).result, merge_seconds=merge_seconds)
 

@@ -7,7 +7,9 @@ integers, ``1.0``, ``1e400``, escapes and duplicate keys inside a record survive
 
 import base64
 import binascii
+import gzip
 import hashlib
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final, NoReturn, TypeVar, cast
 
 import msgspec
-from isal import isal_zlib
+from isal import igzip, isal_zlib
 from msgspec import Meta, Raw, Struct
 
 from uploads import errors, limits
@@ -146,34 +148,37 @@ def inflate(compressed: bytes) -> bytes:
 
     A bomb costs no more than that: inflating stops at the limit.
     """
-    pieces: list[bytes] = []
-    room = limits.MAX_INFLATED_BYTES
-    while compressed:
+    most = limits.MAX_INFLATED_BYTES
+    if not _begins_as_gzip(compressed):
+        raise _no_gzip("it does not begin as gzip does")
+    try:
         member = isal_zlib.decompressobj(wbits=31)
-        if not _GZIP_MAGIC.startswith(compressed[: len(_GZIP_MAGIC)]):
-            raise errors.InvalidGzipError(
-                "Content-Encoding says gzip, but there is something else after the end of the gzip."
-                if pieces
-                else "Content-Encoding says gzip, but the body does not begin as gzip does."
-            )
-        try:
-            piece = member.decompress(compressed, room + 1)
-        except _IsalError as error:
-            raise errors.InvalidGzipError(f"The gzip body is damaged: {error}.") from None
-        room -= len(piece)
-        if room < 0:
-            raise errors.InflatedTooLargeError(
-                f"The body inflates to more than {limits.MAX_INFLATED_BYTES} bytes. Send smaller"
-                " batches.",
-                limit=limits.MAX_INFLATED_BYTES,
-            )
-        if not member.eof:
-            raise errors.TruncatedGzipError(
-                "The gzip body ends before its checksum. Send it again, whole."
-            )
-        pieces.append(piece)
-        compressed = member.unused_data
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        content = member.decompress(compressed, most + 1)
+        if member.unused_data and not _begins_as_gzip(member.unused_data):
+            raise _no_gzip("there is something else after the end of the gzip")
+        if not member.eof or member.unused_data:
+            # Not the one whole member that nearly every client sends: read it as files are read.
+            with igzip.IGzipFile(fileobj=io.BytesIO(compressed)) as members:  # type: ignore[no-untyped-call]
+                content = members.read(most + 1)
+    except EOFError:
+        raise errors.TruncatedGzipError(
+            "The gzip body ends before its checksum. Send it again, whole."
+        ) from None
+    except (_IsalError, gzip.BadGzipFile) as error:
+        raise _no_gzip(f"it is damaged ({error})") from None
+    if len(content) > most:
+        raise errors.InflatedTooLargeError(
+            f"The body inflates to more than {most} bytes. Send smaller batches.", limit=most
+        )
+    return content
+
+
+def _begins_as_gzip(compressed: bytes) -> bool:
+    return compressed[: len(_GZIP_MAGIC)] == _GZIP_MAGIC[: len(compressed)]
+
+
+def _no_gzip(reason: str) -> errors.InvalidGzipError:
+    return errors.InvalidGzipError(f"Content-Encoding says gzip, but the body is not: {reason}.")
 
 
 _SESSION_DECODER: Final = msgspec.json.Decoder(SessionRequest)
@@ -199,6 +204,11 @@ def read_batch(body: bytes) -> Batch:
     Every record must be valid JSON; only one that is spread over lines is rewritten, without the
     space between its tokens, to keep one record on one line.
     """
+    if len(body) > limits.MAX_VALUES and body.count(b",") > limits.MAX_VALUES:
+        raise errors.TooManyValuesError(
+            f"The body has more than {limits.MAX_VALUES} values (commas). Send smaller batches.",
+            limit=limits.MAX_VALUES,
+        )
     request = _decode(_BATCH_DECODER, body)
     records: list[Raw | bytes] = [*request.data]
     if not records:
@@ -245,7 +255,7 @@ def _decode(decoder: "msgspec.json.Decoder[_Request]", body: bytes) -> _Request:
         _refuse_json(body.decode())
     except RecursionError:
         raise errors.TooDeeplyNestedError(
-            "The JSON is nested too deeply. 1,000 levels are always accepted."
+            "The JSON is nested too deeply. 500 levels are always accepted."
         ) from None
 
 
@@ -256,26 +266,31 @@ class _Member:
         self.name = name
 
 
-_MEMBERS: Final = msgspec.json.Decoder(
-    dict[_Member, Raw],
-    dec_hook=lambda member, name: member(name),
-)
 _INTEGERS: Final = frozenset({"seqNum", "totalRecord", "batchSize"})
 
 
 def _check_members(body: bytes) -> None:
     """Refuse a member that is given twice, and an integer that is not plain digits (``-0``)."""
     seen: set[str] = set()
-    for member, value in _MEMBERS.decode(body).items():
-        name = member.name
+
+    def see(member: type[_Member], name: str) -> _Member:
         if name in seen:
             raise errors.RepeatedMemberError(
                 f"The member {name[:100]!r} is given twice. Give every member once.",
                 member=name[:100],
             )
         seen.add(name)
-        if name in _INTEGERS and bytes(value) == b"-0":
-            _refuse_member(f"Expected plain digits, got -0 - at `$.{name}`")
+        if len(seen) > limits.MAX_MEMBERS:
+            raise errors.TooManyValuesError(
+                f"The body has more than {limits.MAX_MEMBERS} members. Send records in data.",
+                limit=limits.MAX_MEMBERS,
+            )
+        return member(name)
+
+    members = msgspec.json.decode(body, type=dict[_Member, Raw], dec_hook=see)
+    for member, value in members.items():
+        if member.name in _INTEGERS and bytes(value) == b"-0":
+            _refuse_member(f"Expected plain digits, got -0 - at `$.{member.name}`")
 
 
 _MEMBER_ERRORS: Final[dict[str, tuple[type[errors.BadRequestError], str]]] = {
@@ -315,6 +330,12 @@ _JSON_ERRORS: Final = (
 )
 
 
+# What can be left of a value whose end was cut off, from where json stumbles over it.
+_CUT: Final = re.compile(
+    r"\s*|t(ru?)?|f(a(ls?)?)?|n(ul?)?|-|\.|[eE][+-]?|\\?u?[0-9a-fA-F]{0,4}", re.ASCII
+)
+
+
 def _refuse_json(text: str) -> NoReturn:
     """Say what is wrong with ``text``, which msgspec refused: json knows the line and column."""
     try:
@@ -322,13 +343,13 @@ def _refuse_json(text: str) -> NoReturn:
         json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse_constant)
     except RecursionError:
         raise errors.TooDeeplyNestedError(
-            "The JSON is nested too deeply. 1,000 levels are always accepted."
+            "The JSON is nested too deeply. 500 levels are always accepted."
         ) from None
     except json.JSONDecodeError as error:
         place = {"line": error.lineno, "column": error.colno}
         detail = f"{error.msg} at line {error.lineno}, column {error.colno}."
         refusal = next((to for said, to in _JSON_ERRORS if error.msg.startswith(said)), None)
-        if refusal is None and error.pos >= len(text.rstrip()):
+        if refusal is None and _CUT.fullmatch(text, error.pos):
             refusal = errors.TruncatedJsonError
         raise (refusal or errors.MalformedJsonError)(detail, **place) from None
     # json takes everything msgspec takes, and lone surrogates.

@@ -10,6 +10,9 @@ from tests.api import Api
 from tests.aws import Answer, Aws, Call, dynamodb_error, s3_error
 from tests.conftest import Stack
 
+DEAD = Answer("418 Dead", [], b"")
+"""What a process that has died hears of its calls: a status that no client tries again."""
+
 
 def ready(api: Api, batch_size: int | None = None, records: int = 3) -> str:
     """A session with every batch in place, one record each."""
@@ -154,13 +157,13 @@ def test_whoever_comes_after_a_crash_reaches_the_same_end(
         # Nothing the dead process would have done afterwards takes effect.
         nonlocal died, number
         if died:
-            return Answer("500 Error", [], b"")
+            return DEAD
         number -= call.operation == operation
         if number == 0 and call.operation == operation:
             died = True
             if landed:
                 forward()
-            return Answer("500 Error", [], b"")
+            return DEAD
         return forward()
 
     with aws.handled(handle):
@@ -199,7 +202,7 @@ def test_a_multipart_merge_heals(
         if call.operation == operation and seen >= number:
             if landed and seen == number:
                 forward()
-            return Answer("500 Error", [], b"")
+            return DEAD
         return forward()
 
     with aws.handled(handle):
@@ -216,7 +219,7 @@ def test_a_multipart_merge_heals(
 def test_a_take_over_keeps_to_the_decision(api: Api, aws: Aws, stack: Stack) -> None:
     """A batch that was refused after the decision must not turn a decided Success into Failed."""
     session_id = ready(api)
-    with aws.failing("PutObject", Answer("500 Error", [], b""), landed=False):
+    with aws.failing("PutObject", DEAD, landed=False):
         assert api.finish(session_id).status == 500
     assert stack.item(session_id)["decision"]["batches"] == 3
     late = api.batch(session_id, 3, ["late"])
@@ -287,7 +290,7 @@ def test_abort_during_a_merge_wins_before_the_decision(api: Api, aws: Aws, stack
 
 def test_decided_batches_that_are_gone_cannot_be_finished(api: Api, aws: Aws, stack: Stack) -> None:
     session_id = ready(api)
-    with aws.failing("PutObject", Answer("500 Error", [], b""), landed=False):
+    with aws.failing("PutObject", DEAD, landed=False):
         api.finish(session_id)
     stack.s3.delete_object(Bucket=stack.batches_bucket, Key=f"{session_id}/00000001")
     lease_over(stack, session_id)

@@ -3,10 +3,6 @@
 import base64
 import gzip
 import hashlib
-import os
-import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
@@ -86,26 +82,6 @@ class HonestHeaders(HTTPAdapter):
         if request.body:
             request.prepare_body(sent, None)
         return super().send(request, *args, **kwargs)
-
-
-@pytest.fixture(scope="module")
-def server_url() -> Iterator[str]:
-    """A local run of its own, as ``make run`` starts it."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    with subprocess.Popen(
-        [sys.executable, "-m", "local"],
-        cwd=OPENAPI.parent,
-        env=environ | {"PORT": "0"},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
-        try:
-            assert server.stdout
-            found = re.search(r"http://localhost:(\d+)", server.stdout.readline())
-            assert found
-            yield f"http://127.0.0.1:{found[1]}"
-        finally:
-            server.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +255,7 @@ def test_links_lead_from_a_session_to_its_file(
         monkeypatch.setattr(Uploads, name, value, raising=False)
     Uploads.run(
         settings=settings(
-            max_examples=60,
+            max_examples=150,
             stateful_step_count=12,
             derandomize=True,
             database=None,

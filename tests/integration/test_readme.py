@@ -17,16 +17,19 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 SESSION_ID = re.compile(r"[0-9a-f]{32}")
 
 
+def newcomers_environment() -> dict[str, str]:
+    """The environment without what points this test process to its stack."""
+    ours = ("AWS_", "SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET", "MAKE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
 @pytest.fixture(scope="module")
 def port() -> Iterator[str]:
     """The port of ``make run``, on one that is free."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    for name in ("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET"):
-        environ.pop(name, None)
     with subprocess.Popen(
         ["make", "--silent", "run"],
         cwd=ROOT,
-        env=environ | {"PORT": "0"},
+        env=newcomers_environment() | {"PORT": "0"},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -38,7 +41,7 @@ def port() -> Iterator[str]:
             assert line, f"make run ended: {said}"
             said += line
         yield found[1]
-        os.killpg(server.pid, signal.SIGINT)
+        os.killpg(server.pid, signal.SIGTERM)
 
 
 def test_the_console_sessions(port: str) -> None:
@@ -94,7 +97,7 @@ def test_the_demo() -> None:
     done = subprocess.run(
         ["make", "--silent", "demo"],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+        env=newcomers_environment(),
         capture_output=True,
         text=True,
         check=True,

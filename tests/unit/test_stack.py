@@ -1,4 +1,4 @@
-"""What must never slip out of template.yaml, and what the code and the documents take for granted."""
+"""What must not slip from template.yaml, and what code and documents take for granted of it."""
 
 import json
 import re
