@@ -1,8 +1,10 @@
-"""The stack in the test process: moto's server, the deployed handlers, and ways to reach them."""
+"""The stack in the test process, or one that runs elsewhere, and ways to reach it."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -13,7 +15,7 @@ from local import storage
 from local.gateway import Gateway, wsgi
 from local.server import Server
 from local.template import Template
-from tests.api import Api, in_process, over_http
+from tests.api import Api, deployed, in_process, over_http
 from tests.aws import Aws
 
 if TYPE_CHECKING:
@@ -21,12 +23,19 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
+DEPLOYED: dict[str, Any] = (
+    json.loads(Path(os.environ["STACK"]).read_text()) if "STACK" in os.environ else {}
+)
+"""What `make stack` or `make sam-local` wrote down of a stack that runs elsewhere: ``name``, ``url``,
+``table``, ``batchesBucket``, ``mergedBucket``, ``environment`` (for AWS clients), ``credentials`` (if
+requests are signed), ``ca`` (if its certificate is its own) and ``lacks``: {what its emulator cannot
+do: why}."""
+
+
 @dataclass(frozen=True)
 class Stack:
-    """A running stack, and what is behind it."""
+    """A running stack, wherever it is, and what is behind it."""
 
-    aws: Aws
-    gateway: Gateway
     s3: "S3Client"
     table: "Table"
     batches_bucket: str
@@ -73,9 +82,33 @@ class Stack:
         )
 
 
+@dataclass(frozen=True)
+class LocalStack(Stack):
+    """A stack in this process, on moto."""
+
+    aws: Aws
+    gateway: Gateway
+
+
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """The whole stack. Sessions do not meet, so all tests share it."""
+    yield from _deployed_stack() if DEPLOYED else _local_stack()
+
+
+def _deployed_stack() -> Iterator[Stack]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in DEPLOYED["environment"].items():
+            patch.setenv(name, value)
+        yield Stack(
+            s3=boto3.client("s3"),
+            table=boto3.resource("dynamodb").Table(DEPLOYED["table"]),
+            batches_bucket=DEPLOYED["batchesBucket"],
+            merged_bucket=DEPLOYED["mergedBucket"],
+        )
+
+
+def _local_stack() -> Iterator[Stack]:
     aws = Aws()
     template = Template.load(local_stack.TEMPLATE)
     before = dict(os.environ)
@@ -86,7 +119,7 @@ def stack() -> Iterator[Stack]:
             os.environ[name] for name in ("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET")
         )
         storage.provision(template, table, [batches, merged])
-        yield Stack(
+        yield LocalStack(
             aws=aws,
             gateway=local_stack.load_gateway(template),
             s3=boto3.client("s3"),
@@ -98,29 +131,45 @@ def stack() -> Iterator[Stack]:
     os.environ.update(before)
 
 
+@pytest.fixture(autouse=True)
+def _skip_what_an_emulator_cannot_do(request: pytest.FixtureRequest) -> None:
+    for marker in request.node.iter_markers("needs"):
+        if reason := DEPLOYED.get("lacks", {}).get(marker.args[0]):
+            pytest.skip(f"{DEPLOYED['name']}: {reason}")
+
+
 @pytest.fixture(scope="session")
-def server_url(stack: Stack) -> Iterator[str]:
+def local(stack: Stack) -> LocalStack:
+    """The stack, where it is in this process."""
+    assert isinstance(stack, LocalStack), "only a local stack can be looked into"
+    return stack
+
+
+@pytest.fixture(scope="session")
+def server_url(local: LocalStack) -> Iterator[str]:
     """Where the local server serves the stack."""
-    with Server(wsgi(stack.gateway)) as server:
+    with Server(wsgi(local.gateway)) as server:
         yield server.url
 
 
 @pytest.fixture
-def aws(stack: Stack) -> Aws:
+def aws(local: LocalStack) -> Aws:
     """What the stack calls."""
-    return stack.aws
-
-
-@pytest.fixture
-def api(stack: Stack) -> Api:
-    """A client in this process."""
-    return Api(in_process(stack.gateway))
+    return local.aws
 
 
 _TRANSPORTS: dict[str, Callable[[pytest.FixtureRequest], Api]] = {
-    "in process": lambda request: Api(in_process(request.getfixturevalue("stack").gateway)),
+    "in process": lambda request: Api(in_process(request.getfixturevalue("local").gateway)),
     "local server": lambda request: Api(over_http(request.getfixturevalue("server_url"))),
 }
+if DEPLOYED:
+    _TRANSPORTS = {DEPLOYED["name"]: lambda _: Api(deployed(DEPLOYED))}
+
+
+@pytest.fixture
+def api(request: pytest.FixtureRequest) -> Api:
+    """A client over the nearest transport."""
+    return next(iter(_TRANSPORTS.values()))(request)
 
 
 @pytest.fixture(params=_TRANSPORTS)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.api import Api
-from tests.conftest import Stack
+from tests.conftest import LocalStack
 from uploads.config import Config
 from uploads.wiring import Wiring
 
@@ -95,7 +95,7 @@ def test_no_identity_is_refused_unless_everybody_is_one(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["IAM", "JWT"])
-def test_a_session_is_a_404_to_every_other_principal(stack: Stack, mode: str) -> None:
+def test_a_session_is_a_404_to_every_other_principal(local: LocalStack, mode: str) -> None:
     create = load(f"create_{mode.lower()}")
     session_id = json.loads(handle(create, mode)["body"])["sessionId"]
     mine = create["requestContext"]["authorizer"]
@@ -108,7 +108,7 @@ def test_a_session_is_a_404_to_every_other_principal(stack: Stack, mode: str) ->
         for who, its_id in ((stranger, session_id), (mine, "f" * 32)):
             event = load(name, its_id)
             event["requestContext"]["authorizer"] = who
-            with stack.aws.recording() as calls:
+            with local.aws.recording() as calls:
                 answer = handle(event, mode)
             unknown.append((answer["statusCode"], answer["body"], [c.operation for c in calls]))
         # The same words at the same cost as for an id that never was.

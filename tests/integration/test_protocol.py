@@ -270,6 +270,7 @@ def test_a_strict_session_of_no_records_takes_no_batch(any_api: Api, stack: Stac
     assert stack.merged(session_id) == b""
 
 
+@pytest.mark.needs("binary bodies")
 def test_gzip_with_a_digest(any_api: Api, stack: Stack) -> None:
     session_id = any_api.create(2)
     body = gzip.compress(b'{"seqNum":0,"data":["\xc3\xa9",1.0]}')
@@ -363,6 +364,7 @@ def test_a_wrong_session(any_api: Api, body: bytes, code: str) -> None:
 MEGABYTE = 10**6
 
 
+@pytest.mark.needs("multipart")
 @pytest.mark.parametrize(
     "sizes",
     [

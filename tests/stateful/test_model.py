@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from tests.api import Answer as ApiAnswer
 from tests.api import Api, in_process
 from tests.aws import Answer, Call
-from tests.conftest import Stack
+from tests.conftest import LocalStack
 
 SEQ_NUMS = st.integers(0, 5)
 DATA: st.SearchStrategy[list[object]] = st.lists(
@@ -34,7 +34,7 @@ DATA: st.SearchStrategy[list[object]] = st.lists(
 class Machine(RuleBasedStateMachine):
     """Each session is a dictionary: total, size, state, batches, result."""
 
-    stack: Stack
+    stack: LocalStack
     sessions = Bundle("sessions")
 
     def __init__(self) -> None:
@@ -189,8 +189,8 @@ class Machine(RuleBasedStateMachine):
         super().teardown()
 
 
-def test_the_api_is_its_model(stack: Stack) -> None:
-    machine = type("MachineOnStack", (Machine,), {"stack": stack})
+def test_the_api_is_its_model(local: LocalStack) -> None:
+    machine = type("MachineOnStack", (Machine,), {"stack": local})
     run_state_machine_as_test(
         machine,
         settings=settings(
