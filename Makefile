@@ -1,14 +1,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN_NEEDS := functions/requirements.txt local/requirements.txt
+CHECKOV := build/checkov
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo test lint types format clean
+.PHONY: help run demo test stack stack-down test-stack sam-local test-sam-local lint types format clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/.run ## serve the whole API at http://localhost:3000 (PORT=… for another port)
 	@$(BIN)/python -m local
@@ -19,10 +20,27 @@ demo: .venv/.run ## upload 100,000 records, lose some, find the gap, compare the
 test: .venv/.dev ## run every test
 	@$(BIN)/python -m pytest
 
-lint: .venv/.dev ## check style, formatting and the template
+stack: .venv/.dev ## deploy the stack to an emulated AWS on this machine, with IAM enforced
+	@$(BIN)/python -m local.deployed up
+
+stack-down: .venv/.dev ## delete that stack
+	@$(BIN)/python -m local.deployed down
+
+test-stack: stack ## run the protocol's tests against that stack
+	@STACK=build/stack/stack.json $(BIN)/python -m pytest tests/integration/test_protocol.py tests/deployed
+
+sam-local: .venv/.dev ## serve the API from containers of Lambda's runtime, with SAM (needs Docker)
+	@$(BIN)/python -m local.sam_local
+
+test-sam-local: .venv/.dev ## run the protocol's tests against those containers
+	@$(BIN)/python -m local.sam_local test
+
+lint: .venv/.dev $(CHECKOV)/.done ## check style, formatting and the template
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@$(BIN)/cfn-lint template.yaml
 	@AWS_DEFAULT_REGION=us-east-1 SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint
+	@$(CHECKOV)/bin/checkov -f template.yaml --framework cloudformation --compact --quiet --skip-download
 
 types: .venv/.dev ## check types
 	@$(BIN)/mypy
@@ -45,6 +63,13 @@ $(BIN)/python:
 .venv/.run: $(RUN_NEEDS) | $(BIN)/python
 	@echo "Installing what a local run needs into .venv (once) …"
 	@$(PIP) install $(addprefix -r ,$(RUN_NEEDS))
+	@touch $@
+
+# On its own: it pins another boto3 than the SAM CLI.
+$(CHECKOV)/.done: Makefile | $(BIN)/python
+	@echo "Installing checkov into $(CHECKOV) (once) …"
+	@$(BIN)/python -m venv --clear $(CHECKOV)
+	@$(CHECKOV)/bin/pip --disable-pip-version-check --quiet install checkov==3.3.30
 	@touch $@
 
 .venv/.dev: requirements.txt $(RUN_NEEDS) | $(BIN)/python

@@ -195,9 +195,7 @@ def local_server() -> Iterator[str]:
     """Run ``python -m local``; gives its URL."""
     command = [sys.executable, "-m", "local"]
     environ = {**os.environ, "PORT": "0"}
-    with subprocess.Popen(  # noqa: S603
-        command, env=environ, stdout=subprocess.PIPE, text=True
-    ) as server:
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as server:
         try:
             first_line = server.stdout.readline() if server.stdout else ""
             url = re.search(r"http://\S+", first_line)

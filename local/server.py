@@ -81,11 +81,12 @@ class Server:
         app: "WSGIApplication",
         port: int = 0,
         handler: type[WSGIRequestHandler] = KeepAliveHandler,
+        host: str = HOST,
     ) -> None:
         # werkzeug ends the whole process where it cannot listen, so it gets an open socket.
-        with socket.create_server((HOST, port), backlog=128) as listener:
+        with socket.create_server((host, port), backlog=128) as listener:
             self._server = make_server(
-                HOST, port, app, threaded=True, request_handler=handler, fd=listener.fileno()
+                host, port, app, threaded=True, request_handler=handler, fd=listener.fileno()
             )
         self._thread = Thread(
             target=self._server.serve_forever, args=(_STOP_WITHIN_SECONDS,), daemon=True
@@ -100,7 +101,7 @@ class Server:
     @property
     def url(self) -> str:
         """Where it is: ``http://127.0.0.1:port``."""
-        return f"http://{HOST}:{self.port}"
+        return f"http://{self._server.host}:{self.port}"
 
     def stop(self) -> None:
         """Take no more connections."""

@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import boto3
 
-from local.server import KeepAliveHandler, Server
+from local.server import HOST, KeepAliveHandler, Server
 from local.template import Template
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ REGION: Final = "us-east-1"
 
 def serve_moto(
     middleware: "Callable[[WSGIApplication], WSGIApplication]" = lambda app: app,
+    host: str = HOST,
 ) -> Server:
     """Moto's S3 and DynamoDB on a free port; ``middleware`` sees every call."""
     # A second to import, and not needed where the storage is somewhere else.
@@ -30,7 +32,7 @@ def serve_moto(
         """With moto's, that lets metadata have underscores in their names."""
 
     app = moto.DomainDispatcherApplication(moto.create_backend_app)
-    return Server(middleware(app), handler=Handler)
+    return Server(middleware(app), handler=Handler, host=host)
 
 
 def point_to_moto(environ: MutableMapping[str, str], url: str) -> None:
@@ -50,7 +52,8 @@ def point_to_moto(environ: MutableMapping[str, str], url: str) -> None:
     )
     # A company's proxy must not be asked for what is on this machine.
     for name in ("NO_PROXY", "no_proxy"):
-        environ[name] = ",".join(filter(None, [environ.get(name), "127.0.0.1,localhost"]))
+        here = f"127.0.0.1,localhost,{urlsplit(url).hostname}"
+        environ[name] = ",".join(filter(None, [environ.get(name), here]))
 
 
 def provision(template: Template, table: str, buckets: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+import requests
 
 from local import stack as local_stack
 from local import storage
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 DEPLOYED: dict[str, Any] = (
     json.loads(Path(os.environ["STACK"]).read_text()) if "STACK" in os.environ else {}
 )
-"""What `make stack` or `make sam-local` wrote down of a stack that runs elsewhere: ``name``, ``url``,
-``table``, ``batchesBucket``, ``mergedBucket``, ``environment`` (for AWS clients), ``credentials`` (if
-requests are signed), ``ca`` (if its certificate is its own) and ``lacks``: {what its emulator cannot
-do: why}."""
+"""What ``make stack`` or ``make sam-local`` wrote down of a stack that runs elsewhere: ``name``,
+``url``, ``table``, ``batchesBucket``, ``mergedBucket``, ``environment`` (for AWS clients),
+``credentials`` (if requests are signed), ``ca`` (if its certificate is its own), and ``lacks``:
+{what its emulator cannot do: why}."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,18 @@ def _skip_what_an_emulator_cannot_do(request: pytest.FixtureRequest) -> None:
     for marker in request.node.iter_markers("needs"):
         if reason := DEPLOYED.get("lacks", {}).get(marker.args[0]):
             pytest.skip(f"{DEPLOYED['name']}: {reason}")
+
+
+@pytest.fixture
+def download() -> Callable[[str], bytes]:
+    """Follows a link to a merged object."""
+
+    def get(url: str) -> bytes:
+        answer = requests.get(url, verify=DEPLOYED.get("ca", True), timeout=60)
+        answer.raise_for_status()
+        return answer.content
+
+    return get
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError, HTTPClientError
 
 from uploads import errors
@@ -28,9 +27,6 @@ _REMEMBERED: Final = 1_024
 """How many sessions a warm function remembers."""
 
 _SERVER_ERROR: Final = 500
-
-_TO_ITEM: Final = TypeSerializer()
-_FROM_ITEM: Final = TypeDeserializer()
 
 
 class SessionStore:
@@ -184,7 +180,7 @@ class SessionStore:
                     alias: alias[1:] for alias in re.findall(r"#\w+", update + legal)
                 },
                 ExpressionAttributeValues={
-                    name: _TO_ITEM.serialize(value) for name, value in values.items()
+                    name: _attribute(value) for name, value in values.items()
                 },
                 ReturnValues="ALL_NEW",
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
@@ -240,32 +236,57 @@ def _item(session: Session) -> dict[str, Any]:
         "state": session.state.value,
         "attempt": session.attempt,
     }
-    return {name: _TO_ITEM.serialize(value) for name, value in values.items() if value is not None}
+    return {name: _attribute(value) for name, value in values.items() if value is not None}
 
 
 def _session(item: dict[str, Any]) -> Session:
-    value = {name: _FROM_ITEM.deserialize(attribute) for name, attribute in item.items()}
+    value = {name: _value(attribute) for name, attribute in item.items()}
     decision = value.get("decision")
     result = value.get("result")
     return Session(
         session_id=value["sessionId"],
         owner=value["owner"],
-        total_record=int(value["totalRecord"]),
-        batch_size=int(value["batchSize"]) if "batchSize" in value else None,
-        created_at=int(value["createdAt"]),
-        expires_at=int(value["expiresAt"]),
+        total_record=value["totalRecord"],
+        batch_size=value.get("batchSize"),
+        created_at=value["createdAt"],
+        expires_at=value["expiresAt"],
         state=State(value["state"]),
-        attempt=int(value["attempt"]),
+        attempt=value["attempt"],
         holder=value.get("holder", ""),
-        lease_until=int(value.get("leaseUntil", 0)),
+        lease_until=value.get("leaseUntil", 0),
         decision=Decision(
-            batches=int(decision["batches"]),
-            records=int(decision["records"]),
-            bytes=int(decision["bytes"]),
+            batches=decision["batches"],
+            records=decision["records"],
+            bytes=decision["bytes"],
             digest=decision["digest"],
             crc32=decision["crc32"],
         )
         if decision
         else None,
-        result=json.loads(zlib.decompress(bytes(result))) if result else None,
+        result=json.loads(zlib.decompress(result)) if result else None,
     )
+
+
+def _attribute(value: object) -> dict[str, Any]:
+    """A value as DynamoDB takes it; boto3's own serializer would bring all of boto3."""
+    match value:
+        case str():
+            return {"S": value}
+        case int():
+            return {"N": str(value)}
+        case bytes():
+            return {"B": value}
+        case dict():
+            return {"M": {name: _attribute(member) for name, member in value.items()}}
+    raise TypeError(f"no attribute of an item is a {type(value).__name__}")
+
+
+def _value(attribute: dict[str, Any]) -> Any:  # noqa: ANN401
+    """The value of an attribute that ``_attribute`` made."""
+    ((kind, value),) = attribute.items()
+    match kind:
+        case "N":
+            return int(value)
+        case "M":
+            return {name: _value(member) for name, member in value.items()}
+    return value

@@ -1,20 +1,23 @@
 """The only builder of clients: each function makes those it uses, once, while it starts.
 
-Two S3 clients, each where it is best: obstore moves data, boto3 makes the few calls obstore cannot
-(conditional multipart uploads with checksums, links). One boto3 session gives both the same
-credentials.
+Two S3 clients, each where it is best: obstore moves data, boto3's core makes the few calls obstore
+cannot (conditional multipart uploads with checksums, links). One botocore session gives both the
+same credentials.
+
+Of boto3 only botocore is imported, which its clients are made of: the rest (transfers, resources)
+is not used, and importing it takes a fifth of a start.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
-import boto3
 from botocore.config import Config as ClientConfig
-from obstore.auth.boto3 import Boto3CredentialProvider
+from botocore.exceptions import NoCredentialsError
+from botocore.session import Session
 from obstore.store import S3Store
 
 from uploads.batch_store import BatchStore
@@ -22,7 +25,9 @@ from uploads.config import Config
 from uploads.session_store import SessionStore
 
 if TYPE_CHECKING:
-    from obstore.store import S3Config
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+    from obstore.store import S3Config, S3Credential
 
     from uploads.merged_store import MergedStore
 
@@ -32,6 +37,9 @@ _CLIENT: Final = ClientConfig(
     retries={"mode": "standard", "total_max_attempts": 4},
     max_pool_connections=16,
 )
+
+_CREDENTIALS_FOR: Final = timedelta(minutes=5)
+"""How long obstore takes credentials for good. A session renews its own earlier than that."""
 
 
 def _now() -> int:
@@ -46,16 +54,18 @@ class Wiring:
     clock: Callable[[], int] = field(default=_now)
 
     @cached_property
-    def _session(self) -> boto3.Session:
-        return boto3.Session(region_name=self.config.region)
+    def _session(self) -> Session:
+        session = Session()
+        session.set_config_variable("region", self.config.region)
+        return session
 
     @cached_property
     def sessions(self) -> SessionStore:
         """The sessions table."""
-        client = self._session.client(
+        client = self._session.create_client(
             "dynamodb", endpoint_url=self.config.endpoint_url, config=_CLIENT
         )
-        return SessionStore(client, self.config.sessions_table)
+        return SessionStore(cast("DynamoDBClient", client), self.config.sessions_table)
 
     @cached_property
     def batches(self) -> BatchStore:
@@ -83,7 +93,7 @@ class Wiring:
                         "base": 2,
                     },
                 },
-                credential_provider=Boto3CredentialProvider(self._session),
+                credential_provider=_credentials_of(self._session),
             )
         )
 
@@ -101,7 +111,7 @@ class Wiring:
         # Not imported where it is not used: it makes the start of the batch function slower.
         from uploads.merged_store import MergedStore  # noqa: PLC0415
 
-        client = self._session.client(
+        client = self._session.create_client(
             "s3",
             endpoint_url=endpoint,
             config=_CLIENT.merge(
@@ -119,5 +129,26 @@ class Wiring:
             ),
         )
         return MergedStore(
-            client, self.config.merged_bucket, self.batches, self.config.batches_bucket
+            cast("S3Client", client),
+            self.config.merged_bucket,
+            self.batches,
+            self.config.batches_bucket,
         )
+
+
+def _credentials_of(session: Session) -> "Callable[[], S3Credential]":
+    """The session's credentials as obstore asks for them. Its own provider imports boto3."""
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise NoCredentialsError
+
+    def provide() -> "S3Credential":
+        keys = credentials.get_frozen_credentials()
+        return {
+            "access_key_id": cast("str", keys.access_key),
+            "secret_access_key": cast("str", keys.secret_key),
+            "token": keys.token,
+            "expires_at": datetime.now(UTC) + _CREDENTIALS_FOR,
+        }
+
+    return provide

@@ -1,66 +1,27 @@
 """What ``sam build`` ships: each handler, what it imports, and nothing else."""
 
-import os
 import re
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from local import sam
+from local.runtime import RUNTIME, runtime_bin
+
 ROOT = Path(__file__).parents[2]
-RUNTIME = "python3.13"
 SHIPPED = re.findall(
     r"^([\w-]+)==", (ROOT / "functions" / "requirements.txt").read_text(), re.MULTILINE
 )
 
 
-def runtime_bin() -> str | None:
-    """The folder of the functions' Python: on the path, or one of pyenv's versions."""
-    if found := shutil.which(RUNTIME):
-        works = subprocess.run([found, "--version"], capture_output=True, check=False)
-        if works.returncode == 0:
-            return str(Path(found).parent)
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    versions = sorted(pyenv.glob(f"{RUNTIME.removeprefix('python')}.*/bin/{RUNTIME}"))
-    return str(versions[-1].parent) if versions else None
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that ``sam build`` fills."""
-    python = runtime_bin()
-    if python is None:
+    if runtime_bin() is None:
         pytest.skip(f"sam build needs {RUNTIME}, and there is none on the path")
     target = tmp_path_factory.mktemp("build")
-    environ = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("AWS_", "VIRTUAL"))
-    }
-    # With credentials set, sam waits for an AWS it cannot reach.
-    environ |= {
-        "PATH": f"{python}{os.pathsep}{environ['PATH']}",
-        "SAM_CLI_TELEMETRY": "0",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    done = subprocess.run(
-        [
-            Path(sys.executable).parent / "sam",
-            "build",
-            "--no-cached",
-            "--build-dir",
-            target,
-            "--parameter-overrides",
-            f"Architecture={'arm64' if os.uname().machine == 'aarch64' else 'x86_64'}",
-        ],
-        cwd=ROOT,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = sam.build(target)
     assert done.returncode == 0, done.stderr
     return target
 

@@ -57,7 +57,7 @@ def test_this_file_knows_the_code() -> None:
 def test_imports_are_found() -> None:
     """The checks below would pass if nothing were found."""
     assert "botocore.exceptions.ClientError" in set(imports("session_store"))
-    assert "boto3" in packages("wiring")
+    assert "botocore" in packages("wiring")
     assert "obstore" in packages("batch_store")
 
 

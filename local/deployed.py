@@ -1,0 +1,252 @@
+"""``make stack``: the stack of ``template.yaml``, really deployed, to AWS as MiniStack emulates it.
+
+``python -m local.deployed up`` starts MiniStack on the loopback interface, IAM and TLS enforced,
+runs ``sam build`` and ``sam deploy``, makes a user who may call the API, and prints the URL and a
+signed curl. ``down`` deletes the stack and stops MiniStack. All of it is in ``build/stack``.
+
+Environment: ``STACK_PORT``, 14566 if it is not set.
+"""
+
+import json
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+
+from local import sam
+from local.runtime import runtime_bin
+
+MINISTACK: Final = "ministack[full]==1.5.33"
+ROOT: Final = Path(__file__).parents[1]
+HOME: Final = ROOT / "build" / "stack"
+STACK_FILE: Final = HOME / "stack.json"
+"""What the tests need to know of the stack (``tests/conftest.py``)."""
+LOG: Final = HOME / "ministack.log"
+CERTIFICATE: Final = HOME / "tmp" / "ministack-tls" / "server.crt"
+NAME: Final = "gapless"
+REGION: Final = "us-east-1"
+START_SECONDS: Final = 60
+LACKS: Final = {
+    "odd paths": "signatures of paths with escaped dots and line ends are judged otherwise there",
+    "gateway limits": "requests of any size are handed to the functions",
+}
+"""What MiniStack's API Gateway does not do as AWS does."""
+CALLER: Final = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": "execute-api:Invoke", "Resource": "*"}],
+}
+
+
+class StackError(Exception):
+    """The stack could not be brought up; the message says why."""
+
+
+def main() -> None:
+    """Bring the stack up, or take it down."""
+    commands = {"up": up, "down": down}
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:  # noqa: PLR2004
+        sys.exit("usage: python -m local.deployed up|down")
+    try:
+        commands[sys.argv[1]]()
+    except StackError as error:
+        sys.exit(f"gapless: {error}")
+
+
+def port() -> int:
+    """MiniStack's port."""
+    return int(os.environ.get("STACK_PORT", "14566"))
+
+
+def environment() -> dict[str, str]:
+    """What points AWS clients, and SAM, to MiniStack."""
+    return {
+        "AWS_ENDPOINT_URL": f"https://localhost:{port()}",
+        "AWS_CA_BUNDLE": str(CERTIFICATE),
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": REGION,
+    }
+
+
+def up() -> None:
+    """Start MiniStack, deploy to it, and tell how the API is called."""
+    python = runtime_bin()
+    if python is None:
+        raise StackError("sam build and the functions need python3.13, and there is none")
+    _install_ministack(python)
+    if not _answers():
+        _start_ministack()
+    os.environ.update(environment())
+    outputs = deploy(NAME, {})
+    url = api_url(outputs)
+    keys = make_caller("uploader")
+    STACK_FILE.write_text(
+        json.dumps(
+            {
+                "name": "MiniStack",
+                "url": url,
+                "table": outputs["SessionsTable"],
+                "batchesBucket": outputs["BatchesBucket"],
+                "mergedBucket": outputs["MergedBucket"],
+                "environment": environment(),
+                "credentials": keys,
+                "ca": str(CERTIFICATE),
+                "lacks": LACKS,
+            },
+            indent=2,
+        )
+    )
+    print(
+        f"Gapless is deployed, with IAM enforced, at\n  {url}",
+        "Open a session for three records:",
+        f"  curl --cacert {CERTIFICATE.relative_to(ROOT)}"
+        f" --aws-sigv4 aws:amz:{REGION}:execute-api"
+        f" --user {keys['access_key']}:{keys['secret_key']} \\",
+        f"""    '{url}/api/upload/sessions' -d '{{"totalRecord": 3}}'""",
+        f"S3 and DynamoDB are at https://localhost:{port()}; make stack-down removes it all.",
+        sep="\n",
+    )
+
+
+def down() -> None:
+    """Delete the stack, stop MiniStack, and forget what it held."""
+    if _answers():
+        os.environ.update(environment())
+        delete(NAME)
+    with suppress(FileNotFoundError, ProcessLookupError):
+        os.kill(int((HOME / "pid").read_text()), signal.SIGTERM)
+    for path in HOME.glob("*"):
+        if path.name != "venv":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    print("The stack is gone.")
+
+
+def deploy(name: str, parameters: dict[str, str]) -> dict[str, str]:
+    """Build and deploy a stack, and give its outputs. Raises StackError."""
+    given = [
+        f"{key}={value}" for key, value in ({"Architecture": sam.ARCHITECTURE} | parameters).items()
+    ]
+    built = HOME / "build"
+    print("sam build …", flush=True)
+    _sam(
+        *("build", "--build-dir", str(built), "--cache-dir", str(HOME / "cache")),
+        *("--parameter-overrides", *given),
+    )
+    print("sam deploy …", flush=True)
+    bucket = "sam-artifacts"
+    with suppress(boto3.client("s3").exceptions.BucketAlreadyOwnedByYou):
+        boto3.client("s3").create_bucket(Bucket=bucket)
+    _sam(
+        *("deploy", "--template-file", str(built / "template.yaml"), "--stack-name", name),
+        *("--s3-bucket", bucket, "--no-resolve-s3", "--capabilities", "CAPABILITY_IAM"),
+        *("--no-confirm-changeset", "--no-fail-on-empty-changeset"),
+        *("--parameter-overrides", *given),
+    )
+    found = boto3.client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]
+    return {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
+
+
+def delete(name: str) -> None:
+    """Delete a stack. Raises StackError."""
+    _sam("delete", "--stack-name", name, "--region", REGION, "--no-prompts")
+
+
+def api_url(outputs: dict[str, str]) -> str:
+    """Where MiniStack serves the API, whose own host name does not resolve here."""
+    api_id = outputs["Url"].partition("//")[2].partition(".")[0]
+    return f"https://localhost:{port()}/_aws/execute-api/{api_id}"
+
+
+def make_caller(name: str) -> dict[str, str]:
+    """Make an IAM user who may call the API and nothing else; gives its keys."""
+    iam = boto3.client("iam")
+    with suppress(iam.exceptions.EntityAlreadyExistsException):
+        iam.create_user(UserName=name)
+    iam.put_user_policy(UserName=name, PolicyName="call", PolicyDocument=json.dumps(CALLER))
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    return {"access_key": key["AccessKeyId"], "secret_key": key["SecretAccessKey"]}
+
+
+def _install_ministack(python: str) -> None:
+    stamp = HOME / "venv" / MINISTACK
+    if stamp.exists():
+        return
+    print(f"Installing {MINISTACK} into {HOME.relative_to(ROOT)} (once) …", flush=True)
+    venv = HOME / "venv"
+    _run([f"{python}/python3.13", "-m", "venv", "--clear", venv])
+    _run([venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", MINISTACK])
+    stamp.touch()
+
+
+def _start_ministack() -> None:
+    """MiniStack on this machine only, with roles, users and the buckets' policies enforced."""
+    temporary = HOME / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    bundle = str(temporary / "ministack-tls" / "ca-bundle.pem")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environ |= {
+        "AUTH": "true",
+        "USE_SSL": "1",
+        "IOT_MTLS_ENABLED": "0",
+        "BIND_HOST": "127.0.0.1",
+        "GATEWAY_PORT": str(port()),
+        "STATE_DIR": str(HOME / "state"),
+        "S3_DATA_DIR": str(HOME / "s3"),
+        "TMPDIR": str(temporary),
+        # The functions, which it runs itself, call it over its own certificate.
+        "AWS_CA_BUNDLE": bundle,
+        "SSL_CERT_FILE": bundle,
+    }
+    print("Starting MiniStack …", flush=True)
+    with LOG.open("w") as log:
+        process = subprocess.Popen(
+            [HOME / "venv" / "bin" / "python", "-P", ROOT / "local" / "emulated_aws.py"],
+            env=environ,
+            cwd=HOME,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    (HOME / "pid").write_text(str(process.pid))
+    until = time.monotonic() + START_SECONDS
+    while not _answers():
+        if process.poll() is not None or time.monotonic() > until:
+            raise StackError(f"MiniStack did not start; {LOG.relative_to(ROOT)} says why")
+        time.sleep(0.2)
+
+
+def _answers() -> bool:
+    with suppress(OSError):
+        context = ssl.create_default_context(cafile=CERTIFICATE)
+        url = f"https://localhost:{port()}/_ministack/health"
+        with urllib.request.urlopen(url, timeout=5, context=context) as answer:
+            return bool(answer.status == 200)  # noqa: PLR2004
+    return False
+
+
+def _sam(*arguments: str) -> None:
+    _run(sam.command(*arguments), sam.environment() | environment())
+
+
+def _run(command: list[Any], environ: dict[str, str] | None = None) -> None:
+    """Run a command and say what it said only if it failed."""
+    done = subprocess.run(
+        command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip()
+        raise StackError(f"{Path(command[0]).name} {command[1]} failed:\n{said[-4000:]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,332 @@
+"""``make sam-local``: the functions as ``sam build`` packs them, in containers of Lambda's runtime.
+
+``sam local start-api`` serves the routes of ``template.yaml``. S3 and DynamoDB are moto's, in this
+process, at an address that the containers reach. ``python -m local.sam_local test`` runs the
+protocol suite against it instead of serving; what follows goes to pytest.
+
+Environment: ``PORT``, 3000 if it is not set.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, Final
+
+from local import sam, stack, storage
+from local.runtime import RUNTIME, runtime_bin
+from local.server import HOST, Server
+from local.template import Template
+
+PUBLIC_IMAGE: Final = "public.ecr.aws/lambda/python:3.13"
+STAND_IN_IMAGE: Final = "gapless-lambda-stand-in"
+"""Made by ``sam-image.sh`` where no registry can be reached."""
+
+LACKS: Final = {
+    "binary bodies": "a body that is not UTF-8 is answered with 502, and any other is text to it",
+    "gateway limits": "a request over 6 MB is answered with 200 and the text of an error",
+    "unknown routes": "a route that does not exist is answered with 403",
+}
+"""What ``sam local`` cannot do of what API Gateway can: tests that need it are skipped."""
+
+_MAX_PORT: Final = 65_535
+_START_WITHIN_SECONDS: Final = 60
+_STOP_WITHIN_SECONDS: Final = 20
+_LOG: Final = sam.ROOT / "build" / "sam-local.log"
+
+
+class StartError(Exception):
+    """The API cannot be started; the message says why."""
+
+
+class NoDockerError(StartError):
+    """There is no Docker engine."""
+
+    def __init__(self) -> None:
+        super().__init__("make sam-local needs a running Docker engine")
+
+
+def main() -> None:
+    """Serve until Ctrl-C or SIGTERM, or test."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if sys.argv[1:2] == ["test"]:
+            sys.exit(test(sys.argv[2:]))
+        with suppress(KeyboardInterrupt):
+            serve()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except StartError as error:
+        sys.exit(str(error))
+
+
+def serve() -> None:
+    """Serve the API, with everything that SAM says on the terminal."""
+    given = os.environ.get("PORT", "3000")
+    if not given.isdecimal() or not 0 < (port := int(given)) <= _MAX_PORT:
+        raise StartError(f"PORT must be a number from 1 to {_MAX_PORT}, not {given!r}")
+    with started(port) as (url, process):
+        print(
+            "",
+            f"Gapless is at {url} (Ctrl-C stops it)",
+            f"  S3 and DynamoDB: {os.environ['AWS_ENDPOINT_URL']} (moto, in memory)",
+            "Open a session for three records (the first call to a function starts its container):",
+            f"""  curl {url}/api/upload/sessions -d '{{"totalRecord": 3}}'""",
+            "",
+            sep="\n",
+            flush=True,
+        )
+        process.wait()
+        raise StartError(f"sam local start-api has ended with {process.returncode}")
+
+
+def test(options: Sequence[str]) -> int:
+    """Run the protocol suite against the API; gives pytest's exit code."""
+    with socket.create_server((HOST, 0)) as free:
+        port: int = free.getsockname()[1]
+    _LOG.parent.mkdir(exist_ok=True)
+    try:
+        with (
+            _LOG.open("w") as log,
+            TemporaryDirectory() as folder,
+            started(port, log) as (url, _),
+        ):
+            description = {
+                "name": "sam local",
+                "url": url,
+                "table": stack.LOCAL_VALUES["SessionsTable"],
+                "batchesBucket": stack.LOCAL_VALUES["BatchesBucket"],
+                "mergedBucket": stack.LOCAL_VALUES["MergedBucket"],
+                "environment": {
+                    name: value
+                    for name, value in os.environ.items()
+                    if name.startswith("AWS_") or name in {"NO_PROXY", "no_proxy"}
+                },
+                "lacks": LACKS,
+            }
+            file = Path(folder) / "stack.json"
+            file.write_text(json.dumps(description))
+            suite = subprocess.run(
+                [sys.executable, "-m", "pytest", "tests/integration/test_protocol.py", *options],
+                cwd=sam.ROOT,
+                env={**os.environ, "STACK": str(file)},
+                check=False,
+            )
+    except NoDockerError:
+        print("make test-sam-local is skipped: there is no running Docker engine")
+        return 0
+    if suite.returncode:
+        print(f"What SAM and the functions said is in {_LOG.relative_to(sam.ROOT)}")
+    return suite.returncode
+
+
+@contextmanager
+def started(port: int, log: IO[str] | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Start it all; gives the API's URL and SAM's process. ``os.environ`` points to the storage.
+
+    Raises StartError.
+    """
+    bridge = _bridge()
+    _check_port(port)
+    template = Template.load(stack.TEMPLATE)
+    built = _build()
+    with ExitStack() as running:
+        moto = running.enter_context(_serve_moto(bridge))
+        storage.point_to_moto(os.environ, moto.url)
+        settings = template.environment(stack.LOCAL_VALUES)
+        table, *buckets = (
+            settings[name] for name in ("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET")
+        )
+        storage.provision(template, table, buckets)
+        # Links to merged objects are for this machine, not for the containers.
+        settings["PRESIGN_ENDPOINT_URL"] = moto.url
+        variables = Path(running.enter_context(TemporaryDirectory())) / "variables.json"
+        variables.write_text(json.dumps({"Parameters": settings}))
+        image = running.enter_context(_image(f"http://host.docker.internal:{moto.port}"))
+        process = running.enter_context(
+            _sam_local(
+                "--config-file",
+                sam.ROOT / "samconfig.toml",
+                "--template",
+                built / "template.yaml",
+                "--env-vars",
+                variables,
+                "--invoke-image",
+                image,
+                "--skip-pull-image",
+                "--add-host",
+                "host.docker.internal:host-gateway",
+                "--host",
+                HOST,
+                "--port",
+                port,
+                log=log,
+            )
+        )
+        _wait_for(port, process)
+        yield f"http://{HOST}:{port}", process
+
+
+def _check_port(port: int) -> None:
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise StartError(f"port {port}: {reason}. Try PORT={port + 1} make sam-local") from None
+
+
+def _build() -> Path:
+    if runtime_bin() is None:
+        raise StartError(f"make sam-local needs {RUNTIME}, which sam build packs for")
+    print("Building the functions …", flush=True)
+    # Apart from what is built for a deployment, perhaps for another processor.
+    target = sam.ROOT / ".aws-sam" / "local"
+    done = sam.build(target)
+    if done.returncode:
+        raise StartError(f"sam build has failed:\n{done.stderr}")
+    return target
+
+
+def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
+    docker = shutil.which("docker")
+    if docker is None:
+        raise NoDockerError
+    return subprocess.run([docker, *arguments], capture_output=True, text=True, check=False)
+
+
+def _done(process: subprocess.CompletedProcess[str]) -> str:
+    """What it printed. Raises StartError where it failed."""
+    if process.returncode:
+        raise StartError(f"{' '.join(process.args)}: {process.stderr.strip()}")
+    return process.stdout.strip()
+
+
+def _bridge() -> str:
+    """The address of this machine in Docker's network."""
+    if _docker("info", "--format", "{{.ServerVersion}}").returncode:
+        raise NoDockerError
+    gateway = "{{(index .IPAM.Config 0).Gateway}}"
+    return _done(_docker("network", "inspect", "bridge", "--format", gateway))
+
+
+def _serve_moto(bridge: str) -> Server:
+    """Moto where containers reach it and, on Linux, nobody from outside does.
+
+    Its port is one the system gives, never one of those from 5000 to 9000 that SAM takes.
+    """
+    try:
+        return storage.serve_moto(host=bridge)
+    except OSError:
+        # Docker Desktop's network is in a virtual machine, from where it leads to localhost.
+        return storage.serve_moto()
+
+
+@contextmanager
+def _image(endpoint: str) -> Iterator[str]:
+    """An image of the Lambda runtime whose AWS clients call ``endpoint``.
+
+    SAM gives containers only the variables that the template declares. At the end the image is
+    removed, and with it what SAM made of it: its own image, and containers it left running.
+    """
+    base = _base_image()
+    name = f"gapless-sam-local-{os.getpid()}"
+    container = _done(_docker("create", base))
+    try:
+        _done(_docker("commit", "--change", f"ENV AWS_ENDPOINT_URL={endpoint}", container, name))
+    finally:
+        _docker("rm", container)
+    try:
+        yield name
+    finally:
+        sams = f"{name}:rapid-{sam.ARCHITECTURE}"
+        label = "label=sam.cli.container.type=lambda"
+        left = _docker("ps", "-aq", "--filter", label, "--filter", f"ancestor={sams}")
+        if containers := left.stdout.split():
+            _docker("rm", "--force", *containers)
+        _docker("image", "rm", "--force", sams, name)
+
+
+def _base_image() -> str:
+    """AWS's image, or a stand-in where it cannot be had."""
+    if _docker("image", "inspect", PUBLIC_IMAGE).returncode == 0:
+        return PUBLIC_IMAGE
+    print(f"Pulling {PUBLIC_IMAGE} …", flush=True)
+    pulled = _docker("pull", PUBLIC_IMAGE)
+    if pulled.returncode == 0:
+        return PUBLIC_IMAGE
+    if _docker("image", "inspect", STAND_IN_IMAGE).returncode == 0:
+        print("It cannot be pulled; there is a stand-in", flush=True)
+        return STAND_IN_IMAGE
+    if shutil.which("mmdebstrap") is None or os.geteuid() != 0:
+        reason = pulled.stderr.strip().splitlines()[-1]
+        raise StartError(
+            f"{PUBLIC_IMAGE} cannot be pulled ({reason}), and a stand-in is only built by root on"
+            " Debian with mmdebstrap"
+        )
+    print("It cannot be pulled; building a stand-in from Debian and PyPI …", flush=True)
+    script = Path(__file__).with_name("sam-image.sh")
+    _done(
+        subprocess.run(
+            [str(script), STAND_IN_IMAGE],
+            env={**os.environ, "PYTHON": sys.executable},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    )
+    return STAND_IN_IMAGE
+
+
+@contextmanager
+def _sam_local(*options: object, log: IO[str] | None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``sam local start-api``. Ctrl-C does not reach it: it is stopped here, and only once."""
+    with subprocess.Popen(
+        sam.command("local", "start-api", *options),
+        cwd=sam.ROOT,
+        env=sam.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            # A second Ctrl-C must not leave containers behind.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            process.terminate()
+            try:
+                process.wait(_STOP_WITHIN_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until SAM answers, which it does after it has said all it has to say at the start."""
+    end = time.monotonic() + _START_WITHIN_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        connection = HTTPConnection(HOST, port, timeout=5)
+        try:
+            connection.request("GET", "/")
+            connection.getresponse()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+        finally:
+            connection.close()
+    raise StartError("sam local start-api has not started")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Who may do what in a deployed stack: callers by IAM, functions by their roles."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+import requests
+from botocore.exceptions import ClientError
+
+from local import deployed as make
+from tests.api import Api, deployed
+from tests.conftest import DEPLOYED, Stack
+
+ROUTES = [
+    ("GET", ""),
+    ("GET", "/file"),
+    ("POST", ""),
+    ("POST", "/finish"),
+    ("DELETE", ""),
+]
+BATCH = b'{"seqNum":0,"data":[1]}'
+
+
+@pytest.fixture(scope="module")
+def stranger(stack: Stack) -> Api:  # noqa: ARG001 - sets the environment
+    return Api(deployed(DEPLOYED | {"credentials": make.make_caller("stranger")}))
+
+
+@pytest.mark.parametrize(("method", "suffix"), [*ROUTES, ("POST", "create")])
+def test_an_unsigned_request_is_refused(api: Api, method: str, suffix: str) -> None:
+    path = Api.ROOT if suffix == "create" else f"{Api.ROOT}/{api.create(1)}{suffix}"
+    answer = requests.request(
+        method, DEPLOYED["url"] + path, data=BATCH, verify=DEPLOYED["ca"], timeout=60
+    )
+    assert answer.status_code == 403
+    assert set(answer.json()) == {"message"}
+
+
+def test_a_session_is_a_404_to_a_second_principal(api: Api, stranger: Api, stack: Stack) -> None:
+    session_id = api.create(1)
+    for method, suffix in ROUTES:
+        body = BATCH if (method, suffix) == ("POST", "") else b""
+        theirs = stranger.request(method, f"{Api.ROOT}/{session_id}{suffix}", body)
+        unknown = stranger.request(method, f"{Api.ROOT}/{'f' * 32}{suffix}", body)
+        assert (theirs.status, theirs.code) == (404, "session_not_found")
+        assert theirs.body == unknown.body
+    assert stack.stored_keys(session_id) == []
+    assert api.status(session_id).json["state"] == "OPEN"
+
+
+def roles() -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Of each function's role: its name, and its own policy's name and text."""
+    iam = boto3.client("iam")
+    found = {}
+    for resource in boto3.client("cloudformation").describe_stack_resources(StackName=make.NAME)[
+        "StackResources"
+    ]:
+        if resource["ResourceType"] == "AWS::IAM::Role":
+            role = resource["PhysicalResourceId"]
+            (policy,) = iam.list_role_policies(RoleName=role)["PolicyNames"]
+            text: Any = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
+            found[resource["LogicalResourceId"].removesuffix("Role")] = (role, policy, text)
+    return found
+
+
+@pytest.fixture
+def as_function(stack: Stack) -> Iterator[Any]:  # noqa: ARG001 - sets the environment
+    """Clients of a user who has just the policy of a function's role."""
+    iam = boto3.client("iam")
+    users = set()
+
+    def client(function: str, service: str) -> Any:  # noqa: ANN401 - a client of any service
+        name = f"as-{function.lower()}"
+        keys = make.make_caller(name)
+        users.add(name)
+        iam.put_user_policy(
+            UserName=name, PolicyName="call", PolicyDocument=json.dumps(roles()[function][2])
+        )
+        return boto3.client(
+            service,  # type: ignore[call-overload]
+            aws_access_key_id=keys["access_key"],
+            aws_secret_access_key=keys["secret_key"],
+        )
+
+    yield client
+    for name in users:
+        iam.delete_user_policy(UserName=name, PolicyName="call")
+
+
+BATCH_KEY = f"{'0' * 32}/{'0' * 8}"
+
+
+def forbidden(stack: Stack) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """What no role of that function may do."""
+    batches, merged, table = stack.batches_bucket, stack.merged_bucket, stack.table.name
+    key = {"sessionId": {"S": "0" * 32}}
+    plan, elsewhere = "plans/0", "another/00000000"
+    return [
+        ("Batches", "s3", "get_object", {"Bucket": batches, "Key": plan}),
+        ("Batches", "s3", "get_object", {"Bucket": batches, "Key": elsewhere}),
+        ("Batches", "s3", "get_object", {"Bucket": merged, "Key": f"{'0' * 32}.ndjson"}),
+        ("Batches", "s3", "put_object", {"Bucket": merged, "Key": "x", "Body": b""}),
+        ("Batches", "s3", "put_object", {"Bucket": batches, "Key": plan, "Body": b""}),
+        ("Batches", "s3", "delete_object", {"Bucket": batches, "Key": BATCH_KEY}),
+        ("Batches", "dynamodb", "delete_item", {"TableName": table, "Key": key}),
+        ("Batches", "dynamodb", "scan", {"TableName": table}),
+        ("Finish", "s3", "put_object", {"Bucket": batches, "Key": BATCH_KEY, "Body": b""}),
+        ("Finish", "s3", "delete_object", {"Bucket": batches, "Key": BATCH_KEY}),
+        ("Finish", "s3", "get_object", {"Bucket": batches, "Key": elsewhere}),
+        ("Finish", "dynamodb", "scan", {"TableName": table}),
+        ("Sessions", "s3", "get_object", {"Bucket": batches, "Key": BATCH_KEY}),
+        ("Sessions", "s3", "put_object", {"Bucket": batches, "Key": BATCH_KEY, "Body": b""}),
+        ("Sessions", "s3", "delete_object", {"Bucket": merged, "Key": f"{'0' * 32}.ndjson"}),
+        ("Sessions", "dynamodb", "scan", {"TableName": table}),
+        ("Sessions", "dynamodb", "delete_item", {"TableName": table, "Key": key}),
+    ]
+
+
+def test_a_functions_role_can_do_nothing_else(stack: Stack, as_function: Any) -> None:  # noqa: ANN401
+    for function, service, call, arguments in forbidden(stack):
+        with pytest.raises(ClientError, match=r"(?i)denied|not authorized"):
+            getattr(as_function(function, service), call)(**arguments)
+    # The very same users may do what the function does.
+    key = {"sessionId": {"S": "0" * 32}}
+    as_function("Batches", "dynamodb").get_item(TableName=stack.table.name, Key=key)
+
+
+@pytest.mark.parametrize(
+    ("function", "action"),
+    [("Batches", "s3:PutObject"), ("Batches", "dynamodb:GetItem"), ("Finish", "s3:GetObject")],
+)
+def test_a_permission_that_is_missing_would_show(api: Api, function: str, action: str) -> None:
+    """The roles are really enforced: take one action away and the upload fails."""
+    iam = boto3.client("iam")
+    role, policy, text = roles()[function]
+
+    def upload() -> set[int]:
+        session_id = api.create(1)
+        return {api.batch(session_id, 0, [1]).status, api.finish(session_id).status}
+
+    less = json.loads(json.dumps(text))
+    for statement in less["Statement"]:
+        actions = statement["Action"]
+        kept = [a for a in ([actions] if isinstance(actions, str) else actions) if a != action]
+        statement["Action"] = kept or ["s3:ListAllMyBuckets"]
+    iam.put_role_policy(RoleName=role, PolicyName=policy, PolicyDocument=json.dumps(less))
+    try:
+        assert 500 in upload()
+    finally:
+        iam.put_role_policy(RoleName=role, PolicyName=policy, PolicyDocument=json.dumps(text))
+    assert upload() == {204, 200}

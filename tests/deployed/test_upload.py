@@ -1,0 +1,43 @@
+"""The main job on a deployed stack: 100,000 records, some lost, found, and the result proved."""
+
+import gzip
+import json
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.api import Api
+from tests.conftest import Stack
+from uploads.records import BATCH_MEDIA_TYPE
+
+RECORDS, SIZE = 100_000, 1_000
+
+
+def test_100_000_records(api: Api, stack: Stack, download: Callable[[str], bytes]) -> None:
+    made = random.Random(3)
+    records = [{"id": n, "note": made.randbytes(50).hex()} for n in range(RECORDS)]
+    batches = [records[at : at + SIZE] for at in range(0, RECORDS, SIZE)]
+    session_id = api.create(RECORDS, SIZE)
+
+    def send(seq_num: int) -> int:
+        body = json.dumps({"seqNum": seq_num, "data": batches[seq_num]}, separators=(",", ":"))
+        headers = {"content-type": BATCH_MEDIA_TYPE, "content-encoding": "gzip"}
+        return api.raw_batch(session_id, gzip.compress(body.encode(), 1), headers).status
+
+    order = made.sample(range(len(batches)), len(batches))
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(send, order[3:])) == {204}
+    failed = api.finish(session_id).json
+    assert failed["validationResult"] == "Failed"
+    missing = [n for gap in failed["missing"] for n in range(gap["from"], gap["to"] + 1)]
+    assert missing == sorted(order[:3])
+    assert {send(seq_num) for seq_num in missing} == {204}
+    result = api.finish(session_id).json
+    assert (result["validationResult"], result["receivedRecord"]) == ("Success", RECORDS)
+    link = api.file(session_id, {"accept": "application/json"}).json["url"]
+    expected = b"".join(
+        json.dumps(record, separators=(",", ":")).encode() + b"\n" for record in records
+    )
+    assert download(link) == expected
+    assert len(expected) > 10 * 2**20  # a multipart upload
+    assert stack.open_uploads(session_id) == 0
