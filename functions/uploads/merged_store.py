@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from itertools import accumulate, count
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self
 
 from botocore.exceptions import ClientError, HTTPClientError
 from isal import isal_zlib
@@ -125,7 +126,7 @@ class Merge:
         self._key = store.key(session_id)
         self._digest = digest
         self._plan = plan(batches)
-        self._body = bytearray()
+        self._body = BytesIO()
         self._upload_id = ""
         self._parts: list[CompletedPartTypeDef] = []
 
@@ -196,7 +197,7 @@ class Merge:
             Key=self._key,
             UploadId=self._upload_id,
             PartNumber=number,
-            Body=cast("bytes", body),
+            Body=body,
             ChecksumAlgorithm="CRC32",
             ChecksumCRC32=content.checksum,
         )
@@ -204,10 +205,12 @@ class Merge:
 
     def _read(
         self, batches: Sequence[StoredBatch], readers: ThreadPoolExecutor
-    ) -> tuple[bytearray, Content]:
-        """The concatenation of ``batches``, read in parallel into one buffer."""
-        body = bytearray(sum(batch.size for batch in batches))
-        room = memoryview(body)
+    ) -> tuple[BytesIO, Content]:
+        """The concatenation of ``batches``, read in parallel into one buffer.
+
+        A file, because boto3 would copy bytes into one.
+        """
+        body = BytesIO(bytes(sum(batch.size for batch in batches)))
 
         def read(batch: StoredBatch, offset: int) -> Content:
             facts, ndjson = self._store.batches.read(self._session_id, batch)
@@ -215,7 +218,8 @@ class Merge:
             return Content(facts.records, facts.size, facts.crc32)
 
         offsets = accumulate((batch.size for batch in batches), initial=0)
-        return body, sum(readers.map(read, batches, offsets), Content())
+        with body.getbuffer() as room:
+            return body, sum(readers.map(read, batches, offsets), Content())
 
     def publish(self, decision: Decision) -> None:
         """Make the object visible, whole: 1 write.
@@ -243,7 +247,7 @@ class Merge:
                     Key=self._key,
                     ContentType=_CONTENT_TYPE,
                     Metadata={"digest": self._digest},
-                    Body=cast("bytes", self._body),
+                    Body=self._body,
                     IfNoneMatch="*",
                     ChecksumAlgorithm="CRC32",
                     ChecksumCRC32=decision.crc32,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import NoCredentialsError
+from botocore.handlers import add_expect_header
 from botocore.session import Session
 from obstore.store import S3Store
 
@@ -128,6 +129,8 @@ class Wiring:
                 )
             ),
         )
+        # Else every part waits for S3 to say "100 Continue" before it is sent.
+        client.meta.events.unregister("before-call.s3", add_expect_header)
         return MergedStore(
             cast("S3Client", client),
             self.config.merged_bucket,

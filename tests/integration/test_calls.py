@@ -80,6 +80,7 @@ def test_finish_of_many_parts(api: Api, aws: Aws) -> None:
     assert complete["x-amz-mp-object-size"] == str(4 * 4_000_003)
     assert all("x-amz-checksum-crc32" in c.headers for c in calls if c.operation == "UploadPart")
     assert all("if-match" in c.headers for c in calls if c.operation == "GetObject")
+    assert not any("expect" in c.headers for c in calls)
 
 
 def test_a_copied_part_is_pinned_and_not_read(api: Api, aws: Aws) -> None:
