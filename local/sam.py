@@ -11,7 +11,8 @@ from local.runtime import runtime_bin
 
 ROOT: Final = Path(__file__).parents[1]
 ARCHITECTURE: Final = "arm64" if platform.machine() in {"aarch64", "arm64"} else "x86_64"
-"""This machine's, as Lambda calls it: only for this one can packages be run here."""
+"""This machine's, as Lambda calls it: only what is built for it runs here."""
+FOR_THIS_MACHINE: Final = ("--parameter-overrides", f"Architecture={ARCHITECTURE}")
 
 _SAM: Final = str(Path(sys.executable).parent / "sam")
 
@@ -42,14 +43,7 @@ def build(target: Path) -> subprocess.CompletedProcess[str]:
     """Run ``sam build`` for this machine's architecture into ``target``."""
     # Builds that share SAM's cache spoil each other's packages when they run at the same time.
     return subprocess.run(
-        command(
-            "build",
-            "--no-cached",
-            "--build-dir",
-            target,
-            "--parameter-overrides",
-            f"Architecture={ARCHITECTURE}",
-        ),
+        command("build", "--no-cached", "--build-dir", target, *FOR_THIS_MACHINE),
         cwd=ROOT,
         env=environment(),
         capture_output=True,

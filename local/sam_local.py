@@ -154,6 +154,7 @@ def started(port: int, log: IO[str] | None = None) -> Iterator[tuple[str, subpro
         image = running.enter_context(_image(f"http://host.docker.internal:{moto.port}"))
         process = running.enter_context(
             _sam_local(
+                *sam.FOR_THIS_MACHINE,
                 "--config-file",
                 sam.ROOT / "samconfig.toml",
                 "--template",
@@ -247,12 +248,12 @@ def _image(endpoint: str) -> Iterator[str]:
     try:
         yield name
     finally:
-        sams = f"{name}:rapid-{sam.ARCHITECTURE}"
-        label = "label=sam.cli.container.type=lambda"
-        left = _docker("ps", "-aq", "--filter", label, "--filter", f"ancestor={sams}")
-        if containers := left.stdout.split():
-            _docker("rm", "--force", *containers)
-        _docker("image", "rm", "--force", sams, name)
+        images = _docker("image", "ls", "--quiet", name).stdout.split()
+        made_from = [f"--filter=ancestor={image}" for image in images]
+        label = "--filter=label=sam.cli.container.type=lambda"
+        if left := _docker("ps", "--all", "--quiet", label, *made_from).stdout.split():
+            _docker("rm", "--force", *left)
+        _docker("image", "rm", "--force", *images)
 
 
 def _base_image() -> str:
