@@ -123,10 +123,15 @@ def down() -> None:
         os.environ.update(environment())
         delete(NAME)
     with suppress(FileNotFoundError, ProcessLookupError):
-        os.kill(int((HOME / "pid").read_text()), signal.SIGTERM)
+        process = int((HOME / "pid").read_text())
+        os.kill(process, signal.SIGTERM)
+        # It clears up after itself; when it is gone there is no such process.
+        for _ in range(100):
+            os.kill(process, 0)
+            time.sleep(0.1)
     for path in HOME.glob("*"):
         if path.name != "venv":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
     print("The stack is gone.")
 
 
@@ -191,7 +196,6 @@ def _start_ministack() -> None:
     """MiniStack on this machine only, with roles, users and the buckets' policies enforced."""
     temporary = HOME / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
-    bundle = str(temporary / "ministack-tls" / "ca-bundle.pem")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environ |= {
         "AUTH": "true",
@@ -202,9 +206,9 @@ def _start_ministack() -> None:
         "STATE_DIR": str(HOME / "state"),
         "S3_DATA_DIR": str(HOME / "s3"),
         "TMPDIR": str(temporary),
-        # The functions, which it runs itself, call it over its own certificate.
-        "AWS_CA_BUNDLE": bundle,
-        "SSL_CERT_FILE": bundle,
+        # It makes its own certificate, which the functions that it runs must trust, and itself.
+        "AWS_CA_BUNDLE": str(CERTIFICATE),
+        "SSL_CERT_FILE": str(CERTIFICATE),
     }
     print("Starting MiniStack …", flush=True)
     with LOG.open("w") as log:
