@@ -10,7 +10,6 @@ is not used, and importing it takes a fifth of a start.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, cast
@@ -47,12 +46,12 @@ def _now() -> int:
     return int(time.time())
 
 
-@dataclass(frozen=True)
 class Wiring:
     """What a function works with. ``clock`` gives seconds since 1970."""
 
-    config: Config
-    clock: Callable[[], int] = field(default=_now)
+    def __init__(self, config: Config, clock: Callable[[], int] = _now) -> None:
+        self.config = config
+        self.clock = clock
 
     @cached_property
     def _session(self) -> Session:

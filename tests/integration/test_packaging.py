@@ -1,7 +1,9 @@
 """What ``sam build`` ships: each handler, what it imports, and nothing else."""
 
+import json
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,40 +11,68 @@ import pytest
 from local import sam
 from local.runtime import RUNTIME, runtime_bin
 
-ROOT = Path(__file__).parents[2]
-SHIPPED = re.findall(
-    r"^([\w-]+)==", (ROOT / "functions" / "requirements.txt").read_text(), re.MULTILINE
-)
+FUNCTIONS = sam.ROOT / "functions"
+PINNED = set(re.findall(r"^([\w-]+)==", (FUNCTIONS / "requirements.txt").read_text(), re.MULTILINE))
+THEIR_NEEDS = {"jmespath", "python-dateutil", "s3transfer", "six", "typing-extensions", "urllib3"}
+HANDLERS = ["sessions", "batches", "finish"]
+MACHINES = {"x86_64": 62, "arm64": 183}
+"""The number of each architecture in the head of an ELF file."""
+MOST_BYTES = 40 * 2**20
+MOST_MODULES = 430
+"""Of the batch function, all of Python's own included: each costs a part of every cold start."""
+
+START = """
+import json, sys
+opened, compiled = [], []
+def note(event, given):
+    if event == "open":
+        opened.append(str(given[0]))
+    if event == "compile" and str(given[1]).endswith(".py"):
+        compiled.append(str(given[1]))
+sys.addaudithook(note)
+sys.path.insert(0, ".")
+import {handler}
+assert callable({handler}.lambda_handler)
+print(json.dumps({{"modules": sorted(sys.modules), "opened": opened, "compiled": compiled}}))
+"""
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@cache
+def build(target: Path, architecture: str) -> Path:
     """The folder that ``sam build`` fills."""
     if runtime_bin() is None:
         pytest.skip(f"sam build needs {RUNTIME}, and there is none on the path")
-    target = tmp_path_factory.mktemp("build")
-    done = sam.build(target)
+    overrides = ("--parameter-overrides", f"Architecture={architecture}")
+    done = subprocess.run(
+        sam.command("build", "--no-cached", "--build-dir", target, *overrides),
+        cwd=sam.ROOT,
+        env=sam.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return target
 
 
-@pytest.mark.parametrize("function", ["Sessions", "Batches", "Finish"])
-def test_a_package_is_whole_and_holds_nothing_else(built: Path, function: str) -> None:
-    package = built / f"{function}Function"
-    ours = {path.name for path in (ROOT / "functions").iterdir() if path.suffix == ".py"}
-    top = {path.name for path in package.iterdir()}
-    assert {"uploads", "obstore", "msgspec", "boto3", "botocore", "isal"} <= top
-    # Those of our dependencies that are one file.
-    theirs = {"six.py", "typing_extensions.py"}
-    assert {path.name for path in package.glob("*.py")} - theirs == ours
-    assert not {"moto", "pytest", "awscrt", "tests", "local", "client"} & top
-    installed = {path.name.partition("-")[0].lower() for path in package.glob("*.dist-info")}
-    assert {name.replace("-", "_") for name in SHIPPED} <= installed
+@pytest.fixture(params=MACHINES)
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is built for either architecture, whatever this machine is."""
+    return build(tmp_path_factory.getbasetemp() / request.param, request.param)
 
 
-@pytest.mark.parametrize("handler", ["sessions", "batches", "finish"])
-def test_a_package_imports_its_handler_by_itself(built: Path, handler: str) -> None:
-    python = Path(runtime_bin() or "") / RUNTIME
+@pytest.fixture
+def built_here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is built for this machine, and runs here."""
+    return build(tmp_path_factory.getbasetemp() / sam.ARCHITECTURE, sam.ARCHITECTURE)
+
+
+def package_of(built: Path, handler: str) -> Path:
+    return built / f"{handler.capitalize()}Function"
+
+
+def python(script: str, folder: Path) -> str:
+    """What the functions' Python prints, by itself and with what the template sets."""
     settings = {
         "SESSIONS_TABLE": "t",
         "BATCHES_BUCKET": "b",
@@ -55,13 +85,101 @@ def test_a_package_imports_its_handler_by_itself(built: Path, handler: str) -> N
         "AWS_SECRET_ACCESS_KEY": "none",
         "POWERTOOLS_METRICS_NAMESPACE": "Gapless",
     }
-    script = f"import {handler}; print({handler}.lambda_handler.__name__)"
     done = subprocess.run(
-        [python, "-I", "-c", f"import sys; sys.path.insert(0, '.'); {script}"],
-        cwd=built / f"{handler.capitalize()}Function",
+        [Path(runtime_bin() or "") / RUNTIME, "-I", "-B", "-c", script],
+        cwd=folder,
         env=settings,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.stdout, done.stderr) == ("lambda_handler\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def started(built: Path, handler: str) -> dict[str, list[str]]:
+    """What a start imports, opens and compiles."""
+    seen: dict[str, list[str]] = json.loads(
+        python(START.format(handler=handler), package_of(built, handler))
+    )
+    return seen
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_a_package_is_whole_and_holds_nothing_else(built: Path, handler: str) -> None:
+    package = package_of(built, handler)
+    installed = {
+        path.name.partition("-")[0].replace("_", "-") for path in package.glob("*.dist-info")
+    }
+    assert installed == PINNED | THEIR_NEEDS
+    theirs = {
+        line.partition(",")[0].partition("/")[0]
+        for record in package.glob("*.dist-info/RECORD")
+        for line in record.read_text().splitlines()
+    }
+    ours = {path.name for path in FUNCTIONS.glob("*.py")}
+    top = {path.name for path in package.iterdir()}
+    # RECORD also names commands: `../../bin/…`.
+    assert top == (theirs - {"..", "bin"}) | ours | {"uploads", "__pycache__"}
+    assert {path.name for path in (package / "uploads").iterdir()} == {
+        "__pycache__",
+        *(path.name for path in (FUNCTIONS / "uploads").glob("*.py")),
+    }
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_a_package_is_small(built: Path, handler: str) -> None:
+    package = package_of(built, handler)
+    files = [path for path in package.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MOST_BYTES
+    models = {path.name for path in (package / "botocore" / "data").iterdir() if path.is_dir()}
+    assert models == {"dynamodb", "s3"}
+    assert not [path for path in files if path.suffix == ".pyi"]
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_a_package_is_compiled_for_its_python(built: Path, handler: str) -> None:
+    package = package_of(built, handler)
+    tag = f"cpython-{RUNTIME.removeprefix('python').replace('.', '')}"
+    expected = {
+        path.parent / "__pycache__" / f"{path.stem}.{tag}.pyc" for path in package.rglob("*.py")
+    }
+    assert set(package.rglob("*.pyc")) == expected
+    magic = python("import importlib.util as u; print(u.MAGIC_NUMBER.hex())", package).strip()
+    # PEP 552: a hash of the source and not its time, and the source is not asked.
+    unchecked = (0b01).to_bytes(4, "little")
+    assert {path.read_bytes()[:8] for path in expected} == {bytes.fromhex(magic) + unchecked}
+
+
+def test_a_package_is_for_its_architecture(built: Path) -> None:
+    libraries = list(built.rglob("*.so"))
+    assert {"_obstore.abi3.so"} < {path.name for path in libraries}
+    machines = {int.from_bytes(path.read_bytes()[18:20], "little") for path in libraries}
+    assert machines == {MACHINES[built.name]}
+
+
+def test_the_built_template_leads_to_the_packages(built: Path) -> None:
+    template = (built / "template.yaml").read_text()
+    for handler in HANDLERS:
+        assert f"CodeUri: {package_of(built, handler).name}\n" in template
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_a_package_imports_its_handler_by_itself(built_here: Path, handler: str) -> None:
+    assert started(built_here, handler)["compiled"] == []
+
+
+def test_a_batch_starts_without_what_it_does_not_use(built_here: Path) -> None:
+    batches, finish = started(built_here, "batches"), started(built_here, "finish")
+
+    def models(seen: dict[str, list[str]]) -> set[str]:
+        return set(re.findall(r"data/(\w+)/[\d-]+/service-2", " ".join(seen["opened"])))
+
+    # The look at finish shows that what is asserted of batches could be seen.
+    assert "uploads.merged_store" in finish["modules"]
+    assert models(finish) == {"dynamodb", "s3"}
+    assert "uploads.merged_store" not in batches["modules"]
+    assert models(batches) == {"dynamodb"}
+    packages = {name.partition(".")[0] for name in batches["modules"]}
+    assert not packages & {"asyncio", "boto3", "multiprocessing", "s3transfer"}
+    assert len(batches["modules"]) <= MOST_MODULES

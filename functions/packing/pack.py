@@ -1,0 +1,93 @@
+#!/usr/bin/env python3.13
+"""Fills the package of a function: ``python3.13 packing/pack.py aarch64 TARGET``.
+
+``sam build`` runs it in a copy of ``functions``, by the Makefile of the architecture. It does what
+SAM's own builder does not: take every wheel that runs on Lambda, whatever machine this is, leave
+out what no function reads, and compile, for Lambda could not keep what it compiles itself.
+"""
+
+import compileall
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from py_compile import PycInvalidationMode
+from typing import Any, Final
+
+GLIBC: Final = range(17, 35)
+"""Minor versions of glibc 2 that wheels may ask for. Lambda's Amazon Linux 2023 has 2.34."""
+SERVICES: Final = {"dynamodb", "s3"}
+"""What botocore keeps its models of; those of all others are half of what is installed."""
+
+
+def main() -> None:
+    """Fill the package."""
+    processor, target = sys.argv[1], Path(sys.argv[2])
+    install(processor, target)
+    trim(target)
+    for module in Path().glob("*.py"):
+        shutil.copy(module, target)
+    shutil.copytree("uploads", target / "uploads", ignore=shutil.ignore_patterns("__pycache__"))
+    compiled = compileall.compile_dir(
+        target,
+        quiet=1,
+        # Good wherever it is unpacked, and whatever time the files then have.
+        stripdir=str(target),
+        invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
+    )
+    if not compiled:
+        sys.exit("Some modules cannot be compiled.")
+
+
+def install(processor: str, target: Path) -> None:
+    """Install the wheels of ``requirements.txt`` for ``processor``."""
+    platforms = [f"manylinux_2_{minor}_{processor}" for minor in reversed(GLIBC)]
+    subprocess.run(  # noqa: S603
+        [
+            *(sys.executable, "-m", "pip", "install", "--requirement", "requirements.txt"),
+            *(f"--platform={name}" for name in [*platforms, f"manylinux2014_{processor}"]),
+            *("--only-binary=:all:", "--target", target, "--no-compile", "--quiet"),
+            *("--disable-pip-version-check", "--root-user-action=ignore"),
+        ],
+        check=True,
+    )
+
+
+def trim(target: Path) -> None:
+    """Leave out what no function reads."""
+    shutil.rmtree(target / "bin", ignore_errors=True)
+    for stub in target.rglob("*.pyi"):
+        stub.unlink()
+    data = target / "botocore" / "data"
+    for service in data.iterdir():
+        if service.is_dir() and service.name not in SERVICES:
+            shutil.rmtree(service)
+    for packed in data.rglob("*.json.gz"):
+        model = json.loads(gzip.decompress(packed.read_bytes()), object_hook=without_prose)
+        write(packed.with_suffix(""), model)
+        packed.unlink()
+    endpoints = json.loads((data / "endpoints.json").read_bytes())
+    for partition in endpoints["partitions"]:
+        known = partition["services"]
+        partition["services"] = {name: known[name] for name in known if name in SERVICES}
+    write(data / "endpoints.json", endpoints)
+
+
+def without_prose(model: dict[str, Any]) -> dict[str, Any]:
+    """A part of a model without its documentation, which is three quarters of it."""
+    # botocore asks for some of it, so it stays as an empty string.
+    return {
+        name: "" if name == "documentation" and isinstance(value, str) else value
+        for name, value in model.items()
+    }
+
+
+def write(path: Path, value: object) -> None:
+    """Write JSON, and nothing that need not be in it."""
+    path.write_text(json.dumps(value, separators=(",", ":")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
