@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds an image that stands in for public.ecr.aws/lambda/python:3.13 where no registry of images can
+# Builds an image that stands in for the image of Lambda's Python 3.13 where no registry of images can
 # be reached: Debian trixie's Python 3.13 with PyPI's awslambdaric, the client of the Lambda runtime.
 #
 #   local/sam-image.sh NAME

@@ -22,12 +22,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Final
 
+from samcli.local.docker.lambda_image import LambdaImage  # type: ignore[import-untyped]
+
 from local import sam, stack, storage
 from local.runtime import RUNTIME, runtime_bin
 from local.server import HOST, Server
 from local.template import Template
 
-PUBLIC_IMAGE: Final = "public.ecr.aws/lambda/python:3.13"
+PUBLIC_IMAGE: Final = f"{LambdaImage._INVOKE_REPO_PREFIX}/python:3.13"  # noqa: SLF001
 STAND_IN_IMAGE: Final = "gapless-lambda-stand-in"
 """Made by ``sam-image.sh`` where no registry can be reached."""
 
