@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 SESSIONS = re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-TARGETS = re.findall(r"^make (\w+)", README, re.MULTILINE)
+TARGETS = re.findall(r"^make ([\w-]+)", README, re.MULTILINE)
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 SESSION_ID = re.compile(r"[0-9a-f]{32}")
 
