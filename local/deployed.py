@@ -26,8 +26,7 @@ from local import sam
 from local.runtime import runtime_bin
 
 MINISTACK: Final = "ministack[full]==1.5.33"
-ROOT: Final = Path(__file__).parents[1]
-HOME: Final = ROOT / "build" / "stack"
+HOME: Final = sam.ROOT / "build" / "stack"
 STACK_FILE: Final = HOME / "stack.json"
 """What the tests need to know of the stack (``tests/conftest.py``)."""
 LOG: Final = HOME / "ministack.log"
@@ -108,7 +107,7 @@ def up() -> None:
     print(
         f"Gapless is deployed, with IAM enforced, at\n  {url}",
         "Open a session for three records:",
-        f"  curl --cacert {CERTIFICATE.relative_to(ROOT)}"
+        f"  curl --cacert {CERTIFICATE.relative_to(sam.ROOT)}"
         f" --aws-sigv4 aws:amz:{REGION}:execute-api"
         f" --user {keys['access_key']}:{keys['secret_key']} \\",
         f"""    '{url}/api/upload/sessions' -d '{{"totalRecord": 3}}'""",
@@ -137,15 +136,11 @@ def down() -> None:
 
 def deploy(name: str, parameters: dict[str, str]) -> dict[str, str]:
     """Build and deploy a stack, and give its outputs. Raises StackError."""
-    given = [
-        f"{key}={value}" for key, value in ({"Architecture": sam.ARCHITECTURE} | parameters).items()
-    ]
     built = HOME / "build"
     print("sam build …", flush=True)
-    _sam(
-        *("build", "--build-dir", str(built), "--cache-dir", str(HOME / "cache")),
-        *("--parameter-overrides", *given),
-    )
+    done = sam.build(built)
+    if done.returncode:
+        raise StackError(f"sam build failed:\n{done.stderr[-4000:]}")
     print("sam deploy …", flush=True)
     bucket = "sam-artifacts"
     with suppress(boto3.client("s3").exceptions.BucketAlreadyOwnedByYou):
@@ -154,7 +149,8 @@ def deploy(name: str, parameters: dict[str, str]) -> dict[str, str]:
         *("deploy", "--template-file", str(built / "template.yaml"), "--stack-name", name),
         *("--s3-bucket", bucket, "--no-resolve-s3", "--capabilities", "CAPABILITY_IAM"),
         *("--no-confirm-changeset", "--no-fail-on-empty-changeset"),
-        *("--parameter-overrides", *given),
+        *sam.FOR_THIS_MACHINE,
+        *(f"{key}={value}" for key, value in parameters.items()),
     )
     found = boto3.client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]
     return {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
@@ -185,7 +181,7 @@ def _install_ministack(python: str) -> None:
     stamp = HOME / "venv" / MINISTACK
     if stamp.exists():
         return
-    print(f"Installing {MINISTACK} into {HOME.relative_to(ROOT)} (once) …", flush=True)
+    print(f"Installing {MINISTACK} into {HOME.relative_to(sam.ROOT)} (once) …", flush=True)
     venv = HOME / "venv"
     _run([f"{python}/python3.13", "-m", "venv", "--clear", venv])
     _run([venv / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", MINISTACK])
@@ -213,7 +209,7 @@ def _start_ministack() -> None:
     print("Starting MiniStack …", flush=True)
     with LOG.open("w") as log:
         process = subprocess.Popen(
-            [HOME / "venv" / "bin" / "python", "-P", ROOT / "local" / "emulated_aws.py"],
+            [HOME / "venv" / "bin" / "python", "-P", sam.ROOT / "local" / "emulated_aws.py"],
             env=environ,
             cwd=HOME,
             stdin=subprocess.DEVNULL,
@@ -225,7 +221,7 @@ def _start_ministack() -> None:
     until = time.monotonic() + START_SECONDS
     while not _answers():
         if process.poll() is not None or time.monotonic() > until:
-            raise StackError(f"MiniStack did not start; {LOG.relative_to(ROOT)} says why")
+            raise StackError(f"MiniStack did not start; {LOG.relative_to(sam.ROOT)} says why")
         time.sleep(0.2)
 
 
@@ -245,7 +241,7 @@ def _sam(*arguments: str) -> None:
 def _run(command: list[Any], environ: dict[str, str] | None = None) -> None:
     """Run a command and say what it said only if it failed."""
     done = subprocess.run(
-        command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+        command, cwd=sam.ROOT, env=environ, capture_output=True, text=True, check=False
     )
     if done.returncode:
         said = (done.stdout + done.stderr).strip()
