@@ -17,7 +17,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.client import responses
@@ -92,8 +92,6 @@ class Request:
     headers: Iterable[tuple[str, str]] = ()
     body: bytes = b""
     source_ip: str = "127.0.0.1"
-    authorizer: Mapping[str, object] = field(default_factory=dict)
-    """What an authorizer found out about the caller: ``{"jwt": …}`` or ``{"iam": …}``."""
 
 
 @dataclass(frozen=True)
@@ -245,8 +243,6 @@ def _event(request: Request, key: str, path: str, parameters: Mapping[str, str])
         event["queryStringParameters"] = query
     if parameters:
         event["pathParameters"] = dict(parameters)
-    if request.authorizer:
-        event["requestContext"]["authorizer"] = dict(request.authorizer)
     if request.body:
         event["body"] = (
             request.body.decode(errors="replace")

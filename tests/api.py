@@ -48,14 +48,12 @@ Send = Callable[[str, str, bytes, Headers], Answer]
 """Method, path, body and headers to an answer."""
 
 
-def in_process(gateway: Gateway, authorizer: Mapping[str, object] | None = None) -> Send:
-    """Requests go straight to the gateway, as those of a principal where one is given."""
+def in_process(gateway: Gateway) -> Send:
+    """Requests go straight to the gateway."""
 
     def send(method: str, path: str, body: bytes, headers: Headers) -> Answer:
         path, _, query = path.partition("?")
-        response = gateway.handle(
-            Request(method, path, query, headers.items(), body, authorizer=authorizer or {})
-        )
+        response = gateway.handle(Request(method, path, query, headers.items(), body))
         return Answer(response.status, dict(response.headers), response.body)
 
     return send

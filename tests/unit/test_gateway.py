@@ -180,11 +180,6 @@ def test_path_parameters_are_decoded(sent: str, received: str) -> None:
     assert event["rawPath"] == f"/things/{received}/items"
 
 
-def test_an_authorizer_tells_who_calls() -> None:
-    event = post(authorizer={"jwt": {"claims": {"sub": "me"}}})
-    assert event["requestContext"]["authorizer"] == {"jwt": {"claims": {"sub": "me"}}}
-
-
 def test_the_context_counts_down() -> None:
     seen: list[Context] = []
     gateway(lambda _event, context: seen.append(context)).handle(Request("POST", "/things"))
