@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 import requests
+from hypothesis import HealthCheck, Phase, settings
 
 from local import stack as local_stack
 from local import storage
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
     from mypy_boto3_s3 import S3Client
 
+settings.register_profile(
+    "gapless",
+    # Explaining a failure traces it line by line, which crashes Python 3.11 beside busy threads.
+    phases=set(Phase) - {Phase.explain},
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+settings.load_profile("gapless")
 
 DEPLOYED: dict[str, Any] = (
     json.loads(Path(os.environ["STACK"]).read_text()) if "STACK" in os.environ else {}

@@ -14,7 +14,7 @@ import pytest
 import requests
 import schemathesis
 import yaml
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from requests.adapters import HTTPAdapter
 from schemathesis import GenerationMode, Response, openapi
@@ -183,7 +183,6 @@ def accepted(case: Case, session_kind: str, answer: Response) -> bool:
 
 
 @SCHEMA.parametrize()
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
 def test_answers_are_those_of_openapi(
     case: Case, server_url: str, http: requests.Session, sessions: Sessions
 ) -> None:
@@ -259,8 +258,6 @@ def test_links_lead_from_a_session_to_its_file(
             stateful_step_count=12,
             derandomize=True,
             database=None,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
         )
     )
     assert seen.keys() >= {

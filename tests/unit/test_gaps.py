@@ -54,7 +54,7 @@ def test_missing(present: list[int], expected: int | None, ranges: list[tuple[in
     present=st.sets(st.integers(0, 60)).map(sorted),
     expected=st.none() | st.integers(0, 70),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_ranges_are_exactly_the_set_difference(present: list[int], expected: int | None) -> None:
     due = max(expected or 0, max(present, default=-1) + 1)
     ranges = list(missing(iter(present), expected))
@@ -67,7 +67,7 @@ def test_ranges_are_exactly_the_set_difference(present: list[int], expected: int
 
 
 @given(present=st.sets(st.integers(0, LAST), max_size=200).map(sorted))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_filling_the_gaps_leaves_none(present: list[int]) -> None:
     filled = set(present)
     for first, last in missing(present, LAST + 1):

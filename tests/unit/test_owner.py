@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from uploads import errors
@@ -115,7 +115,6 @@ URLS = st.text("abc:/.%", min_size=1).map(lambda rest: f"https://{rest}")
     one=st.tuples(URLS, st.text("ab/: ", min_size=1) | st.text(min_size=1)),
     other=st.tuples(URLS, st.text("ab/: ", min_size=1) | st.text(min_size=1)),
 )
-@settings(deadline=None)
 def test_no_subject_makes_another_issuers_owner(
     one: tuple[str, str], other: tuple[str, str]
 ) -> None:

@@ -54,7 +54,7 @@ def test_nothing_makes_no_parts() -> None:
         max_size=60,
     )
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_limits_hold_for_few_batches(sizes: list[int]) -> None:
     batches = stored(sizes)
     check(batches, plan(batches))
@@ -85,7 +85,7 @@ DRAWS: dict[str, Draw] = {
 @example(draw="the largest", count=MOST_BATCHES, seed=0)
 @example(draw="one byte", count=MOST_BATCHES, seed=0)
 @example(draw="rarely large", count=MOST_BATCHES, seed=0)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_limits_hold_for_many_batches(draw: str, count: int, seed: int) -> None:
     at = random.Random(seed)
     batches = stored([DRAWS[draw](at) for _ in range(count)])

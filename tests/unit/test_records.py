@@ -574,7 +574,7 @@ def members_of(body: str) -> list[tuple[str, Any]]:
 @example(made=('{"seqNum":0,"data":[1],"data":[1]}', ["seqNum", "data", "data"]))
 @example(made=(r'{"seqNum":0,"data":[1],"\u0064ata":[1]}', ["seqNum", "data", "data"]))
 @example(made=(r'{"seqNum":0,"data":[],"data":[11111111]}', ["seqNum", "data", "data"]))
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=1_000)
 def test_members_given_twice_are_found_as_json_finds_them(made: tuple[str, list[str]]) -> None:
     body, names = made
     members = members_of(body)
@@ -1202,7 +1202,7 @@ SPREADING: dict[str, dict[str, Any]] = {
 
 
 @given(data=st.lists(JSON, min_size=1, max_size=5), style=st.sampled_from(sorted(KEEPING)))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_records_on_one_line_are_byte_identical(data: list[Any], style: str) -> None:
     body = json.dumps({"seqNum": 1, "data": data}, **KEEPING[style])
     stored = lines(read_batch(body.encode()))
@@ -1214,7 +1214,7 @@ def test_records_on_one_line_are_byte_identical(data: list[Any], style: str) -> 
     style=st.sampled_from(sorted(SPREADING)),
     newline=st.sampled_from(["\n", "\r\n", "\r"]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_records_over_several_lines_become_compact(
     data: list[Any], style: str, newline: str
 ) -> None:
@@ -1312,7 +1312,7 @@ def mutated(draw: st.DrawFn) -> str:
 
 
 @given(document=mutated())
-@settings(max_examples=3_000, deadline=None)
+@settings(max_examples=3_000)
 def test_what_json_accepts_is_accepted_and_what_it_refuses_is_refused(document: str) -> None:
     expected = acceptable(document)
     refused: errors.BadRequestError | None = None
