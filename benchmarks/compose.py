@@ -31,7 +31,8 @@ def resident() -> int:
 def measure(endpoint: str) -> dict[str, float]:
     """Compose one session from ``endpoint``, in this process."""
     from uploads.config import Config
-    from uploads.protocol import listing_digest
+    from uploads.finishing import listing_digest
+    from uploads.plan import plan
     from uploads.session import Decision
     from uploads.wiring import Wiring
 
@@ -64,11 +65,10 @@ def measure(endpoint: str) -> dict[str, float]:
     started = time.perf_counter()
     listing = batches.list(session_id)
     digest = listing_digest(listing)
-    with merged.merge(session_id, listing, digest) as merge:
+    with merged.merge(session_id, plan(listing), digest) as merge:
         content = merge.transfer()
-        merge.publish(
-            Decision(len(listing), content.records, content.bytes, digest, content.checksum)
-        )
+        decision = Decision(len(listing), content.records, content.bytes, digest)
+        merge.publish(decision, content.checksum)
     seconds = time.perf_counter() - started
     done.set()
     watcher.join()

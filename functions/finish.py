@@ -1,10 +1,10 @@
-"""The finish function: seals a session, finds its gaps, and composes the merged object."""
+"""The finish function: seals a session, finds its gaps, and merges it or has it merged."""
 
 import os
 
 from aws_lambda_powertools.metrics import MetricUnit
 
-from uploads import limits, protocol
+from uploads import limits
 from uploads.config import Config
 from uploads.http import Answer, Handler, Request, answer, entry, location
 from uploads.wiring import Wiring
@@ -12,19 +12,12 @@ from uploads.wiring import Wiring
 
 def build(wiring: Wiring) -> Handler:
     """The handler of the finish function."""
-    finish = protocol.Finish(
-        wiring.sessions,
-        wiring.batches,
-        wiring.merged,
-        wiring.clock,
-        wiring.config.merged_retention,
-    )
+    finish = wiring.finish
 
     def run(request: Request) -> Answer:
         session_id = request.session_id
-        # Nobody else begins before this invocation must have ended.
-        lease = request.context.get_remaining_time_in_millis() // 1000 + limits.LEASE_MARGIN_SECONDS
-        outcome = finish(session_id, request.owner, lease)
+        seconds_left = request.context.get_remaining_time_in_millis() / 1000
+        outcome = finish(session_id, request.owner, seconds_left)
         if outcome.result is None:
             return answer(
                 202,

@@ -1,7 +1,8 @@
-"""The sessions function: create, show, link to the merged object, abort."""
+"""The sessions function: create, show, link to what was merged, abort."""
 
 import os
 import secrets
+from collections.abc import Callable
 
 from uploads import errors, gaps, limits, protocol
 from uploads.config import Config
@@ -19,7 +20,8 @@ class Sessions:
         self._clock = wiring.clock
         self._sessions = wiring.sessions
         self._batches = wiring.batches
-        self._merged = wiring.merged_for_callers
+        self._links = wiring.merged_for_callers
+        self._wiring = wiring
 
     def create(self, request: Request) -> Answer:
         asked = read_session_request(request.body)
@@ -52,7 +54,8 @@ class Sessions:
         session = self._sessions.get(request.session_id, request.owner)
         session.require_unexpired(self._clock())
         if session.state in {State.OPEN, State.FINISHING}:
-            present = [batch.seq_num for batch in self._batches.list(session.session_id)]
+            listing = self._batches.list(session.session_id, session.expected_batches)
+            present = [batch.seq_num for batch in listing]
             missing = list(gaps.missing(present, session.expected_batches))
             batches = len(present)
         else:
@@ -67,19 +70,33 @@ class Sessions:
                 "createdAt": timestamp(session.created_at),
                 "expiresAt": timestamp(session.expires_at),
                 "batches": batches,
-                **protocol.gap_report(missing),
+                **gaps.report(missing),
+                "merge": self._progress(session),
                 "finish": session.result,
             },
         )
 
+    def _progress(self, session: Session) -> dict[str, int] | None:
+        """How far a long merge is; None where none runs."""
+        if not session.upload:
+            return None
+        done = self._wiring.merged.parts(session.session_id, session.upload.upload_id)
+        return {"parts": session.upload.parts, "done": len(done)}
+
     def file(self, request: Request) -> Answer:
+        return self._link(request, self._links.key)
+
+    def manifest(self, request: Request) -> Answer:
+        return self._link(request, self._links.manifest_key)
+
+    def _link(self, request: Request, key: Callable[[str], str]) -> Answer:
         session = self._sessions.get(request.session_id, request.owner)
         now = self._clock()
         if session.require_unexpired(now).state is not State.FINISHED:
             raise errors.NotFinishedError(
                 "There is no merged object before finish has answered Success."
             )
-        url = self._merged.presign(session.session_id)
+        url = self._links.presign(key(session.session_id))
         if "application/json" in request.headers.get("accept", ""):
             expires = timestamp(now + limits.PRESIGNED_URL_SECONDS)
             return answer(200, {"url": url, "expiresAt": expires})
@@ -87,7 +104,12 @@ class Sessions:
 
     def abort(self, request: Request) -> Answer:
         protocol.abort(
-            self._sessions, self._batches, request.session_id, request.owner, self._clock
+            self._sessions,
+            self._batches,
+            lambda: self._wiring.merged,
+            request.session_id,
+            request.owner,
+            self._clock,
         )
         return answer(204)
 
@@ -100,6 +122,7 @@ def build(wiring: Wiring) -> Handler:
             "POST /api/upload/sessions": sessions.create,
             "GET /api/upload/sessions/{sessionId}": sessions.status,
             "GET /api/upload/sessions/{sessionId}/file": sessions.file,
+            "GET /api/upload/sessions/{sessionId}/manifest": sessions.manifest,
             "DELETE /api/upload/sessions/{sessionId}": sessions.abort,
         },
         wiring.config.auth_mode,

@@ -15,6 +15,8 @@ LOCAL_VALUES: Final = {
     "SessionsTable": "gapless-sessions",
     "BatchesBucket": "gapless-batches",
     "MergedBucket": "gapless-merged",
+    # Nothing runs it here: every merge is made in line, however long it is.
+    "MergeStateMachine": "",
     "AuthMode": "NONE",
     "AWS::StackName": "gapless",
 }

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 GLIBC: Final = range(17, 35)
 """Minor versions of glibc 2 that wheels may ask for. Lambda's Amazon Linux 2023 has 2.34."""
-SERVICES: Final = {"dynamodb", "s3"}
+SERVICES: Final = {"dynamodb", "s3", "stepfunctions"}
 """What botocore keeps its models of; those of all others are half of what is installed."""
 
 

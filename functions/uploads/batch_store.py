@@ -8,7 +8,10 @@ Permissions: ``s3:PutObject`` to write, ``s3:GetObject`` to read, ``s3:ListBucke
 be told 404 instead of 403, ``s3:DeleteObject`` to delete.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import obstore
@@ -20,6 +23,10 @@ from uploads.records import Batch
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
+
+
+Listing = list[StoredBatch]
+"""The batches of a session in ``seqNum`` order."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,30 @@ def key(session_id: str, seq_num: int) -> str:
     return f"{session_id}/{seq_num:08d}"
 
 
+def put_once(
+    store: "S3Store", name: str, content: bytes, attributes: "obstore.Attributes"
+) -> "obstore.GetResult | None":
+    """Create the object ``name`` unless there is one: 1 write. Gives the head of one there was.
+
+    Raises StorageBusyError where S3 settles neither.
+    """
+    for _ in range(limits.WRITE_ATTEMPTS):
+        try:
+            obstore.put(
+                store, name, content, mode="create", use_multipart=False, attributes=attributes
+            )
+        except AlreadyExistsError:
+            # Believed only when seen: S3 also refuses a write that meets another one under way (409
+            # ConditionalRequestConflict), and then nothing need be stored.
+            with suppress(FileNotFoundError):
+                return obstore.get(store, name, options={"head": True})
+        else:
+            return None
+    raise errors.StorageBusyError(
+        "Other writes of this batch are under way. Send it again after Retry-After."
+    )
+
+
 class BatchStore:
     """The batches bucket. Every method may be called from many threads at once."""
 
@@ -50,57 +81,64 @@ class BatchStore:
         The same batch again is fine. Raises BatchConflictError where a different one is stored,
         StorageBusyError where S3 settles neither.
         """
-        name = key(session_id, batch.seq_num)
-        for _ in range(limits.WRITE_ATTEMPTS):
-            try:
-                obstore.put(
-                    self._store,
-                    name,
-                    batch.ndjson,
-                    mode="create",
-                    use_multipart=False,
-                    attributes={
-                        "Content-Type": "application/x-ndjson",
-                        "records": str(batch.records),
-                        "sha256": batch.sha256,
-                        "crc32": f"{batch.crc32:08x}",
-                    },
-                )
-            except AlreadyExistsError:
-                # Believed only when seen: S3 also refuses a write that meets another one under way
-                # (409 ConditionalRequestConflict), and then nothing need be stored.
-                try:
-                    stored = self.head(session_id, batch.seq_num)
-                except FileNotFoundError:
-                    continue
-                if stored.sha256 != batch.sha256:
-                    raise errors.BatchConflictError(
-                        f"A different batch is stored as seqNum {batch.seq_num} and stays as it is."
-                        " storedDigest is the SHA-256 of its records as NDJSON.",
-                        seqNum=batch.seq_num,
-                        storedDigest=stored.sha256,
-                        storedRecords=stored.records,
-                    ) from None
-            return
-        raise errors.StorageBusyError(
-            "Other writes of this batch are under way. Send it again after Retry-After."
+        stored = put_once(
+            self._store,
+            key(session_id, batch.seq_num),
+            batch.ndjson,
+            {
+                "Content-Type": "application/x-ndjson",
+                "records": str(batch.records),
+                "sha256": batch.sha256,
+                "crc32": f"{batch.crc32:08x}",
+            },
         )
+        if stored and (facts := _facts(stored)).sha256 != batch.sha256:
+            raise errors.BatchConflictError(
+                f"A different batch is stored as seqNum {batch.seq_num} and stays as it is."
+                " storedDigest is the SHA-256 of its records as NDJSON.",
+                seqNum=batch.seq_num,
+                storedDigest=facts.sha256,
+                storedRecords=facts.records,
+            )
 
-    def list(self, session_id: str, below: int | None = None) -> list[StoredBatch]:
-        """The batches of a session in ``seqNum`` order: 1 request per 1,000, one more at most.
+    def list(self, session_id: str, below: int | None = None) -> Listing:
+        """The batches of a session in ``seqNum`` order; those below ``below``, where that is known.
 
-        Only those with ``seqNum < below``, where given.
+        1 request where there are less than 1,000. Beyond, 1 for each 1,000 of ``below``, many at
+        once; where it is not known, 10 up to 10,000 batches, and 100 up to 100,000.
         """
-        pages = obstore.list(self._store, prefix=f"{session_id}/", chunk_size=limits.LIST_PAGE)
-        found: list[StoredBatch] = []
-        for page in pages:
-            for entry in page:
-                seq_num = int(entry["path"][-8:])
-                if below is not None and seq_num >= below:
-                    return found
-                etag = entry["e_tag"]
-                assert etag is not None  # noqa: S101 - S3 lists an ETag for every object
-                found.append(StoredBatch(seq_num, entry["size"], etag))
+        most = limits.MAX_SEQ_NUM + 1 if below is None else below
+        size = limits.LIST_PAGE
+        pages = [self._page(session_id, 0)]
+        if len(pages[0]) == size and most > size:
+            # As keys are padded with zeros, no 1,000 numbers need more than one page.
+            with ThreadPoolExecutor(limits.LISTS_IN_FLIGHT) as pool:
+                for first, behind in ((size, 10 * size), (10 * size, most)):
+                    # A page that is not full is the last one.
+                    if len(pages[-1]) == size:
+                        starts = range(first, min(behind, most), size)
+                        pages += pool.map(partial(self._page, session_id), starts)
+        ends = [*range(size, len(pages) * size, size), most]
+        return [
+            batch
+            for page, end in zip(pages, ends, strict=True)
+            for batch in page
+            if batch.seq_num < end
+        ]
+
+    def _page(self, session_id: str, first: int) -> Listing:
+        """The first 1,000 batches from ``first`` on, or all there are."""
+        pages = obstore.list(
+            self._store,
+            prefix=f"{session_id}/",
+            offset=key(session_id, first - 1) if first else None,
+            chunk_size=limits.LIST_PAGE,
+        )
+        found: Listing = []
+        for entry in next(iter(pages), []):
+            etag = entry["e_tag"]
+            assert etag is not None  # noqa: S101 - S3 lists an ETag for every object
+            found.append(StoredBatch(int(entry["path"][-8:]), entry["size"], etag))
         return found
 
     def head(self, session_id: str, seq_num: int, etag: str | None = None) -> BatchFacts:

@@ -36,6 +36,8 @@ class Config:
     """Where S3 and DynamoDB are, if not at AWS."""
     presign_endpoint_url: str | None
     """Where callers reach S3, if not where the functions do."""
+    merge_state_machine: str | None
+    """ARN of the state machine for long merges; without it every merge is made in line."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -71,4 +73,5 @@ class Config:
             region=environ["AWS_REGION"],
             endpoint_url=environ.get("AWS_ENDPOINT_URL") or None,
             presign_endpoint_url=environ.get("PRESIGN_ENDPOINT_URL") or None,
+            merge_state_machine=environ.get("MERGE_STATE_MACHINE") or None,
         )

@@ -1,6 +1,9 @@
 """Which batches are missing. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from uploads import limits
 
 Range = tuple[int, int]
 """First and last ``seqNum`` of a run of missing batches, both included."""
@@ -20,3 +23,12 @@ def missing(present: Iterable[int], expected: int | None) -> Iterator[Range]:
         following = seq_num + 1
     if expected is not None and following < expected:
         yield following, expected - 1
+
+
+def report(ranges: Sequence[Range]) -> dict[str, object]:
+    """``missing`` as the API gives it, cut at ``limits.MAX_MISSING_RANGES``."""
+    cut = islice(ranges, limits.MAX_MISSING_RANGES)
+    missing: dict[str, object] = {"missing": [{"from": first, "to": last} for first, last in cut]}
+    if len(ranges) > limits.MAX_MISSING_RANGES:
+        missing["missingTruncated"] = True
+    return missing

@@ -5,32 +5,36 @@ streamed part is a single put, anything larger a multipart upload. Either become
 write that cannot overwrite (``If-None-Match: *``) and that S3 refuses unless size and CRC-32 are
 those of the batches as they arrived.
 
-Permissions: on merged objects ``s3:PutObject``, ``s3:AbortMultipartUpload``, ``s3:GetObject``; on
-batches ``s3:GetObject``; ``s3:ListBucket`` on the merged bucket, to be told 404 instead of 403.
+Beside it, and before it, ``{sessionId}.manifest.json``: what each batch brought, and where it is.
+
+Permissions: on both ``s3:PutObject``, ``s3:GetObject``; on merged objects also
+``s3:AbortMultipartUpload``, ``s3:ListMultipartUploadParts``; on batches ``s3:GetObject``; on the
+merged bucket ``s3:ListBucketMultipartUploads``, and ``s3:ListBucket`` to be told 404, not 403.
 """
 
 import base64
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from itertools import accumulate, count
+from itertools import accumulate
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from botocore.exceptions import ClientError, HTTPClientError
 from isal import isal_zlib
 
 from uploads import batch_store, limits
-from uploads.batch_store import BatchStore
-from uploads.plan import Part, StoredBatch, plan
+from uploads.batch_store import BatchFacts, BatchStore
+from uploads.plan import Part, StoredBatch
 from uploads.session import Decision
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, HeadObjectOutputTypeDef
 
 _NOT_FOUND: Final = 404
 _CONTENT_TYPE: Final = "application/x-ndjson"
@@ -48,9 +52,14 @@ class Content:
     bytes: int = 0
     crc32: int = 0
 
-    def __add__(self, other: "Content") -> "Content":
+    @classmethod
+    def of(cls, batches: Iterable[BatchFacts]) -> Self:
+        """The concatenation of ``batches``."""
+        return sum((cls(batch.records, batch.size, batch.crc32) for batch in batches), cls())
+
+    def __add__(self, other: Self) -> Self:
         """The concatenation of both."""
-        return Content(
+        return type(self)(
             self.records + other.records,
             self.bytes + other.bytes,
             isal_zlib.crc32_combine(self.crc32, other.crc32, other.bytes),
@@ -62,73 +71,306 @@ class Content:
         return base64.b64encode(self.crc32.to_bytes(4, "big")).decode()
 
 
+@dataclass(frozen=True)
+class Published:
+    """A merged object that is there for all to see."""
+
+    crc32: str
+    """Base64 of 4 big-endian bytes, as S3 writes it."""
+    at: int
+    """When it was written, seconds since 1970."""
+
+
 class MergedStore:
     """The merged bucket, and the batches bucket it is filled from."""
 
     def __init__(
         self, client: "S3Client", bucket: str, batches: BatchStore, batches_bucket: str
     ) -> None:
-        self.client = client
-        self.bucket = bucket
-        self.batches = batches
-        self.batches_bucket = batches_bucket
+        self._client = client
+        self._bucket = bucket
+        self._batches = batches
+        self._batches_bucket = batches_bucket
 
     @staticmethod
     def key(session_id: str) -> str:
         """The S3 key of a merged object."""
         return f"{session_id}.ndjson"
 
-    def published(self, session_id: str, decision: Decision) -> int | None:
-        """When the object that ``decision`` tells of was published, if it was: 1 read.
+    @staticmethod
+    def manifest_key(session_id: str) -> str:
+        """The S3 key of a merged object's manifest."""
+        return f"{session_id}.manifest.json"
 
-        In seconds since 1970. Raises ForeignObjectError where the key holds anything else.
+    def published(self, session_id: str, decision: Decision) -> "Published | None":
+        """The object that ``decision`` tells of, if it is there: 1 read, and 1 where it is.
+
+        Raises ForeignObjectError where the key holds anything else.
         """
+        head = self._head(self.key(session_id))
+        if head is None:
+            return None
+        found = (head["ContentLength"], head["Metadata"].get("digest"))
+        if found != (decision.bytes, decision.digest):
+            raise ForeignObjectError(f"{self.key(session_id)} is not what was decided: {found}")
+        manifest = self._head(self.manifest_key(session_id))
+        if manifest is None:
+            raise ForeignObjectError(f"{self.key(session_id)} has no manifest")
+        return Published(manifest["Metadata"]["crc32"], int(head["LastModified"].timestamp()))
+
+    def _head(self, key: str) -> "HeadObjectOutputTypeDef | None":
         try:
-            head = self.client.head_object(Bucket=self.bucket, Key=self.key(session_id))
+            return self._client.head_object(Bucket=self._bucket, Key=key)
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == _NOT_FOUND:
                 return None
             raise
-        found = (head["ContentLength"], head["Metadata"].get("digest"))
-        if found != (decision.bytes, decision.digest):
-            raise ForeignObjectError(f"{self.key(session_id)} is not what was decided: {found}")
-        return int(head["LastModified"].timestamp())
 
-    def merge(self, session_id: str, batches: Sequence[StoredBatch], digest: str) -> "Merge":
-        """Begin to compose ``batches``, whose listing has ``digest``."""
-        return Merge(self, session_id, batches, digest)
+    def write_manifest(
+        self, session_id: str, decision: Decision, batches: Sequence[BatchFacts]
+    ) -> None:
+        """Write what each of ``batches`` brought to the merged object: 1 write.
 
-    def presign(self, session_id: str) -> str:
-        """A link to the merged object that works for ``limits.PRESIGNED_URL_SECONDS``."""
-        return self.client.generate_presigned_url(
+        It is the same whichever attempt writes it, so that one that is there is as good.
+        """
+        content = Content.of(batches)
+        if (content.records, content.bytes) != (decision.records, decision.bytes):
+            raise ForeignObjectError(f"the batches of {session_id} are not what was decided")
+        offsets = accumulate((batch.size for batch in batches), initial=0)
+        manifest = {
+            "sessionId": session_id,
+            "key": self.key(session_id),
+            "records": content.records,
+            "bytes": content.bytes,
+            "checksum": checksum(content.checksum),
+            "batches": [
+                {
+                    "seqNum": seq_num,
+                    "records": batch.records,
+                    "offset": offset,
+                    "length": batch.size,
+                    "sha256": batch.sha256,
+                }
+                for seq_num, (batch, offset) in enumerate(zip(batches, offsets, strict=False))
+            ],
+        }
+        key = self.manifest_key(session_id)
+        try:
+            self._client.put_object(
+                Bucket=self._bucket,
+                Key=key,
+                ContentType="application/json",
+                Metadata={"crc32": content.checksum},
+                Body=BytesIO(json.dumps(manifest, separators=(",", ":")).encode()),
+                IfNoneMatch="*",
+            )
+        except (ClientError, HTTPClientError):
+            if self._head(key) is None:
+                raise
+
+    def create_upload(self, session_id: str, digest: str) -> str:
+        """Begin a multipart upload of the batches whose listing has ``digest``; gives its id."""
+        return self._client.create_multipart_upload(
+            Bucket=self._bucket,
+            Key=self.key(session_id),
+            ContentType=_CONTENT_TYPE,
+            Metadata={"digest": digest},
+            ChecksumAlgorithm="CRC32",
+            ChecksumType="FULL_OBJECT",
+        )["UploadId"]
+
+    def transfer(
+        self, session_id: str, upload_id: str, parts: Mapping[int, Part]
+    ) -> "list[tuple[CompletedPartTypeDef, list[BatchFacts]]]":
+        """Bring ``parts``, by their numbers, into place, still invisible.
+
+        1 read a batch, 1 write a part. Raises FileNotFoundError or PreconditionError where a listed
+        batch is no longer there. Memory is bounded by ``limits.BYTES_IN_FLIGHT`` and
+        ``PARTS_IN_FLIGHT``, not by the session.
+        """
+        streamed = [part for part in parts.values() if not part.copied]
+        sizes = (batch.size for part in streamed for batch in part.batches)
+        with (
+            _pool(limits.READS_IN_FLIGHT, sizes) as readers,
+            _pool(limits.PARTS_IN_FLIGHT, (part.size for part in streamed)) as writers,
+        ):
+            upload = partial(self._transfer_part, session_id, upload_id, readers)
+            # A copy takes no memory.
+            done = [
+                (readers if part.copied else writers).submit(upload, number, part)
+                for number, part in parts.items()
+            ]
+            try:
+                return [future.result() for future in done]
+            except BaseException:
+                # What has not begun need not begin.
+                for pool in (writers, readers):
+                    pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _transfer_part(
+        self, session_id: str, upload_id: str, readers: ThreadPoolExecutor, number: int, part: Part
+    ) -> "tuple[CompletedPartTypeDef, list[BatchFacts]]":
+        place: Any = {
+            "Bucket": self._bucket,
+            "Key": self.key(session_id),
+            "UploadId": upload_id,
+            "PartNumber": number,
+        }
+        if part.copied:
+            (batch,) = part.batches
+            facts = [self._batches.head(session_id, batch.seq_num, batch.etag)]
+            etag = self._client.upload_part_copy(
+                **place,
+                CopySource={
+                    "Bucket": self._batches_bucket,
+                    "Key": batch_store.key(session_id, batch.seq_num),
+                },
+                CopySourceIfMatch=batch.etag,
+            )["CopyPartResult"]["ETag"]
+        else:
+            body, facts = self.read(session_id, part.batches, readers)
+            # The checksum is that of the batches as they arrived, so that S3 proves what we read.
+            etag = self._client.upload_part(
+                **place,
+                Body=body,
+                ChecksumAlgorithm="CRC32",
+                ChecksumCRC32=Content.of(facts).checksum,
+            )["ETag"]
+        return {"PartNumber": number, "ETag": etag}, facts
+
+    def read(
+        self, session_id: str, batches: Sequence[StoredBatch], readers: ThreadPoolExecutor
+    ) -> tuple[BytesIO, list[BatchFacts]]:
+        """The concatenation of ``batches``, read in parallel into one buffer, and their facts.
+
+        A file, because boto3 would copy bytes into one.
+        """
+        body = BytesIO(bytes(sum(batch.size for batch in batches)))
+
+        def read(batch: StoredBatch, offset: int) -> BatchFacts:
+            facts, ndjson = self._batches.read(session_id, batch)
+            room[offset : offset + batch.size] = ndjson
+            return facts
+
+        offsets = accumulate((batch.size for batch in batches), initial=0)
+        with body.getbuffer() as room:
+            return body, list(readers.map(read, batches, offsets))
+
+    def parts(self, session_id: str, upload_id: str) -> "list[CompletedPartTypeDef]":
+        """The parts that are in place: 1 request per 1,000.
+
+        Raises ``NoSuchUpload`` (a ClientError) where the upload was completed or aborted.
+        """
+        pages = self._client.get_paginator("list_parts").paginate(
+            Bucket=self._bucket, Key=self.key(session_id), UploadId=upload_id
+        )
+        return [
+            {"PartNumber": part["PartNumber"], "ETag": part["ETag"]}
+            for page in pages
+            for part in page.get("Parts", [])
+        ]
+
+    def complete_upload(
+        self,
+        session_id: str,
+        upload_id: str,
+        parts: "Sequence[CompletedPartTypeDef]",
+        decision: Decision,
+        crc32: str,
+    ) -> None:
+        """Make the object of ``parts`` visible, whole: 1 write.
+
+        A write that seems to fail may have landed, and another attempt may have been faster: then
+        the object must be the decided one. Raises ForeignObjectError where it is not.
+        """
+        with self._unless_published(session_id, decision):
+            self._client.complete_multipart_upload(
+                Bucket=self._bucket,
+                Key=self.key(session_id),
+                UploadId=upload_id,
+                MultipartUpload={"Parts": parts},
+                IfNoneMatch="*",
+                MpuObjectSize=decision.bytes,
+                ChecksumCRC32=crc32,
+                ChecksumType="FULL_OBJECT",
+            )
+
+    def put(self, session_id: str, body: BytesIO, decision: Decision, crc32: str) -> None:
+        """Write an object that needs no parts: 1 write. As ``complete_upload``."""
+        with self._unless_published(session_id, decision):
+            self._client.put_object(
+                Bucket=self._bucket,
+                Key=self.key(session_id),
+                ContentType=_CONTENT_TYPE,
+                Metadata={"digest": decision.digest},
+                Body=body,
+                IfNoneMatch="*",
+                ChecksumAlgorithm="CRC32",
+                ChecksumCRC32=crc32,
+            )
+
+    @contextmanager
+    def _unless_published(self, session_id: str, decision: Decision) -> Iterator[None]:
+        try:
+            yield
+        except (ClientError, HTTPClientError):
+            if self.published(session_id, decision) is None:
+                raise
+
+    def abort_upload(self, session_id: str, upload_id: str) -> None:
+        """Give up a multipart upload; again, or where it was completed, does nothing."""
+        with suppress(self._client.exceptions.NoSuchUpload):
+            self._client.abort_multipart_upload(
+                Bucket=self._bucket, Key=self.key(session_id), UploadId=upload_id
+            )
+
+    def abort_uploads(self, session_id: str) -> None:
+        """Give up whatever multipart uploads a session has: 1 request, and 1 for each.
+
+        Only for who knows that none of them can still be of use: the session's end is written, or
+        this attempt holds it and the others can decide nothing any more.
+        """
+        key = self.key(session_id)
+        found = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
+        for upload in found.get("Uploads", []):
+            if upload["Key"] == key:
+                self.abort_upload(session_id, upload["UploadId"])
+
+    def merge(self, session_id: str, parts: Sequence[Part], digest: str) -> "Merge":
+        """Begin to compose ``parts``, whose listing has ``digest``."""
+        return Merge(self, session_id, parts, digest)
+
+    def presign(self, key: str) -> str:
+        """A link to an object that works for ``limits.PRESIGNED_URL_SECONDS``."""
+        return self._client.generate_presigned_url(
             "get_object",
             Params={
-                "Bucket": self.bucket,
-                "Key": self.key(session_id),
-                "ResponseContentDisposition": f'attachment; filename="{self.key(session_id)}"',
+                "Bucket": self._bucket,
+                "Key": key,
+                "ResponseContentDisposition": f'attachment; filename="{key}"',
             },
             ExpiresIn=limits.PRESIGNED_URL_SECONDS,
         )
 
 
 class Merge:
-    """One attempt to compose a merged object: ``transfer``, then ``publish``.
+    """An attempt to compose a merged object in this process: ``transfer``, then ``publish``.
 
     A context manager: the attempt's own multipart upload is completed or aborted, never left.
-    Memory is bounded by the parts in flight (``limits.PARTS_IN_FLIGHT``), not by the session.
     """
 
     def __init__(
-        self, store: MergedStore, session_id: str, batches: Sequence[StoredBatch], digest: str
+        self, store: MergedStore, session_id: str, parts: Sequence[Part], digest: str
     ) -> None:
         self._store = store
         self._session_id = session_id
-        self._key = store.key(session_id)
         self._digest = digest
-        self._plan = plan(batches)
+        self._plan = parts
         self._body = BytesIO()
         self._upload_id = ""
         self._parts: list[CompletedPartTypeDef] = []
+        self._facts: list[BatchFacts] = []
 
     def __enter__(self) -> Self:
         return self
@@ -140,118 +382,44 @@ class Merge:
         traceback: TracebackType | None,
     ) -> None:
         if self._upload_id:
-            # Where this fails too, the bucket's lifecycle rule does it.
+            # Where this fails too, the next attempt does it, or the bucket's lifecycle rule.
             with suppress(ClientError, HTTPClientError):
-                self._store.client.abort_multipart_upload(
-                    Bucket=self._store.bucket, Key=self._key, UploadId=self._upload_id
-                )
+                self._store.abort_upload(self._session_id, self._upload_id)
 
     def transfer(self) -> Content:
         """Bring every batch into place, still invisible: 1 read a batch, 1 write a part.
 
         Raises FileNotFoundError or PreconditionError where a listed batch is no longer there.
         """
-        with ThreadPoolExecutor(limits.READS_IN_FLIGHT) as readers:
-            if len(self._plan) <= 1 and not any(part.copied for part in self._plan):
-                batches = self._plan[0].batches if self._plan else []
-                self._body, content = self._read(batches, readers)
-                return content
-            self._upload_id = self._store.client.create_multipart_upload(
-                Bucket=self._store.bucket,
-                Key=self._key,
-                ContentType=_CONTENT_TYPE,
-                Metadata={"digest": self._digest},
-                ChecksumAlgorithm="CRC32",
-                ChecksumType="FULL_OBJECT",
-            )["UploadId"]
-            with ThreadPoolExecutor(limits.PARTS_IN_FLIGHT) as parts:
-                transfer = partial(self._transfer_part, readers)
-                done = list(parts.map(transfer, count(1), self._plan))
-        self._parts = [part for part, _ in done]
-        return sum((content for _, content in done), Content())
+        store = self._store
+        if len(self._plan) <= 1 and not any(part.copied for part in self._plan):
+            batches = self._plan[0].batches if self._plan else []
+            with ThreadPoolExecutor(limits.READS_IN_FLIGHT) as readers:
+                self._body, self._facts = store.read(self._session_id, batches, readers)
+        else:
+            self._upload_id = store.create_upload(self._session_id, self._digest)
+            numbered = dict(enumerate(self._plan, 1))
+            done = store.transfer(self._session_id, self._upload_id, numbered)
+            self._parts = [part for part, _ in done]
+            self._facts = [batch for _, facts in done for batch in facts]
+        return Content.of(self._facts)
 
-    def _transfer_part(
-        self, readers: ThreadPoolExecutor, number: int, part: Part
-    ) -> "tuple[CompletedPartTypeDef, Content]":
-        client = self._store.client
-        if part.copied:
-            (batch,) = part.batches
-            facts = self._store.batches.head(self._session_id, batch.seq_num, batch.etag)
-            copied = client.upload_part_copy(
-                Bucket=self._store.bucket,
-                Key=self._key,
-                UploadId=self._upload_id,
-                PartNumber=number,
-                CopySource={
-                    "Bucket": self._store.batches_bucket,
-                    "Key": batch_store.key(self._session_id, batch.seq_num),
-                },
-                CopySourceIfMatch=batch.etag,
-            )["CopyPartResult"]
-            content = Content(facts.records, facts.size, facts.crc32)
-            return {"PartNumber": number, "ETag": copied["ETag"]}, content
-        body, content = self._read(part.batches, readers)
-        # The checksum is that of the batches as they arrived, so that S3 proves what we read.
-        written = client.upload_part(
-            Bucket=self._store.bucket,
-            Key=self._key,
-            UploadId=self._upload_id,
-            PartNumber=number,
-            Body=body,
-            ChecksumAlgorithm="CRC32",
-            ChecksumCRC32=content.checksum,
-        )
-        return {"PartNumber": number, "ETag": written["ETag"]}, content
+    def publish(self, decision: Decision, crc32: str) -> None:
+        """Write the manifest, then make the object visible, whole: 2 writes."""
+        store = self._store
+        store.write_manifest(self._session_id, decision, self._facts)
+        if self._upload_id:
+            store.complete_upload(self._session_id, self._upload_id, self._parts, decision, crc32)
+            self._upload_id = ""
+        else:
+            store.put(self._session_id, self._body, decision, crc32)
 
-    def _read(
-        self, batches: Sequence[StoredBatch], readers: ThreadPoolExecutor
-    ) -> tuple[BytesIO, Content]:
-        """The concatenation of ``batches``, read in parallel into one buffer.
 
-        A file, because boto3 would copy bytes into one.
-        """
-        body = BytesIO(bytes(sum(batch.size for batch in batches)))
+def checksum(crc32: str) -> dict[str, str]:
+    """A merged object's CRC-32 as the API gives it."""
+    return {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": crc32}
 
-        def read(batch: StoredBatch, offset: int) -> Content:
-            facts, ndjson = self._store.batches.read(self._session_id, batch)
-            room[offset : offset + batch.size] = ndjson
-            return Content(facts.records, facts.size, facts.crc32)
 
-        offsets = accumulate((batch.size for batch in batches), initial=0)
-        with body.getbuffer() as room:
-            return body, sum(readers.map(read, batches, offsets), Content())
-
-    def publish(self, decision: Decision) -> None:
-        """Make the object visible, whole: 1 write.
-
-        A write that seems to fail may have landed, and another attempt may have been faster: then
-        the object must be the decided one. Raises ForeignObjectError where it is not.
-        """
-        client = self._store.client
-        try:
-            if self._upload_id:
-                client.complete_multipart_upload(
-                    Bucket=self._store.bucket,
-                    Key=self._key,
-                    UploadId=self._upload_id,
-                    MultipartUpload={"Parts": self._parts},
-                    IfNoneMatch="*",
-                    MpuObjectSize=decision.bytes,
-                    ChecksumCRC32=decision.crc32,
-                    ChecksumType="FULL_OBJECT",
-                )
-                self._upload_id = ""
-            else:
-                client.put_object(
-                    Bucket=self._store.bucket,
-                    Key=self._key,
-                    ContentType=_CONTENT_TYPE,
-                    Metadata={"digest": self._digest},
-                    Body=self._body,
-                    IfNoneMatch="*",
-                    ChecksumAlgorithm="CRC32",
-                    ChecksumCRC32=decision.crc32,
-                )
-        except (ClientError, HTTPClientError):
-            if self._store.published(self._session_id, decision) is None:
-                raise
+def _pool(most: int, sizes: Iterable[int]) -> ThreadPoolExecutor:
+    """As many threads as may work on things of ``sizes`` (bytes) at once, ``most`` at most."""
+    return ThreadPoolExecutor(max(1, min(most, limits.BYTES_IN_FLIGHT // max(sizes, default=1))))

@@ -1,4 +1,4 @@
-"""How a merged object is put together: which batches make which part. Pure.
+"""How a merged object is put together: which batches make which part, and who makes it. Pure.
 
 A part is a run of whole batches, or one batch that S3 copies by itself without our reading it.
 """
@@ -28,6 +28,13 @@ class Part:
     """Bytes."""
     copied: bool
     """True where the part is one batch that S3 copies by itself (UploadPartCopy)."""
+
+    @property
+    def seconds(self) -> float:
+        """How long one function takes for it, amid others, at most; an estimate."""
+        if self.copied:
+            return limits.COPY_SECONDS
+        return len(self.batches) / limits.READS_PER_SECOND + self.size / limits.BYTES_PER_SECOND
 
 
 def plan(batches: Sequence[StoredBatch]) -> list[Part]:
@@ -61,3 +68,18 @@ def plan(batches: Sequence[StoredBatch]) -> list[Part]:
             close_run()
     close_run()
     return parts
+
+
+def shares(parts: Sequence[Part]) -> list[range]:
+    """``parts`` in runs of about the same time for as many functions: their indexes."""
+    total = sum(part.seconds for part in parts)
+    most = min(limits.CHILD_SECONDS, total / limits.CHILDREN)
+    found: list[range] = []
+    first, seconds = 0, 0.0
+    for index, part in enumerate(parts):
+        if index > first and seconds + part.seconds > most:
+            found.append(range(first, index))
+            first, seconds = index, 0.0
+        seconds += part.seconds
+    found.append(range(first, len(parts)))
+    return found

@@ -26,8 +26,15 @@ class Decision:
     bytes: int
     digest: str
     """SHA-256 over (``seqNum``, ETag, size) of the listing, hexadecimal."""
-    crc32: str
-    """CRC-32 of the merged object, base64 of 4 big-endian bytes, as S3 writes it."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The multipart upload that a long merge fills."""
+
+    upload_id: str
+    parts: int
+    """How many there are when it is full."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,11 @@ class Session:
     holder: str = ""
     """Random token of whoever sealed last."""
     lease_until: int = 0
+    settled: int = 0
+    """The last attempt that re-opened the session. Those between it and ``attempt`` have died, and
+    may have left multipart uploads."""
+    upload: Upload | None = None
+    """Of the attempt that holds the session, where that is a long merge."""
     decision: Decision | None = None
     result: dict[str, object] | None = None
     """The last answer of finish."""
@@ -126,6 +138,7 @@ class Move(StrEnum):
     """What can happen to a session after its creation."""
 
     SEAL = "seal"
+    LEASE = "lease"
     REOPEN = "reopen"
     DECIDE = "decide"
     COMMIT = "commit"
@@ -142,6 +155,7 @@ MOVES: Final[dict[Move, tuple[dict[State, str], State]]] = {
         },
         State.FINISHING,
     ),
+    Move.LEASE: ({State.FINISHING: "attempt = :attempt"}, State.FINISHING),
     Move.REOPEN: ({State.FINISHING: _OURS_UNDECIDED}, State.OPEN),
     Move.DECIDE: ({State.FINISHING: _OURS_UNDECIDED}, State.FINISHING),
     Move.COMMIT: ({State.FINISHING: "decision.digest = :digest"}, State.FINISHED),

@@ -1,9 +1,9 @@
 """Sessions in DynamoDB: one item each, changed by nothing but conditional writes.
 
 Item: ``sessionId`` (key), ``owner``, ``totalRecord``, ``batchSize``, ``createdAt``, ``state``,
-``attempt``, ``holder``, ``leaseUntil``, ``decision``, ``result`` (deflated JSON: a gap report of
-10,000 ranges is 260 KB plain, and every later read of the item would pay for it) and ``expiresAt``
-(also the table's time to live).
+``attempt``, ``settled``, ``holder``, ``leaseUntil``, ``upload``, ``decision``, ``result`` (deflated
+JSON: a gap report of 10,000 ranges is 260 KB plain, and every later read of the item would pay for
+it) and ``expiresAt`` (also the table's time to live).
 
 Permissions: ``dynamodb:PutItem`` to create, ``GetItem``, ``UpdateItem``.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError, HTTPClientError
 
 from uploads import errors
-from uploads.session import MOVES, Decision, Move, Session, State, condition
+from uploads.session import MOVES, Decision, Move, Session, State, Upload, condition
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -92,9 +92,28 @@ class SessionStore:
             Move.SEAL,
             session_id,
             owner,
-            "attempt = attempt + :one, holder = :holder, leaseUntil = :lease",
+            "attempt = attempt + :one, holder = :holder, leaseUntil = :lease REMOVE upload",
             {":one": 1, ":holder": holder, ":lease": lease_until, ":now": now},
             lambda session: session.state is State.FINISHING and session.holder == holder,
+        )
+
+    def lease(
+        self, session_id: str, owner: str, attempt: int, until: int, upload: Upload | None = None
+    ) -> tuple[Session, bool]:
+        """Hold the session for ``attempt`` until then, or no longer where that is past: 1 write.
+
+        Gives False where another attempt holds it. ``upload``, if given, is noted.
+        """
+        values: dict[str, object] = {":lease": until, ":attempt": attempt}
+        if upload:
+            values[":upload"] = asdict(upload)
+        return self._move(
+            Move.LEASE,
+            session_id,
+            owner,
+            "leaseUntil = :lease" + (", upload = :upload" if upload else ""),
+            values,
+            lambda now: now.attempt == attempt and now.lease_until == until,
         )
 
     def reopen(self, session: Session, result: dict[str, object]) -> tuple[Session, bool]:
@@ -103,7 +122,7 @@ class SessionStore:
             Move.REOPEN,
             session.session_id,
             session.owner,
-            "#result = :result",
+            "#result = :result, settled = :attempt REMOVE upload",
             {":result": _pack(result), ":attempt": session.attempt},
             lambda now: now.state is State.OPEN and now.attempt == session.attempt,
         )
@@ -134,7 +153,7 @@ class SessionStore:
             Move.COMMIT,
             session.session_id,
             session.owner,
-            "#result = :result, expiresAt = :expires",
+            "#result = :result, expiresAt = :expires REMOVE upload",
             {":result": _pack(result), ":expires": expires_at, ":digest": decision.digest},
             lambda now: now.state is State.FINISHED,
         )
@@ -241,8 +260,7 @@ def _item(session: Session) -> dict[str, Any]:
 
 def _session(item: dict[str, Any]) -> Session:
     value = {name: _value(attribute) for name, attribute in item.items()}
-    decision = value.get("decision")
-    result = value.get("result")
+    decision, upload, result = (value.get(name) for name in ("decision", "upload", "result"))
     return Session(
         session_id=value["sessionId"],
         owner=value["owner"],
@@ -254,15 +272,9 @@ def _session(item: dict[str, Any]) -> Session:
         attempt=value["attempt"],
         holder=value.get("holder", ""),
         lease_until=value.get("leaseUntil", 0),
-        decision=Decision(
-            batches=decision["batches"],
-            records=decision["records"],
-            bytes=decision["bytes"],
-            digest=decision["digest"],
-            crc32=decision["crc32"],
-        )
-        if decision
-        else None,
+        settled=value.get("settled", 0),
+        upload=Upload(**upload) if upload else None,
+        decision=Decision(**decision) if decision else None,
         result=json.loads(zlib.decompress(result)) if result else None,
     )
 

@@ -11,7 +11,7 @@ is not used, and importing it takes a fifth of a start.
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final, cast
 
 from botocore.config import Config as ClientConfig
@@ -20,6 +20,7 @@ from botocore.handlers import add_expect_header
 from botocore.session import Session
 from obstore.store import S3Store
 
+from uploads import limits
 from uploads.batch_store import BatchStore
 from uploads.config import Config
 from uploads.session_store import SessionStore
@@ -27,15 +28,18 @@ from uploads.session_store import SessionStore
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_stepfunctions import SFNClient
     from obstore.store import S3Config, S3Credential
 
+    from uploads.finishing import Finish
+    from uploads.long_merge import LongMerge
     from uploads.merged_store import MergedStore
 
 _CLIENT: Final = ClientConfig(
     connect_timeout=2,
     read_timeout=20,
     retries={"mode": "standard", "total_max_attempts": 4},
-    max_pool_connections=16,
+    max_pool_connections=limits.READS_IN_FLIGHT,
 )
 
 _CREDENTIALS_FOR: Final = timedelta(minutes=5)
@@ -69,32 +73,34 @@ class Wiring:
 
     @cached_property
     def batches(self) -> BatchStore:
-        """The batches bucket."""
+        """The batches in their bucket."""
+        return BatchStore(self._batches_bucket)
+
+    @cached_property
+    def _batches_bucket(self) -> S3Store:
         endpoint = self.config.endpoint_url
         place: S3Config = {"region": self.config.region}
         if endpoint:
             place["endpoint"] = endpoint
-        return BatchStore(
-            S3Store(
-                self.config.batches_bucket,
-                config=place,
-                virtual_hosted_style_request=endpoint is None,
-                client_options={
-                    "allow_http": endpoint is not None,
-                    "connect_timeout": timedelta(seconds=2),
-                    "timeout": timedelta(seconds=20),
+        return S3Store(
+            self.config.batches_bucket,
+            config=place,
+            virtual_hosted_style_request=endpoint is None,
+            client_options={
+                "allow_http": endpoint is not None,
+                "connect_timeout": timedelta(seconds=2),
+                "timeout": timedelta(seconds=20),
+            },
+            retry_config={
+                "max_retries": 4,
+                "retry_timeout": timedelta(seconds=15),
+                "backoff": {
+                    "init_backoff": timedelta(milliseconds=50),
+                    "max_backoff": timedelta(seconds=2),
+                    "base": 2,
                 },
-                retry_config={
-                    "max_retries": 4,
-                    "retry_timeout": timedelta(seconds=15),
-                    "backoff": {
-                        "init_backoff": timedelta(milliseconds=50),
-                        "max_backoff": timedelta(seconds=2),
-                        "base": 2,
-                    },
-                },
-                credential_provider=_credentials_of(self._session),
-            )
+            },
+            credential_provider=_credentials_of(self._session),
         )
 
     @cached_property
@@ -106,6 +112,36 @@ class Wiring:
     def merged_for_callers(self) -> "MergedStore":
         """The merged bucket as callers reach it: for links."""
         return self._merged(self.config.presign_endpoint_url or self.config.endpoint_url)
+
+    @cached_property
+    def finish(self) -> "Finish":
+        """Finish, in line or handed over to the stack's state machine, where there is one."""
+        from uploads.finishing import Finish  # noqa: PLC0415 - not in the batch function
+        from uploads.state_machine import StateMachine  # noqa: PLC0415
+
+        def client() -> "SFNClient":
+            made = self._session.create_client(
+                "stepfunctions", endpoint_url=self.config.endpoint_url, config=_CLIENT
+            )
+            return cast("SFNClient", made)
+
+        arn = self.config.merge_state_machine
+        return Finish(
+            self.sessions,
+            self.batches,
+            self.merged,
+            self.clock,
+            self.config.merged_retention,
+            StateMachine(client, arn) if arn else None,
+        )
+
+    @cached_property
+    def long_merge(self) -> "LongMerge":
+        """The tasks of the state machine."""
+        from uploads.long_merge import LongMerge  # noqa: PLC0415
+        from uploads.merge_plan import MergePlan  # noqa: PLC0415
+
+        return LongMerge(self.finish, partial(MergePlan, self._batches_bucket))
 
     def _merged(self, endpoint: str | None) -> "MergedStore":
         # Not imported where it is not used: it makes the start of the batch function slower.

@@ -50,7 +50,7 @@ def test_finish(api: Api, aws: Aws, batches: int, batch_size: int | None) -> Non
     with aws.recording() as calls:
         api.finish(session_id)
     assert counted(calls) == Counter(
-        {"UpdateItem": 3, "ListObjectsV2": 1, "GetObject": batches, "PutObject": 1}
+        {"UpdateItem": 3, "ListObjectsV2": 1, "GetObject": batches, "PutObject": 2}
     )
     with aws.recording() as again:
         api.finish(session_id)
@@ -69,11 +69,13 @@ def test_finish_of_many_parts(api: Api, aws: Aws) -> None:
         "GetObject": 4,
         "CreateMultipartUpload": 1,
         "UploadPart": 2,
+        "PutObject": 1,
         "CompleteMultipartUpload": 1,
     }
     order = [call.operation for call in calls]
-    # Decided before anything is visible, and committed after.
-    assert order[-3:] == ["UpdateItem", "CompleteMultipartUpload", "UpdateItem"]
+    # Decided before anything is visible, the manifest first, and committed after.
+    assert order[-4:] == ["UpdateItem", "PutObject", "CompleteMultipartUpload", "UpdateItem"]
+    assert calls[-3].key == f"{session_id}.manifest.json"
     complete = calls[-2].headers
     assert complete["if-none-match"] == "*"
     assert complete["x-amz-checksum-type"] == "FULL_OBJECT"
@@ -97,6 +99,7 @@ def test_a_copied_part_is_pinned_and_not_read(api: Api, aws: Aws) -> None:
         "HeadObject": 2,
         "CreateMultipartUpload": 1,
         "UploadPartCopy": 2,
+        "PutObject": 1,
         "CompleteMultipartUpload": 1,
     }
     copies = [call for call in calls if call.operation == "UploadPartCopy"]
@@ -111,8 +114,15 @@ def test_a_failed_finish(api: Api, aws: Aws) -> None:
     assert [call.operation for call in calls] == ["UpdateItem", "ListObjectsV2", "UpdateItem"]
 
 
-def test_listings_of_more_than_one_page(api: Api, aws: Aws, stack: Stack) -> None:
-    session_id = api.create(2_001)
+@pytest.mark.parametrize(
+    ("batch_size", "listings"),
+    [(1, 3), (None, 10)],
+    ids=["strict", "flexible"],
+)
+def test_listings_of_more_than_one_page(
+    api: Api, aws: Aws, stack: Stack, batch_size: int | None, listings: int
+) -> None:
+    session_id = api.create(2_001, batch_size)
     for seq_num in range(2_001):
         key = f"{session_id}/{seq_num:08d}"
         stack.s3.put_object(
@@ -123,10 +133,10 @@ def test_listings_of_more_than_one_page(api: Api, aws: Aws, stack: Stack) -> Non
         )
     with aws.recording() as calls:
         assert api.status(session_id).json["batches"] == 2_001
-    assert counted(calls) == {"GetItem": 1, "ListObjectsV2": 3}
+    assert counted(calls) == {"GetItem": 1, "ListObjectsV2": listings}
     with aws.recording() as calls:
         assert api.finish(session_id).json["batches"] == 2_001
-    assert counted(calls)["ListObjectsV2"] == 3
+    assert counted(calls)["ListObjectsV2"] == listings
     assert counted(calls)["GetObject"] == 2_001
 
 

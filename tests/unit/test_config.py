@@ -28,6 +28,7 @@ def test_what_is_set_is_read() -> None:
         region="eu-central-1",
         endpoint_url=None,
         presign_endpoint_url=None,
+        merge_state_machine=None,
     )
 
 
@@ -35,9 +36,11 @@ def test_what_is_set_is_read() -> None:
     ("value", "expected"), [("http://localhost:5000", "http://localhost:5000"), ("", None)]
 )
 def test_endpoints_are_optional(value: str, expected: str | None) -> None:
-    config = Config.from_env({**ENVIRON, "AWS_ENDPOINT_URL": value, "PRESIGN_ENDPOINT_URL": value})
+    names = ("AWS_ENDPOINT_URL", "PRESIGN_ENDPOINT_URL", "MERGE_STATE_MACHINE")
+    config = Config.from_env({**ENVIRON, **dict.fromkeys(names, value)})
     assert config.endpoint_url == expected
     assert config.presign_endpoint_url == expected
+    assert config.merge_state_machine == expected
 
 
 @pytest.mark.parametrize("mode", ["IAM", "JWT", "NONE"])

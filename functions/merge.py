@@ -1,0 +1,71 @@
+"""The functions of a long merge: the tasks that ``statemachine/merge.asl.json`` calls, one each."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from aws_lambda_powertools import Logger
+
+from uploads.config import Config
+from uploads.http import Context
+from uploads.long_merge import Planned
+from uploads.state_machine import Execution
+from uploads.wiring import Wiring
+
+Event = Mapping[str, Any]
+Task = Callable[[Event, Context], object]
+
+logger = Logger()
+
+
+def build(wiring: Wiring) -> dict[str, Task]:
+    """The handlers of the tasks."""
+    long_merge = wiring.long_merge
+
+    def plan(execution: Execution, _: Event) -> object:
+        return asdict(long_merge.plan(execution))
+
+    def compose(execution: Execution, event: Event) -> object:
+        long_merge.compose(execution, event["upload_id"], event["share"])
+        # What a task returns adds up in the state of the execution.
+        return None
+
+    def complete(execution: Execution, event: Event) -> object:
+        result = long_merge.complete(execution, Planned(**event["planned"]))
+        return result["validationResult"]
+
+    def release(execution: Execution, event: Event) -> object:
+        long_merge.release(execution, event.get("planned", {}).get("upload_id"))
+        return None
+
+    return {run.__name__: _task(run) for run in (plan, compose, complete, release)}
+
+
+def _task(run: Callable[[Execution, Event], object]) -> Task:
+    """The handler of a task: an error is logged, and Step Functions decides what becomes of it."""
+
+    def handler(event: Event, context: Context) -> object:
+        execution = Execution(**event["execution"])
+        logger.thread_safe_append_keys(
+            session_id=execution.session_id,
+            attempt=execution.attempt,
+            task=run.__name__,
+            share=event.get("share"),
+            function_request_id=context.aws_request_id,
+        )
+        try:
+            returned = run(execution, event)
+            logger.info("done")
+        except Exception:
+            logger.exception("failed")
+            raise
+        finally:
+            logger.thread_safe_clear_keys()
+        return returned
+
+    return handler
+
+
+_handlers = build(Wiring(Config.from_env(os.environ)))
+plan, compose, complete, release = _handlers.values()

@@ -1,0 +1,296 @@
+"""Finish: what makes a ``Success`` true. ``docs/protocol.md`` tells it in words.
+
+Whoever runs it may die after any single call to AWS; a client's next finish then reaches the same
+end.
+"""
+
+import hashlib
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from obstore.exceptions import PreconditionError
+
+from uploads import errors, gaps, limits
+from uploads.merged_store import checksum
+from uploads.plan import plan
+from uploads.session import Decision, Session, State, Upload
+from uploads.state_machine import Execution
+
+if TYPE_CHECKING:
+    from uploads.batch_store import BatchStore, Listing
+    from uploads.merged_store import MergedStore
+    from uploads.protocol import Clock
+    from uploads.session_store import SessionStore
+    from uploads.state_machine import StateMachine
+
+Result = dict[str, object]
+"""The body of finish's 200 answer."""
+
+
+class StaleAttemptError(Exception):
+    """Somebody else moved the session, and this attempt has nothing left to do."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(f"{session.session_id} is {session.state}, attempt {session.attempt}")
+        self.session = session
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finish came to."""
+
+    result: Result | None
+    """The answer; None while another attempt holds the session."""
+    missing_batches: int = 0
+    """How many batches this attempt found missing."""
+    merge_seconds: float | None = None
+    """How long this attempt composed, where it did."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Seal, list, validate, decide, compose, commit."""
+
+    sessions: "SessionStore"
+    batches: "BatchStore"
+    merged: "MergedStore"
+    clock: "Clock"
+    merged_retention: int
+    """Seconds."""
+    state_machine: "StateMachine | None" = None
+    """What takes over merges that are too long for one call; without it there are none."""
+
+    def __call__(self, session_id: str, owner: str, seconds_left: float) -> Outcome:
+        """Finish a session, or complete what an earlier attempt decided.
+
+        ``seconds_left`` is how long this attempt can take; nobody else begins before. Raises
+        SessionNotFoundError, SessionExpiredError, SessionAbortedError or BatchesGoneError.
+        """
+        ends = time.monotonic() + seconds_left
+        now = self.clock()
+        session, sealed = self.sessions.seal(
+            session_id,
+            owner,
+            holder=secrets.token_hex(8),
+            now=now,
+            lease_until=now + int(seconds_left) + limits.LEASE_MARGIN_SECONDS,
+        )
+        if not sealed:
+            return self.outcome_of(session)
+        try:
+            return self._attempt(session, ends)
+        except StaleAttemptError as stale:
+            return self.outcome_of(stale.session)
+        except Exception as error:
+            # Whoever comes next need not wait for us.
+            with suppress(Exception):
+                self.sessions.lease(session_id, owner, session.attempt, until=now)
+            if not isinstance(error, FileNotFoundError | PreconditionError):
+                raise
+            # A listed batch is gone: the session was aborted meanwhile, or lies about forgotten.
+            self.outcome_of(self.sessions.get(session_id, owner))
+            raise batches_gone() from None
+
+    def outcome_of(self, session: Session) -> Outcome:
+        """What ``session``, which somebody else moved, says its finish came to."""
+        session.require_unexpired(self.clock())
+        if session.state is State.ABORTED:
+            raise errors.SessionAbortedError("The session was aborted. Create a new one.")
+        if session.state is State.FINISHING:
+            return Outcome(None)
+        return Outcome(session.result)
+
+    def _attempt(self, session: Session, ends: float) -> Outcome:
+        """Finish a session that is sealed by us, before the clock of this machine says ``ends``."""
+        started = time.monotonic()
+        session_id, decision = session.session_id, session.decision
+        if decision and (published := self.merged.published(session_id, decision)):
+            return self.commit(session, decision, published.crc32, published.at)
+        # Only after the seal: whatever was promised before it is in this listing. A late, refused
+        # batch may lie behind those that are decided; it does not count.
+        below = decision.batches if decision else session.expected_batches
+        listing = self.batches.list(session_id, below)
+        digest = listing_digest(listing)
+        if decision:
+            if digest != decision.digest:
+                raise batches_gone()
+        elif failure := _failure(session, listing):
+            return self.fail(session, failure)
+        elif session.batch_size:
+            # Each batch was counted when it came. What they hold is known from the listing.
+            size = sum(batch.size for batch in listing)
+            decision = Decision(len(listing), session.total_record, size, digest)
+            session = self.decide(session, decision)
+        parts = plan(listing)
+        needed = sum(part.seconds for part in parts)
+        if self.state_machine and needed > limits.INLINE_SHARE * (ends - time.monotonic()):
+            return self._hand_over(session, self.state_machine, len(listing), digest)
+        with self.merged.merge(session_id, parts, digest) as merge:
+            content = merge.transfer()
+            if not decision:
+                if failure := record_count(session, len(listing), content.records):
+                    return self.fail(session, failure)
+                decision = Decision(len(listing), content.records, content.bytes, digest)
+                session = self.decide(session, decision)
+            merge.publish(decision, content.checksum)
+        merge_seconds = time.monotonic() - started
+        return self.commit(session, decision, content.checksum, self.clock(), merge_seconds)
+
+    def _hand_over(
+        self, session: Session, state_machine: "StateMachine", batches: int, digest: str
+    ) -> Outcome:
+        """Start the long merge of a session that is sealed by us."""
+        execution = Execution(session.session_id, session.owner, session.attempt, batches, digest)
+        # Its first task takes the lease on from here.
+        self.hold(execution)
+        state_machine.start(execution)
+        return Outcome(None)
+
+    def hold(self, execution: Execution, upload: Upload | None = None) -> Session:
+        """Take the lease of a long merge on. Raises StaleAttemptError where it is not its own."""
+        until = self.clock() + limits.TASK_LEASE_SECONDS
+        session, ours = self.sessions.lease(
+            execution.session_id, execution.owner, execution.attempt, until, upload
+        )
+        if not ours:
+            raise StaleAttemptError(session)
+        return session
+
+    def decide(self, session: Session, decision: Decision) -> Session:
+        """Bind every attempt to ``decision``, before anything can be seen.
+
+        Raises StaleAttemptError where somebody else was faster.
+        """
+        latest = session.created_at + limits.LATEST_FINISH_SECONDS
+        session, decided = self.sessions.decide(session, decision, latest)
+        if not decided:
+            raise StaleAttemptError(session)
+        return session
+
+    def fail(self, session: Session, failure: "Failure") -> Outcome:
+        """Re-open a session that is sealed by us and not decided."""
+        self._abort_uploads(session)
+        session, reopened = self.sessions.reopen(session, failure.result)
+        if not reopened:
+            return self.outcome_of(session)
+        return Outcome(failure.result, failure.missing_batches)
+
+    def commit(
+        self,
+        session: Session,
+        decision: Decision,
+        crc32: str,
+        published: int,
+        merge_seconds: float | None = None,
+    ) -> Outcome:
+        """Finish a session whose object was ``published`` then, seconds since 1970."""
+        session_id = session.session_id
+        result: Result = {
+            "sessionId": session_id,
+            "validationResult": "Success",
+            "totalRecord": session.total_record,
+            "receivedRecord": decision.records,
+            "batches": decision.batches,
+            "bytes": decision.bytes,
+            "key": self.merged.key(session_id),
+            "manifest": self.merged.manifest_key(session_id),
+            "checksum": checksum(crc32),
+        }
+        self._abort_uploads(session)
+        # The session is kept as long as its object, whose age counts from when it was published.
+        session, _ = self.sessions.commit(
+            session, decision, result, published + self.merged_retention
+        )
+        return Outcome(self.outcome_of(session).result, merge_seconds=merge_seconds)
+
+    def _abort_uploads(self, session: Session) -> None:
+        """Leave no upload open behind a session whose merge is at its end.
+
+        Its object is published, or it is held by us and not decided: then nobody else can do
+        anything any more with an upload.
+        """
+        if session.upload or session.attempt > session.settled + 1:
+            self.merged.abort_uploads(session.session_id)
+
+
+def listing_digest(listing: "Listing") -> str:
+    """SHA-256 over (``seqNum``, ETag, size) of every batch, hexadecimal."""
+    lines = (f"{batch.seq_num} {batch.etag} {batch.size}\n" for batch in listing)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+class Failure:
+    """A ``Failed``: why, and what the client can do."""
+
+    def __init__(self, session: Session, reason: str, detail: str, **members: object) -> None:
+        self.missing_batches = 0
+        self.result: Result = {
+            "sessionId": session.session_id,
+            "validationResult": "Failed",
+            "reason": reason,
+            "detail": detail,
+            "missing": [],
+            "totalRecord": session.total_record,
+            **members,
+        }
+
+
+def _failure(session: Session, listing: "Listing") -> Failure | None:
+    """What the listing shows to be wrong."""
+    present = (batch.seq_num for batch in listing)
+    ranges = list(gaps.missing(present, session.expected_batches))
+    if ranges:
+        count = sum(last - first + 1 for first, last in ranges)
+        failure = Failure(
+            session,
+            "missing_batches",
+            f"{count} {'batch is' if count == 1 else 'batches are'} missing. Send what is missing"
+            " and finish again.",
+            **gaps.report(ranges),
+            batches=len(listing),
+        )
+        failure.missing_batches = count
+        return failure
+    size = sum(batch.size for batch in listing)
+    if size > limits.MAX_MERGED_BYTES:
+        return Failure(
+            session,
+            "too_large",
+            f"The batches hold {size} bytes; a merged object takes {limits.MAX_MERGED_BYTES}."
+            " Stored batches never change, so this session cannot succeed: start several new ones.",
+            batches=len(listing),
+        )
+    return None
+
+
+def record_count(session: Session, batches: int, received: int) -> Failure | None:
+    """What is wrong where ``received`` is not the number of records there should be."""
+    lacking = session.total_record - received
+    if lacking == 0:
+        return None
+    if lacking < 0:
+        detail = (
+            f"{received} records arrived, {-lacking} more than totalRecord says. Stored batches"
+            " never change, so this session cannot succeed: start a new one."
+        )
+    elif batches:
+        detail = (
+            f"{received} of {session.total_record} records arrived, in batches 0 to {batches - 1}"
+            f" without a hole. Send the rest from seqNum {batches} on and finish again."
+        )
+    else:
+        detail = (
+            f"None of {session.total_record} records arrived. Send batches from seqNum 0 on and"
+            " finish again."
+        )
+    return Failure(session, "record_count", detail, receivedRecord=received, batches=batches)
+
+
+def batches_gone() -> errors.BatchesGoneError:
+    """What there is to say where decided batches are no longer there."""
+    return errors.BatchesGoneError(
+        "Batches of this session are gone, so it cannot be finished. Create a new one."
+    )

@@ -1,0 +1,82 @@
+"""The plan of a long merge, and what came of it, in the batches bucket.
+
+Under ``merges/{sessionId}/{attempt}/``: ``plan.json``, the shares for Step Functions to hand out;
+``share-{n:05d}.json``, the parts of one share; ``done-{n:05d}.json``, what its batches hold, there
+once its parts are in place. All are the same whichever try of a task writes them, and expire with
+the batches.
+
+Permissions: ``s3:PutObject`` and ``s3:GetObject`` on them, and ``s3:ListBucket`` on the bucket.
+"""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import obstore
+
+from uploads import limits
+from uploads.batch_store import BatchFacts, put_once
+from uploads.plan import Part, StoredBatch
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+    from uploads.state_machine import Execution
+
+
+class MergePlan:
+    """The plan of one execution."""
+
+    def __init__(self, store: "S3Store", execution: "Execution") -> None:
+        self._store = store
+        self._prefix = f"merges/{execution.session_id}/{execution.attempt}"
+
+    def write(self, parts: Sequence[Part], shares: Sequence[range]) -> str:
+        """Write ``parts`` in ``shares``: 1 write a share, and 1. Gives the key of the plan."""
+
+        def write_share(number: int, share: range) -> None:
+            # Parts of a multipart upload are counted from 1.
+            content = [(index + 1, parts[index].copied, parts[index].batches) for index in share]
+            self._put(f"share-{number:05d}", content)
+
+        with ThreadPoolExecutor(limits.READS_IN_FLIGHT) as pool:
+            list(pool.map(write_share, range(len(shares)), shares))
+        return self._put("plan", [{"share": number} for number in range(len(shares))])
+
+    def read_share(self, number: int) -> dict[int, Part]:
+        """The parts of a share, by their numbers: 1 read."""
+        share = {}
+        for number_of_part, copied, batches in self._get(f"share-{number:05d}"):
+            stored = [StoredBatch(*batch) for batch in batches]
+            size = sum(batch.size for batch in stored)
+            share[number_of_part] = Part(stored, size, copied=copied)
+        return share
+
+    def write_done(self, number: int, batches: Iterable[BatchFacts]) -> None:
+        """Note what the batches of a share hold: 1 write."""
+        content = [(batch.records, batch.size, batch.sha256, batch.crc32) for batch in batches]
+        self._put(f"done-{number:05d}", content)
+
+    def read_done(self, shares: int) -> list[BatchFacts]:
+        """What all batches hold, in ``seqNum`` order: 1 read a share.
+
+        Raises FileNotFoundError where a share is not done.
+        """
+        with ThreadPoolExecutor(limits.READS_IN_FLIGHT) as pool:
+            done = pool.map(self._get, (f"done-{number:05d}" for number in range(shares)))
+            return [BatchFacts(*facts) for share in done for facts in share]
+
+    def _put(self, name: str, content: object) -> str:
+        key = f"{self._prefix}/{name}.json"
+        put_once(
+            self._store,
+            key,
+            msgspec.json.encode(content),
+            {"Content-Type": "application/json"},
+        )
+        return key
+
+    def _get(self, name: str) -> Any:  # noqa: ANN401
+        stored = obstore.get(self._store, f"{self._prefix}/{name}.json")
+        return msgspec.json.decode(bytes(stored.bytes()))
