@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo test stack stack-down test-stack sam-local test-sam-local lint types format clean
+.PHONY: help run demo test test-web stack stack-down test-stack sam-local test-sam-local lint types format clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ demo: .venv/.run ## upload 100,000 records, lose some, find the gap, compare the
 
 test: .venv/.dev ## run every test
 	@$(BIN)/python -m pytest
+
+test-web: .venv/.dev ## run the tests of the page, in Chromium
+	@$(BIN)/python -m pytest tests/web
 
 stack: .venv/.dev ## deploy the stack to an emulated AWS on this machine, with IAM enforced
 	@$(BIN)/python -m local.deployed up
@@ -60,9 +63,9 @@ $(BIN)/python:
 		{ echo "Python's venv module is missing. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear .venv
 
-.venv/.run: $(RUN_NEEDS) | $(BIN)/python
+.venv/.run: $(RUN_NEEDS) client/pyproject.toml | $(BIN)/python
 	@echo "Installing what a local run needs into .venv (once) …"
-	@$(PIP) install $(addprefix -r ,$(RUN_NEEDS))
+	@$(PIP) install $(addprefix -r ,$(RUN_NEEDS)) -e 'client[aws]'
 	@touch $@
 
 # On its own: it pins another boto3 than the SAM CLI.
@@ -72,7 +75,7 @@ $(CHECKOV)/.done: Makefile | $(BIN)/python
 	@$(CHECKOV)/bin/pip --disable-pip-version-check --quiet install checkov==3.3.30
 	@touch $@
 
-.venv/.dev: requirements.txt $(RUN_NEEDS) | $(BIN)/python
+.venv/.dev: requirements.txt $(RUN_NEEDS) client/pyproject.toml | $(BIN)/python
 	@echo "Installing what a developer needs into .venv (once) …"
-	@$(PIP) install -r requirements.txt
+	@$(PIP) install -r requirements.txt -e 'client[aws]'
 	@touch .venv/.run $@

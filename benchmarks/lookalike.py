@@ -1,21 +1,26 @@
-"""A stand-in for S3 that holds no data, so that the client is what is measured.
+"""A stand-in for S3 and DynamoDB that holds no data, so that the client is what is measured.
 
     python -m benchmarks.lookalike BATCHES BYTES READ_MS WRITE_MS
 
-Any session has ``BATCHES`` batches of ``BYTES`` bytes, one record each. Reads are answered from one
-buffer and writes are thrown away, each after so many milliseconds, as the network would take.
-Prints its port. One process, one thread: about 3,000 requests/s of 100 KB.
+Any session has ``BATCHES`` batches of ``BYTES`` bytes, one record each; every 1,000th is missing
+from a session whose id begins with f. Reads are answered from one buffer and writes are thrown
+away, each after so many milliseconds, as the network would take; but the plan of a long merge is
+kept, and which parts were written. DynamoDB knows any session, which is open to a read and moves
+where a write says. Prints its port. One process, one thread: about 6,000 reads/s of 100 KB.
 """
 
 import asyncio
+import json
 import sys
 import zlib
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qs, unquote
 
 PAGE: Final = 1_000
 RECORD_EDGE: Final = 3
 """Quotes and line end around a record."""
+ETAG: Final = '"00000000000000000000000000000000"'
+NOT_FOUND: Final = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
 class LookAlike:
@@ -23,36 +28,56 @@ class LookAlike:
 
     def __init__(self, batches: int, size: int, read_ms: float, write_ms: float) -> None:
         self.batches = batches
-        self.content = b'"' + b"x" * (size - RECORD_EDGE) + b'"\n'
+        content = b'"' + b"x" * (size - RECORD_EDGE) + b'"\n'
+        self.size = size
         self.read = read_ms / 1000
         self.write = write_ms / 1000
-        self.etag = '"00000000000000000000000000000000"'
-        self.about = (
-            f"ETag: {self.etag}\r\nLast-Modified: Mon, 23 Nov 2026 00:00:00 GMT\r\n"
-            f"x-amz-meta-records: 1\r\nx-amz-meta-sha256: 0\r\n"
-            f"x-amz-meta-crc32: {zlib.crc32(self.content):08x}\r\n"
+        about = (
+            f"ETag: {ETAG}\r\nLast-Modified: Mon, 23 Nov 2026 00:00:00 GMT\r\n"
+            f"x-amz-meta-records: 1\r\nx-amz-meta-sha256: {'0' * 64}\r\n"
+            f"x-amz-meta-crc32: {zlib.crc32(content):08x}\r\n"
         ).encode()
+        self.batch = response(content, about)
+        self.batch_head = response(b"", about + f"Content-Length: {size}\r\n".encode())
+        self.kept: dict[str, bytes] = {}
+        self.parts: set[int] = set()
 
-    def answer(self, method: str, path: str, query: str) -> tuple[float, bytes]:
+    def answer(  # noqa: C901 - one line for each call
+        self, method: str, target: str, body: bytes
+    ) -> tuple[float, bytes]:
         """The seconds to wait, and the answer."""
-        if method == "GET" and "list-type=2" in query:
-            return self.read, self.page(parse_qs(query))
-        if method == "GET":
-            return self.read, response(self.content, self.about)
-        if method == "HEAD" and path.endswith(".ndjson"):
-            return self.read, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
-        if method == "HEAD":
-            return self.read, response(b"", self.about)
-        if method == "POST" and query.startswith("uploads"):
-            return self.write, response(
-                b"<InitiateMultipartUploadResult><UploadId>1</UploadId>"
-                b"</InitiateMultipartUploadResult>"
-            )
-        if method == "POST":
-            return self.write, response(
-                b"<CompleteMultipartUploadResult><ETag>1</ETag></CompleteMultipartUploadResult>"
-            )
-        return self.write, response(b"", f"ETag: {self.etag}\r\n".encode())
+        path, _, query = target.partition("?")
+        match method:
+            case "GET" if "list-type=2" in query:
+                return self.read, self.page(parse_qs(query))
+            case "GET" if "uploadId" in query:
+                return self.read, self.part_list(parse_qs(query))
+            case "GET" if "/merges/" in path:
+                kept = f"ETag: {ETAG}\r\nLast-Modified: Mon, 23 Nov 2026 00:00:00 GMT\r\n"
+                return self.read, response(self.kept[path], kept.encode())
+            case "GET" if query.startswith("uploads"):
+                return self.read, response(b"<ListMultipartUploadsResult/>")
+            case "GET":
+                return self.read, self.batch
+            case "HEAD":
+                return self.read, NOT_FOUND if path.endswith("json") else self.batch_head
+            case "POST" if path == "/":
+                return self.write, self.item(json.loads(body))
+            case "POST" if query.startswith("uploads"):
+                self.parts.clear()
+                return self.write, response(
+                    b"<InitiateMultipartUploadResult><UploadId>1</UploadId>"
+                    b"</InitiateMultipartUploadResult>"
+                )
+            case "POST":
+                return self.write, response(
+                    b"<CompleteMultipartUploadResult><ETag>1</ETag></CompleteMultipartUploadResult>"
+                )
+        if "/merges/" in path:
+            self.kept[path] = body
+        if number := parse_qs(query).get("partNumber"):
+            self.parts.add(int(number[0]))
+        return self.write, response(b"", f"ETag: {ETAG}\r\n".encode())
 
     def page(self, query: dict[str, list[str]]) -> bytes:
         """A page of the listing."""
@@ -62,57 +87,123 @@ class LookAlike:
             first = int(after[0][-8:]) + 1
         if token := query.get("continuation-token"):
             first = int(token[0])
-        last = min(first + PAGE, self.batches)
+        holes = prefix.startswith("f")
+        numbers: list[int] = []
+        while len(numbers) < PAGE and first < self.batches:
+            if not (holes and first % PAGE == 0):
+                numbers.append(first)
+            first += 1
         entries = "".join(
-            f"<Contents><Key>{prefix}{n:08d}</Key><Size>{len(self.content)}</Size>"
-            f"<ETag>{self.etag}</ETag><LastModified>2026-11-23T00:00:00.000Z</LastModified></Contents>"
-            for n in range(first, last)
+            f"<Contents><Key>{prefix}{n:08d}</Key><Size>{self.size}</Size>"
+            f"<ETag>{ETAG}</ETag><LastModified>2026-11-23T00:00:00.000Z</LastModified></Contents>"
+            for n in numbers
         )
         more = (
-            f"<IsTruncated>true</IsTruncated><NextContinuationToken>{last}</NextContinuationToken>"
-            if last < self.batches
+            f"<IsTruncated>true</IsTruncated><NextContinuationToken>{first}</NextContinuationToken>"
+            if first < self.batches
             else "<IsTruncated>false</IsTruncated>"
         )
         return response(f"<ListBucketResult>{more}{entries}</ListBucketResult>".encode())
 
+    def part_list(self, query: dict[str, list[str]]) -> bytes:
+        """A page of the parts that were written."""
+        after = int(query.get("part-number-marker", ["0"])[0])
+        parts = sorted(part for part in self.parts if part > after)
+        page = parts[:PAGE]
+        entries = "".join(
+            f"<Part><PartNumber>{n}</PartNumber><ETag>{ETAG}</ETag></Part>" for n in page
+        )
+        more = "true" if len(parts) > PAGE else "false"
+        marker = page[-1] if page else 0
+        return response(
+            f"<ListPartsResult><IsTruncated>{more}</IsTruncated>"
+            f"<NextPartNumberMarker>{marker}</NextPartNumberMarker>{entries}"
+            "</ListPartsResult>".encode()
+        )
+
+    def item(self, request: dict[str, Any]) -> bytes:
+        """The session: open to a read; a write, by a first attempt, moves it as it says."""
+        update = request.get("UpdateExpression", "")
+        item = {
+            "sessionId": request["Key"]["sessionId"],
+            "owner": {"S": "anybody"},
+            "totalRecord": {"N": str(self.batches)},
+            "createdAt": {"N": "0"},
+            "expiresAt": {"N": "99999999999"},
+            "attempt": {"N": "1"},
+        }
+        if not update:
+            item |= {"state": {"S": "OPEN"}, "batchSize": {"N": "1"}}
+            return response(json.dumps({"Item": item}).encode())
+        values = request["ExpressionAttributeValues"]
+        item["state"] = values[update.partition("#state = ")[2].partition(",")[0]]
+        if ":result" in values:
+            item["result"] = values[":result"]
+        return response(json.dumps({"Attributes": item}).encode())
+
 
 def response(content: bytes, headers: bytes = b"") -> bytes:
-    """A 200."""
-    length = str(len(content)).encode()
-    return b"HTTP/1.1 200 OK\r\n" + headers + b"Content-Length: " + length + b"\r\n\r\n" + content
+    """A 200. The length of an empty content may be another one's: that of an answer to HEAD."""
+    if b"Content-Length" not in headers:
+        headers += f"Content-Length: {len(content)}\r\n".encode()
+    return b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n" + content
 
 
-async def serve(
-    look_alike: LookAlike, read: asyncio.StreamReader, write: asyncio.StreamWriter
-) -> None:
-    """Answer the requests of one connection."""
-    try:
-        while True:
-            head = (await read.readuntil(b"\r\n\r\n")).decode("latin-1")
-            line, *fields = head.split("\r\n")
-            method, target, _ = line.split(" ")
-            length = next(
-                (int(f[15:]) for f in fields if f.lower().startswith("content-length:")), 0
-            )
-            while length > 0:
-                length -= len(await read.read(min(length, 2**20)))
-            path, _, query = target.partition("?")
-            wait, answer = look_alike.answer(method, path, query)
+class Connection(asyncio.Protocol):
+    """One connection: a request at a time."""
+
+    def __init__(self, look_alike: LookAlike) -> None:
+        self.look_alike = look_alike
+        self.transport: asyncio.Transport
+        self.head = b""
+        self.body = bytearray()
+        self.missing = 0
+        self.keep = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come of a request, and answer it once it is whole."""
+        if self.missing:
+            self.take(data)
+            return
+        self.head += data
+        head, found, rest = self.head.partition(b"\r\n\r\n")
+        if found:
+            self.head = head
+            fields = head.lower()
+            at = fields.find(b"\r\ncontent-length:")
+            length = int(fields[at + 17 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+            # Parts are thrown away; what is small may be needed.
+            self.keep = length < 2**20
+            self.body = bytearray()
+            self.missing = length
+            self.take(rest)
+
+    def take(self, data: bytes) -> None:
+        """Take a piece of a body."""
+        self.missing -= len(data)
+        if self.keep:
+            self.body += data
+        if self.missing == 0:
+            method, target, _ = self.head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+            self.head = b""
+            wait, answer = self.look_alike.answer(method, target, bytes(self.body))
             if wait:
-                await asyncio.sleep(wait)
-            write.write(answer)
-            await write.drain()
-    except (asyncio.IncompleteReadError, ConnectionError):
-        write.close()
+                asyncio.get_running_loop().call_later(wait, self.transport.write, answer)
+            else:
+                self.transport.write(answer)
 
 
 async def main() -> None:
     """Serve until the process is ended."""
     batches, size, read_ms, write_ms = (float(argument) for argument in sys.argv[1:])
     look_alike = LookAlike(int(batches), int(size), read_ms, write_ms)
-    server = await asyncio.start_server(
-        lambda read, write: serve(look_alike, read, write), "127.0.0.1", limit=2**20
-    )
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(look_alike), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

@@ -3,18 +3,21 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools import Logger
 
 from uploads.config import Config
-from uploads.http import Context
 from uploads.long_merge import Planned
 from uploads.state_machine import Execution
 from uploads.wiring import Wiring
 
+if TYPE_CHECKING:
+    # Not at run time: it puts off the collection of garbage until its own `entry` is called.
+    from uploads.http import Context
+
 Event = Mapping[str, Any]
-Task = Callable[[Event, Context], object]
+Task = Callable[[Event, "Context"], object]
 
 logger = Logger()
 
@@ -45,7 +48,7 @@ def build(wiring: Wiring) -> dict[str, Task]:
 def _task(run: Callable[[Execution, Event], object]) -> Task:
     """The handler of a task: an error is logged, and Step Functions decides what becomes of it."""
 
-    def handler(event: Event, context: Context) -> object:
+    def handler(event: Event, context: "Context") -> object:
         execution = Execution(**event["execution"])
         logger.thread_safe_append_keys(
             session_id=execution.session_id,

@@ -80,8 +80,8 @@ class Sessions:
         """How far a long merge is; None where none runs."""
         if not session.upload:
             return None
-        done = self._wiring.merged.parts(session.session_id, session.upload.upload_id)
-        return {"parts": session.upload.parts, "done": len(done)}
+        done = self._wiring.merged.parts_done(session.session_id, session.upload.upload_id)
+        return None if done is None else {"parts": session.upload.parts, "done": done}
 
     def file(self, request: Request) -> Answer:
         return self._link(request, self._links.key)

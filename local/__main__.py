@@ -1,4 +1,4 @@
-"""``python -m local``: the whole API at http://localhost:3000, with the handlers as deployed.
+"""``python -m local``: the API, with the handlers as deployed, and the page at http://localhost:3000.
 
 Environment:
 
@@ -13,16 +13,18 @@ import os
 import signal
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from threading import Event
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from local import gateway, stack, storage
-from local.server import Server
+from local.server import Server, with_files
 from local.template import Template
 
 _MAX_PORT = 65_535
+_PAGE = Path(__file__).parents[1] / "web"
 _RESOURCES = ("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET")
 
 
@@ -47,7 +49,7 @@ def _serve(running: ExitStack) -> None:
     port = _port()
     template = Template.load(stack.TEMPLATE)
     where = _storage(running, template)
-    api = gateway.wsgi(stack.load_gateway(template))
+    api = with_files(gateway.wsgi(stack.load_gateway(template)), _PAGE)
     try:
         server = running.enter_context(Server(api, port))
     except OSError as error:
@@ -59,7 +61,7 @@ def _serve(running: ExitStack) -> None:
         f"  {where}",
         f"  table {os.environ['SESSIONS_TABLE']},"
         f" buckets {os.environ['BATCHES_BUCKET']} and {os.environ['MERGED_BUCKET']}",
-        "Open a session for three records:",
+        f"Open {url} in a browser, or a session for three records by",
         f"""  curl {url}/api/upload/sessions -d '{{"totalRecord": 3}}'""",
         sep="\n",
         flush=True,

@@ -4,6 +4,7 @@ import io
 import socket
 from collections.abc import Iterable
 from http import HTTPStatus
+from pathlib import Path
 from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -15,11 +16,39 @@ from werkzeug.test import run_wsgi_app
 from werkzeug.wsgi import LimitedStream
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 HOST: Final = "127.0.0.1"
 _DRAINED_AT_ONCE: Final = 1024 * 1024
 _STOP_WITHIN_SECONDS: Final = 0.1
+_MEDIA_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+}
+
+
+def with_files(app: "WSGIApplication", folder: Path) -> "WSGIApplication":
+    """``app``, and the files of ``folder``, of which ``index.html`` is at ``/``.
+
+    Needs the server's ``RAW_URI``. Files are named by their folder, never by the request.
+    """
+
+    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        path = environ["RAW_URI"].partition("?")[0]
+        name = "index.html" if path == "/" else path.removeprefix("/")
+        files = {file.name: file for file in folder.iterdir() if file.suffix in _MEDIA_TYPES}
+        if name not in files or environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+            return app(environ, start_response)
+        headers = [
+            ("Content-Type", _MEDIA_TYPES[files[name].suffix]),
+            ("Cache-Control", "no-cache"),
+            ("X-Content-Type-Options", "nosniff"),
+        ]
+        start_response("200 OK", headers)
+        return [files[name].read_bytes()]
+
+    return answer
 
 
 class KeepAliveHandler(WSGIRequestHandler):

@@ -100,7 +100,7 @@ def deployed(stack: Mapping[str, Any]) -> Send:
 
 
 class Api:
-    """The six routes."""
+    """The seven routes."""
 
     ROOT = "/api/upload/sessions"
 
@@ -141,6 +141,10 @@ class Api:
     def file(self, session_id: str, headers: Headers | None = None) -> Answer:
         """Ask for the link to the merged object."""
         return self.request("GET", f"{self.ROOT}/{session_id}/file", headers=headers)
+
+    def manifest(self, session_id: str, headers: Headers | None = None) -> Answer:
+        """Ask for the link to the manifest of the merged object."""
+        return self.request("GET", f"{self.ROOT}/{session_id}/manifest", headers=headers)
 
     def abort(self, session_id: str) -> Answer:
         """Abort a session."""

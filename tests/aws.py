@@ -8,7 +8,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
 
 from werkzeug.test import run_wsgi_app
 
@@ -24,6 +26,8 @@ class Call:
     """As AWS names it: ``PutObject``, ``UpdateItem`` …"""
     key: str = ""
     """Of the S3 object, without the bucket."""
+    upload_id: str = field(default="", compare=False)
+    """Of the multipart upload."""
     headers: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -56,10 +60,13 @@ class Aws:
     ) -> Iterable[bytes]:
         call = _call(environ)
         self.calls.append(call)
+        content = environ["wsgi.input"].read()
 
         def forward() -> Answer:
+            # May be called again: a network may deliver a request twice.
             assert self._app is not None
-            chunks, status, headers = run_wsgi_app(self._app, environ, buffered=True)
+            request = {**environ, "wsgi.input": BytesIO(content)}
+            chunks, status, headers = run_wsgi_app(self._app, request, buffered=True)
             return Answer(status, list(headers), b"".join(chunks))
 
         answer = self.handler(call, forward) if self.handler else forward()
@@ -128,6 +135,8 @@ _S3_OPERATIONS = (
     ("POST", "uploadId=", "CompleteMultipartUpload"),
     ("DELETE", "uploadId=", "AbortMultipartUpload"),
     ("PUT", "uploadId=", "UploadPart"),
+    ("GET", "uploadId=", "ListParts"),
+    ("GET", "uploads", "ListMultipartUploads"),
     ("PUT", "", "PutObject"),
     ("GET", "", "GetObject"),
     ("HEAD", "", "HeadObject"),
@@ -151,4 +160,6 @@ def _call(environ: "WSGIEnvironment") -> Call:
     )
     if operation == "UploadPart" and "x-amz-copy-source" in headers:
         operation = "UploadPartCopy"
-    return Call(operation, environ["PATH_INFO"].lstrip("/").partition("/")[2], headers)
+    key = environ["PATH_INFO"].lstrip("/").partition("/")[2]
+    upload_id = parse_qs(query).get("uploadId", [""])[0]
+    return Call(operation, key, upload_id, headers)

@@ -85,14 +85,16 @@ class Finish:
         except StaleAttemptError as stale:
             return self.outcome_of(stale.session)
         except Exception as error:
-            # Whoever comes next need not wait for us.
+            ours = True
             with suppress(Exception):
-                self.sessions.lease(session_id, owner, session.attempt, until=now)
-            if not isinstance(error, FileNotFoundError | PreconditionError):
-                raise
-            # A listed batch is gone: the session was aborted meanwhile, or lies about forgotten.
-            self.outcome_of(self.sessions.get(session_id, owner))
-            raise batches_gone() from None
+                # Whoever comes next need not wait for us.
+                session, ours = self.sessions.lease(session_id, owner, session.attempt, until=now)
+            if not ours:
+                # Whoever moved the session took our upload away, or the batches.
+                return self.outcome_of(session)
+            if isinstance(error, FileNotFoundError | PreconditionError):
+                raise batches_gone() from None
+            raise
 
     def outcome_of(self, session: Session) -> Outcome:
         """What ``session``, which somebody else moved, says its finish came to."""
@@ -132,12 +134,19 @@ class Finish:
             content = merge.transfer()
             if not decision:
                 if failure := record_count(session, len(listing), content.records):
-                    return self.fail(session, failure)
+                    return self.fail(session, failure, uploads=merge.multipart)
                 decision = Decision(len(listing), content.records, content.bytes, digest)
                 session = self.decide(session, decision)
             merge.publish(decision, content.checksum)
         merge_seconds = time.monotonic() - started
-        return self.commit(session, decision, content.checksum, self.clock(), merge_seconds)
+        return self.commit(
+            session,
+            decision,
+            content.checksum,
+            self.clock(),
+            merge_seconds,
+            uploads=merge.multipart,
+        )
 
     def _hand_over(
         self, session: Session, state_machine: "StateMachine", batches: int, digest: str
@@ -170,9 +179,12 @@ class Finish:
             raise StaleAttemptError(session)
         return session
 
-    def fail(self, session: Session, failure: "Failure") -> Outcome:
-        """Re-open a session that is sealed by us and not decided."""
-        self._abort_uploads(session)
+    def fail(self, session: Session, failure: "Failure", *, uploads: bool = False) -> Outcome:
+        """Re-open a session that is sealed by us and not decided.
+
+        ``uploads`` tells that this attempt has begun one.
+        """
+        self._abort_uploads(session, begun=uploads)
         session, reopened = self.sessions.reopen(session, failure.result)
         if not reopened:
             return self.outcome_of(session)
@@ -185,8 +197,13 @@ class Finish:
         crc32: str,
         published: int,
         merge_seconds: float | None = None,
+        *,
+        uploads: bool = False,
     ) -> Outcome:
-        """Finish a session whose object was ``published`` then, seconds since 1970."""
+        """Finish a session whose object was ``published`` then, seconds since 1970.
+
+        ``uploads`` as in ``fail``.
+        """
         session_id = session.session_id
         result: Result = {
             "sessionId": session_id,
@@ -199,20 +216,21 @@ class Finish:
             "manifest": self.merged.manifest_key(session_id),
             "checksum": checksum(crc32),
         }
-        self._abort_uploads(session)
+        self._abort_uploads(session, begun=uploads)
         # The session is kept as long as its object, whose age counts from when it was published.
         session, _ = self.sessions.commit(
             session, decision, result, published + self.merged_retention
         )
         return Outcome(self.outcome_of(session).result, merge_seconds=merge_seconds)
 
-    def _abort_uploads(self, session: Session) -> None:
+    def _abort_uploads(self, session: Session, *, begun: bool) -> None:
         """Leave no upload open behind a session whose merge is at its end.
 
         Its object is published, or it is held by us and not decided: then nobody else can do
-        anything any more with an upload.
+        anything any more with an upload. Where this attempt has begun one, there may be a second:
+        the client tries again where it hears no answer.
         """
-        if session.upload or session.attempt > session.settled + 1:
+        if begun or session.upload or session.attempt > session.settled + 1:
             self.merged.abort_uploads(session.session_id)
 
 

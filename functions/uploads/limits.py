@@ -77,6 +77,12 @@ CHILDREN: Final = 32
 CHILD_SECONDS: Final = 8
 """What one of them is given to do at most, by the estimates above."""
 
+CHILDREN_AT_ONCE: Final = 100
+"""Most of them at once: a tenth of what an account may run (AWS Lambda quotas)."""
+
+PREFIX_READS_PER_SECOND: Final = 5_500
+"""Reads that S3 promises for the batches of one session (Amazon S3 performance guidelines)."""
+
 TASK_LEASE_SECONDS: Final = 360
 """How long each task of a long merge holds the session: its function's 300 s (``template.yaml``),
 and a minute for the next one to begin."""

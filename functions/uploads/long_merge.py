@@ -16,7 +16,7 @@ from uploads.finishing import (
     record_count,
 )
 from uploads.merged_store import Content
-from uploads.plan import plan, shares
+from uploads.plan import at_once, plan, shares
 from uploads.session import Decision, State, Upload
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Planned:
     key: str
     """Of the plan, in the batches bucket."""
     shares: int
+    at_once: int
+    """How many shares to compose at the same time."""
     upload_id: str
 
 
@@ -57,9 +59,14 @@ class LongMerge:
             merged = self.finish.merged
             upload_id = merged.create_upload(execution.session_id, execution.digest)
             upload = Upload(upload_id, len(parts))
-            self.finish.hold(execution, upload)
+            try:
+                self.finish.hold(execution, upload)
+            except StaleAttemptError:
+                # Whoever took the session has looked for uploads before there was this one.
+                merged.abort_upload(execution.session_id, upload_id)
+                raise
         key = self.merge_plan(execution).write(parts, shared)
-        return Planned(key, len(shared), upload.upload_id)
+        return Planned(key, len(shared), at_once(parts), upload.upload_id)
 
     def compose(self, execution: "Execution", upload_id: str, share: int) -> None:
         """Bring the parts of a share into place."""
@@ -123,4 +130,5 @@ class LongMerge:
                 "The merge failed. Nothing is lost and nothing became visible: finish again.",
                 batches=execution.batches,
             ),
+            uploads=True,
         )

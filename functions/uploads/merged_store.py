@@ -271,6 +271,13 @@ class MergedStore:
             for part in page.get("Parts", [])
         ]
 
+    def parts_done(self, session_id: str, upload_id: str) -> int | None:
+        """How many parts are in place; None where the upload was completed or aborted."""
+        try:
+            return len(self.parts(session_id, upload_id))
+        except self._client.exceptions.NoSuchUpload:
+            return None
+
     def complete_upload(
         self,
         session_id: str,
@@ -295,6 +302,9 @@ class MergedStore:
                 ChecksumCRC32=crc32,
                 ChecksumType="FULL_OBJECT",
             )
+            return
+        # Another attempt was faster.
+        self.abort_upload(session_id, upload_id)
 
     def put(self, session_id: str, body: BytesIO, decision: Decision, crc32: str) -> None:
         """Write an object that needs no parts: 1 write. As ``complete_upload``."""
@@ -386,22 +396,27 @@ class Merge:
             with suppress(ClientError, HTTPClientError):
                 self._store.abort_upload(self._session_id, self._upload_id)
 
+    @property
+    def multipart(self) -> bool:
+        """Whether this takes a multipart upload; else it is a single put."""
+        return len(self._plan) > 1 or any(part.copied for part in self._plan)
+
     def transfer(self) -> Content:
         """Bring every batch into place, still invisible: 1 read a batch, 1 write a part.
 
         Raises FileNotFoundError or PreconditionError where a listed batch is no longer there.
         """
         store = self._store
-        if len(self._plan) <= 1 and not any(part.copied for part in self._plan):
-            batches = self._plan[0].batches if self._plan else []
-            with ThreadPoolExecutor(limits.READS_IN_FLIGHT) as readers:
-                self._body, self._facts = store.read(self._session_id, batches, readers)
-        else:
+        if self.multipart:
             self._upload_id = store.create_upload(self._session_id, self._digest)
             numbered = dict(enumerate(self._plan, 1))
             done = store.transfer(self._session_id, self._upload_id, numbered)
             self._parts = [part for part, _ in done]
             self._facts = [batch for _, facts in done for batch in facts]
+        else:
+            batches = self._plan[0].batches if self._plan else []
+            with ThreadPoolExecutor(limits.READS_IN_FLIGHT) as readers:
+                self._body, self._facts = store.read(self._session_id, batches, readers)
         return Content.of(self._facts)
 
     def publish(self, decision: Decision, crc32: str) -> None:

@@ -70,6 +70,14 @@ def plan(batches: Sequence[StoredBatch]) -> list[Part]:
     return parts
 
 
+def at_once(parts: Sequence[Part]) -> int:
+    """How many functions may compose ``parts`` at once, for S3 to keep up with their reads."""
+    reads = sum(len(part.batches) for part in parts)
+    seconds = sum(part.seconds for part in parts)
+    fit = int(limits.PREFIX_READS_PER_SECOND * seconds / reads) if reads else 1
+    return max(1, min(limits.CHILDREN_AT_ONCE, fit))
+
+
 def shares(parts: Sequence[Part]) -> list[range]:
     """``parts`` in runs of about the same time for as many functions: their indexes."""
     total = sum(part.seconds for part in parts)

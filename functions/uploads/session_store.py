@@ -113,7 +113,9 @@ class SessionStore:
             owner,
             "leaseUntil = :lease" + (", upload = :upload" if upload else ""),
             values,
-            lambda now: now.attempt == attempt and now.lease_until == until,
+            lambda now: (
+                now.state is State.FINISHING and now.attempt == attempt and now.lease_until == until
+            ),
         )
 
     def reopen(self, session: Session, result: dict[str, object]) -> tuple[Session, bool]:

@@ -92,7 +92,7 @@ class Wiring:
                 "timeout": timedelta(seconds=20),
             },
             retry_config={
-                "max_retries": 4,
+                "max_retries": 10,
                 "retry_timeout": timedelta(seconds=15),
                 "backoff": {
                     "init_backoff": timedelta(milliseconds=50),

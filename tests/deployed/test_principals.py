@@ -16,6 +16,7 @@ from tests.conftest import DEPLOYED, Stack
 ROUTES = [
     ("GET", ""),
     ("GET", "/file"),
+    ("GET", "/manifest"),
     ("POST", ""),
     ("POST", "/finish"),
     ("DELETE", ""),
@@ -50,18 +51,31 @@ def test_a_session_is_a_404_to_a_second_principal(api: Api, stranger: Api, stack
     assert api.status(session_id).json["state"] == "OPEN"
 
 
+def resources() -> dict[str, str]:
+    """What the stack is made of: logical id → physical id."""
+    found = boto3.client("cloudformation").describe_stack_resources(StackName=make.NAME)
+    return {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in found["StackResources"]}
+
+
+def without(policy: dict[str, Any], action: str) -> dict[str, Any]:
+    """A policy that allows one action less."""
+    less: dict[str, Any] = json.loads(json.dumps(policy))
+    for statement in less["Statement"]:
+        actions = statement["Action"]
+        kept = [a for a in ([actions] if isinstance(actions, str) else actions) if a != action]
+        statement["Action"] = kept or ["s3:ListAllMyBuckets"]
+    return less
+
+
 def roles() -> dict[str, tuple[str, str, dict[str, Any]]]:
     """Of each function's role: its name, and its own policy's name and text."""
     iam = boto3.client("iam")
     found = {}
-    for resource in boto3.client("cloudformation").describe_stack_resources(StackName=make.NAME)[
-        "StackResources"
-    ]:
-        if resource["ResourceType"] == "AWS::IAM::Role":
-            role = resource["PhysicalResourceId"]
+    for logical_id, role in resources().items():
+        if logical_id.endswith("Role"):
             (policy,) = iam.list_role_policies(RoleName=role)["PolicyNames"]
             text: Any = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
-            found[resource["LogicalResourceId"].removesuffix("Role")] = (role, policy, text)
+            found[logical_id.removesuffix("Role")] = (role, policy, text)
     return found
 
 
@@ -140,12 +154,8 @@ def test_a_permission_that_is_missing_would_show(api: Api, function: str, action
         session_id = api.create(1)
         return {api.batch(session_id, 0, [1]).status, api.finish(session_id).status}
 
-    less = json.loads(json.dumps(text))
-    for statement in less["Statement"]:
-        actions = statement["Action"]
-        kept = [a for a in ([actions] if isinstance(actions, str) else actions) if a != action]
-        statement["Action"] = kept or ["s3:ListAllMyBuckets"]
-    iam.put_role_policy(RoleName=role, PolicyName=policy, PolicyDocument=json.dumps(less))
+    less = json.dumps(without(text, action))
+    iam.put_role_policy(RoleName=role, PolicyName=policy, PolicyDocument=less)
     try:
         assert 500 in upload()
     finally:

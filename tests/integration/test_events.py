@@ -61,6 +61,8 @@ NEEDS = {
     "finish": ["batch", "batch_gzip"],
     "file": ["batch", "batch_gzip", "finish"],
     "file_json": ["batch", "batch_gzip", "finish"],
+    "manifest": ["batch", "batch_gzip", "finish"],
+    "manifest_json": ["batch", "batch_gzip", "finish"],
 }
 """What must have happened before."""
 
@@ -89,7 +91,7 @@ def test_event(name: str, status: str, code: str) -> None:
 @pytest.mark.usefixtures("stack")
 @pytest.mark.parametrize("mode", ["IAM", "JWT"])
 def test_no_identity_is_refused_unless_everybody_is_one(mode: str) -> None:
-    for name in ("create", "batch", "finish", "status", "file", "abort"):
+    for name in ("create", "batch", "finish", "status", "file", "manifest", "abort"):
         answer = handle(load(name), mode)
         assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (403, "no_identity")
 
@@ -104,7 +106,7 @@ def test_a_session_is_a_404_to_every_other_principal(local: LocalStack, mode: st
     if mode == "JWT":
         stranger["jwt"]["claims"]["sub"] = "stranger"
     unknown = []
-    for name in ("status", "file", "finish", "abort", "batch"):
+    for name in ("status", "file", "manifest", "finish", "abort", "batch"):
         for who, its_id in ((stranger, session_id), (mine, "f" * 32)):
             event = load(name, its_id)
             event["requestContext"]["authorizer"] = who

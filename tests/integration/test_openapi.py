@@ -272,6 +272,7 @@ def test_links_lead_from_a_session_to_its_file(
         "finishSession 409 session_aborted",
         "getFile 307",
         "getFile 409 session_not_finished",
+        "getManifest 307",
         "abortSession 204",
         "abortSession 409 session_finished",
     }, seen

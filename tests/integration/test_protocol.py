@@ -44,6 +44,7 @@ def test_create(any_api: Api) -> None:
         "expiresAt": created["expiresAt"],
         "batches": 0,
         "missing": [],
+        "merge": None,
         "finish": None,
     }
 
@@ -68,6 +69,7 @@ def test_batches_in_any_order_become_one_object(
         "batches": 3,
         "bytes": len(expected),
         "key": f"{session_id}.ndjson",
+        "manifest": f"{session_id}.manifest.json",
         "checksum": {
             "algorithm": "CRC32",
             "type": "FULL_OBJECT",
@@ -207,6 +209,7 @@ ROUTES = [
     ("POST", "/finish", b""),
     ("GET", "", b""),
     ("GET", "/file", b""),
+    ("GET", "/manifest", b""),
     ("DELETE", "", b""),
 ]
 

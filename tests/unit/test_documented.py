@@ -1,5 +1,6 @@
 """What is written down is what the code says: errors, routes, limits, events."""
 
+import ast
 import inspect
 import json
 import re
@@ -12,10 +13,12 @@ import yaml
 
 from local.template import Template
 from uploads import errors, limits
+from uploads.plan import StoredBatch, plan, shares
 
 ROOT = Path(__file__).parents[2]
 ERRORS_MD = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
 PROTOCOL_MD = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
+SCALE_MD = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
 OPENAPI: dict[str, Any] = yaml.safe_load((ROOT / "openapi.yaml").read_text(encoding="utf-8"))
 EVENTS = sorted((ROOT / "events").glob("*.json"))
 
@@ -33,6 +36,19 @@ def subclasses(error: type[errors.GaplessError]) -> Iterator[type[errors.Gapless
 CLASSES = list(subclasses(errors.GaplessError))
 ANSWERED = [error for error in CLASSES if "code" in vars(error)]
 STATUS_OF_CODE = {error.code: error.status for error in ANSWERED} | INTERNAL
+
+
+def reasons() -> Iterator[str]:
+    """The reason of every ``Failure`` in the code."""
+    for path in (ROOT / "functions/uploads").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Failure":
+                reason = node.args[1]
+                assert isinstance(reason, ast.Constant)
+                yield str(reason.value)
+
+
+REASONS = set(reasons())
 
 
 def resolved(node: Any) -> Any:  # noqa: ANN401 - any part of a YAML document
@@ -131,11 +147,19 @@ def test_docs_have_a_row_for_every_error_and_for_no_other() -> None:
 
 def test_docs_name_no_unknown_code() -> None:
     """A word with an underscore in code type is a code, or one of the few other such words."""
-    others = {"missing_batches", "record_count"}
+    others = REASONS
     for name in ("errors.md", "protocol.md"):
         text = (ROOT / "docs" / name).read_text(encoding="utf-8")
         named = set(re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`", text))
         assert named <= STATUS_OF_CODE.keys() | others, name
+
+
+def test_every_reason_of_a_failure_is_documented() -> None:
+    assert {"missing_batches", "record_count", "too_large", "merge_failed"} == REASONS
+    failed = OPENAPI["components"]["schemas"]["FinishFailed"]["properties"]["reason"]
+    assert set(failed["enum"]) == REASONS
+    rows = re.findall(r"^\| 200 `Failed`, `(\w+)`", PROTOCOL_MD, re.MULTILINE)
+    assert set(rows) == REASONS
 
 
 def test_openapi_gives_every_code_under_its_status() -> None:
@@ -187,6 +211,8 @@ def test_openapi_has_the_limits_of_the_code() -> None:
         f"| {limits.MAX_INTEGER:,} |",
         f"| {limits.MAX_MISSING_RANGES:,} |",
         f"| {limits.PRESIGNED_URL_SECONDS // 60} minutes |",
+        f"| {limits.MAX_MERGED_BYTES // 1024**4} TiB |",
+        f"more than one object takes, {limits.MAX_MERGED_BYTES // 1024**4} TiB",
         f"works for {limits.PRESIGNED_URL_SECONDS // 60} minutes",
         f"Beyond {limits.MAX_MISSING_RANGES:,} ranges",
         f"up to {limits.LATEST_FINISH_SECONDS // 86_400} days after its creation",
@@ -194,6 +220,54 @@ def test_openapi_has_the_limits_of_the_code() -> None:
 )
 def test_protocol_has_the_limits_of_the_code(written: str) -> None:
     assert written in PROTOCOL_MD
+
+
+def test_scale_has_the_estimates_of_the_code() -> None:
+    definition = json.loads((ROOT / "statemachine/merge.asl.json").read_text(encoding="utf-8"))
+    at_once = limits.CHILDREN_AT_ONCE
+    text = " ".join(SCALE_MD.split())
+    for written in (
+        f"*batches* / {limits.READS_PER_SECOND:,} + *bytes* / {limits.BYTES_PER_SECOND:,} seconds",
+        f"A copied part counts {limits.COPY_SECONDS} s",
+        f"more than {limits.INLINE_SHARE:.0%} of its 29 s".replace("%", " %"),
+        f"Shares are of {limits.CHILD_SECONDS} s at most, and at least {limits.CHILDREN}",
+        f"then *waves of {at_once}* \N{MULTIPLICATION SIGN} {limits.CHILD_SECONDS} s",
+        f"| {at_once} children at once, fewer for small batches |",
+        f"| {limits.MAX_SEQ_NUM + 1:,} batches |",
+        f"| {limits.MAX_PARTS:,} parts |",
+        f"| {definition['TimeoutSeconds'] // 3600} hours |",
+    ):
+        assert written in text
+
+
+SCALE = {
+    "1 GB": (1_000, 1_000_000),
+    "100 GB": (25_000, 4_000_000),
+    "1 TB": (100_000, 10_000_000),
+}
+
+
+def scale_row(name: str) -> dict[str, int]:
+    """The numbers of a row in the first table of docs/scale.md, by its columns."""
+    (row,) = re.findall(rf"^\| {name} \|(.*)\|$", SCALE_MD, re.MULTILINE)
+    numbers = [re.search(r"\d[\d,]*", cell) for cell in row.split("|")]
+    return {
+        column: int(number[0].replace(",", "")) if number else 0
+        for column, number in zip(SCALE, numbers, strict=True)
+    }
+
+
+@pytest.mark.parametrize("column", SCALE)
+def test_scale_shows_what_is_planned(column: str) -> None:
+    count, size = SCALE[column]
+    assert scale_row("batches")[column] == count
+    parts = plan([StoredBatch(seq_num, size, "") for seq_num in range(count)])
+    assert scale_row("parts of the merged object")[column] == len(parts)
+    work = sum(part.seconds for part in parts)
+    assert scale_row("work of the merge, seconds of one function")[column] == round(work)
+    handed_over = work > limits.INLINE_SHARE * 29
+    shown = scale_row("who merges")[column]
+    assert shown == (len(shares(parts)) if handed_over else 0)
 
 
 @pytest.mark.parametrize(

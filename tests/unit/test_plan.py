@@ -4,13 +4,15 @@ The limits are written out here, so that a wrong constant in the code is found t
 """
 
 import random
+import tracemalloc
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from uploads.plan import Part, StoredBatch, plan
+from uploads.plan import Part, StoredBatch, plan, shares
 
 MIB = 2**20
 SMALLEST_PART = 5 * MIB
@@ -168,3 +170,70 @@ def test_a_plan_keeps_gaps_and_etags() -> None:
     """The numbers need not run from 0: the plan goes by order, and passes ETags on."""
     batches = [StoredBatch(7, 3, '"a"'), StoredBatch(9, SMALLEST_PART, '"b"')]
     assert [batch for part in plan(batches) for batch in part.batches] == batches
+
+
+# --- The shares of a long merge ---
+
+CHILDREN = 32
+"""How many functions share a merge at least, where they can."""
+CHILD_SECONDS = 8
+"""What one of them takes at most, by the plan's own estimate."""
+
+
+def seconds(parts: Sequence[Part]) -> float:
+    return sum(part.seconds for part in parts)
+
+
+def check_shares(parts: list[Part], shared: list[range]) -> None:
+    # Every part is in one share, in order, and no share is empty.
+    assert [index for share in shared for index in share] == list(range(len(parts)))
+    assert all(share.step == 1 and len(share) for share in shared)
+    most = min(CHILD_SECONDS, seconds(parts) / CHILDREN)
+    for share, following in pairwise(shared):
+        # Each is full: with the next part it would take longer than it may.
+        with_next = parts[share.start : following.start + 1]
+        assert seconds(with_next) > most - 1e-6
+    # None takes longer, but for a single part that does so by itself.
+    taken = [seconds(parts[share.start : share.stop]) for share in shared]
+    long = [time for time in taken if time > most + 1e-6]
+    assert all(len(share) == 1 for share, time in zip(shared, taken, strict=True) if time in long)
+    # So the others are as many as what is left of the work asks for.
+    assert len(shared) - len(long) >= (sum(taken) - sum(long)) / most - 1e-6
+
+
+@given(
+    draw=st.sampled_from(sorted(DRAWS)),
+    count=st.integers(1, 15_000),
+    seed=st.integers(0, 2**32),
+)
+@example(draw="any magnitude", count=MOST_BATCHES, seed=0)
+@example(draw="the largest", count=MOST_BATCHES, seed=0)
+@example(draw="one byte", count=MOST_BATCHES, seed=0)
+@settings(max_examples=50)
+def test_a_merge_is_shared_out(draw: str, count: int, seed: int) -> None:
+    at = random.Random(seed)
+    parts = plan(stored([DRAWS[draw](at) for _ in range(count)]))
+    check_shares(parts, shares(parts))
+
+
+@pytest.mark.parametrize("parts", [1, 2, CHILDREN - 1, CHILDREN, CHILDREN + 1, 1_000, MOST_PARTS])
+def test_like_parts_are_shared_among_as_many_functions_as_there_can_be(parts: int) -> None:
+    shared = shares(plan(stored([SMALLEST_PART] * parts)))
+    assert len(shared) >= min(parts, CHILDREN)
+    check_shares(plan(stored([SMALLEST_PART] * parts)), shared)
+
+
+def test_the_largest_plan_fits_the_memory_of_its_function() -> None:
+    """100,000 batches of all sizes: what planning adds to their listing."""
+    at = random.Random(0)
+    batches = stored([DRAWS["any magnitude"](at) for _ in range(MOST_BATCHES)])
+    tracemalloc.start()
+    try:
+        parts = plan(batches)
+        shared = shares(parts)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    check(batches, parts)
+    check_shares(parts, shared)
+    assert peak <= 200 * MIB

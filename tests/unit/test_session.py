@@ -221,13 +221,14 @@ def test_an_unexpired_session_may_be_looked_at_in_every_state(state: State) -> N
 LEGAL = {
     (Move.SEAL, State.OPEN, State.FINISHING),
     (Move.SEAL, State.FINISHING, State.FINISHING),
+    (Move.LEASE, State.FINISHING, State.FINISHING),
     (Move.DECIDE, State.FINISHING, State.FINISHING),
     (Move.COMMIT, State.FINISHING, State.FINISHED),
     (Move.REOPEN, State.FINISHING, State.OPEN),
     (Move.ABORT, State.OPEN, State.ABORTED),
     (Move.ABORT, State.FINISHING, State.ABORTED),
 }
-"""What the protocol allows: OPEN to FINISHING, take-over, decision, success, failure, abort."""
+"""What the protocol allows: sealing, taking over, holding on, deciding, success, failure, abort."""
 
 
 def test_the_legal_moves_are_the_documented_ones() -> None:
@@ -301,6 +302,9 @@ class Item:
             case Move.SEAL:
                 takes_over = self.state is State.FINISHING and self.lease_out
                 legal = not self.expired and (self.state is State.OPEN or takes_over)
+            case Move.LEASE:
+                # Decided or not: a long merge that is bound must hold the session all the same.
+                legal = self.state is State.FINISHING and self.same_attempt
             case Move.REOPEN | Move.DECIDE:
                 legal = undecided and self.same_attempt
             case Move.COMMIT:

@@ -54,9 +54,18 @@ BUCKETS: Final = of_type("AWS::S3::Bucket")
 FUNCTIONS: Final = of_type("AWS::Serverless::Function")
 ROLES: Final = of_type("AWS::IAM::Role")
 ALARMS: Final = of_type("AWS::CloudWatch::Alarm")
+(STATE_MACHINE,) = of_type("AWS::Serverless::StateMachine").values()
 (TABLE,) = of_type("AWS::DynamoDB::Table").values()
 (API,) = of_type("AWS::ApiGatewayV2::Api").values()
 (STAGE,) = of_type("AWS::ApiGatewayV2::Stage").values()
+
+
+BEHIND_THE_API: Final = {
+    integration["IntegrationUri"]["GetAtt"].removesuffix(".Arn")
+    for integration in of_type("AWS::ApiGatewayV2::Integration").values()
+}
+TASKS: Final = FUNCTIONS.keys() - BEHIND_THE_API
+"""The functions of a long merge."""
 
 
 def listed(value: object) -> list[Any]:
@@ -142,7 +151,8 @@ def test_merged_objects_are_kept_as_long_as_asked() -> None:
 @pytest.mark.parametrize("bucket", BUCKETS)
 def test_stale_uploads_go(bucket: str) -> None:
     rule = lifecycle(bucket)["AbortStaleUploads"]
-    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 2}
+    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
+    assert definition()["TimeoutSeconds"] < DAY, "a long merge must end before its upload goes"
 
 
 def test_only_merged_objects_are_announced() -> None:
@@ -170,23 +180,72 @@ def test_the_longest_session_ends_a_day_before_its_latest_finish() -> None:
 # --- Permissions ---
 
 
+TRACING: Final = {"xray:PutTraceSegments", "xray:PutTelemetryRecords"}
+STATE_MACHINES_LOGS_AND_TRACES: Final = {
+    *TRACING,
+    "xray:GetSamplingRules",
+    "xray:GetSamplingTargets",
+    "logs:CreateLogDelivery",
+    "logs:GetLogDelivery",
+    "logs:UpdateLogDelivery",
+    "logs:DeleteLogDelivery",
+    "logs:ListLogDeliveries",
+    "logs:PutResourcePolicy",
+    "logs:DescribeResourcePolicies",
+    "logs:DescribeLogGroups",
+}
+"""AWS knows no resources for these."""
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_allows_named_actions_on_named_resources(role: str) -> None:
+    ours = role == "MergeStateMachineRole"
+    anywhere = STATE_MACHINES_LOGS_AND_TRACES if ours else TRACING
     for action, resource in allowed(role):
         assert re.fullmatch(r"[a-z0-9]+:[A-Za-z]+", action)
-        # X-Ray knows no resources for these two.
-        assert (resource == "*") == action.startswith("xray:Put")
+        assert (resource == "*") == (action in anywhere)
+
+
+SESSION: Final = "?" * 32
+MAY_BE_DONE: Final = {
+    f"${{BatchesBucket.Arn}}/{SESSION}/????????": {"PutObject", "GetObject", "DeleteObject"},
+    f"${{BatchesBucket.Arn}}/merges/{SESSION}/*": {"PutObject", "GetObject"},
+    f"${{BatchesBucket.Arn}}/merges/{SESSION}/*/plan.json": {"GetObject"},
+    f"${{MergedBucket.Arn}}/{SESSION}.ndjson": {
+        "PutObject",
+        "GetObject",
+        "AbortMultipartUpload",
+        "ListMultipartUploadParts",
+    },
+    f"${{MergedBucket.Arn}}/{SESSION}.manifest.json": {"PutObject", "GetObject"},
+}
+"""What any role may do at most, by the form of the keys."""
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_reaches_objects_of_the_right_form_only(role: str) -> None:
-    forms = {
-        "${BatchesBucket.Arn}/" + "?" * 32 + "/" + "?" * 8,
-        "${MergedBucket.Arn}/" + "?" * 32 + ".ndjson",
-    }
+    buckets = [{"GetAtt": f"{bucket}.Arn"} for bucket in BUCKETS]
     for action, resource in allowed(role):
-        if action.startswith("s3:") and action != "s3:ListBucket":
-            assert resource["Sub"] in forms
+        service, _, name = action.partition(":")
+        if service != "s3":
+            continue
+        if name in {"ListBucket", "ListBucketMultipartUploads"}:
+            assert resource in buckets
+        else:
+            assert name in MAY_BE_DONE[resource["Sub"]]
+
+
+def test_only_who_publishes_writes_manifests() -> None:
+    manifests = {"Sub": f"${{MergedBucket.Arn}}/{SESSION}.manifest.json"}
+    writers = {role for role in ROLES if ("s3:PutObject", manifests) in allowed(role)}
+    assert writers == {"FinishRole", "CompleteRole"}
+
+
+@pytest.mark.parametrize("role", [f"{task.removesuffix('Function')}Role" for task in TASKS])
+def test_a_task_of_a_long_merge_writes_no_batch(role: str) -> None:
+    batches = {"Sub": f"${{BatchesBucket.Arn}}/{SESSION}/????????"}
+    done = {action for action, resource in allowed(role) if resource == batches}
+    assert done <= {"s3:GetObject"}
 
 
 def test_no_function_deletes_what_is_merged_or_a_session() -> None:
@@ -203,17 +262,18 @@ def test_a_function_has_a_role_and_a_log_group_of_its_own(function: str) -> None
     name = function.removesuffix("Function")
     assert properties["Role"] == {"GetAtt": f"{name}Role.Arn"}
     assert properties["LoggingConfig"]["LogGroup"] == {"Ref": f"{name}Logs"}
-    writes = {
-        resource["GetAtt"] for action, resource in allowed(f"{name}Role") if "logs:" in action
-    }
-    assert writes == {f"{name}Logs.Arn"}
+    logs = [(action, resource) for action, resource in allowed(f"{name}Role") if "logs:" in action]
+    mine = {"GetAtt": f"{name}Logs.Arn"}
+    assert logs == [("logs:CreateLogStream", mine), ("logs:PutLogEvents", mine)]
     for policy in ROLES[f"{name}Role"]["Policies"]:
         assert "logs:CreateLogGroup" not in str(policy)
 
 
 def test_log_groups_have_a_retention() -> None:
     groups = of_type("AWS::Logs::LogGroup")
-    assert len(groups) == len(FUNCTIONS) + 1
+    # One each, the API's and the state machine's.
+    assert len(groups) == len(FUNCTIONS) + 2
+    assert len({group["LogGroupName"]["Sub"] for group in groups.values()}) == len(groups)
     for group in groups.values():
         assert group["RetentionInDays"] == {"Ref": "LogRetentionDays"}
 
@@ -284,10 +344,87 @@ def test_the_functions_get_all_their_settings() -> None:
     assert config.merged_retention == PARAMETERS["MergedRetentionDays"]["Default"] * DAY
 
 
-def test_the_functions_end_before_the_api_gives_up() -> None:
-    settings = STACK["Globals"]["Function"]
-    for function in FUNCTIONS.values():
-        assert {**settings, **function}["Timeout"] < 30
+def test_the_api_keeps_its_three_functions() -> None:
+    assert {"SessionsFunction", "BatchesFunction", "FinishFunction"} == BEHIND_THE_API
+
+
+def timeout(function: str) -> int:
+    seconds: int = {**STACK["Globals"]["Function"], **FUNCTIONS[function]}["Timeout"]
+    return seconds
+
+
+@pytest.mark.parametrize("function", sorted(BEHIND_THE_API))
+def test_a_function_behind_the_api_ends_before_the_api_gives_up(function: str) -> None:
+    assert timeout(function) < 30
+
+
+@pytest.mark.parametrize("function", sorted(TASKS))
+def test_a_task_of_a_long_merge_ends_before_its_lease(function: str) -> None:
+    assert timeout(function) <= limits.TASK_LEASE_SECONDS - 60
+
+
+# --- The state machine ---
+
+
+def definition() -> Node:
+    found: Node = json.loads((ROOT / STATE_MACHINE["DefinitionUri"]).read_text(encoding="utf-8"))
+    return found
+
+
+def test_finish_alone_starts_long_merges() -> None:
+    machine = {"Ref": "MergeStateMachine"}
+    starters = {role for role in ROLES if ("states:StartExecution", machine) in allowed(role)}
+    assert starters == {"FinishRole"}
+    told = {
+        name: function["Environment"]["Variables"]
+        for name, function in FUNCTIONS.items()
+        if "Environment" in function
+    }
+    assert told == {"FinishFunction": {"MERGE_STATE_MACHINE": machine}}
+
+
+def test_the_state_machine_calls_its_tasks_and_nothing_else() -> None:
+    assert STATE_MACHINE["Role"] == {"GetAtt": "MergeStateMachineRole.Arn"}
+    (trust,) = ROLES["MergeStateMachineRole"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Principal"] == {"Service": "states.amazonaws.com"}
+    arns = {
+        resource["GetAtt"]
+        for action, resource in allowed("MergeStateMachineRole")
+        if action == "lambda:InvokeFunction"
+    }
+    assert arns == {f"{task}.Arn" for task in TASKS}
+
+
+def test_the_state_machine_may_start_children_of_itself_alone() -> None:
+    """A distributed map runs its children as executions; the role names it by its name."""
+    name = STATE_MACHINE["Name"]["Sub"]
+    found = {
+        (action, resource["Sub"].removeprefix("arn:${AWS::Partition}:states:"))
+        for action, resource in allowed("MergeStateMachineRole")
+        if action.startswith("states:")
+    }
+    place = "${AWS::Region}:${AWS::AccountId}"
+    assert found == {
+        ("states:StartExecution", f"{place}:stateMachine:{name}"),
+        ("states:DescribeExecution", f"{place}:execution:{name}/*"),
+        ("states:StopExecution", f"{place}:execution:{name}/*"),
+        ("states:RedriveExecution", f"{place}:execution:{name}/*"),
+    }
+
+
+def test_the_state_machine_logs_failures_without_data() -> None:
+    assert STATE_MACHINE["Type"] == "STANDARD"
+    assert STATE_MACHINE["Logging"] == {
+        "IncludeExecutionData": False,
+        "Level": "ERROR",
+        "Destinations": [
+            {
+                "CloudWatchLogsLogGroup": {
+                    "LogGroupArn": {"GetAtt": "MergeStateMachineLogs.Arn"},
+                }
+            }
+        ],
+    }
 
 
 # --- Seeing it run ---

@@ -110,9 +110,12 @@ def test_our_template() -> None:
         "POST /api/upload/sessions": "sessions.lambda_handler",
         "GET /api/upload/sessions/{sessionId}": "sessions.lambda_handler",
         "GET /api/upload/sessions/{sessionId}/file": "sessions.lambda_handler",
+        "GET /api/upload/sessions/{sessionId}/manifest": "sessions.lambda_handler",
         "DELETE /api/upload/sessions/{sessionId}": "sessions.lambda_handler",
         "POST /api/upload/sessions/{sessionId}": "batches.lambda_handler",
         "POST /api/upload/sessions/{sessionId}/finish": "finish.lambda_handler",
     }
-    assert template.environment(LOCAL_VALUES)["AUTH_MODE"] == "NONE"
+    environment = template.environment(LOCAL_VALUES)
+    assert environment["AUTH_MODE"] == "NONE"
+    assert environment["MERGE_STATE_MACHINE"] == "", "a local run merges in line"
     assert template.table.create["KeySchema"] == [{"AttributeName": "sessionId", "KeyType": "HASH"}]

@@ -1,0 +1,393 @@
+"""The service's sessions: the asynchronous client, and the core of the blocking one."""
+
+import base64
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+import httpx
+import msgspec
+
+from gapless import atomic
+from gapless import records as inputs
+from gapless.errors import (
+    ChecksumError,
+    GaplessError,
+    IncompleteError,
+    RecordTooLargeError,
+    UnavailableError,
+    api_error,
+)
+from gapless.http import Http, Report, silent
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+try:
+    from isal import igzip, isal_zlib
+except ImportError:  # no wheel for this platform
+    _gzip: Callable[..., bytes] = gzip.compress
+    crc32: Callable[..., int] = zlib.crc32
+else:
+    _gzip, crc32 = igzip.compress, isal_zlib.crc32
+
+ROOT: Final = "/api/upload/sessions"
+MEDIA_TYPE: Final = "application/vnd.gapless.batch+json"
+"""Under this API Gateway hands a body on untouched; JSON and text it may spoil."""
+
+_POLL_SECONDS: Final = 2.0
+_LEASE_SECONDS: Final = 40.0
+"""How long a merge may stand still before another finish may take over (docs/protocol.md)."""
+
+_MERGE_ATTEMPTS: Final = 3
+
+
+class Limits(msgspec.Struct, frozen=True, rename="camel"):
+    """What a batch and a session may be, bytes and numbers."""
+
+    max_body_bytes: int = 4_500_000
+    max_inflated_bytes: int = 64 * 1024 * 1024
+    max_seq_num: int = 99_999
+
+
+class Range(msgspec.Struct, frozen=True):
+    """Consecutive ``seqNum``, both ends included."""
+
+    first: int = msgspec.field(name="from")
+    last: int = msgspec.field(name="to")
+
+
+class Checksum(msgspec.Struct, frozen=True):
+    """Of the whole merged object; ``value`` is base64."""
+
+    algorithm: str
+    type: str
+    value: str
+
+
+class Result(msgspec.Struct, frozen=True, rename="camel"):
+    """What finish answers (openapi.yaml: FinishSuccess and FinishFailed)."""
+
+    session_id: str
+    validation_result: str
+    reason: str = ""
+    detail: str = ""
+    missing: list[Range] = []
+    missing_truncated: bool = False
+    total_record: int = 0
+    received_record: int | None = None
+    batches: int = 0
+    bytes: int = 0
+    key: str = ""
+    manifest: str = ""
+    checksum: Checksum | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the merged object is there, whole."""
+        return self.validation_result == "Success"
+
+    def incomplete(self) -> IncompleteError:
+        """The error for a result that is not ``ok``."""
+        return IncompleteError(
+            self.reason, self.detail, [(gap.first, gap.last) for gap in self.missing]
+        )
+
+
+class Merge(msgspec.Struct, frozen=True):
+    """How far a long merge is."""
+
+    parts: int
+    done: int
+
+
+class Status(msgspec.Struct, frozen=True, rename="camel"):
+    """What has arrived, what is missing, and the last answer of finish."""
+
+    session_id: str
+    state: str
+    total_record: int
+    batch_size: int | None
+    expires_at: str
+    batches: int
+    missing: list[Range]
+    missing_truncated: bool = False
+    finish: Result | None = None
+    merge: Merge | None = None
+
+
+class _Created(msgspec.Struct, rename="camel"):
+    session_id: str
+    expires_at: str
+    limits: Limits
+
+
+class _Link(msgspec.Struct):
+    url: str
+
+
+_Body = TypeVar("_Body")
+
+
+def _decode(answer: httpx.Response, kind: type[_Body]) -> _Body:
+    try:
+        return msgspec.json.decode(answer.content, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise GaplessError(
+            f"{answer.request.url.host} does not answer as Gapless does: {error}. Is the URL right?"
+        ) from None
+
+
+class AsyncClient:
+    """A connection to one service; use it in ``async with``.
+
+    ``url`` is where the API is: the stack's output ``Url``. ``gzip`` compresses batches,
+    ``parallel`` is the most requests at once, ``patience`` the seconds that each request is tried
+    for, and ``report`` gets what happens. ``settings`` are those of ``gapless.http.Http``: the
+    clock, the sleep and the chance; ``transport`` is httpx's.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        auth: httpx.Auth | None = None,
+        gzip: bool = True,
+        parallel: int = 8,
+        patience: float = 300.0,
+        report: Report = silent,
+        transport: httpx.AsyncBaseTransport | None = None,
+        **settings: Any,  # noqa: ANN401 - Http's own
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.netloc:
+            raise GaplessError(
+                f"{url!r} is no URL of a service; it begins with http:// or https://"
+            )
+        if parts.username or parts.password or parts.query:
+            raise GaplessError("Credentials do not belong into the URL; see --token and --aws.")
+        # Whoever copies the URL of the sessions means the service.
+        self.url = url.rstrip("/").removesuffix(ROOT)
+        self.gzip = gzip
+        self.report = report
+        self._http_client = httpx.AsyncClient(
+            transport=transport,
+            limits=httpx.Limits(max_connections=parallel + 2, max_keepalive_connections=parallel),
+        )
+        self.http = Http(
+            self.url,
+            self._http_client,
+            auth=auth,
+            most_at_once=parallel,
+            patience=patience,
+            report=report,
+            **settings,
+        )
+
+    async def __aenter__(self) -> "Self":
+        await self._http_client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._http_client.__aexit__(kind, error, traceback)
+
+    async def create(self, total_record: int, batch_size: int | None = None) -> "AsyncSession":
+        """Open a session. Raises a GaplessError, as everything here does."""
+        asked = {"totalRecord": total_record} | ({"batchSize": batch_size} if batch_size else {})
+        answer = await self.http.call(
+            "POST", ROOT, msgspec.json.encode(asked), {"Content-Type": "application/json"}
+        )
+        created = _decode(answer, _Created)
+        return AsyncSession(self, created.session_id, created.limits)
+
+    def session(self, session_id: str) -> "AsyncSession":
+        """A session that is there already."""
+        return AsyncSession(self, session_id, Limits())
+
+
+class AsyncSession:
+    """One session of a service."""
+
+    def __init__(self, client: AsyncClient, session_id: str, limits: Limits) -> None:
+        self.client = client
+        self.session_id = session_id
+        self.limits = limits
+        self._http = client.http
+        self._path = f"{ROOT}/{session_id}"
+
+    async def send(self, seq_num: int, records: Iterable[object]) -> None:
+        """Store a batch; safe to repeat with the same records.
+
+        Records are Python objects, or ``bytes`` that are JSON already and are kept as they are.
+        """
+        ndjson = b"".join(inputs.encode(records))
+        await self._http.gate.enter()
+        try:
+            await self.send_lines(seq_num, [ndjson])
+        finally:
+            self._http.gate.leave()
+
+    async def send_lines(self, seq_num: int, pieces: Sequence[bytes]) -> int:
+        """The same for pieces of NDJSON, without waiting for room; gives the bytes sent."""
+        body, headers = await anyio.to_thread.run_sync(
+            encode_batch, seq_num, pieces, self.client.gzip
+        )
+        del pieces  # only the body is needed until it is sent
+        if len(body) > self.limits.max_body_bytes:
+            raise RecordTooLargeError(
+                f"Batch {seq_num} takes {len(body):,} bytes, the service takes"
+                f" {self.limits.max_body_bytes:,}: a record in it is too large."
+            )
+        await self._http.call("POST", self._path, body, headers)
+        return len(body)
+
+    async def status(self) -> Status:
+        """What the service knows of the session."""
+        return _decode(await self._http.call("GET", self._path), Status)
+
+    async def missing(self) -> list[Range]:
+        """The batches that have not arrived. Without a batch size the tail is not known."""
+        return (await self.status()).missing
+
+    async def finish(self, *, patience: float = 3600.0) -> Result:
+        """Check and merge; waits while a merge runs, at most ``patience`` seconds.
+
+        Gives the result, also where it is not ``ok``. Raises UnavailableError if the merge takes
+        longer; it goes on all the same, and finish may be called again.
+        """
+        until = self._http.now() + patience
+        for attempt in range(_MERGE_ATTEMPTS):
+            result = await self._finish(until)
+            if result.reason != "merge_failed":
+                break
+            if attempt + 1 < _MERGE_ATTEMPTS:
+                await self._http.again(result.incomplete(), attempt, until)
+        return result
+
+    async def _finish(self, until: float) -> Result:
+        while True:
+            answer = await self._http.call("POST", f"{self._path}/finish")
+            if answer.status_code != HTTPStatus.ACCEPTED:
+                return _decode(answer, Result)
+            seen: Merge | None = None
+            moved = self._http.now()
+            # A merge that stands still may have died: another finish takes over.
+            while self._http.now() - moved < _LEASE_SECONDS:
+                if self._http.now() > until:
+                    raise UnavailableError("The merge still runs. Look again with: gapless finish")
+                await self._http.sleep(self._http.retry_after(answer) or _POLL_SECONDS)
+                status = await self.status()
+                if status.state != "FINISHING":
+                    if status.finish is not None:
+                        return status.finish
+                    break
+                if status.merge and status.merge != seen:
+                    seen, moved = status.merge, self._http.now()
+                    self.client.report("merge", {"parts": seen.parts, "done": seen.done})
+
+    async def abort(self) -> None:
+        """Give the session up; the service deletes its batches."""
+        await self._http.call("DELETE", self._path)
+
+    async def download(self, path: str | os.PathLike[str]) -> int:
+        """Write the merged object to ``path``, which is there whole or not at all; gives bytes.
+
+        Raises ChecksumError if it is not what the service says it merged.
+        """
+        result = (await self.status()).finish
+        expected = result if result and result.ok else None
+        return await self._download("file", Path(path), expected)
+
+    async def manifest(self, path: str | os.PathLike[str]) -> int:
+        """Write the manifest to ``path``: each batch's place in the merged object, its SHA-256."""
+        return await self._download("manifest", Path(path), None)
+
+    async def _download(self, what: str, path: Path, expected: Result | None) -> int:
+        with atomic.written(path) as file:
+            return await self._fetch(what, file.write, expected)
+
+    async def _fetch(
+        self, what: str, write: Callable[[bytes], object], expected: Result | None
+    ) -> int:
+        """Read the object to its end, over as many connections as that takes."""
+        done = crc = attempt = 0
+        until = self._http.patient_until()
+        total = expected.bytes if expected else None
+        while True:
+            answer = await self._http.call(
+                "GET", f"{self._path}/{what}", headers={"Accept": "application/json"}
+            )
+            before = done
+            try:
+                async with self._http.fetch(_decode(answer, _Link).url, done) as content:
+                    _check_download(content, await _problem(content), done)
+                    async for block in content.aiter_bytes():
+                        write(block)
+                        crc = crc32(block, crc)
+                        done += len(block)
+                        self.client.report("download", {"bytes": done, "total": total})
+            except httpx.TransportError as error:
+                if done > before:
+                    attempt, until = 0, self._http.patient_until()
+                await self._http.again(error, attempt, until)
+                attempt += 1
+            else:
+                break
+        if expected and expected.checksum:
+            check(expected, bytes_=done, crc=crc, what="The download")
+        return done
+
+
+async def _problem(content: httpx.Response) -> bytes:
+    return await content.aread() if content.status_code >= HTTPStatus.BAD_REQUEST else b""
+
+
+def _check_download(content: httpx.Response, problem: bytes, start: int) -> None:
+    if content.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise httpx.RemoteProtocolError(f"the store answers {content.status_code}")
+    if content.status_code >= HTTPStatus.BAD_REQUEST:
+        raise api_error(content.status_code, problem)
+    if start and content.status_code != HTTPStatus.PARTIAL_CONTENT:
+        raise ChecksumError("The store does not go on where a download broke off. Start it again.")
+
+
+def check(result: Result, *, bytes_: int, crc: int, what: str = "The merged object") -> None:
+    """Raise ChecksumError unless ``result`` is of just these bytes."""
+    value = base64.b64encode(crc.to_bytes(4, "big")).decode()
+    stored = result.checksum.value if result.checksum else value
+    if (bytes_, value) != (result.bytes, stored):
+        raise ChecksumError(
+            f"{what} is not what was sent: {result.bytes:,} bytes with CRC-32 {stored} are stored,"
+            f" {bytes_:,} bytes with CRC-32 {value} are here."
+        )
+
+
+def encode_batch(
+    seq_num: int,
+    pieces: Sequence[bytes],
+    compress: bool,  # noqa: FBT001 - called through to_thread
+) -> tuple[bytes, dict[str, str]]:
+    """The request of a batch: its body, as sent, and its headers."""
+    # A valid record has no raw line feed in a string, and these have none between tokens either.
+    *some, last = (piece.replace(b"\n", b",") for piece in pieces)
+    body = b"".join([b'{"seqNum":%d,"data":[' % seq_num, *some, memoryview(last)[:-1], b"]}"])
+    headers = {"Content-Type": MEDIA_TYPE}
+    if compress:
+        body = _gzip(body, 1, mtime=0)
+        headers["Content-Encoding"] = "gzip"
+    digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+    return body, headers | {"Content-Digest": f"sha-256=:{digest}:"}

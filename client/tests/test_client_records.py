@@ -1,0 +1,181 @@
+"""The readers, beside the standard library's json and csv."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gapless import plan as plans
+from gapless import records
+from gapless.errors import InputError, InvalidRecordError
+from gapless.plan import TARGET, Plan
+from gapless.records import Chunk, Format
+
+quickly = settings(deadline=None, max_examples=60)
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    max_leaves=12,
+)
+spaces = st.text(" \t\r\n", max_size=3)
+ascii_or_not = st.booleans()
+
+
+def read(content: bytes, form: Format, **options: Any) -> bytes:  # noqa: ANN401
+    """All records, as NDJSON."""
+    file: Any = io.BufferedReader(io.BytesIO(content))
+    return b"".join(chunk.lines for chunk in records.read(file, form, **options))
+
+
+@quickly
+@given(st.lists(values), st.sampled_from([b"\n", b"\r\n", b"\n\n", b" \n\t"]), ascii_or_not)
+def test_ndjson_stays_byte_for_byte(found: list[object], end: bytes, escape: bool) -> None:  # noqa: FBT001
+    lines = [json.dumps(value, ensure_ascii=escape).encode() for value in found]
+    plain = b"".join(line + b"\n" for line in lines)
+    mended: list[int] = []
+    assert read(end.join(lines), Format.NDJSON, on_mended=lambda: mended.append(1)) == plain
+    assert read(gzip.compress(plain), Format.NDJSON) == plain
+    assert read(b"\xef\xbb\xbf" + plain, Format.NDJSON) == plain
+    if not mended:
+        assert read(end.join(lines), Format.NDJSON, trusted=True) == plain
+
+
+@quickly
+@given(st.lists(values), st.none() | st.integers(0, 3), spaces, ascii_or_not, st.integers(1, 40))
+def test_a_json_array(
+    found: list[object],
+    indent: int | None,
+    space: str,
+    escape: bool,  # noqa: FBT001
+    block: int,
+) -> None:
+    """Whatever the space around the elements, and wherever the reads end."""
+    content = (space + json.dumps(found, indent=indent, ensure_ascii=escape) + space).encode()
+    blocks = (content[i : i + block] for i in range(0, len(content), block))
+    lines = b"".join(chunk.lines for chunk in records._array(blocks, records.refuse))  # noqa: SLF001
+    assert [json.loads(line) for line in lines.splitlines()] == found
+    if indent is None:
+        kept = [json.dumps(value, ensure_ascii=escape).encode() + b"\n" for value in found]
+        assert lines == b"".join(kept)
+
+
+@quickly
+@given(st.binary(max_size=60) | text.map(str.encode))
+def test_what_ndjson_takes_is_what_json_takes(content: bytes) -> None:
+    """Any bytes: every line is one JSON value, or the whole is refused."""
+    lines = [line.strip(b" \t\r") for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
+    try:
+        for line in filter(None, lines):
+            json.loads(line.decode(), parse_constant=lambda name: json.loads(name[:0]))
+    except ValueError:
+        with pytest.raises(InputError):
+            read(content, Format.NDJSON)
+    else:
+        kept = b"".join(line + b"\n" for line in filter(None, lines))
+        assert read(content, Format.NDJSON) == kept
+
+
+cells = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from(',"\n\t'), max_size=9
+)
+
+
+@quickly
+@given(
+    st.lists(cells, min_size=2, max_size=4, unique=True),
+    st.lists(st.lists(cells, min_size=4, max_size=4), max_size=5),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_tables_are_what_csv_reads(header: list[str], rows: list[list[str]], end: str) -> None:
+    for form, delimiter in ((Format.CSV, ","), (Format.TSV, "\t")):
+        made = io.StringIO()
+        writer = csv.writer(made, delimiter=delimiter, lineterminator=end, quoting=csv.QUOTE_ALL)
+        writer.writerows([header, *(row[: len(header)] for row in rows)])
+        lines = read(made.getvalue().encode(), form).splitlines()
+        expected = [dict(zip(header, row, strict=False)) for row in rows]
+        assert [json.loads(line) for line in lines] == expected
+
+
+def test_types_of_cells() -> None:
+    content = b"v\n1\n-0.50\n1e400\n007\ntrue\nTrue\nnull\nx\n" + b"9" * 30 + b"\n"
+    got = read(content, Format.CSV, typed=True).replace(b'{"v":', b"").replace(b"}", b"").split()
+    typed = [b"1", b"-0.50", b"1e400", b'"007"', b"true", b'"True"', b"null", b'"x"', b"9" * 30]
+    assert got == typed
+
+
+@pytest.mark.parametrize(
+    ("form", "content", "line", "column"),
+    [
+        (Format.NDJSON, b'1\n\n {"a": }\n', 3, 8),
+        (Format.NDJSON, b"1\nNaN\n", 2, 1),
+        (Format.NDJSON, b"1 2\n{\n}\n", 1, 3),
+        (Format.NDJSON, b'"\\ud800"\n', 1, 2),
+        (Format.NDJSON, b'1\n"a\xff"\n', 2, 3),
+        (Format.JSON, b"[1,\n 2,\n  x]", 3, 3),
+        (Format.JSON, b"[1,\n NaN]", 2, 2),
+        (Format.JSON, b"[1] 2", 1, 5),
+        (Format.JSON, b"[1", 1, 3),
+        (Format.JSON, b"[1,]", 1, 4),
+        (Format.CSV, b"a,b\n1,2\n3\n", 3, 1),
+        (Format.CSV, b"a\n\xff\n", 2, 1),
+        (Format.CSV, b"a,a\n", 1, 1),
+    ],
+)
+def test_what_is_wrong_is_named(form: Format, content: bytes, line: int, column: int) -> None:
+    with pytest.raises(InvalidRecordError) as raised:
+        read(content, form)
+    assert (raised.value.line, raised.value.column) == (line, column)
+
+
+def test_a_gzip_that_is_cut_off_is_refused() -> None:
+    with pytest.raises(InputError, match="gzip"):
+        read(gzip.compress(b"1\n" * 1000)[:-9], Format.NDJSON)
+
+
+lengths = st.lists(st.integers(1, 30) | st.sampled_from([500, 900]), max_size=200)
+
+
+@quickly
+@given(lengths, st.integers(1, 50), st.integers(120, 1_000))
+def test_every_batch_fits_and_is_cut_the_same_whatever_the_reads(
+    sizes: Sequence[int], at_once: int, most: int
+) -> None:
+    found = [b'"' + b"x" * size + b'"' for size in sizes]
+    content = b"".join(record + b"\n" for record in found)
+    chunks = [
+        Chunk(b"\n".join([*part, b""]), part)
+        for i in range(0, len(found), at_once)
+        if (part := found[i : i + at_once])
+    ]
+    plan = plans.make(chunks, most_bytes=most + 100)
+    assert (plan.records, plan.bytes) == (len(found), len(content))
+    pieces = [Chunk(content[i : i + at_once], ()) for i in range(0, len(content), at_once)]
+    flexible = Plan(plan.records, plan.bytes, plan.crc32, None, most)
+    for cut in (plan, flexible):
+        batches = [(b"".join(batch.pieces), batch.records) for batch in plans.cut(chunks, cut)]
+        assert b"".join(lines for lines, _ in batches) == content
+        assert [lines.count(b"\n") for lines, _ in batches] == [count for _, count in batches]
+        again = [b"".join(batch.pieces) for batch in plans.cut(pieces, cut)]
+        assert again == [lines for lines, _ in batches]
+        assert all(len(lines) <= most or count == 1 for lines, count in batches)
+        if cut.batch_size:
+            assert all(count == cut.batch_size for _, count in batches[:-1])
+
+
+def test_small_records_make_a_strict_session() -> None:
+    line = b"1" * 99
+    chunks = [Chunk((line + b"\n") * 10_000, [line] * 10_000)] * 12
+    plan = plans.make(chunks)
+    assert plan.batch_size == 32_768
+    assert plan.batch_size * 100 <= TARGET

@@ -1,0 +1,166 @@
+"""Long merges on a deployed stack: the state machine really runs, is retried, fails, and heals."""
+
+import binascii
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+import pytest
+
+from tests.api import Api
+from tests.conftest import Stack
+from tests.deployed.test_principals import resources, roles, without
+from uploads import limits
+from uploads.plan import StoredBatch, plan
+
+BATCHES, SIZE = 2_500, 40_000
+NDJSON = b'"' + b"x" * (SIZE - 3) + b'"\n'
+PARTS = len(plan([StoredBatch(n, SIZE, "") for n in range(BATCHES)]))
+SECONDS = 4
+"""What finish is given: less than it plans to need for so many batches."""
+
+
+@pytest.fixture(scope="module")
+def _in_a_hurry(stack: Stack) -> Iterator[None]:  # noqa: ARG001 - sets the environment
+    """Finish has so little time that it hands over."""
+    needed = BATCHES / limits.READS_PER_SECOND + BATCHES * SIZE / limits.BYTES_PER_SECOND
+    assert needed > SECONDS * limits.INLINE_SHARE
+    functions, name = boto3.client("lambda"), resources()["FinishFunction"]
+    before = functions.get_function_configuration(FunctionName=name)["Timeout"]
+    functions.update_function_configuration(FunctionName=name, Timeout=SECONDS)
+    yield
+    functions.update_function_configuration(FunctionName=name, Timeout=before)
+
+
+def fill(api: Api, stack: Stack, batch_size: int | None) -> str:
+    """A session with all its batches, the first and the last of them through the API."""
+    session_id = api.create(BATCHES, batch_size)
+
+    def put(seq_num: int) -> None:
+        stack.s3.put_object(
+            Bucket=stack.batches_bucket,
+            Key=f"{session_id}/{seq_num:08d}",
+            Body=NDJSON,
+            IfNoneMatch="*",
+            Metadata={
+                "records": "1",
+                "sha256": hashlib.sha256(NDJSON).hexdigest(),
+                "crc32": f"{binascii.crc32(NDJSON):08x}",
+            },
+        )
+
+    for seq_num in (0, BATCHES - 1):
+        assert api.batch(session_id, seq_num, [NDJSON[1:-2].decode()]).status == 204
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(put, range(1, BATCHES - 1)))
+    return session_id
+
+
+def execution(session_id: str, attempt: int) -> dict[str, Any]:
+    machine = resources()["MergeStateMachine"].replace(":stateMachine:", ":execution:")
+    return dict(
+        boto3.client("stepfunctions").describe_execution(
+            executionArn=f"{machine}:{session_id}-{attempt}"
+        )
+    )
+
+
+def children(session_id: str, attempt: int) -> list[list[str]]:
+    """The kinds of events of each child of an execution."""
+    client = boto3.client("stepfunctions")
+    arn = execution(session_id, attempt)["executionArn"]
+    found = []
+    for run in client.list_map_runs(executionArn=arn)["mapRuns"]:
+        pages = client.get_paginator("list_executions").paginate(mapRunArn=run["mapRunArn"])
+        for child in (child for page in pages for child in page["executions"]):
+            history = client.get_execution_history(
+                executionArn=child["executionArn"], maxResults=1_000
+            )
+            found.append([str(event["type"]) for event in history["events"]])
+    return found
+
+
+def until(what: Callable[[], Any], seconds: float = 120) -> Any:  # noqa: ANN401 - what it gives
+    ends = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < ends, "it takes too long"
+        time.sleep(0.2)
+    return found
+
+
+def ended(session_id: str, attempt: int) -> str:
+    until(lambda: execution(session_id, attempt)["status"] != "RUNNING")
+    return str(execution(session_id, attempt)["status"])
+
+
+def success(api: Api, stack: Stack, session_id: str) -> None:
+    """The merged object is right, and nothing is left behind."""
+    status = api.status(session_id).json
+    assert (status["state"], status["merge"]) == ("FINISHED", None)
+    result = status["finish"]
+    assert (result["validationResult"], result["receivedRecord"]) == ("Success", BATCHES)
+    assert api.finish(session_id).json == result
+    assert stack.merged(session_id) == NDJSON * BATCHES
+    manifest = json.loads(
+        stack.s3.get_object(Bucket=stack.merged_bucket, Key=result["manifest"])["Body"].read()
+    )
+    assert [batch["offset"] for batch in manifest["batches"]] == [n * SIZE for n in range(BATCHES)]
+    assert stack.open_uploads(session_id) == 0
+
+
+@contextmanager
+def forbidden(role: str, action: str) -> Iterator[None]:
+    """A function's role may not do something for a while."""
+    iam = boto3.client("iam")
+    name, policy, text = roles()[role]
+    iam.put_role_policy(
+        RoleName=name, PolicyName=policy, PolicyDocument=json.dumps(without(text, action))
+    )
+    try:
+        yield
+    finally:
+        iam.put_role_policy(RoleName=name, PolicyName=policy, PolicyDocument=json.dumps(text))
+
+
+@pytest.mark.usefixtures("_in_a_hurry")
+def test_children_that_fail_are_tried_again(api: Api, stack: Stack) -> None:
+    session_id = fill(api, stack, 1)
+    with forbidden("Compose", "s3:PutObject"):
+        handed_over = api.finish(session_id)
+        assert (handed_over.status, handed_over.json["state"]) == (202, "FINISHING")
+        assert handed_over.headers["location"].endswith(session_id)
+        assert int(handed_over.headers["retry-after"]) > 0
+        until(
+            lambda: any(
+                sum(kind.endswith("Failed") for kind in events) >= 2
+                for events in children(session_id, 1)
+            )
+        )
+        status = api.status(session_id).json
+        assert (status["state"], status["merge"]) == ("FINISHING", {"parts": PARTS, "done": 0})
+    assert ended(session_id, 1) == "SUCCEEDED"
+    assert len(children(session_id, 1)) == PARTS >= 8
+    success(api, stack, session_id)
+
+
+@pytest.mark.usefixtures("_in_a_hurry")
+def test_an_execution_that_fails_for_good_is_healed_by_the_next_finish(
+    api: Api, stack: Stack
+) -> None:
+    session_id = fill(api, stack, None)
+    with forbidden("Compose", "s3:GetObject"):
+        assert api.finish(session_id).status == 202
+        assert api.finish(session_id).status == 202
+        assert ended(session_id, 1) == "FAILED"
+    status = api.status(session_id).json
+    assert (status["state"], status["finish"]["reason"]) == ("OPEN", "merge_failed")
+    assert stack.open_uploads(session_id) == 0
+    assert not stack.has_merged(session_id)
+    assert api.finish(session_id).status == 202
+    assert ended(session_id, 2) == "SUCCEEDED"
+    success(api, stack, session_id)

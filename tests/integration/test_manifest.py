@@ -1,0 +1,210 @@
+"""The manifest beside a merged object: what each batch brought, and where it is there."""
+
+import base64
+import gzip
+import hashlib
+import json
+import random
+import zlib
+from collections.abc import Callable
+
+import pytest
+
+from tests.api import Api
+from tests.aws import Aws, Call, s3_error
+from tests.conftest import Stack
+from uploads.records import BATCH_MEDIA_TYPE
+
+
+def ndjson(records: list[object]) -> bytes:
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def send(api: Api, session_id: str, batches: list[list[object]]) -> None:
+    """Send every batch, the last one first."""
+    for seq_num, records in reversed([*enumerate(batches)]):
+        body = gzip.compress(json.dumps({"seqNum": seq_num, "data": records}).encode(), 1)
+        headers = {"content-type": BATCH_MEDIA_TYPE, "content-encoding": "gzip"}
+        assert api.raw_batch(session_id, body, headers).status == 204
+
+
+def written(stack: Stack, session_id: str) -> bytes:
+    """The manifest, as it is in S3."""
+    key = f"{session_id}.manifest.json"
+    return stack.s3.get_object(Bucket=stack.merged_bucket, Key=key)["Body"].read()
+
+
+AT = random.Random(1)
+SMALL: list[list[object]] = [[n] * (n % 3 + 1) for n in range(20)]
+# Streamed parts, and batches of more than 5 MiB that S3 copies.
+LARGE: list[list[object]] = [
+    [AT.randbytes(size // 2).hex()] for size in (6_000_000, 100, 5_500_000, 4_000_000, 9)
+]
+
+
+@pytest.mark.needs("binary bodies")
+@pytest.mark.parametrize(
+    "batches",
+    [
+        pytest.param([], id="nothing"),
+        pytest.param(SMALL, id="one put"),
+        pytest.param(LARGE, id="streamed and copied parts", marks=pytest.mark.needs("multipart")),
+    ],
+)
+@pytest.mark.parametrize("strict", [False, True], ids=["flexible", "strict"])
+def test_a_manifest_tells_what_was_sent(
+    api: Api, stack: Stack, batches: list[list[object]], *, strict: bool
+) -> None:
+    if strict:
+        # Every batch but the last has as many.
+        batches = [records[:1] for records in batches]
+    total = sum(len(records) for records in batches)
+    session_id = api.create(total, 1 if strict else None)
+    send(api, session_id, batches)
+    result = api.finish(session_id).json
+    assert result["manifest"] == f"{session_id}.manifest.json"
+    manifest = json.loads(written(stack, session_id))
+
+    whole = b"".join(ndjson(records) for records in batches)
+    crc32 = base64.b64encode(zlib.crc32(whole).to_bytes(4, "big")).decode()
+    assert {name: value for name, value in manifest.items() if name != "batches"} == {
+        "sessionId": session_id,
+        "key": f"{session_id}.ndjson",
+        "records": total,
+        "bytes": len(whole),
+        "checksum": {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": crc32},
+    }
+    assert manifest["checksum"] == result["checksum"]
+    assert [batch["seqNum"] for batch in manifest["batches"]] == list(range(len(batches)))
+    assert [batch["records"] for batch in manifest["batches"]] == [*map(len, batches)]
+    # Each batch is read back by its range, and is what was sent; together they are the object.
+    end = 0
+    for batch, records in zip(manifest["batches"], batches, strict=True):
+        assert batch["offset"] == end
+        end += batch["length"]
+        found = stack.s3.get_object(
+            Bucket=stack.merged_bucket,
+            Key=manifest["key"],
+            Range=f"bytes={batch['offset']}-{end - 1}",
+        )["Body"].read()
+        assert found == ndjson(records)
+        assert hashlib.sha256(found).hexdigest() == batch["sha256"]
+    assert end == manifest["bytes"]
+
+
+def test_the_route_leads_to_it(
+    any_api: Api, stack: Stack, download: Callable[[str], bytes]
+) -> None:
+    session_id = any_api.create(1)
+    before = any_api.manifest(session_id)
+    assert (before.status, before.code) == (409, "session_not_finished")
+    any_api.batch(session_id, 0, ["x"])
+    any_api.finish(session_id)
+    redirect = any_api.manifest(session_id)
+    assert (redirect.status, redirect.body) == (307, b"")
+    link = any_api.manifest(session_id, {"accept": "application/json"})
+    assert link.status == 200
+    assert set(link.json) == {"url", "expiresAt"}
+    for url in (redirect.headers["location"], link.json["url"]):
+        assert f"{session_id}.manifest.json" in url
+        assert "X-Amz-Expires=900" in url
+        assert download(url) == written(stack, session_id)
+    head = stack.s3.head_object(Bucket=stack.merged_bucket, Key=f"{session_id}.manifest.json")
+    assert head["ContentType"] == "application/json"
+
+
+def test_a_session_without_an_object_has_none(any_api: Api, stack: Stack) -> None:
+    failed = any_api.create(2)
+    assert any_api.finish(failed).json["validationResult"] == "Failed"
+    aborted = any_api.create(2)
+    any_api.abort(aborted)
+    for session_id in (failed, aborted):
+        assert any_api.manifest(session_id).code == "session_not_finished"
+        assert not stack.has_merged(session_id)
+
+
+@pytest.mark.parametrize("records", [["x"], ["x" * 4_000_000]], ids=["put", "multipart"])
+def test_it_is_there_before_the_object(
+    api: Api, aws: Aws, stack: Stack, records: list[object]
+) -> None:
+    """Whoever starts on the object's event finds it, and no write makes one without the other."""
+    session_id = api.create(3)
+    send(api, session_id, [records] * 3)
+    with aws.recording() as calls:
+        api.finish(session_id)
+    publish = "CompleteMultipartUpload" if len(str(records)) > 100 else "PutObject"
+    merged = [call.key for call in calls if call.operation in {"PutObject", publish}]
+    assert merged == [f"{session_id}.manifest.json", f"{session_id}.ndjson"]
+    assert all(
+        call.headers["if-none-match"] == "*"
+        for call in calls
+        if call.operation in {"PutObject", publish}
+    )
+    assert json.loads(written(stack, session_id))["bytes"] == len(stack.merged(session_id))
+
+
+@pytest.mark.parametrize("batch_size", [None, 1], ids=["flexible", "strict"])
+def test_a_second_attempt_keeps_it(
+    api: Api, aws: Aws, stack: Stack, batch_size: int | None
+) -> None:
+    session_id = api.create(2, batch_size)
+    send(api, session_id, [[1], [2]])
+
+    def no_object(call: Call, forward: Callable[[], object]) -> object:
+        if call.operation == "PutObject" and call.key.endswith(".ndjson"):
+            return s3_error(403, "AccessDenied")
+        return forward()
+
+    with aws.handled(no_object):  # type: ignore[arg-type]
+        assert api.finish(session_id).status == 500
+    assert api.manifest(session_id).code == "session_not_finished"
+    first = written(stack, session_id)
+    # The attempt that failed has ended its lease, so the next one need not wait.
+    assert api.finish(session_id).json["validationResult"] == "Success"
+    assert written(stack, session_id) == first
+    assert stack.merged(session_id) == b"1\n2\n"
+
+
+@pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
+def test_a_write_of_it_that_fails_once_does_not_matter(
+    api: Api, aws: Aws, stack: Stack, *, landed: bool
+) -> None:
+    session_id = api.create(1)
+    send(api, session_id, [[1]])
+    failed: list[Call] = []
+
+    def once(call: Call, forward: Callable[[], object]) -> object:
+        if not failed and call.key.endswith(".manifest.json"):
+            failed.append(call)
+            if landed:
+                forward()
+            raise ConnectionResetError
+        return forward()
+
+    with aws.handled(once):  # type: ignore[arg-type]
+        assert api.finish(session_id).json["validationResult"] == "Success"
+    assert failed
+    assert json.loads(written(stack, session_id))["records"] == 1
+
+
+# --- How far a long merge is ---
+
+
+def test_the_status_tells_how_far_a_long_merge_is(api: Api, aws: Aws, stack: Stack) -> None:
+    session_id = api.create(1)
+    assert api.status(session_id).json["merge"] is None
+    key = f"{session_id}.ndjson"
+    upload = stack.s3.create_multipart_upload(Bucket=stack.merged_bucket, Key=key)["UploadId"]
+    stack.change(session_id, state="FINISHING", upload={"upload_id": upload, "parts": 3})
+    assert api.status(session_id).json["merge"] == {"parts": 3, "done": 0}
+    for number in (1, 3):
+        stack.s3.upload_part(
+            Bucket=stack.merged_bucket, Key=key, UploadId=upload, PartNumber=number, Body=b"x"
+        )
+    with aws.recording() as calls:
+        assert api.status(session_id).json["merge"] == {"parts": 3, "done": 2}
+    assert [call.operation for call in calls] == ["GetItem", "ListObjectsV2", "ListParts"]
+    # Completed a moment ago, and not committed yet.
+    stack.s3.abort_multipart_upload(Bucket=stack.merged_bucket, Key=key, UploadId=upload)
+    status = api.status(session_id)
+    assert (status.status, status.json["merge"]) == (200, None)

@@ -1,0 +1,560 @@
+"""The page does what it says, in a browser."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from playwright.sync_api import Browser, Page, expect
+
+from local import stack as local_stack
+from local.gateway import wsgi
+from local.server import Server, with_files
+from local.template import _Loader
+from tests.api import Api, in_process, over_http
+from tests.conftest import LocalStack
+from tests.web.conftest import WEB, Front, Instead
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+ROOT = Path(__file__).parents[2]
+ARTIFACTS = ROOT / "build" / "web"
+Orders = Callable[[int], Path]
+
+
+def choose(page: Page, file: Path, batch_size: int = 0) -> None:
+    """Choose a file, and wait until it is checked."""
+    if batch_size:
+        page.get_by_text("Settings").click()
+        page.get_by_label("Records in a batch").fill(str(batch_size))
+        page.get_by_text("Settings").click()
+    page.locator("#file").set_input_files(file)
+    expect(page.locator("#badge")).not_to_have_text("Checking")
+
+
+def press(page: Page, button: str) -> None:
+    page.get_by_role("button", name=button).click()
+
+
+def finished(page: Page) -> None:
+    expect(page.get_by_text("Every record is there.")).to_be_visible(timeout=60_000)
+
+
+def downloaded(page: Page) -> bytes:
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    return download.value.path().read_bytes()
+
+
+def session_id(page: Page) -> str:
+    return page.locator("#session code").inner_text()
+
+
+def held(front: Front, batches: int) -> None:
+    """Wait until the server holds back what it lets not through."""
+    deadline = time.monotonic() + 30
+    while front.batches <= batches:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def shoot(page: Page, name: str) -> None:
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    # What fades in or out has come to its end.
+    page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True, animations="disabled")
+
+
+# --- An upload ---
+
+
+def test_a_reload_in_the_middle(
+    page: Page, front: Front, local: LocalStack, orders: Orders
+) -> None:
+    file = orders(20_000)
+    choose(page, file, batch_size=250)
+    front.hold_after(30)
+    press(page, "Upload 20,000 records")
+    held(front, 30)
+    session = session_id(page)
+    page.reload()
+    front.release()
+    before = front.batches
+    while len(local.stored_keys(session)) < before:
+        time.sleep(0.02)
+
+    expect(page.get_by_role("heading", name="Unfinished uploads")).to_be_visible()
+    choose(page, file)
+    expect(page.get_by_role("alert")).to_contain_text("It is the same file.")
+    press(page, "Continue the upload")
+    finished(page)
+    assert front.batches == 80, "each batch was sent once, before the reload or after it"
+    assert session_id(page) == session
+    assert downloaded(page) == file.read_bytes()
+    page.reload()
+    expect(page.get_by_role("heading", name="Unfinished uploads")).to_be_hidden()
+
+
+def test_every_fifth_request_is_lost(page: Page, front: Front, orders: Orders) -> None:
+    file = orders(4_000)
+    choose(page, file, batch_size=100)
+    front.instead = lambda _, count: Instead(0) if count % 5 == 0 else None
+    press(page, "Upload 4,000 records")
+    finished(page)
+    assert front.batches > 40
+    assert downloaded(page) == file.read_bytes()
+
+
+def test_a_busy_service_is_given_time(page: Page, front: Front, orders: Orders) -> None:
+    file = orders(100)
+    choose(page, file, batch_size=100)
+    times: list[float] = []
+
+    def instead(route: str, _count: int) -> Instead | None:
+        if not re.fullmatch(r"POST /api/upload/sessions/\w+", route):
+            return None
+        times.append(time.monotonic())
+        busy = Instead(429, (("Retry-After", "2"),), {"message": "Too Many Requests"})
+        return busy if len(times) == 1 else None
+
+    front.instead = instead
+    press(page, "Upload 100 records")
+    finished(page)
+    assert len(times) == 2
+    assert times[1] - times[0] >= 2
+
+
+def test_what_is_refused_is_not_sent_again(page: Page, front: Front, orders: Orders) -> None:
+    choose(page, orders(100))
+    refusal = Instead(401, (), {"message": "Unauthorized"})
+    front.instead = lambda _route, _count: refusal
+    press(page, "Upload 100 records")
+    expect(page.get_by_role("alert")).to_contain_text("The service wants a valid token.")
+    assert len(front.seen) == 1
+    front.instead = lambda _route, _count: None
+    press(page, "Try again")
+    finished(page)
+
+
+def test_pause_and_continue(page: Page, front: Front, orders: Orders) -> None:
+    file = orders(6_000)
+    choose(page, file, batch_size=100)
+    front.hold_after(10)
+    press(page, "Upload 6,000 records")
+    held(front, 10)
+    press(page, "Pause")
+    front.release()
+    expect(page.locator("[data-batch=sending] dd")).to_have_text("0")
+    sent = front.batches
+    time.sleep(1)
+    assert front.batches == sent
+    press(page, "Continue")
+    finished(page)
+    assert front.batches == 60
+    assert downloaded(page) == file.read_bytes()
+
+
+def test_the_gap_report(page: Page, front: Front, local: LocalStack, orders: Orders) -> None:
+    file = orders(20_001)
+    choose(page, file, batch_size=50)
+    front.hold_after(10)
+    press(page, "Upload 20,001 records")
+    held(front, 10)
+    press(page, "Pause")
+    front.release()
+    expect(page.locator("[data-batch=sending] dd")).to_have_text("0")
+    # Other batches come on another way.
+    lines = file.read_bytes().splitlines()
+    api = Api(in_process(local.gateway))
+    lost = {57, *range(118, 123), 231, 232, 305, 400}
+    for n in set(range(front.batches, 401)) - lost:
+        data = b",".join(lines[n * 50 : (n + 1) * 50])
+        body = b'{"seqNum":%d,"data":[%b]}' % (n, data)
+        assert api.raw_batch(session_id(page), body).status == 204
+    press(page, "Check for gaps")
+    expect(page.get_by_role("row")).to_contain_text(
+        [
+            re.compile("Batches.*Records of the file.*Missing records"),
+            re.compile("Batch 57.*2,851 . 2,900.*50"),
+            re.compile("Batches 118 . 122.*5,901 . 6,150.*250"),
+            re.compile("Batches 231 . 232.*11,551 . 11,650.*100"),
+            re.compile("Batch 305.*15,251 . 15,300.*50"),
+            re.compile("Batch 400.*20,001.*1"),
+        ]
+    )
+    expect(page.get_by_role("img", name="391 stored, 10 missing")).to_be_visible()
+    shoot(page, "gap-report")
+    sent = front.batches
+    press(page, "Send what is missing")
+    finished(page)
+    assert front.batches == sent + len(lost)
+    assert downloaded(page) == file.read_bytes()
+
+
+def test_a_conflict_is_shown(page: Page, front: Front, local: LocalStack, orders: Orders) -> None:
+    choose(page, orders(2_000), batch_size=100)
+    front.hold_after(3)
+    press(page, "Upload 2,000 records")
+    held(front, 3)
+    api = Api(in_process(local.gateway))
+    assert api.batch(session_id(page), 19, [{"id": "another"}] * 100).status == 204
+    front.release()
+    expect(page.get_by_role("alert")).to_contain_text("Other records are stored")
+    expect(page.locator("[data-batch=conflict] dd")).to_have_text("1")
+    expect(page.locator("[data-batch=stored] dd")).to_have_text("19")
+    shoot(page, "conflict")
+    press(page, "Start a new upload")
+    press(page, "Upload 2,000 records")
+    finished(page)
+
+
+def test_abort(page: Page, front: Front, local: LocalStack, orders: Orders) -> None:
+    choose(page, orders(2_000), batch_size=100)
+    front.hold_after(3)
+    press(page, "Upload 2,000 records")
+    held(front, 3)
+    session = session_id(page)
+    press(page, "Abort")
+    press(page, "Keep it")
+    assert local.item(session)["state"] == "OPEN"
+    press(page, "Abort")
+    press(page, "Abort and delete")
+    expect(page.locator("#badge")).to_have_text("Aborted")
+    assert local.item(session)["state"] == "ABORTED"
+    sent = front.batches
+    front.release()
+    time.sleep(0.5)
+    assert front.batches == sent
+    assert page.evaluate("Object.keys(localStorage).filter(key => key.includes('upload'))") == []
+
+
+def test_an_unfinished_upload_is_discarded(
+    page: Page, front: Front, local: LocalStack, orders: Orders
+) -> None:
+    choose(page, orders(2_000), batch_size=100)
+    front.hold_after(3)
+    press(page, "Upload 2,000 records")
+    held(front, 3)
+    session = session_id(page)
+    front.release()
+    page.reload()
+    press(page, "Discard the upload of orders.ndjson")
+    press(page, "Abort and delete")
+    expect(page.get_by_role("heading", name="Unfinished uploads")).to_be_hidden()
+    assert local.item(session)["state"] == "ABORTED"
+
+
+def test_a_merge_that_outlasts_a_request(page: Page, front: Front, orders: Orders) -> None:
+    choose(page, orders(100))
+    asked: list[str] = []
+
+    def instead(route: str, _count: int) -> Instead | None:
+        asked.append(route.partition(" ")[0])
+        if route.endswith("/finish") and asked.count("GET") == 0:
+            return Instead(202, (("Retry-After", "1"),), {"state": "FINISHING"})
+        if asked[-1] == "GET" and asked.count("GET") == 1:
+            return Instead(200, (), {"state": "FINISHING", "merge": {"parts": 8, "done": 3}})
+        return None
+
+    front.instead = instead
+    press(page, "Upload 100 records")
+    expect(page.locator("#badge")).to_have_text("Merging, 3 of 8 parts")
+    finished(page)
+
+
+def test_a_merge_that_fails(page: Page, front: Front, orders: Orders) -> None:
+    choose(page, orders(100))
+    failed = {"validationResult": "Failed", "reason": "merge_failed", "detail": "Finish again."}
+    front.instead = lambda route, _: Instead(200, (), failed) if "/finish" in route else None
+    press(page, "Upload 100 records")
+    expect(page.get_by_role("alert")).to_contain_text("The merge has failed.")
+    front.instead = lambda _route, _count: None
+    press(page, "Finish again")
+    finished(page)
+
+
+def test_another_file_of_the_same_name_and_size(page: Page, front: Front, orders: Orders) -> None:
+    file = orders(2_000)
+    choose(page, file, batch_size=100)
+    front.hold_after(3)
+    press(page, "Upload 2,000 records")
+    held(front, 3)
+    front.release()
+    page.reload()
+    file.write_text(file.read_text().replace("Zoe", "Eve").replace(" 7", " 8"))
+    choose(page, file)
+    expect(page.get_by_role("alert")).to_contain_text("This file has other records.")
+    press(page, "Start a new upload")
+    press(page, "Upload 2,000 records")
+    finished(page)
+    assert downloaded(page) == file.read_bytes()
+
+
+# --- Files ---
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("orders.ndjson", '{"id": 1}\n\n{"id": 2}\r\n{"id": 3\n{"id": 4}\n', "Line 4"),
+        ("orders.ndjson", '{"id": "\\ud800"}\n', "half of a pair"),
+        ("orders.csv", "id,name\n1,Ada\n", "Line 1"),
+        ("orders.json", '[\n  {"id": 1},\n  {"id": 2\n]\n', "Line 3"),
+        ("orders.json", '[\n  {"id": 1},\n]\n', "Line 3"),
+        ("orders.json", '[{"id": 1}', "the array is not closed"),
+        ("orders.json", "[1]\n[2]\n", "Line 2 does not hold a record: there is text after"),
+    ],
+)
+def test_a_malformed_record_is_named_before_anything_is_sent(
+    page: Page, front: Front, tmp_path: Path, name: str, content: str, said: str
+) -> None:
+    file = tmp_path / name
+    file.write_text(content, newline="")
+    choose(page, file)
+    expect(page.get_by_role("alert")).to_contain_text(said)
+    expect(page.get_by_role("button", name="Choose another file")).to_be_visible()
+    assert front.seen == []
+
+
+def test_text_that_is_not_utf8(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "orders.ndjson"
+    file.write_bytes(b'{"name": "Zoe"}\n{"name": "Zo\xeb"}\n')
+    choose(page, file)
+    expect(page.get_by_role("alert")).to_contain_text(
+        "Line 2 does not hold a record: it is not UTF"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "merged"),
+    [
+        ("a.ndjson", b"[1, 2]\n[3]\n", b"[1, 2]\n[3]\n"),
+        ("a.txt", b'\xef\xbb\xbf{"id":1}\r\n\r\n \t"two" \n1e400', b'{"id":1}\n"two"\n1e400\n'),
+        ("a.json", b' [\n {"a": "x, ]}\\"\\\\",\n "b": [1, 2]} , 1.0,"\\n"\n ]\n', None),
+        ("a.json", b"[]", b""),
+        ("a.ndjson", b"", b""),
+    ],
+)
+def test_what_is_taken(
+    page: Page, tmp_path: Path, name: str, content: bytes, merged: bytes | None
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    choose(page, file, batch_size=1)
+    press(page, "Upload")
+    finished(page)
+    if merged is None:
+        merged = b'{"a":"x, ]}\\"\\\\","b":[1,2]}\n1.0\n"\\n"\n'
+    assert downloaded(page) == merged
+
+
+def test_records_larger_than_a_piece(page: Page, tmp_path: Path) -> None:
+    records = [{"n": n, "text": "Zoë" * size} for n, size in enumerate([1, 900_000, 2, 300_000, 5])]
+    lines = b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
+    file = tmp_path / "large.json"
+    file.write_bytes(b"[" + lines.rstrip().replace(b"\n", b",\n") + b"]")
+    choose(page, file)
+    press(page, "Upload 5 records")
+    finished(page)
+    assert downloaded(page) == lines
+
+
+def test_ten_thousand_batches_are_drawn(page: Page, orders: Orders) -> None:
+    choose(page, orders(10_000), batch_size=1)
+    expect(page.get_by_role("img", name="Map of 10,000 batches: 10,000 waiting")).to_be_visible()
+    box = page.locator("canvas").bounding_box()
+    assert box
+    assert 150 < box["height"] <= 300
+    shoot(page, "10000-batches")
+
+
+# --- Who may, and from where ---
+
+
+def test_the_token_is_sent_and_not_kept(page: Page, front: Front, orders: Orders) -> None:
+    page.get_by_text("Settings").click()
+    page.get_by_label("Bearer token").fill("header.claims.signature")
+    page.get_by_text("Settings").click()
+    choose(page, orders(300), batch_size=100)
+    press(page, "Upload 300 records")
+    finished(page)
+    assert {seen.authorization for seen in front.seen} == {"Bearer header.claims.signature"}
+    assert "signature" not in page.evaluate("JSON.stringify(localStorage)")
+    page.reload()
+    expect(page.get_by_label("Bearer token")).to_have_value("header.claims.signature")
+
+
+def with_cors(app: "WSGIApplication") -> "WSGIApplication":
+    """As API Gateway does it, with what the template says."""
+    document = yaml.load(local_stack.TEMPLATE.read_text(), _Loader)  # noqa: S506 - a SafeLoader
+    cors = document["Resources"]["Api"]["Properties"]["CorsConfiguration"]["Fn::If"][1]
+
+    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        origin = [("Access-Control-Allow-Origin", environ["HTTP_ORIGIN"])]
+        if environ["REQUEST_METHOD"] == "OPTIONS":
+            preflight = [
+                ("Access-Control-Allow-Headers", ",".join(cors["AllowHeaders"])),
+                ("Access-Control-Allow-Methods", ",".join(cors["AllowMethods"])),
+            ]
+            start_response("204 No Content", origin + preflight)
+            return []
+        exposed = ("Access-Control-Expose-Headers", ",".join(cors["ExposeHeaders"]))
+
+        def start(status: str, headers: list[tuple[str, str]]) -> object:
+            return start_response(status, [*headers, *origin, exposed])
+
+        return app(environ, start)  # type: ignore[arg-type]
+
+    return answer
+
+
+def test_hosted_on_another_origin(page: Page, local: LocalStack, orders: Orders) -> None:
+    with Server(with_cors(wsgi(local.gateway))) as api:
+        page.get_by_text("Settings").click()
+        page.get_by_label("API address").fill(f"{api.url}/")
+        page.get_by_label("Bearer token").fill("token")
+        page.get_by_text("Settings").click()
+        file = orders(1_000)
+        choose(page, file, batch_size=100)
+        press(page, "Upload 1,000 records")
+        finished(page)
+        assert downloaded(page) == file.read_bytes()
+
+
+# --- Everybody ---
+
+
+def test_with_the_keyboard_alone(page: Page, front: Front, orders: Orders) -> None:
+    file = orders(2_000)
+    # From now on, for a dialog that opens at once is not seen by a listener that has just come.
+    page.on("filechooser", lambda chooser: chooser.set_files(file))
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Settings")).to_be_focused()
+    page.keyboard.press("Enter")
+    for _ in range(3):
+        page.keyboard.press("Tab")
+    page.keyboard.type("100")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    expect(page.locator("#file")).to_be_focused()
+    page.keyboard.press("Space")
+    expect(page.get_by_role("button", name="Upload 2,000 records")).to_be_visible()
+    expect(page.get_by_role("heading", name="orders.ndjson")).to_be_focused()
+    front.hold_after(5)
+    page.keyboard.press("Tab")
+    expect(page.locator("#primary")).to_be_focused()
+    page.keyboard.press("Enter")
+    held(front, 5)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Continue")).to_be_focused()
+    front.release()
+    page.keyboard.press("Enter")
+    finished(page)
+    expect(page.get_by_role("heading", name="Every record is there.")).to_be_focused()
+    page.keyboard.press("Tab")
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert download.value.path().read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1120, 390])
+def test_every_state_is_accessible(
+    browser: Browser, url: str, front: Front, orders: Orders, scheme: str, width: int
+) -> None:
+    """By axe-core; and a picture of each."""
+    page = browser.new_page(
+        base_url=url,
+        viewport={"width": width, "height": 900},
+        color_scheme="dark" if scheme == "dark" else "light",
+        reduced_motion="reduce",
+    )
+
+    def look(name: str) -> None:
+        shoot(page, f"{name}-{scheme}-{width}")
+        report = Axe().run(page)
+        assert report.violations_count == 0, report.generate_report()
+        across = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert across <= 0, "nothing sticks out at the side"
+
+    page.goto("/")
+    look("empty")
+    page.get_by_text("Settings").click()
+    look("settings")
+    page.get_by_text("Settings").click()
+    file = orders(20_000)
+    choose(page, file, batch_size=100)
+    look("ready")
+    front.hold_after(120)
+    press(page, "Upload 20,000 records")
+    held(front, 120)
+    look("sending")
+    press(page, "Abort")
+    look("confirm")
+    press(page, "Keep it")
+    press(page, "Pause")
+    look("paused")
+    front.release()
+    press(page, "Check for gaps")
+    expect(page.get_by_role("heading", name="Gap report")).to_be_visible()
+    look("incomplete")
+    page.reload()
+    look("unfinished")
+    choose(page, file)
+    press(page, "Continue the upload")
+    finished(page)
+    look("finished")
+    page.goto("/")
+    file.write_text('{"id": 1}\n{"id": 2\n')
+    choose(page, file)
+    look("failed")
+    page.close()
+
+
+# --- The module alone ---
+
+
+def test_the_example_of_the_module(page: Page, orders: Orders) -> None:
+    document = (ROOT / "docs" / "web.md").read_text()
+    example = re.findall(r"^```js\n(.*?)^```", document, re.MULTILINE | re.DOTALL)[0]
+    # A script of the page may import, one that a test evaluates may too, but only by a function.
+    body = re.sub(r'^import (\{.*\}) from "(.*)";', r'const \1 = await import("\2");', example)
+    page.set_content('<input type="file"><output></output><a>Download</a>')
+    file = orders(300)
+    page.locator("input").set_input_files(file)
+    page.evaluate(f"async () => {{ {body} }}")
+    expect(page.locator("a")).to_have_attribute("href", re.compile("^http"))
+    expect(page.locator("output")).to_contain_text("300")
+    assert downloaded(page) == file.read_bytes()
+
+
+# --- The local server ---
+
+
+def test_the_files_are_served(local: LocalStack) -> None:
+    with Server(with_files(wsgi(local.gateway), WEB)) as server:
+        send = over_http(server.url)
+        for path, media_type in [
+            ("/", "text/html"),
+            ("/style.css", "text/css"),
+            ("/gapless.js?v=1", "text/javascript"),
+        ]:
+            headers = send("GET", path, b"", {}).headers
+            assert headers["content-type"] == f"{media_type}; charset=utf-8"
+            assert headers["cache-control"] == "no-cache"
+        assert send("HEAD", "/page.js", b"", {}).status == 200
+        for method, path in [
+            ("GET", "/../README.md"),
+            ("GET", "/%2e%2e/README.md"),
+            ("GET", "/../web/index.html"),
+            ("GET", "/nothing"),
+            ("GET", "/api"),
+            ("POST", "/"),
+        ]:
+            answer = send(method, path, b"", {})
+            assert (answer.status, answer.json) == (404, {"message": "Not Found"}), path
