@@ -11,9 +11,10 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
-from itertools import chain
+from itertools import chain, dropwhile
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -22,11 +23,13 @@ import msgspec
 from gapless.errors import InputError, InvalidRecordError, RecordTooLargeError
 
 try:
-    from isal import igzip
+    from isal import igzip, isal_zlib
 except ImportError:  # no wheel for this platform
     _open_gzip: Callable[..., Any] = gzip.GzipFile
+    _inflate_error: Any = zlib.error
 else:
     _open_gzip = igzip.IGzipFile
+    _inflate_error = isal_zlib.error
 
 CHUNK: Final = 1_000_000
 """Bytes read at once: large enough that the work per chunk is nothing beside the work per byte."""
@@ -131,6 +134,7 @@ def read(
     try:
         blocks = _without_bom(iter(lambda: stream.read(CHUNK), b""))
         if form is Format.JSON:
+            blocks = dropwhile(lambda block: not block.strip(_BLANK), blocks)
             first = next(blocks, b"")
             blocks = chain([first], blocks)
             if first.lstrip(_BLANK)[:1] == b"[":
@@ -142,7 +146,7 @@ def read(
             yield from _as_it_is(blocks)
         else:
             yield from _lines(blocks, on_invalid, on_mended)
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, _inflate_error) as error:
         raise InputError(f"The gzip is damaged, or cut off: {error}") from None
 
 
@@ -183,8 +187,10 @@ def _lines(
     line = 1
     for chunk in _whole_lines(blocks):
         found = _values(chunk)
-        # Where the records, each with its line end, are all there is, there is one on every line.
-        if found and b"\n".join([*found, b""]) == chunk and _is_utf8(chunk):
+        # Where the records, each with its line end, are all there is, and as many as there are line
+        # ends, there is one on every line.
+        plain = len(found) == chunk.count(b"\n") and b"\r" not in chunk
+        if plain and b"\n".join([*found, b""]) == chunk and _is_utf8(chunk):
             yield Chunk(chunk, found)
             line += len(found)
         else:
@@ -218,6 +224,12 @@ def _values(chunk: bytes) -> list[msgspec.Raw]:
         return []
 
 
+def _one_line(record: bytes) -> bytes:
+    # What stands in several lines: valid JSON has a raw line end only between tokens.
+    spread = b"\n" in record or b"\r" in record
+    return msgspec.json.format(record, indent=-1) if spread else record
+
+
 def _chunk(records: Sequence[bytes]) -> Chunk:
     return Chunk(b"\n".join([*records, b""]), records)
 
@@ -228,7 +240,7 @@ def _good_lines(chunk: bytes, line: int, on_invalid: OnInvalid) -> Iterator[byte
         if not record:
             continue
         if (fault := _fault(record)) is None:
-            yield record
+            yield _one_line(record)
         else:
             reason, at = fault
             margin = len(text) - len(text.lstrip(_BLANK))
@@ -281,8 +293,7 @@ def _array(blocks: Iterator[bytes], on_invalid: OnInvalid) -> Iterator[Chunk]:
         if fault := _fault(record):
             on_invalid(InvalidRecordError(*array.place(start + fault[1]), fault[0]), record)
         else:
-            if b"\n" in record or b"\r" in record:
-                record = msgspec.json.format(record, indent=-1)
+            record = _one_line(record)
             found.append(record)
             size += len(record)
         if size > CHUNK:
@@ -461,8 +472,6 @@ def encode(records: Iterable[object]) -> Iterator[bytes]:
         if isinstance(record, bytes):
             if fault := _fault(record):
                 raise InvalidRecordError(number, fault[1] + 1, fault[0])
-            spread = b"\n" in record or b"\r" in record
-            line = msgspec.json.format(record, indent=-1) if spread else record.strip(_BLANK)
-            yield line + b"\n"
+            yield _one_line(record).strip(_BLANK) + b"\n"
         else:
             yield dump(record) + b"\n"

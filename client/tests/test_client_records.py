@@ -179,3 +179,33 @@ def test_small_records_make_a_strict_session() -> None:
     plan = plans.make(chunks)
     assert plan.batch_size == 32_768
     assert plan.batch_size * 100 <= TARGET
+
+
+def test_regression_a_record_over_several_lines_is_no_ndjson() -> None:
+    """It was taken for one record, counted as one, and sent with commas for its line ends."""
+    with pytest.raises(InvalidRecordError, match="line 1, column 2"):
+        read(b'{\n"a":1\n}\n', Format.NDJSON)
+    left_out: list[bytes] = []
+    content = b'{\n"a":1\n}\n2\n'
+    kept = read(content, Format.NDJSON, on_invalid=lambda _, record: left_out.append(record))
+    assert (kept, left_out) == (b"2\n", [b"{", b'"a":1', b"}"])
+
+
+def test_regression_a_carriage_return_in_a_record_is_taken_out() -> None:
+    """The service takes it out too: the checksum would not be that of what was sent."""
+    mended: list[int] = []
+    content = b'{"a":1,\r"b":[\r2 ]}\n3\n'
+    found = read(content, Format.NDJSON, on_mended=lambda: mended.append(1))
+    assert (found, mended) == (b'{"a":1,"b":[2]}\n3\n', [1])
+
+
+@pytest.mark.parametrize("form", Format)
+def test_regression_a_damaged_gzip_is_an_input_error(form: Format) -> None:
+    for damaged in (gzip.compress(b"1\n2\n")[:10] + b"\xff" * 20, b"\x1f\x8b" + b"\xff" * 20):
+        with pytest.raises(InputError, match="gzip is damaged"):
+            read(damaged, form)
+
+
+def test_regression_a_json_array_may_begin_after_any_space() -> None:
+    """After a read full of it, the array was taken for a record."""
+    assert read(b" " * (records.CHUNK + 1) + b"[1,2]", Format.JSON) == b"1\n2\n"

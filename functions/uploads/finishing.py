@@ -92,6 +92,8 @@ class Finish:
             if not ours:
                 # Whoever moved the session took our upload away, or the batches.
                 return self.outcome_of(session)
+            if outcome := self._commit_published(session):
+                return outcome
             if isinstance(error, FileNotFoundError | PreconditionError):
                 raise batches_gone() from None
             raise
@@ -109,8 +111,8 @@ class Finish:
         """Finish a session that is sealed by us, before the clock of this machine says ``ends``."""
         started = time.monotonic()
         session_id, decision = session.session_id, session.decision
-        if decision and (published := self.merged.published(session_id, decision)):
-            return self.commit(session, decision, published.crc32, published.at)
+        if outcome := self._commit_published(session):
+            return outcome
         # Only after the seal: whatever was promised before it is in this listing. A late, refused
         # batch may lie behind those that are decided; it does not count.
         below = decision.batches if decision else session.expected_batches
@@ -147,6 +149,13 @@ class Finish:
             merge_seconds,
             uploads=merge.multipart,
         )
+
+    def _commit_published(self, session: Session) -> Outcome | None:
+        """Finish a session whose object another attempt, or a try that failed, has published."""
+        decision = session.decision
+        if decision and (published := self.merged.published(session.session_id, decision)):
+            return self.commit(session, decision, published.crc32, published.at)
+        return None
 
     def _hand_over(
         self, session: Session, state_machine: "StateMachine", batches: int, digest: str

@@ -302,9 +302,6 @@ class MergedStore:
                 ChecksumCRC32=crc32,
                 ChecksumType="FULL_OBJECT",
             )
-            return
-        # Another attempt was faster.
-        self.abort_upload(session_id, upload_id)
 
     def put(self, session_id: str, body: BytesIO, decision: Decision, crc32: str) -> None:
         """Write an object that needs no parts: 1 write. As ``complete_upload``."""

@@ -89,7 +89,7 @@ def until(what: Callable[[], Any], seconds: float = 120) -> Any:  # noqa: ANN401
     ends = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < ends, "it takes too long"
-        time.sleep(0.2)
+        time.sleep(1)
     return found
 
 
