@@ -6,6 +6,7 @@ status, and at the end each merged object, must be what the dictionary says.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -194,7 +195,7 @@ def test_the_api_is_its_model(local: LocalStack) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40,
+            max_examples=40 * int(os.environ.get("PROOF_SCALE", "1")),
             stateful_step_count=25,
         ),
     )

@@ -1,0 +1,29 @@
+"""The world that is shared by all proofs, and the summary of what they ran."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import LocalStack
+from tests.proof import world as proof_world
+from tests.proof.world import World
+
+
+@pytest.fixture(scope="module")
+def _world(local: LocalStack) -> Iterator[World]:
+    assert local.aws.handler is None
+    with proof_world.world(processes=3) as world:
+        yield world
+
+
+@pytest.fixture
+def world(_world: World) -> World:
+    """Three processes on moto."""
+    return _world
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much was run."""
+    if proof_world.COUNTS:
+        told = ", ".join(f"{number:,} {what}" for what, number in proof_world.COUNTS.items())
+        terminalreporter.write_line(f"proof: {told}")

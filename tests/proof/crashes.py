@@ -1,0 +1,410 @@
+"""Every call of an operation that fails, in every way a call can, and what the client does next.
+
+The calls are not listed by hand: a run without faults records them. Then, for each of them and each
+fault, a new session goes the same way until there; the fault happens; the client tries again until
+there is an end, and the end must be the one without faults.
+"""
+
+# ruff: noqa: ARG002 - not every fault cares for the call, or lets it take effect
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Final
+
+from tests.aws import Answer, Call, dynamodb_error, s3_error
+from tests.proof.world import History, Process, World, observe, require, scale
+
+DEAD: Final = Answer("418 Dead", [], b"")
+"""What a process that has died hears of its calls: a status that no client tries again."""
+
+Forward = Callable[[], Answer]
+
+
+def dynamodb(call: Call) -> bool:
+    return call.operation in {"GetItem", "PutItem", "UpdateItem"}
+
+
+def step_functions(call: Call) -> bool:
+    return call.operation == "StartExecution"
+
+
+def error(call: Call, status: int, code: str) -> Answer:
+    """An error as the service that is called writes it."""
+    if dynamodb(call) or step_functions(call):
+        return dynamodb_error(status, code)
+    return s3_error(status, code)
+
+
+def throttled(call: Call) -> Answer:
+    if dynamodb(call):
+        return dynamodb_error(400, "ProvisionedThroughputExceededException")
+    if step_functions(call):
+        return dynamodb_error(400, "ThrottlingException")
+    return s3_error(503, "SlowDown")
+
+
+class Fault:
+    """What happens at the ``at``-th call of a process."""
+
+    def __init__(self, process: Process, at: int, observe: Callable[[Call, Answer], None]) -> None:
+        self.process = process
+        self.hit: Call | None = None
+        self.died_in = -1
+        self.late: list[Callable[[], object]] = []
+        """Requests that are still on their way."""
+        self._at = at
+        self._seen = 0
+        self._observe = observe
+
+    def handle(self, call: Call, forward: Forward) -> Answer:
+        """The handler of the process's calls."""
+        if self.process.invocations == self.died_in:
+            return DEAD
+        self._seen += 1
+
+        def take_effect() -> Answer:
+            answer = forward()
+            self._observe(call, answer)
+            return answer
+
+        if self._seen == self._at:
+            self.hit = call
+            return self.strike(call, take_effect)
+        return self.afterwards(call, take_effect)
+
+    def strike(self, call: Call, forward: Forward) -> Answer:
+        """The call it is about."""
+        raise NotImplementedError
+
+    def afterwards(self, call: Call, forward: Forward) -> Answer:
+        """Any other."""
+        del call
+        return forward()
+
+    @property
+    def leaves_an_upload(self) -> bool:
+        """Whether one was created when nobody was there any more: the bucket's rule aborts it."""
+        return bool(
+            type(self) in {Delayed, Repeated}
+            and self.hit
+            and self.hit.operation == "CreateMultipartUpload"
+        )
+
+    def deliver(self) -> None:
+        """Let arrive what is on its way."""
+        for request in self.late:
+            request()
+        self.late.clear()
+
+
+class Refused(Fault):
+    """The connection ends before the call took effect."""
+
+    def strike(self, call: Call, forward: Forward) -> Answer:
+        raise ConnectionResetError
+
+
+class Lost(Fault):
+    """The connection ends after it."""
+
+    def strike(self, call: Call, forward: Forward) -> Answer:
+        forward()
+        raise ConnectionResetError
+
+
+class Dies(Fault):
+    """The process ends after it; which is before the next one."""
+
+    def strike(self, call: Call, forward: Forward) -> Answer:
+        self.died_in = self.process.invocations
+        forward()
+        return DEAD
+
+
+class Throttled(Fault):
+    """The call is asked to come again."""
+
+    def strike(self, call: Call, forward: Forward) -> Answer:
+        return throttled(call)
+
+
+class Fails(Fault):
+    """500, and nothing is done."""
+
+    def strike(self, call: Call, forward: Forward) -> Answer:
+        return error(call, 500, "InternalError")
+
+
+class FailsAfter(Fault):
+    """500, and all is done."""
+
+    def strike(self, call: Call, forward: Forward) -> Answer:
+        forward()
+        return error(call, 500, "InternalError")
+
+
+class FailsForGood(Fault):
+    """No such call succeeds any more in this invocation."""
+
+    struck_in = -1
+
+    def strike(self, call: Call, forward: Forward) -> Answer:
+        self.struck_in = self.process.invocations
+        return error(call, 500, "InternalError")
+
+    def afterwards(self, call: Call, forward: Forward) -> Answer:
+        if call == self.hit and self.process.invocations == self.struck_in:
+            return error(call, 500, "InternalError")
+        return forward()
+
+
+class Conflict(Fault):
+    """S3's answer to a conditional write that meets another one: nothing need be stored."""
+
+    def strike(self, call: Call, forward: Forward) -> Answer:
+        if "if-none-match" in call.headers:
+            return s3_error(409, "ConditionalRequestConflict")
+        return throttled(call)
+
+
+class FailsInside(Fault):
+    """An error inside a 200, as S3 ends a CompleteMultipartUpload that took long."""
+
+    def strike(self, call: Call, forward: Forward) -> Answer:
+        if call.operation == "CompleteMultipartUpload":
+            return Answer("200 OK", [], s3_error(200, "InternalError").body)
+        raise ConnectionResetError
+
+
+class FailsInsideAfter(Fault):
+    """The same, of one that took effect."""
+
+    def strike(self, call: Call, forward: Forward) -> Answer:
+        forward()
+        if call.operation == "CompleteMultipartUpload":
+            return Answer("200 OK", [], s3_error(200, "InternalError").body)
+        raise ConnectionResetError
+
+
+class Delayed(Fault):
+    """The client gives the call up, and it arrives later: with the next one, or in the end."""
+
+    def strike(self, call: Call, forward: Forward) -> Answer:
+        self.late.append(forward)
+        raise ConnectionResetError
+
+
+class DelayedALittle(Delayed):
+    """… right after the client's next call."""
+
+    def afterwards(self, call: Call, forward: Forward) -> Answer:
+        answer = forward()
+        self.deliver()
+        return answer
+
+
+class Repeated(Fault):
+    """The call is answered, and arrives once more in the end."""
+
+    def strike(self, call: Call, forward: Forward) -> Answer:
+        self.late.append(forward)
+        return forward()
+
+
+class AnsweredTooLate(Fault):
+    """The call takes effect, and the client has tried again before it is answered."""
+
+    def __init__(self, process: Process, at: int, observe: Callable[[Call, Answer], None]) -> None:
+        super().__init__(process, at, observe)
+        self._again = Event()
+
+    def strike(self, call: Call, forward: Forward) -> Answer:
+        answer = forward()
+        self._again.wait(_PATIENCE_SECONDS)
+        return answer
+
+    def afterwards(self, call: Call, forward: Forward) -> Answer:
+        self._again.set()
+        return forward()
+
+
+_PATIENCE_SECONDS: Final = 10
+
+ALWAYS: Final[Sequence[type[Fault]]] = (Lost, Dies)
+BY_TURNS: Final[Sequence[type[Fault]]] = (
+    Refused,
+    FailsForGood,
+    Repeated,
+    Delayed,
+    DelayedALittle,
+    Throttled,
+    Fails,
+    FailsAfter,
+    Conflict,
+    FailsInside,
+    FailsInsideAfter,
+)
+
+
+def faults(at: int) -> Sequence[type[Fault]]:
+    """What is tried at the ``at``-th call: all with PROOF_SCALE, and by turns without."""
+    if scale() > 1:
+        return (*ALWAYS, *BY_TURNS)
+    return (*ALWAYS, BY_TURNS[at % len(BY_TURNS)])
+
+
+Data = Mapping[int, Sequence[object]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation, and the session it is done to."""
+
+    total: int
+    size: int | None
+    before: Data
+    act: Callable[[World, Process, History, str], object]
+    prepare: Callable[[World, Process, History, str], object] | None = None
+    """What goes before, without faults."""
+    data: Data = field(default_factory=dict)
+    """What the client sends in the end where it is missing."""
+
+    def calls(self, world: World) -> tuple[int, str]:
+        """How many calls it makes, and its end, without faults."""
+        seen: list[Call] = []
+
+        class Recorded(Fault):
+            def afterwards(self, call: Call, forward: Forward) -> Answer:
+                seen.append(call)
+                return forward()
+
+        end = self.run(world, Recorded, 0)
+        return len(seen), end
+
+    def run(self, world: World, kind: type[Fault], at: int) -> str:
+        """Do it with a fault, and what the client does then: the end."""
+        process = world.processes[1]
+        session_id, history = world.create(self.total, self.size)
+        fault = kind(process, at, lambda call, answer: observe(history, call, answer))
+        try:
+            for seq_num, data in self.before.items():
+                world.send(world.processes[0], history, session_id, seq_num, data)
+            if self.prepare:
+                self.prepare(world, process, history, session_id)
+            process.forget()
+            with process.aws.handled(fault.handle):
+                self.act(world, process, history, session_id)
+            require(fault.hit or not at, "there is no such call", at)
+            history.failed.clear()
+            fault.deliver()
+            world.run_started(process)
+            return world.settle(
+                session_id,
+                history,
+                {**self.before, **self.data},
+                uploads_left=fault.leaves_an_upload,
+            )
+        except Exception as error:
+            error.add_note(f"{kind.__name__} at call {at}, {fault.hit}")
+            raise
+        finally:
+            world.remove(session_id)
+
+
+def batch(world: World, process: Process, history: History, session_id: str) -> object:
+    return world.send(process, history, session_id, 1, [1])
+
+
+def another_batch(world: World, process: Process, history: History, session_id: str) -> object:
+    answer = world.send(process, history, session_id, 0, ["another"])
+    require(answer.status != 204, "another batch", answer)
+    return answer
+
+
+def same_batch(world: World, process: Process, history: History, session_id: str) -> object:
+    return world.send(process, history, session_id, 0, [0])
+
+
+def finish(world: World, process: Process, history: History, session_id: str) -> object:
+    return world.finish(process, history, session_id)
+
+
+def abort(world: World, process: Process, history: History, session_id: str) -> object:
+    answer = world.abort(process, history, session_id)
+    if answer.status >= 500:
+        # The client tries again.
+        process.aws.handler = None
+        answer = world.abort(process, history, session_id)
+    require(answer.status == 204, "not aborted", answer)
+    return answer
+
+
+def status(world: World, process: Process, history: History, session_id: str) -> object:
+    del world, history
+    process.file(session_id)
+    return process.status(session_id)
+
+
+def long_finish(world: World, process: Process, history: History, session_id: str) -> object:
+    """Handed over, and merged by the state machine."""
+    answer = world.finish(process, history, session_id, long=True)
+    world.run_started(process)
+    return answer
+
+
+def hand_over(world: World, process: Process, history: History, session_id: str) -> object:
+    """Handed over, and not begun."""
+    return world.finish(process, history, session_id, long=True)
+
+
+def half_a_finish(operation: str) -> Callable[[World, Process, History, str], object]:
+    """A finish that died at its first call of ``operation``, whose lease has run out."""
+
+    def die(world: World, process: Process, history: History, session_id: str) -> object:
+        dead = False
+
+        def handle(call: Call, forward: Forward) -> Answer:
+            nonlocal dead
+            dead |= call.operation == operation
+            return DEAD if dead else forward()
+
+        with process.aws.handled(handle):
+            answer = world.finish(process, history, session_id)
+        history.failed.clear()
+        process.clock.ahead = 100
+        return answer
+
+    return die
+
+
+SHORT: Final = {0: [0], 1: [1]}
+LONG: Final = {0: ["a" * 20], 1: ["b" * 20]}
+"""Long enough to be parts of a multipart upload by themselves."""
+STREAMED: Final = {0: [100_000, 100_001], 1: [100_002, 100_003], 2: [100_004]}
+"""Short ones, so that the first two are read and written as one part."""
+
+OPERATIONS: Final = {
+    "batch": Operation(2, 1, {0: [0]}, batch, data={1: [1]}),
+    "the same batch": Operation(1, None, {0: [0]}, same_batch),
+    "another batch": Operation(1, None, {0: [0]}, another_batch),
+    "finish, strict": Operation(2, 1, SHORT, finish),
+    "finish, flexible": Operation(2, None, SHORT, finish),
+    "finish, copied": Operation(2, 1, LONG, finish),
+    "finish, streamed": Operation(5, None, STREAMED, finish),
+    "finish that fails": Operation(3, 1, SHORT, finish, data={2: [2]}),
+    "finish that fails, by count": Operation(3, None, SHORT, finish, data={2: [2]}),
+    "finish, decided before": Operation(
+        2, 1, LONG, finish, half_a_finish("CompleteMultipartUpload")
+    ),
+    "finish that fails, after another died": Operation(
+        3, None, LONG, finish, half_a_finish("UploadPartCopy"), {2: [2]}
+    ),
+    "abort": Operation(2, None, SHORT, abort),
+    "abort, amid a finish": Operation(2, None, LONG, abort, half_a_finish("UploadPartCopy")),
+    "abort, amid a long merge": Operation(2, None, LONG, abort, hand_over),
+    "status and link": Operation(2, None, SHORT, status, hand_over),
+    "long merge, strict": Operation(2, 1, LONG, long_finish),
+    "long merge, flexible": Operation(5, None, STREAMED, long_finish),
+    "long merge that fails": Operation(3, None, LONG, long_finish, data={2: [2]}),
+}

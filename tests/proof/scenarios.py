@@ -1,0 +1,196 @@
+"""Sessions, and what happens to them at once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from tests.proof.schedules import Choose, Explored, Run, Step, explore
+from tests.proof.world import Answer, History, Process, World, count, observe, scale
+
+Data = Mapping[int, Sequence[object]]
+Invocation = Callable[[World, Process, History, str], Answer]
+
+
+def finish(world: World, process: Process, history: History, session_id: str) -> Answer:
+    return world.finish(process, history, session_id)
+
+
+def late_finish(world: World, process: Process, history: History, session_id: str) -> Answer:
+    """For this one every lease has run out."""
+    process.clock.ahead = 100
+    return world.finish(process, history, session_id)
+
+
+def much_too_late_finish(
+    world: World, process: Process, history: History, session_id: str
+) -> Answer:
+    """For this one the session has expired, unless its finish is decided."""
+    process.clock.ahead = 2 * 86_400
+    return world.finish(process, history, session_id)
+
+
+def abort(world: World, process: Process, history: History, session_id: str) -> Answer:
+    return world.abort(process, history, session_id)
+
+
+def batch(seq_num: int, *data: object) -> Invocation:
+    def send(world: World, process: Process, history: History, session_id: str) -> Answer:
+        return world.send(process, history, session_id, seq_num, data)
+
+    return send
+
+
+def merge(world: World, process: Process, history: History, session_id: str) -> Answer:
+    """The execution that a finish has started, to its end."""
+    del history, session_id
+    world.run_started(process)
+    return Answer(0, None)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A session, what is in it, and what happens to it at once."""
+
+    total: int
+    size: int | None
+    before: Data
+    """What is there already."""
+    invocations: Sequence[Invocation]
+    data: Data = field(default_factory=dict)
+    """What the client sends in the end where it is missing."""
+    bound: int | None = None
+    """Most preemptions; None for every order."""
+    begins: Sequence[str] = ()
+    """Whose turns come first."""
+    duplicate: tuple[int, int] | None = None
+    """A call that arrives once more, later: of which invocation, and the how manieth."""
+    long: bool = False
+    """A finish has handed the session over to the state machine."""
+
+    def _begin(self, world: World) -> tuple[str, History]:
+        session_id, history = world.create(self.total, self.size)
+        first = world.processes[0]
+        for seq_num, data in self.before.items():
+            world.send(first, history, session_id, seq_num, data)
+        for process in world.processes:
+            process.forget()
+        if self.bound is not None:
+            # So that a batch begins with its write, and needs no preemption before it.
+            world.warm(session_id)
+        if self.long:
+            world.finish(first, history, session_id, long=True)
+        return session_id, history
+
+    def run(self, world: World, choose: Choose) -> tuple[list[str], str] | None:
+        """One run, in the order that ``choose`` says: its calls, and its end."""
+        session_id, history = self._begin(world)
+        turns = iter(self.begins)
+
+        def chosen(waiting: Mapping[str, Step]) -> str | None:
+            return next(turns, None) or choose(waiting)
+
+        run = Run(chosen, partial(observe, history))
+        if self.duplicate:
+            of, number = self.duplicate
+            run.duplicate("duplicate", world.processes[of].name, number)
+        try:
+            with ExitStack() as handled:
+                for process, act in zip(world.processes, self.invocations, strict=False):
+                    handled.enter_context(process.aws.handled(run.handler(process.name)))
+                    run.start(process.name, partial(act, world, process, history, session_id))
+                if not run.finish():
+                    return None
+            end = world.settle(session_id, history, {**self.before, **self.data})
+        except Exception as error:
+            error.add_note("\n".join(run.trace))
+            raise
+        else:
+            return run.trace, end
+        finally:
+            world.remove(session_id)
+
+    def explore(self, world: World, *, reduce: bool = True) -> tuple[Explored, set[str]]:
+        """Every run, or all within the bound: how many, and what their ends are."""
+        ends = set()
+
+        def run(choose: Choose) -> bool:
+            made = self.run(world, choose)
+            if made:
+                count("schedules")
+                ends.add(made[1])
+            return made is not None
+
+        bound = None if self.bound is None else self.bound + scale() - 1
+        return explore(run, bound, reduce=reduce), ends
+
+
+ONE: Final = {0: [0]}
+LONG: Final = {0: ["a" * 20], 1: ["b" * 20]}
+"""Long enough to be parts of a multipart upload."""
+STREAMED: Final = {0: [100_000, 100_001], 1: [100_002, 100_003], 2: [100_004]}
+"""Short ones, so that the first two are read and written as one part."""
+
+SCENARIOS: Final = {
+    # Two at once: every order.
+    "batch, finish; strict": Scenario(2, 1, ONE, [batch(1, 1), finish], {1: [1]}),
+    "batch, finish; flexible": Scenario(2, None, ONE, [batch(1, 1), finish], {1: [1]}),
+    "a batch too many, finish": Scenario(1, None, ONE, [batch(1, 1), finish]),
+    "batch, the same": Scenario(1, 1, {}, [batch(0, 0), batch(0, 0)], {0: [0]}),
+    "batch, another": Scenario(1, None, {}, [batch(0, 0), batch(0, 1)], {0: [0]}),
+    "batch, abort": Scenario(1, None, {}, [batch(0, 0), abort], {0: [0]}),
+    "abort, abort": Scenario(1, None, ONE, [abort, abort]),
+    "finish, finish": Scenario(1, None, ONE, [finish, finish]),
+    "finish, late finish; strict": Scenario(1, 1, ONE, [finish, late_finish]),
+    "finish, late finish; flexible": Scenario(1, None, ONE, [finish, late_finish]),
+    "failing finish, late finish": Scenario(2, 1, ONE, [finish, late_finish], {1: [1]}),
+    "finish, abort; strict": Scenario(1, 1, ONE, [finish, abort]),
+    "finish, abort; flexible": Scenario(1, None, ONE, [finish, abort]),
+    "failing finish, abort": Scenario(2, 1, ONE, [finish, abort], {1: [1]}),
+    "multipart finish, abort": Scenario(2, None, LONG, [finish, abort]),
+    "streamed finish, abort": Scenario(5, None, STREAMED, [finish, abort]),
+    "multipart finish, late finish": Scenario(2, None, LONG, [finish, late_finish]),
+    "copied finish, late finish": Scenario(2, 1, LONG, [finish, late_finish], bound=1),
+    # At the end of a session's life.
+    "finish, much too late finish": Scenario(1, None, ONE, [finish, much_too_late_finish]),
+    # A long merge.
+    "long merge, abort": Scenario(2, None, LONG, [merge, abort], long=True),
+    "long merge, late finish": Scenario(2, None, LONG, [merge, late_finish], long=True, bound=1),
+    "long merge, a batch too many": Scenario(
+        2, None, LONG, [merge, batch(2, 2)], long=True, bound=1
+    ),
+    "failing long merge, abort": Scenario(
+        3, None, LONG, [merge, abort], {2: [2]}, long=True, bound=1
+    ),
+    # Three at once: a bound on preemptions, which PROOF_SCALE raises.
+    "batch, finish, late finish": Scenario(
+        2, 1, ONE, [finish, late_finish, batch(1, 1)], {1: [1]}, bound=1
+    ),
+    "a batch too many, finish, late finish": Scenario(
+        1, None, ONE, [finish, late_finish, batch(1, 1)], bound=1
+    ),
+    "batch, the same, finish": Scenario(
+        2, None, ONE, [batch(1, 1), batch(1, 1), finish], {1: [1]}, bound=1
+    ),
+    "finish, late finish, abort": Scenario(1, None, ONE, [finish, late_finish, abort], bound=1),
+    # A call that arrives a second time.
+    "a seal again": Scenario(
+        1,
+        None,
+        ONE,
+        [finish, late_finish, batch(1, 1)],
+        bound=0,
+        begins=("P0", "P0", "P2"),
+        duplicate=(0, 1),
+    ),
+    "a re-opening again": Scenario(
+        2, 1, ONE, [finish, batch(1, 1), finish], {1: [1]}, bound=1, duplicate=(0, 3)
+    ),
+    **{
+        f"call {number} of finish again, late finish": Scenario(
+            1, None, ONE, [finish, late_finish], bound=1, duplicate=(0, number)
+        )
+        for number in (3, 4, 5, 6)
+    },
+}

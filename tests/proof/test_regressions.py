@@ -1,0 +1,38 @@
+"""Orders and faults in which something once went wrong."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.proof.crashes import OPERATIONS, DelayedALittle, Lost
+from tests.proof.scenarios import SCENARIOS
+from tests.proof.world import World
+
+ORDERS = {
+    # Planning made an upload after the abort had looked for uploads: it stayed open.
+    "an upload begun amid an abort": ("long merge, abort", "P0 " * 2 + "P1 " * 4),
+    # The slower one met the object, and forgot its own upload.
+    "an upload that came second": ("copied finish, late finish", "P0 " * 3 + "P1 " * 11),
+    # Whoever finished took the slower one's upload away, which then answered 500.
+    "an upload that was taken away": ("multipart finish, late finish", "P0 " * 5 + "P1 " * 12),
+    "an upload that was taken away before the commit": (
+        "multipart finish, late finish",
+        "P0 " * 9 + "P1 " * 6 + "P0 " * 3,
+    ),
+    "an upload that an abort took away": ("multipart finish, abort", "P0 " * 6 + "P1 " * 5),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_an_order(world: World, name: str) -> None:
+    scenario, begins = ORDERS[name]
+    explored, _ = replace(SCENARIOS[scenario], begins=begins.split(), bound=0).explore(world)
+    assert explored.runs
+
+
+@pytest.mark.parametrize("kind", [Lost, DelayedALittle])
+@pytest.mark.parametrize(("operation", "create"), [("finish, copied", 4), ("finish, streamed", 3)])
+def test_a_second_upload_where_the_answer_to_the_first_was_lost(
+    world: World, operation: str, create: int, kind: type[Lost] | type[DelayedALittle]
+) -> None:
+    assert OPERATIONS[operation].run(world, kind, create) == "Success"

@@ -1,0 +1,68 @@
+"""Every order of what happens at once, and the guarantees after each."""
+
+import secrets
+from collections.abc import Callable
+
+import pytest
+
+from tests.proof.scenarios import SCENARIOS
+from tests.proof.schedules import Choose, Run, explore
+from tests.proof.world import OWNER, STRANGER, Answer, Process, World, count, require
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_guarantees_hold_in_every_order(world: World, name: str) -> None:
+    explored, ends = SCENARIOS[name].explore(world)
+    assert explored.runs > 1
+    assert ends <= {"Success", "Failed", "session_aborted", "session_expired"}
+
+
+@pytest.mark.parametrize("name", ["batch, another", "batch, abort"])
+def test_nothing_is_lost_by_making_runs_that_are_the_same_only_once(
+    world: World, name: str
+) -> None:
+    reduced, ends = SCENARIOS[name].explore(world)
+    every, every_end = SCENARIOS[name].explore(world, reduce=False)
+    assert reduced.runs < every.runs
+    assert ends == every_end
+
+
+GUESSES: dict[str, Callable[[Process, str, str], Answer]] = {
+    "batch": lambda process, session_id, user: process.batch(session_id, 0, [0], user),
+    "finish": lambda process, session_id, user: process.finish(session_id, user),
+    "status": lambda process, session_id, user: process.status(session_id, user),
+    "file": lambda process, session_id, user: process.file(session_id, user),
+    "abort": lambda process, session_id, user: process.abort(session_id, user),
+}
+
+
+@pytest.mark.parametrize("user", [OWNER, STRANGER], ids=["owner", "stranger"])
+@pytest.mark.parametrize("act", GUESSES)
+def test_an_id_that_is_guessed_while_it_is_made(
+    world: World, monkeypatch: pytest.MonkeyPatch, act: str, user: str
+) -> None:
+    session_id = "0123456789abcdef" * 2
+    monkeypatch.setattr(secrets, "token_hex", lambda size: session_id[: 2 * size])
+    unknown = GUESSES[act](world.processes[1], "f" * 32, user)
+
+    def once(choose: Choose) -> bool:
+        run = Run(choose, lambda *_: None)
+        answers: list[Answer] = []
+        creator, guesser = world.processes[:2]
+        with creator.aws.handled(run.handler("P0")), guesser.aws.handled(run.handler("P1")):
+            run.start("P0", lambda: answers.append(creator.create(1, 1)))
+            run.start("P1", lambda: answers.append(GUESSES[act](guesser, session_id, user)))
+            ended = run.finish()
+        facts = world.facts(session_id)
+        world.remove(session_id)
+        if ended:
+            count("schedules")
+            created, guessed = sorted(answers, key=lambda answer: answer.status != 201)
+            require(created.status == 201, "not created", created)
+            if user == STRANGER:
+                require(guessed == unknown, "a stranger learns that there is a session", guessed)
+                require(not facts.batches, "a stranger filled a session")
+                require((facts.item or {}).get("attempt") == 0, "a stranger moved a session")
+        return ended
+
+    assert explore(once).runs > 1

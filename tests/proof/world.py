@@ -1,0 +1,629 @@
+"""Processes of the service, what they share, and the guarantees that must hold of it.
+
+A process is the real functions with clients, a clock and an endpoint of their own, so that every
+call it makes can be told from those of the others. All share one S3 and one DynamoDB (moto's). What
+is there in the end is read from moto's memory and not through the service.
+"""
+
+import base64
+import hashlib
+import itertools
+import json
+import logging
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from botocore.config import Config as ClientConfig
+from moto import backends
+from moto.backends import get_backend
+from moto.dynamodb.models.dynamo_type import DynamoType
+from obstore.store import S3Store
+
+from local import storage
+from tests.aws import Answer as AwsAnswer
+from tests.aws import Aws, Call, s3_error
+from tests.state_machine import ExecutionFailedError, StateMachine
+from uploads import limits, wiring
+from uploads.config import AuthMode, Config
+from uploads.wiring import Wiring
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+ACCOUNT: Final = "123456789012"
+OWNER: Final = "AIDAOWNER"
+STRANGER: Final = "AIDASTRANGER"
+ROOT: Final = "/api/upload/sessions"
+LATER: Final = 1_000
+"""Seconds after which every lease has run out."""
+PART: Final = 16
+"""Least bytes of a part here, so that merges of a few records are multipart uploads."""
+COUNTS: Final[dict[str, int]] = {}
+"""What was run, for the summary."""
+
+
+def count(what: str, number: int = 1) -> None:
+    """Count for the summary."""
+    COUNTS[what] = COUNTS.get(what, 0) + number
+
+
+def scale() -> int:
+    """How much larger than in every day's run the bounds are."""
+    return int(os.environ.get("PROOF_SCALE", "1"))
+
+
+class ViolationError(AssertionError):
+    """A guarantee does not hold."""
+
+
+def require(condition: object, what: str, *facts: object) -> None:
+    """Raise ViolationError unless ``condition``."""
+    if not condition:
+        raise ViolationError(f"{what}: {facts}" if facts else what)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the API says."""
+
+    status: int
+    body: Any
+
+    @property
+    def result(self) -> str:
+        """``validationResult`` of a finish, empty where there is none."""
+        found: str = self.body.get("validationResult", "") if self.body else ""
+        return found
+
+    @property
+    def code(self) -> str:
+        """The code of a problem, empty where there is none."""
+        found: str = (self.body or {}).get("code", "")
+        return found
+
+
+class Clock:
+    """The time of this machine, and how far a process is ahead of it."""
+
+    ahead = 0
+
+    def __call__(self) -> int:
+        return int(time.time()) + self.ahead
+
+
+@dataclass(frozen=True)
+class _Context:
+    seconds_left: float
+    aws_request_id: str = "request"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(self.seconds_left * 1000)
+
+
+class StepFunctions:
+    """The one call of Step Functions that the service makes. A driver runs what was started."""
+
+    def __init__(self) -> None:
+        self.started: dict[str, dict[str, Any]] = {}
+        self.waiting: list[str] = []
+        self._ended: set[str] = set()
+
+    def middleware(self, app: "WSGIApplication") -> "WSGIApplication":
+        """Answer that call, and let ``app`` answer every other."""
+
+        def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
+            if not environ.get("HTTP_X_AMZ_TARGET", "").startswith("AWSStepFunctions."):
+                try:
+                    return app(environ, start_response)  # type: ignore[return-value]
+                except KeyError:
+                    # Moto's answer to UploadPartCopy where there is no such upload.
+                    gone = s3_error(404, "NoSuchUpload")
+                    start_response(gone.status, gone.headers)
+                    return [gone.body]
+            asked = json.loads(environ["wsgi.input"].read())
+            status, body = self._start(asked["name"], json.loads(asked["input"]))
+            start_response(status, [("content-type", "application/x-amz-json-1.0")])
+            return [json.dumps(body).encode()]
+
+        return answer
+
+    def _start(self, name: str, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        if name in self._ended or self.started.setdefault(name, given) != given:
+            return "400 Bad Request", {"__type": "ExecutionAlreadyExists", "message": name}
+        if name not in self.waiting:
+            self.waiting.append(name)
+        return "200 OK", {"executionArn": f"arn:{name}", "startDate": 1.0}
+
+    def take(self) -> Iterator[dict[str, Any]]:
+        """The inputs of what was started and has not run."""
+        while self.waiting:
+            name = self.waiting.pop(0)
+            self._ended.add(name)
+            yield self.started[name]
+
+
+class Process:
+    """The functions with clients of their own; ``aws`` sees each call they make."""
+
+    def __init__(self, running: ExitStack, step_functions: StepFunctions, name: str) -> None:
+        self.name = name
+        self.aws = Aws()
+        self.clock = Clock()
+        self.invocations = 0
+        server = running.enter_context(
+            storage.serve_moto(lambda app: self.aws(step_functions.middleware(app)))
+        )
+        config = replace(
+            Config.from_env(os.environ), endpoint_url=server.url, auth_mode=AuthMode.IAM
+        )
+        arn = f"arn:aws:states:{config.region}:{ACCOUNT}:stateMachine:merge"
+        self._inline = Wiring(config, self.clock)
+        self._handing_over = Wiring(replace(config, merge_state_machine=arn), self.clock)
+        functions = [
+            *(import_module(name).build(self._inline) for name in ("sessions", "batches")),
+            import_module("finish").build(self._inline),
+        ]
+        self._sessions, self._batches, self._finish = functions
+        self._finish_by_state_machine = import_module("finish").build(self._handing_over)
+        self.tasks: Mapping[str, Callable[..., object]] = import_module("merge").build(
+            self._handing_over
+        )
+
+    def forget(self) -> None:
+        """Remember no session, as a function that has just started."""
+        for its in (self._inline, self._handing_over):
+            its.sessions._remembered.clear()  # noqa: SLF001
+
+    def remember(self, other: "Process") -> None:
+        """Know the sessions that another knows."""
+        known = other._inline.sessions._remembered  # noqa: SLF001
+        self._inline.sessions._remembered.update(known)  # noqa: SLF001
+
+    def create(self, total: int, size: int | None) -> Answer:
+        asked = {"totalRecord": total} | ({"batchSize": size} if size else {})
+        return self._invoke(self._sessions, f"POST {ROOT}", "", asked)
+
+    def batch(
+        self, session_id: str, seq_num: int, data: Sequence[object], user: str = OWNER
+    ) -> Answer:
+        body = {"seqNum": seq_num, "data": data}
+        return self._invoke(self._batches, f"POST {ROOT}/{{sessionId}}", session_id, body, user)
+
+    def finish(
+        self, session_id: str, user: str = OWNER, *, long: bool = False, seconds_left: float = 25
+    ) -> Answer:
+        """``long``: there is no time left to merge in line, and a state machine to do it."""
+        function = self._finish_by_state_machine if long else self._finish
+        return self._invoke(
+            function,
+            f"POST {ROOT}/{{sessionId}}/finish",
+            session_id,
+            user=user,
+            seconds_left=0 if long else seconds_left,
+        )
+
+    def status(self, session_id: str, user: str = OWNER) -> Answer:
+        return self._invoke(self._sessions, f"GET {ROOT}/{{sessionId}}", session_id, user=user)
+
+    def file(self, session_id: str, user: str = OWNER) -> Answer:
+        return self._invoke(self._sessions, f"GET {ROOT}/{{sessionId}}/file", session_id, user=user)
+
+    def abort(self, session_id: str, user: str = OWNER) -> Answer:
+        return self._invoke(self._sessions, f"DELETE {ROOT}/{{sessionId}}", session_id, user=user)
+
+    def task(self, name: str, payload: Mapping[str, Any]) -> object:
+        """Run a task of the state machine."""
+        self.invocations += 1
+        return self.tasks[name](payload, _Context(300))
+
+    def _invoke(
+        self,
+        function: Callable[..., Mapping[str, Any]],
+        route: str,
+        session_id: str,
+        body: object = None,
+        user: str = OWNER,
+        seconds_left: float = 25,
+    ) -> Answer:
+        self.invocations += 1
+        iam = {"accountId": ACCOUNT, "userId": user}
+        event = {
+            "routeKey": route,
+            "headers": {"content-type": "application/json", "accept": "application/json"},
+            "requestContext": {"requestId": "request", "authorizer": {"iam": iam}},
+            "pathParameters": {"sessionId": session_id},
+            "isBase64Encoded": False,
+        } | ({"body": json.dumps(body)} if body is not None else {})
+        given = function(event, _Context(seconds_left))
+        content = given.get("body")
+        return Answer(given["statusCode"], json.loads(content) if content else None)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What S3 and DynamoDB hold of a session."""
+
+    item: Mapping[str, Any] | None
+    batches: Mapping[int, bytes]
+    merged: bytes | None
+    manifest: Mapping[str, Any] | None
+    uploads: int
+
+    @property
+    def state(self) -> str:
+        return str(self.item["state"]) if self.item else ""
+
+
+@dataclass
+class History:
+    """What was sent, and what the service said to it."""
+
+    total: int
+    size: int | None
+    sent: list[tuple[int, bytes]] = field(default_factory=list)
+    promised: dict[int, bytes] = field(default_factory=dict)
+    finishes: list[Answer] = field(default_factory=list)
+    aborted: bool = False
+    strangers: list[Answer] = field(default_factory=list)
+    failed: list[Answer] = field(default_factory=list)
+    """Answers that say that the service failed."""
+    writes: list[str] = field(default_factory=list)
+    """The key of each object that was created."""
+    completed: set[str] = field(default_factory=set)
+    """Multipart uploads that became objects."""
+
+
+def ndjson(data: Sequence[object]) -> bytes:
+    """What a batch is stored as."""
+    return b"".join(json.dumps(record).encode() + b"\n" for record in data)
+
+
+class World:
+    """Processes, and the S3 and DynamoDB they share."""
+
+    def __init__(self, running: ExitStack, processes: int) -> None:
+        self.step_functions = StepFunctions()
+        self.processes = [
+            Process(running, self.step_functions, f"P{number}") for number in range(processes)
+        ]
+        self._config = Config.from_env(os.environ)
+
+    # --- What is there.
+
+    def _bucket(self, name: str) -> Any:  # noqa: ANN401
+        return get_backend("s3")[ACCOUNT]["aws"].buckets[name]
+
+    def _items(self) -> Any:  # noqa: ANN401
+        tables = get_backend("dynamodb")[ACCOUNT][self._config.region].tables
+        return tables[self._config.sessions_table].items
+
+    def facts(self, session_id: str) -> Facts:
+        """What there is of a session now."""
+        batches = self._bucket(self._config.batches_bucket).keys
+        merged = self._bucket(self._config.merged_bucket)
+        found = self._items().get(DynamoType({"S": session_id}))
+        item = None
+        if found is not None:
+            item = {name: _plain(value.to_regular_json()) for name, value in found.attrs.items()}
+        manifest = merged.keys.get(f"{session_id}.manifest.json")
+        content = merged.keys.get(f"{session_id}.ndjson")
+        return Facts(
+            item=item,
+            batches={
+                int(key[-8:]): batches[key].value
+                for key in sorted(batches)
+                if key.startswith(f"{session_id}/")
+            },
+            merged=content.value if content else None,
+            manifest=json.loads(manifest.value) if manifest else None,
+            uploads=sum(
+                upload.key_name == f"{session_id}.ndjson" for upload in merged.multiparts.values()
+            ),
+        )
+
+    def read_object(self, key: str) -> bytes:
+        """An object of the batches bucket."""
+        content: bytes = self._bucket(self._config.batches_bucket).keys[key].value
+        return content
+
+    def remove(self, session_id: str) -> None:
+        """Leave nothing of a session: moto's listings go through all there is."""
+        for name in (self._config.batches_bucket, self._config.merged_bucket):
+            bucket = self._bucket(name)
+            for key in [key for key in bucket.keys if session_id in key]:
+                bucket.keys.pop(key)
+            for number in [n for n, u in bucket.multiparts.items() if session_id in u.key_name]:
+                bucket.multiparts.pop(number)
+        self._items().pop(DynamoType({"S": session_id}), None)
+        for process in self.processes:
+            process.forget()
+            process.clock.ahead = 0
+            process.aws.calls.clear()
+        self.step_functions.waiting.clear()
+
+    def warm(self, session_id: str) -> None:
+        """Let every process know an open session, as a function that has seen it before."""
+        first, *others = self.processes
+        first.status(session_id)
+        for process in others:
+            process.remember(first)
+
+    # --- What is done.
+
+    def create(self, total: int, size: int | None) -> tuple[str, History]:
+        """A new session."""
+        answer = self.processes[0].create(total, size)
+        return answer.body["sessionId"], History(total, size)
+
+    def send(
+        self,
+        process: Process,
+        history: History,
+        session_id: str,
+        seq_num: int,
+        data: Sequence[object],
+    ) -> Answer:
+        """Send a batch and remember what came of it."""
+        history.sent.append((seq_num, ndjson(data)))
+        answer = process.batch(session_id, seq_num, data)
+        if answer.status == 204:
+            history.promised[seq_num] = ndjson(data)
+        if answer.status >= 500:
+            history.failed.append(answer)
+        return answer
+
+    def finish(
+        self, process: Process, history: History, session_id: str, *, long: bool = False
+    ) -> Answer:
+        """Finish and remember what came of it."""
+        answer = process.finish(session_id, long=long)
+        history.finishes.append(answer)
+        if answer.status >= 500:
+            history.failed.append(answer)
+        return answer
+
+    def abort(self, process: Process, history: History, session_id: str) -> Answer:
+        """Abort and remember what came of it."""
+        answer = process.abort(session_id)
+        history.aborted |= answer.status == 204
+        if answer.status >= 500:
+            history.failed.append(answer)
+        return answer
+
+    def run_started(self, process: Process) -> None:
+        """Run what was handed to the state machine, to its end."""
+        functions = {
+            f"${{{name.capitalize()}Function}}": partial(process.task, name)
+            for name in process.tasks
+        }
+        machine = StateMachine(functions, self.read_object)
+        for given in self.step_functions.take():
+            try:
+                machine.run(given)
+            except ExecutionFailedError:
+                # As it must where the session was aborted, or taken over.
+                count("executions failed")
+
+    # --- What must hold.
+
+    def check(self, session_id: str, history: History) -> Facts:
+        """What must hold at any time. Gives the facts it was found in."""
+        facts = self.facts(session_id)
+        require(facts.item is not None, "the session is gone")
+        assert facts.item is not None
+        sent = set(history.sent)
+        for stored in facts.batches.items():
+            require(stored in sent, "a batch is stored that nobody sent", stored)
+        for key in set(history.writes):
+            require(history.writes.count(key) == 1, "an object was written twice", key)
+        if facts.state != "ABORTED":
+            for promise in history.promised.items():
+                require(promise in facts.batches.items(), "a promised batch is lost", promise)
+        if facts.merged is not None:
+            require(facts.state in {"FINISHING", "FINISHED"}, "a merged object, yet", facts.state)
+            self._check_merged(session_id, history, facts)
+        require(
+            (facts.state == "FINISHED") <= (facts.merged is not None), "finished without an object"
+        )
+        successes = [answer.body for answer in history.finishes if answer.result == "Success"]
+        for body in successes:
+            require(facts.state == "FINISHED", "Success, yet the session is", facts.state)
+            require(body == _result(facts.item), "Success differs from the stored answer", body)
+        if history.aborted:
+            require(facts.state == "ABORTED", "aborted, yet the session is", facts.state)
+        for answer in history.strangers:
+            require(answer.code == "session_not_found", "a stranger saw more than nothing", answer)
+        return facts
+
+    @staticmethod
+    def _check_merged(session_id: str, history: History, facts: Facts) -> None:
+        merged, manifest, item = facts.merged, facts.manifest, facts.item
+        assert merged is not None
+        assert item is not None
+        require(manifest, "a merged object without a manifest")
+        assert manifest is not None
+        count_of_batches = len(manifest["batches"])
+        lost = set(range(count_of_batches)) - set(facts.batches)
+        require(not lost, "what was merged is gone", lost)
+        batches = [facts.batches[seq_num] for seq_num in range(count_of_batches)]
+        require(merged == b"".join(batches), "not the batches in order", merged)
+        require(merged.count(b"\n") == history.total, "not totalRecord records", merged)
+        for seq_num, content in history.promised.items():
+            require(
+                seq_num < count_of_batches and batches[seq_num] == content,
+                "a promised batch is not in the merged object",
+                seq_num,
+            )
+        crc = base64.b64encode(zlib.crc32(merged).to_bytes(4, "big")).decode()
+        checksum = {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": crc}
+        expected = {
+            "sessionId": session_id,
+            "key": f"{session_id}.ndjson",
+            "records": history.total,
+            "bytes": len(merged),
+            "checksum": checksum,
+            "batches": [
+                {
+                    "seqNum": seq_num,
+                    "records": content.count(b"\n"),
+                    "offset": offset,
+                    "length": len(content),
+                    "sha256": hashlib.sha256(content).hexdigest(),
+                }
+                for seq_num, (content, offset) in enumerate(
+                    zip(batches, itertools.accumulate(map(len, batches), initial=0), strict=False)
+                )
+            ],
+        }
+        require(manifest == expected, "the manifest is wrong", manifest)
+        if facts.state == "FINISHED":
+            result = _result(item)
+            require(
+                {
+                    "validationResult": "Success",
+                    "totalRecord": history.total,
+                    "receivedRecord": history.total,
+                    "batches": count_of_batches,
+                    "bytes": len(merged),
+                    "checksum": checksum,
+                }.items()
+                <= result.items(),
+                "the answer is wrong",
+                result,
+            )
+
+    def settle(
+        self,
+        session_id: str,
+        history: History,
+        data: Mapping[int, Sequence[object]],
+        uploads_left: int = 0,
+    ) -> str:
+        """Do what a client does whose calls went wrong. Gives the end it comes to.
+
+        It finishes again once leases have run out, and sends what is missing of ``data``.
+        """
+        before = self.check(session_id, history)
+        process = self.processes[0]
+        process.clock.ahead = LATER
+        answer = self.finish(process, history, session_id)
+        facts = self.check(session_id, history)
+        require(answer.status != 202, "stuck", facts.item)
+        if before.merged is not None:
+            require(answer.result == "Success", "there is an object, yet", answer)
+        if answer.result == "Failed":
+            self._check_failed(history, facts, answer)
+            if self._can_heal(history, facts, data):
+                for seq_num, records in data.items():
+                    if seq_num not in facts.batches:
+                        sent = self.send(process, history, session_id, seq_num, records)
+                        require(sent.status == 204, "open, yet", sent)
+                answer = self.finish(process, history, session_id)
+                require(answer.result == "Success", "whole, yet", answer)
+        again = self.finish(process, history, session_id)
+        require(answer == again, "finish is not repeatable", answer, again)
+        facts = self.check(session_id, history)
+        require(facts.uploads <= uploads_left, "an upload was left open", facts.uploads)
+        require(facts.state != "FINISHING", "stuck", facts.item)
+        require(not history.failed, "the service failed", history.failed)
+        end = answer.result or answer.code
+        count(f"ended in {end}")
+        return end
+
+    @staticmethod
+    def _can_heal(history: History, facts: Facts, data: Mapping[int, Sequence[object]]) -> bool:
+        after = {seq_num: ndjson(records) for seq_num, records in data.items()} | {**facts.batches}
+        return sum(content.count(b"\n") for content in after.values()) == history.total
+
+    @staticmethod
+    def _check_failed(history: History, facts: Facts, answer: Answer) -> None:
+        require(facts.state == "OPEN", "Failed, yet the session is", facts.state)
+        received = sum(content.count(b"\n") for content in facts.batches.values())
+        require(
+            received != history.total or answer.body["missing"],
+            "everything is there, yet",
+            answer,
+        )
+
+
+def _plain(value: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """A DynamoDB value as a plain one."""
+    ((kind, content),) = value.items()
+    match kind:
+        case "N":
+            return int(content)
+        case "M":
+            return {name: _plain(member) for name, member in content.items()}
+        case "B":
+            return json.loads(zlib.decompress(content))
+    return content
+
+
+def _result(item: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(item.get("result") or {})
+
+
+def observe(history: History, call: Call, answer: AwsAnswer) -> None:
+    """Note a write to S3 that took effect."""
+    if not answer.status.startswith("200"):
+        return
+    if call.operation == "PutObject":
+        history.writes.append(call.key)
+    # To complete an upload again does nothing, and says the same.
+    if call.operation == "CompleteMultipartUpload" and call.upload_id not in history.completed:
+        history.completed.add(call.upload_id)
+        history.writes.append(call.key)
+
+
+@contextmanager
+def world(processes: int, *, impatient: bool = False) -> Iterator[World]:
+    """A world where a few bytes make a multipart upload, and clients try again without waiting.
+
+    What an invocation reads in parallel it reads here one by one. Clients that are ``impatient``
+    wait a second for an answer, and not 20.
+    """
+    with ExitStack() as running, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.getLogger("gapless").manager, "disable", logging.CRITICAL)
+        # Moto reads its own folder anew for every call.
+        modules = list(backends.list_of_moto_modules())
+        patch.setattr(backends, "list_of_moto_modules", lambda: modules)
+        patch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", PART)
+        patch.setattr(limits, "MIN_PART_BYTES", PART)
+        patch.setattr(limits, "PART_BYTES", PART)
+        patch.setattr(limits, "READS_IN_FLIGHT", 1)
+        patch.setattr(limits, "PARTS_IN_FLIGHT", 1)
+        patch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", _at_once)
+        if impatient:
+            patch.setattr(wiring, "_CLIENT", wiring._CLIENT.merge(_IMPATIENT))  # noqa: SLF001
+        patch.setattr(wiring, "S3Store", partial(_store, S3Store, impatient))
+        yield World(running, processes)
+
+
+_IMPATIENT_SECONDS: Final = 1
+_IMPATIENT: Final = ClientConfig(read_timeout=_IMPATIENT_SECONDS)
+
+
+def _at_once(*_: object) -> float:
+    return 0
+
+
+def _store(
+    kind: Callable[..., object],
+    impatient: bool,  # noqa: FBT001
+    bucket: str,
+    **options: Any,  # noqa: ANN401
+) -> object:
+    if impatient:
+        options["client_options"]["timeout"] = timedelta(seconds=_IMPATIENT_SECONDS)
+    options["retry_config"]["backoff"]["init_backoff"] = timedelta(milliseconds=1)
+    options["retry_config"]["backoff"]["max_backoff"] = timedelta(milliseconds=1)
+    return kind(bucket, **options)
