@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo test test-web stack stack-down test-stack sam-local test-sam-local lint types format clean
+.PHONY: help run demo test test-web proof stack stack-down test-stack sam-local test-sam-local bench lint types format clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ demo: .venv/.run ## upload 100,000 records, lose some, find the gap, compare the
 
 test: .venv/.dev ## run every test
 	@$(BIN)/python -m pytest
+
+proof: .venv/.dev ## every order of calls, every crash, bytes at random, killed processes (PROOF_SCALE=… for more)
+	@$(BIN)/python -m pytest -o faulthandler_timeout=0 tests/proof tests/load
+	@$(BIN)/python -m tests.fuzz
 
 test-web: .venv/.dev ## run the tests of the page, in Chromium
 	@$(BIN)/python -m pytest tests/web
@@ -37,6 +41,9 @@ sam-local: .venv/.dev ## serve the API from containers of Lambda's runtime, with
 
 test-sam-local: .venv/.dev ## run the protocol's tests against those containers
 	@$(BIN)/python -m local.sam_local test
+
+bench: .venv/.dev ## measure speed, memory and cost beside other ways to upload (needs npm)
+	@$(BIN)/python -m benchmarks
 
 lint: .venv/.dev $(CHECKOV)/.done ## check style, formatting and the template
 	@$(BIN)/ruff check

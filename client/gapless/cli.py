@@ -24,12 +24,15 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import anyio
+import anyio.to_thread
 import click
 import httpx
 import msgspec
 
 from gapless import records, state, uploads
 from gapless.auth import SigV4Auth, TokenAuth, TokenError
+from gapless.conformance import Service
+from gapless.conformance import run as run_checks
 from gapless.display import Display, display
 from gapless.errors import (
     ApiError,
@@ -146,6 +149,7 @@ def cli() -> None:
       gapless download orders.ndjson        the merged object, to orders.merged.ndjson
       pg_dump_as_json | gapless upload -    from a pipe
       gapless status 1f6d0e9c52b84a7fb3d27c0a94e8f615
+      gapless conformance https://…         does this service keep the guarantees?
 
     \b
     Shell completion (zsh and fish likewise):
@@ -343,6 +347,44 @@ def abort(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
         shown.result(f"session {session_id}: aborted", {"sessionId": session_id, "aborted": True})
 
     _run_on(target, work, options)
+
+
+@cli.command()
+@click.argument("service", required=False)
+@click.option("--only", multiple=True, help="Run only checks whose name holds this; repeatable.")
+@_options()
+def conformance(service: str | None, only: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's
+    """Check that SERVICE, a URL, keeps the protocol and its guarantees.
+
+    Any deployment will do, or another implementation. The checks open small sessions of their own,
+    which expire by themselves. Exits with 1 where one fails.
+
+    \b
+    Examples:
+      gapless conformance http://localhost:3000
+      gapless conformance https://….amazonaws.com --aws --json
+      gapless conformance --only finish --only gap
+    """
+
+    def check(url: str, shown: Display) -> None:
+        tested = Service(url, _auth(options))
+        outcomes = []
+        for outcome in run_checks(tested, only):
+            outcomes.append(outcome)
+            shown("check", outcome.facts())
+        tested.close()
+        shown.checks(outcomes)
+        failed = sum(not outcome.passed for outcome in outcomes)
+        said = f"{len(outcomes)} checks, {tested.requests:,} requests, {failed} failed"
+        if failed or not outcomes:
+            raise GaplessError(f"{tested.url}: {said}")
+        facts = {"checks": len(outcomes), "requests": tested.requests, "failed": failed}
+        shown.result(f"{tested.url}: {said}", facts)
+
+    async def work(client: AsyncClient, shown: Display) -> None:
+        await anyio.to_thread.run_sync(check, client.url, shown)
+
+    _run(work, options, service or options["url"])
 
 
 @contextmanager

@@ -20,6 +20,9 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+from gapless.conformance import Outcome
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -95,6 +98,14 @@ class Display:
             table.add_row(named, f"{last - first + 1:,}", span)
         Console(file=sys.stdout).print(table)
 
+    def checks(self, outcomes: Sequence[Outcome]) -> None:
+        """Print what the checks of a service found as a table."""
+        table = Table("check", "guarantee", "", "detail", title="Checks", title_justify="left")
+        for outcome in outcomes:
+            found = "pass" if outcome.passed else "FAIL"
+            table.add_row(outcome.check, outcome.guarantee, found, Text(outcome.detail))
+        Console(file=sys.stdout).print(table)
+
     def failed(self, message: str, facts: dict[str, Any]) -> None:
         """Print why a command failed."""
         del facts
@@ -158,6 +169,9 @@ class Json(Display):
 
     def gaps(self, missing: Sequence[dict[str, int]], batch_size: int | None, total: int) -> None:
         """Print nothing: the result has them."""
+
+    def checks(self, outcomes: Sequence[Outcome]) -> None:
+        """Print nothing: each was an event."""
 
     def failed(self, message: str, facts: dict[str, Any]) -> None:
         """Print the error."""

@@ -1,0 +1,672 @@
+"""Whether a service, anybody's, keeps the contract and the guarantees, as far as outside shows.
+
+Each check is a function that is given a ``Service`` and fails by an ``AssertionError``. It opens
+sessions of its own, small ones; they expire by themselves.
+"""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import httpx
+
+from gapless.errors import GaplessError
+from gapless.sessions import MEDIA_TYPE, ROOT
+
+_PROBLEM: Final = "application/problem+json"
+_UNKNOWN: Final = "0" * 32
+_MOST: Final = 2**53 - 1
+_ATTEMPTS: Final = 6
+_PATIENCE: Final = 120.0
+
+
+class Failed(AssertionError):  # noqa: N818 - it is a finding, not an error
+    """The service does not do what the check is about."""
+
+
+def expect(what: str, found: object, expected: object) -> None:
+    """Fail unless they are equal."""
+    if found != expected:
+        raise Failed(f"{what}: expected {expected!r}, got {found!r}"[:400])
+
+
+def holds(what: str, found: bool) -> None:  # noqa: FBT001 - a condition
+    """Fail unless it is true."""
+    if not found:
+        raise Failed(f"{what}: not as it should be")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the service says."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The body, which must be a JSON object."""
+        try:
+            found = json.loads(self.body)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise Failed(f"status {self.status}, no JSON object: {self.body[:100]!r}")
+        return found
+
+    def ok(self, status: int) -> dict[str, Any]:
+        """The body of an answer of this status; empty with 204."""
+        expect("status", (self.status, self.status >= 400 and self.body[:200]), (status, False))  # noqa: PLR2004
+        if status == httpx.codes.NO_CONTENT:
+            expect("body", self.body, b"")
+            return {}
+        expect("Content-Type", self.headers.get("content-type"), "application/json")
+        return self.json
+
+    def refused(self, status: int, code: str) -> dict[str, Any]:
+        """The problem of a refusal of this status and code, which must be whole."""
+        problem = self.json
+        expect("refusal", (self.status, problem.get("code")), (status, code))
+        expect("Content-Type", self.headers.get("content-type"), _PROBLEM)
+        expect("status in the body", problem.get("status"), status)
+        expect("type", problem.get("type"), f"urn:gapless:error:{code}")
+        holds("title and detail", bool(problem.get("title") and problem.get("detail")))
+        return problem
+
+
+class Service:
+    """The service under test: plain requests, nothing of the client's own ways."""
+
+    def __init__(self, url: str, auth: httpx.Auth | None = None) -> None:
+        self.url = url.rstrip("/").removesuffix(ROOT)
+        self.requests = 0
+        self._auth = auth
+        self._http = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=16))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def call(
+        self,
+        method: str,
+        path: str = "",
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send a request below the sessions; again where the service is busy or unreachable."""
+        named = {"Content-Type": "application/json"} if body is not None else {}
+        for attempt in range(_ATTEMPTS):
+            self.requests += 1
+            try:
+                answer = self._http.request(
+                    method,
+                    self.url + ROOT + path,
+                    content=body,
+                    headers=named | dict(headers or {}),
+                    auth=self._auth,
+                )
+            except httpx.TransportError as error:
+                if attempt + 1 == _ATTEMPTS:
+                    raise Failed(f"no answer: {error!r}") from None
+            else:
+                if answer.status_code not in {429, 503} or attempt + 1 == _ATTEMPTS:
+                    break
+            time.sleep(0.5 * 2**attempt)
+        return Answer(answer.status_code, answer.headers, answer.content)
+
+    def create(self, total: int, size: int | None = None) -> str:
+        """Open a session."""
+        asked = {"totalRecord": total} | ({"batchSize": size} if size else {})
+        found: str = self.call("POST", "", json.dumps(asked).encode()).ok(201)["sessionId"]
+        return found
+
+    def batch(self, session: str, seq_num: int, data: Sequence[object]) -> Answer:
+        """Send a batch as any client might."""
+        body = json.dumps({"seqNum": seq_num, "data": data}).encode()
+        return self.call("POST", f"/{session}", body)
+
+    def raw(self, session: str, body: bytes, **headers: str) -> Answer:
+        """Send a batch's body as it is; ``content_type=…`` is the header Content-Type."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.call("POST", f"/{session}", body, named)
+
+    def finish(self, session: str) -> dict[str, Any]:
+        """Finish, and wait where a merge runs."""
+        until = time.monotonic() + _PATIENCE
+        while (answer := self.call("POST", f"/{session}/finish")).status == httpx.codes.ACCEPTED:
+            if time.monotonic() > until:
+                raise Failed(f"finish still answers 202 after {_PATIENCE:.0f} s")
+            expect("Location", answer.headers.get("location"), f"{ROOT}/{session}")
+            time.sleep(float(answer.headers.get("retry-after", "2")))
+        return answer.ok(200)
+
+    def status(self, session: str) -> dict[str, Any]:
+        """Look at the session."""
+        return self.call("GET", f"/{session}").ok(200)
+
+    def download(self, session: str, what: str = "file", first: int = 0) -> bytes:
+        """The merged object or its manifest, from a byte on, by the link that is given as JSON."""
+        link = self.call("GET", f"/{session}/{what}", headers={"Accept": "application/json"})
+        answer = self._http.get(
+            link.ok(200)["url"], headers={"Range": f"bytes={first}-"} if first else {}
+        )
+        expect("status of the download", answer.status_code, 206 if first else 200)
+        return answer.content
+
+    def merged(self, session: str, total: int, ndjson: bytes) -> dict[str, Any]:
+        """Finish, and expect ``Success`` with just these lines; gives the result."""
+        result = self.finish(session)
+        expect("validationResult", result["validationResult"], "Success")
+        expect("receivedRecord", (result["totalRecord"], result["receivedRecord"]), (total, total))
+        expect("merged object", self.download(session), ndjson)
+        expect("bytes", result["bytes"], len(ndjson))
+        crc = base64.b64encode(zlib.crc32(ndjson).to_bytes(4, "big")).decode()
+        expect("checksum", result["checksum"]["value"], crc)
+        return result
+
+
+Check = Callable[[Service], None]
+CHECKS: Final[dict[str, tuple[str, Check]]] = {}
+"""The name of each check, what it is about, and the check."""
+
+
+def check(guarantee: str) -> Callable[[Check], Check]:
+    """Register a check, whose name is the function's, as one of this guarantee."""
+
+    def register(function: Check) -> Check:
+        CHECKS[function.__name__.replace("_", " ")] = (guarantee, function)
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found."""
+
+    check: str
+    guarantee: str
+    passed: bool
+    detail: str
+    seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """For machines."""
+        return asdict(self)
+
+
+def run(service: Service, names: Sequence[str] = ()) -> Iterator[Outcome]:
+    """Run all checks, or those of which the name holds one of ``names``."""
+    for name, (guarantee, function) in CHECKS.items():
+        if names and not any(part in name for part in names):
+            continue
+        began = time.monotonic()
+        try:
+            function(service)
+            passed, detail = True, ""
+        except GaplessError:
+            raise  # the credentials, say: no finding about the service
+        except (AssertionError, KeyError, TypeError, ValueError, httpx.HTTPError) as error:
+            passed = False
+            detail = str(error) if isinstance(error, Failed) else f"not understood: {error!r}"
+        yield Outcome(name, guarantee, passed, detail, round(time.monotonic() - began, 3))
+
+
+CONTRACT: Final = "contract"
+BYTES: Final = "records are kept byte for byte"
+PROMISE: Final = "1: a 204 is a promise"
+PROOF: Final = "2: Success is a proof"
+REPEATABLE: Final = "3: finish is repeatable"
+ATOMIC: Final = "4: the object is whole or not there"
+RESEND: Final = "5: sending again is safe"
+PRIVATE: Final = "7: unknown ids all look alike"
+
+
+# --- Sessions -------------------------------------------------------------------------------------
+
+
+@check(CONTRACT)
+def a_session_is_opened(service: Service) -> None:
+    answer = service.call("POST", "", b'{"totalRecord": 5, "batchSize": 2, "unknown": []}')
+    body = answer.ok(201)
+    holds("sessionId", bool(re.fullmatch("[0-9a-f]{32}", body["sessionId"])))
+    expect("Location", answer.headers.get("location"), f"{ROOT}/{body['sessionId']}")
+    time.strptime(body["expiresAt"], "%Y-%m-%dT%H:%M:%SZ")
+    holds("limits", set(body["limits"]) >= {"maxBodyBytes", "maxInflatedBytes", "maxSeqNum"})
+    status = service.status(body["sessionId"])
+    found = [status[name] for name in ("state", "totalRecord", "batchSize", "batches", "finish")]
+    expect("status", found, ["OPEN", 5, 2, 0, None])
+    expect("missing", status["missing"], [{"from": 0, "to": 2}])
+
+
+@check(CONTRACT)
+def numbers_are_plain_digits(service: Service) -> None:
+    for total in (b"-1", b"1.0", b"1e3", b'"1"', b"true", b"null", b"[]", b"-0", b"%d" % 2**53):
+        answer = service.call("POST", "", b'{"totalRecord": %s}' % total)
+        expect("member", answer.refused(400, "invalid_total_record").get("member"), "totalRecord")
+    for size in (b"0", b"-1", b"2.0", b'"1"', b"false"):
+        answer = service.call("POST", "", b'{"totalRecord": 1, "batchSize": %s}' % size)
+        answer.refused(400, "invalid_batch_size")
+    session = service.create(1)
+    for number in (b"-1", b"0.0", b"1e0", b'"0"', b"true", b"null", b"-0", b"100000"):
+        answer = service.raw(session, b'{"seqNum": %s, "data": [1]}' % number)
+        answer.refused(400, "invalid_seq_num")
+
+
+@check(CONTRACT)
+def the_largest_numbers_are_taken(service: Service) -> None:
+    service.create(_MOST)
+    service.create(_MOST, _MOST)
+    service.create(100_000, 1)
+    problem = service.call("POST", "", b'{"totalRecord": 100001, "batchSize": 1}')
+    expect("minimum", problem.refused(400, "too_many_batches").get("minimum"), 2)
+    session = service.create(1)
+    service.raw(session, b'{"seqNum": 99999, "data": [1]}').ok(204)
+
+
+@check(CONTRACT)
+def a_malformed_body_has_its_own_code(service: Service) -> None:
+    session = service.create(1)
+    for body, code in {
+        b"": "empty_body",
+        b"[]": "not_an_object",
+        b"1": "not_an_object",
+        b"{}": "missing_member",
+        b'{"seqNum": 0}': "missing_member",
+        b'{"data": [1]}': "missing_member",
+        b'{"seqNum": 0, "data": {}}': "invalid_data",
+        b'{"seqNum": 0, "data": []}': "empty_data",
+        b'{"seqNum": 0, "data": [1]': "truncated_json",
+        b'{"seqNum": 0, "data": [1]}}': "trailing_text",
+        b'{"seqNum": 0, "data": [01]}': "malformed_json",
+        b"{'seqNum': 0, 'data': [1]}": "malformed_json",
+        b'{"seqNum": 0, "data": [NaN]}': "not_a_number",
+        b'{"seqNum": 0, "data": [-Infinity]}': "not_a_number",
+        b'{"seqNum": 0, "data": ["\t"]}': "control_character",
+        b'{"seqNum": 0, "data": ["\\ud800"]}': "lone_surrogate",
+        b'{"seqNum": 0, "data": ["\xff"]}': "invalid_utf8",
+        b'{"seqNum": 0, "data": [' + b"[" * 9_999 + b"]" * 9_999 + b"]}": "too_deeply_nested",
+    }.items():
+        service.raw(session, body).refused(400, code)
+        if body:
+            service.raw(session, body, content_type=MEDIA_TYPE).refused(400, code)
+    expect("batches that were stored", service.status(session)["batches"], 0)
+
+
+@check(CONTRACT)
+def a_member_that_is_given_twice_is_refused(service: Service) -> None:
+    session = service.create(1)
+    for body in (
+        b'{"seqNum": 0, "data": [1], "seqNum": 0}',
+        b'{"seqNum": 0, "data": [1], "data": [1]}',
+        rb'{"seqNum": 0, "data": [1], "seq\u004eum": 0}',
+        b'{"seqNum": 0, "data": [1], "x": 0, "x": 0}',
+    ):
+        service.raw(session, body).refused(400, "repeated_member")
+    service.call("POST", "", b'{"totalRecord": 1, "totalRecord": 1}').refused(
+        400, "repeated_member"
+    )
+    service.raw(session, b'{"seqNum": 0, "data": [{"a": 1, "a": 2}], "more": 1}').ok(204)
+
+
+@check(PRIVATE)
+def unknown_and_malformed_ids_are_the_same_404(service: Service) -> None:
+    for method, path, body in (
+        ("GET", "", None),
+        ("POST", "", b'{"seqNum": 0, "data": [1]}'),
+        ("POST", "/finish", None),
+        ("GET", "/file", None),
+        ("GET", "/manifest", None),
+        ("DELETE", "", None),
+    ):
+        answers = [
+            service.call(method, f"/{session}{path}", body)
+            for session in (_UNKNOWN, "f" * 32, "F" * 32, "0" * 31, "0" * 33, "x", "-")
+        ]
+        for answer in answers:
+            answer.refused(404, "session_not_found")
+        expect(f"bodies of {method} {path}", {one.body for one in answers}, {answers[0].body})
+
+
+@check(CONTRACT)
+def what_is_no_route_is_not_found(service: Service) -> None:
+    for method, path in (("GET", ""), ("PUT", f"/{_UNKNOWN}"), ("GET", f"/{_UNKNOWN}/finish")):
+        answer = service.call(method, path)
+        # An API before the service may want a signature even for what is not there.
+        holds(f"{method} {path}", answer.status in {403, 404, 405})
+
+
+# --- Batches --------------------------------------------------------------------------------------
+
+_ODD_RECORDS: Final = [
+    b"123456789012345678901234567890",
+    b"1.0",
+    b"-0",
+    b"1e400",
+    b"0.1000000000000000055511151231257827",
+    b'{"a":1,"a":2}',
+    b'{ "spaced" : [ 1 , 2 ] }',
+    rb'"\u00e9\/\n\ud83d\ude00"',
+    '"é漢😀\u2028"'.encode(),
+    b'"]}"',
+    b"null",
+    b"[]",
+    b'{"":{}}',
+]
+
+
+@check(BYTES)
+def odd_records_arrive_as_they_were_sent(service: Service) -> None:
+    session = service.create(len(_ODD_RECORDS))
+    service.raw(session, b'{"seqNum": 0, "data": [' + b" ,".join(_ODD_RECORDS) + b"]}").ok(204)
+    service.merged(session, len(_ODD_RECORDS), b"\n".join([*_ODD_RECORDS, b""]))
+
+
+@check(BYTES)
+def a_record_over_several_lines_becomes_one(service: Service) -> None:
+    session = service.create(2)
+    service.raw(session, b'{"data": [{\n "a" : 1.0,\r\n "b": "x y"\n},\n 2 ],\n "seqNum": 0}\n').ok(
+        204
+    )
+    service.merged(session, 2, b'{"a":1.0,"b":"x y"}\n2\n')
+
+
+@check(RESEND)
+def the_same_batch_again_is_a_quiet_204(service: Service) -> None:
+    session = service.create(3, 2)
+    service.raw(session, b'{"seqNum":0,"data":[{"a":1},2]}').ok(204)
+    service.raw(session, b'{"seqNum":0,"data":[{"a":1},2]}').ok(204)
+    service.raw(session, b' { "data" : [ {"a":1} ,\n2 ] , "seqNum" : 0 } ').ok(204)
+    service.batch(session, 1, [3]).ok(204)
+    expect("batches", service.status(session)["batches"], 2)
+    service.merged(session, 3, b'{"a":1}\n2\n3\n')
+
+
+@check(RESEND)
+def another_batch_is_a_conflict_and_changes_nothing(service: Service) -> None:
+    session = service.create(1)
+    service.raw(session, b'{"seqNum":0,"data":[{"a":1}]}').ok(204)
+    for other in (b'{"a":2}', b'{"a": 1}', b'{"a":1.0}', b'{"a":1},{"a":1}'):
+        problem = service.raw(session, b'{"seqNum":0,"data":[%s]}' % other).refused(
+            409, "batch_conflict"
+        )
+        digest = hashlib.sha256(b'{"a":1}\n').hexdigest()
+        found = (problem["seqNum"], problem["storedDigest"], problem["storedRecords"])
+        expect("what is stored", found, (0, digest, 1))
+    service.merged(session, 1, b'{"a":1}\n')
+
+
+@check(RESEND)
+def of_many_at_once_one_batch_is_stored(service: Service) -> None:
+    session = service.create(1)
+    with ThreadPoolExecutor(8) as threads:
+        same = list(threads.map(lambda _: service.batch(session, 0, [7]), range(8)))
+    for answer in same:
+        answer.ok(204)
+    other = service.create(1)
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda n: service.batch(other, 0, [n]), range(8)))
+    won = [n for n, answer in enumerate(answers) if answer.status == 204]  # noqa: PLR2004
+    expect("how many won", len(won), 1)
+    for n, answer in enumerate(answers):
+        if n not in won:
+            answer.refused(409, "batch_conflict")
+    service.merged(other, 1, b"%d\n" % won[0])
+
+
+@check(CONTRACT)
+def a_strict_session_checks_each_batch(service: Service) -> None:
+    session = service.create(5, 2)
+    found = service.batch(session, 0, [1]).refused(400, "wrong_batch_length")
+    expect("lengths", (found["expected"], found["received"]), (2, 1))
+    service.batch(session, 0, [1, 2, 3]).refused(400, "wrong_batch_length")
+    service.batch(session, 2, [1, 2]).refused(400, "wrong_batch_length")
+    found = service.batch(session, 3, [1]).refused(400, "seq_num_out_of_range")
+    expect("range", found["expected"], {"from": 0, "to": 2})
+    service.batch(session, 2, [5]).ok(204)
+
+
+@check(CONTRACT)
+def gzip_has_a_media_type_of_its_own(service: Service) -> None:
+    session = service.create(2, 1)
+    body = gzip.compress(b'{"seqNum":0,"data":[1]}')
+    for kind in ("application/json", "text/plain", "application/json; charset=utf-8"):
+        answer = service.raw(session, body, content_type=kind, content_encoding="gzip")
+        # An API Gateway that spoils no bytes may take it: then it must be read right.
+        if answer.status != 204:  # noqa: PLR2004
+            problem = answer.refused(415, "gzip_as_text")
+            expect("expected", problem.get("expected"), MEDIA_TYPE)
+    gzipped = {"content_type": MEDIA_TYPE, "content_encoding": "gzip"}
+    service.raw(session, body, **gzipped).ok(204)
+    members = gzip.compress(b'{"seqNum":1,') + gzip.compress(b'"data":[2]}')
+    service.raw(session, members, **gzipped).ok(204)
+    service.raw(session, b'{"seqNum":0,"data":[1]}', content_type=MEDIA_TYPE).ok(204)
+    service.raw(session, body[:-3], **gzipped).refused(400, "truncated_gzip")
+    service.raw(session, b"{}", **gzipped).refused(400, "invalid_gzip")
+    service.raw(session, body, content_type=MEDIA_TYPE, content_encoding="br").refused(
+        415, "unsupported_encoding"
+    )
+    service.merged(session, 2, b"1\n2\n")
+
+
+@check(CONTRACT)
+def content_digest_is_checked(service: Service) -> None:
+    session = service.create(1)
+    body = b'{"seqNum":0,"data":[1]}'
+
+    def digest(of: bytes) -> str:
+        return f"sha-256=:{base64.b64encode(hashlib.sha256(of).digest()).decode()}:"
+
+    service.raw(session, body, content_digest=digest(b"x")).refused(400, "digest_mismatch")
+    service.raw(session, body, content_digest="sha-256=:AA==:").refused(
+        400, "invalid_content_digest"
+    )
+    expect("batches", service.status(session)["batches"], 0)
+    service.raw(session, body, content_digest=digest(body)).ok(204)
+    packed = gzip.compress(body)
+    headers = {"content_type": MEDIA_TYPE, "content_encoding": "gzip"}
+    service.raw(session, packed, content_digest=digest(packed), **headers).ok(204)
+    service.raw(session, packed, content_digest=digest(body), **headers).refused(
+        400, "digest_mismatch"
+    )
+
+
+@check(CONTRACT)
+def the_limits_of_a_body_are_those_that_were_said(service: Service) -> None:
+    opened = service.call("POST", "", b'{"totalRecord": 1}').ok(201)
+    session, limits = opened["sessionId"], opened["limits"]
+    room = limits["maxBodyBytes"] - len('{"seqNum":0,"data":[""]}')
+    largest = b'{"seqNum":0,"data":["' + b"x" * room + b'"]}'
+    headers = {"content_type": MEDIA_TYPE}
+    service.raw(session, largest + b" ", **headers).refused(413, "body_too_large")
+    service.raw(session, largest, **headers).ok(204)
+    bomb = gzip.compress(b" " * (limits["maxInflatedBytes"] + 1), 1)
+    service.raw(session, bomb, content_encoding="gzip", **headers).refused(
+        413, "inflated_too_large"
+    )
+    service.batch(session, limits["maxSeqNum"], [1]).ok(204)
+    service.batch(session, limits["maxSeqNum"] + 1, [1]).refused(400, "invalid_seq_num")
+
+
+# --- Finish ---------------------------------------------------------------------------------------
+
+
+@check(PROOF)
+def batches_in_any_order_become_one_object_in_order(service: Service) -> None:
+    session = service.create(5, 2)
+    for number, data in ((2, [5]), (0, [1, 2]), (1, [3, 4])):
+        service.batch(session, number, data).ok(204)
+    result = service.merged(session, 5, b"1\n2\n3\n4\n5\n")
+    expect("batches", result["batches"], 3)
+    status = service.status(session)
+    expect("state and result", (status["state"], status["finish"]), ("FINISHED", result))
+
+
+@check(PROOF)
+def an_empty_data_set_is_an_empty_object(service: Service) -> None:
+    service.merged(service.create(0), 0, b"")
+    service.merged(service.create(0, 5), 0, b"")
+
+
+@check(PROMISE)
+def what_was_acknowledged_survives_a_failed_finish(service: Service) -> None:
+    session = service.create(4, 1)
+    service.batch(session, 0, ["first"]).ok(204)
+    expect("validationResult", service.finish(session)["validationResult"], "Failed")
+    with ThreadPoolExecutor(4) as threads:
+        finishing = threads.submit(service.call, "POST", f"/{session}/finish")
+        sent = [threads.submit(service.batch, session, n, [n]) for n in (1, 2)]
+    finishing.result()
+    for answer in (one.result() for one in sent):
+        if answer.status != 204:  # noqa: PLR2004 - not acknowledged: a finish ran
+            answer.refused(409, "session_finishing")
+            holds("Retry-After", bool(answer.headers.get("retry-after")))
+    for number, data in ((1, 1), (2, 2), (3, 3), (0, "first")):
+        until = time.monotonic() + _PATIENCE
+        while (answer := service.batch(session, number, [data])).status != 204:  # noqa: PLR2004
+            answer.refused(409, "session_finishing")
+            holds("patience is left", time.monotonic() < until)
+            time.sleep(1)
+    service.merged(session, 4, b'"first"\n1\n2\n3\n')
+
+
+@check(CONTRACT)
+def a_strict_gap_report_names_the_tail(service: Service) -> None:
+    session = service.create(9, 1)
+    for number in (0, 3, 4, 6):
+        service.batch(session, number, [number]).ok(204)
+    gaps = [{"from": 1, "to": 2}, {"from": 5, "to": 5}, {"from": 7, "to": 8}]
+    expect("missing by status", service.status(session)["missing"], gaps)
+    failed = service.finish(session)
+    found = [failed.get(name) for name in ("validationResult", "reason", "missing", "batches")]
+    expect("finish", found, ["Failed", "missing_batches", gaps, 4])
+    expect("state", service.status(session)["state"], "OPEN")
+    for number in (1, 2, 5, 7, 8):
+        service.batch(session, number, [number]).ok(204)
+    service.merged(session, 9, b"".join(b"%d\n" % n for n in range(9)))
+
+
+@check(CONTRACT)
+def a_flexible_session_counts_its_records(service: Service) -> None:
+    session = service.create(4)
+    service.batch(session, 1, [3]).ok(204)
+    failed = service.finish(session)
+    found = [failed["reason"], failed["missing"]]
+    expect("finish with a hole", found, ["missing_batches", [{"from": 0, "to": 0}]])
+    service.batch(session, 0, [1, 2]).ok(204)
+    failed = service.finish(session)
+    found = [failed.get(name) for name in ("reason", "missing", "receivedRecord", "batches")]
+    expect("finish without the tail", found, ["record_count", [], 3, 2])
+    service.batch(session, 2, [4]).ok(204)
+    service.merged(session, 4, b"1\n2\n3\n4\n")
+    more = service.create(1)
+    service.batch(more, 0, [1, 2]).ok(204)
+    failed = service.finish(more)
+    found = [failed.get(name) for name in ("validationResult", "reason", "receivedRecord")]
+    expect("finish with too many", found, ["Failed", "record_count", 2])
+
+
+@check(REPEATABLE)
+def finish_gives_the_same_body_every_time(service: Service) -> None:
+    session = service.create(1)
+    service.batch(session, 0, [1]).ok(204)
+    first = service.finish(session)
+    expect("the second answer", service.finish(session), first)
+    expect("status", service.status(session)["finish"], first)
+
+
+@check(REPEATABLE)
+def concurrent_finishes_agree(service: Service) -> None:
+    session = service.create(20, 2)
+    for number in range(10):
+        service.batch(session, number, [2 * number, 2 * number + 1]).ok(204)
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(lambda _: service.finish(session), range(8)))
+    expect("all answers", [one == results[0] for one in results], [True] * 8)
+    service.merged(session, 20, b"".join(b"%d\n" % n for n in range(20)))
+
+
+@check(ATOMIC)
+def there_is_no_object_before_success(service: Service) -> None:
+    session = service.create(2, 1)
+    service.batch(session, 0, [1]).ok(204)
+    expect("validationResult", service.finish(session)["validationResult"], "Failed")
+    for what in ("file", "manifest"):
+        service.call("GET", f"/{session}/{what}").refused(409, "session_not_finished")
+
+
+@check(PROOF)
+def a_late_batch_changes_nothing(service: Service) -> None:
+    session = service.create(1)
+    service.batch(session, 0, [1]).ok(204)
+    service.merged(session, 1, b"1\n")
+    for number, data in ((0, [1]), (0, [2]), (1, [2])):
+        answer = service.batch(session, number, data)
+        # A function that remembers the session as open compares the batch first.
+        code = "batch_conflict" if answer.json.get("code") == "batch_conflict" else ""
+        holds("a conflict only of what differs", (code, data) != ("batch_conflict", [1]))
+        answer.refused(409, code or "session_finished")
+    service.call("DELETE", f"/{session}").refused(409, "session_finished")
+    service.merged(session, 1, b"1\n")
+
+
+@check(CONTRACT)
+def the_file_is_a_redirect_or_a_link(service: Service) -> None:
+    session = service.create(2)
+    service.batch(session, 0, ["é", 2]).ok(204)
+    service.finish(session)
+    for what in ("file", "manifest"):
+        answer = service.call("GET", f"/{session}/{what}")
+        expect("status", answer.status, 307)
+        expect("Location", answer.headers.get("location", "")[:4], "http")
+        link = service.call("GET", f"/{session}/{what}", headers={"Accept": "application/json"})
+        time.strptime(link.ok(200)["expiresAt"], "%Y-%m-%dT%H:%M:%SZ")
+    whole = service.download(session)
+    expect("from byte 4 on", service.download(session, first=4), whole[4:])
+
+
+@check(PROOF)
+def the_manifest_tells_where_each_batch_is(service: Service) -> None:
+    session = service.create(3, 2)
+    service.batch(session, 1, [{"c": 3}]).ok(204)
+    service.batch(session, 0, [1, "é"]).ok(204)
+    result = service.finish(session)
+    manifest = json.loads(service.download(session, "manifest"))
+    whole = service.download(session)
+    facts = [manifest[name] for name in ("sessionId", "key", "records", "bytes", "checksum")]
+    expected = [session, result["key"], 3, len(whole), result["checksum"]]
+    expect("manifest", facts, expected)
+    expect("batches", [(b["seqNum"], b["records"]) for b in manifest["batches"]], [(0, 2), (1, 1)])
+    at = 0
+    for batch in manifest["batches"]:
+        expect("offset", batch["offset"], at)
+        at += batch["length"]
+        content = whole[batch["offset"] : at]
+        expect("lines", content.count(b"\n"), batch["records"])
+        expect("sha256", batch["sha256"], hashlib.sha256(content).hexdigest())
+    expect("end", at, len(whole))
+
+
+# --- Abort ----------------------------------------------------------------------------------------
+
+
+@check(CONTRACT)
+def an_aborted_session_takes_nothing(service: Service) -> None:
+    session = service.create(1)
+    service.batch(session, 0, [1]).ok(204)
+    service.call("DELETE", f"/{session}").ok(204)
+    service.call("DELETE", f"/{session}").ok(204)
+    expect("state", service.status(session)["state"], "ABORTED")
+    service.batch(session, 0, [1]).refused(409, "session_aborted")
+    service.call("POST", f"/{session}/finish").refused(409, "session_aborted")
+    service.call("GET", f"/{session}/file").refused(409, "session_not_finished")

@@ -1,0 +1,158 @@
+"""The checks of a service: the local one passes all of them, and a service that lies does not."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from gapless.conformance import CHECKS, Answer, Service, run
+from local.server import Server
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+Lie = Callable[[str, str, Answer], Answer]
+"""Method, path and the true answer to another."""
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[str]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "local"],
+        env={**os.environ, "PORT": "0"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout
+        found = re.search(r"http://\S+", server.stdout.readline())
+        assert found
+        yield found[0]
+        server.terminate()
+
+
+def conformance(*arguments: str) -> tuple[int, str, str]:
+    """Run the command."""
+    command = [sys.executable, "-c", "from gapless.cli import main; main()", "conformance"]
+    done = subprocess.run([*command, *arguments], capture_output=True, timeout=240, check=False)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def test_the_local_service_passes_every_check(service: str) -> None:
+    code, out, said = conformance(service, "--json")
+    *outcomes, result = map(json.loads, out.splitlines())
+    assert [one for one in outcomes if not one["passed"]] == []
+    assert (code, len(outcomes), result["failed"]) == (0, len(CHECKS), 0), said
+    assert {f"{number}: " for number in (1, 2, 3, 4, 5, 7)} <= {
+        name[:3] for name, _ in CHECKS.values()
+    }
+
+
+def other(answer: Answer, **members: object) -> Answer:
+    """The same answer with other members in its body."""
+    return Answer(answer.status, answer.headers, json.dumps(answer.json | members).encode())
+
+
+def quiet(code: str) -> Lie:
+    """A refusal becomes a 204."""
+    return lambda _method, _path, answer: (
+        Answer(204, httpx.Headers(), b"") if f'"code":"{code}"'.encode() in answer.body else answer
+    )
+
+
+def of_finish(change: Callable[[dict[str, Any]], dict[str, object]]) -> Lie:
+    """What finish says is changed."""
+    return lambda method, path, answer: (
+        other(answer, **change(answer.json))
+        if method == "POST" and path.endswith("/finish") and answer.status == 200
+        else answer
+    )
+
+
+COUNT = iter(range(1_000_000))
+LIES: dict[str, tuple[Lie, str]] = {
+    "a conflict is taken": (quiet("batch_conflict"), "another batch is a conflict"),
+    "a late batch is taken": (quiet("session_finished"), "a late batch"),
+    "a batch of a wrong length is taken": (quiet("wrong_batch_length"), "a strict session"),
+    "a member given twice is taken": (quiet("repeated_member"), "given twice"),
+    "a spoiled body is taken": (quiet("digest_mismatch"), "content digest"),
+    "an aborted session takes batches": (quiet("session_aborted"), "an aborted session"),
+    "the tail is not reported": (
+        of_finish(lambda body: {"missing": body.get("missing", [])[:-1]}),
+        "a strict gap report",
+    ),
+    "Success with a hole": (
+        of_finish(lambda _: {"validationResult": "Success"}),
+        "a strict gap report",
+    ),
+    "finish says something else each time": (
+        of_finish(lambda _: {"times": next(COUNT)}),
+        "finish gives the same",
+    ),
+    "a wrong checksum": (
+        of_finish(lambda _: {"checksum": {"value": "AAAAAA=="}}),
+        "batches in any order",
+    ),
+    "a wrong number of records": (
+        of_finish(lambda _: {"receivedRecord": 4}),
+        "batches in any order",
+    ),
+    "malformed ids are told apart": (
+        lambda _, path, answer: other(answer, detail="malformed") if "/x" in path else answer,
+        "unknown and malformed",
+    ),
+    "an object before its time": (
+        lambda _, path, answer: (
+            Answer(307, answer.headers, b"") if path.endswith("/file") else answer
+        ),
+        "no object before",
+    ),
+    "no detail": (
+        lambda _, __, answer: other(answer, detail="") if answer.status == 400 else answer,
+        "malformed body",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_lie_is_found(service: str, name: str) -> None:
+    lie, check = LIES[name]
+
+    class Lying(Service):
+        def call(
+            self,
+            method: str,
+            path: str = "",
+            body: bytes | None = None,
+            headers: Mapping[str, str] | None = None,
+        ) -> Answer:
+            return lie(method, path, super().call(method, path, body, headers))
+
+    honest, lying = Service(service), Lying(service)
+    assert [outcome.passed for outcome in run(honest, [check])] == [True]
+    (outcome,) = run(lying, [check])
+    assert not outcome.passed
+    assert outcome.detail
+    honest.close()
+    lying.close()
+
+
+def test_what_is_no_such_service_fails_every_check() -> None:
+    def app(_: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/html")])
+        return [b"<html>"]
+
+    with Server(app) as server:
+        code, out, said = conformance(server.url, "--json")
+        outcomes = [json.loads(line) for line in out.splitlines()]
+        passed = [one["check"] for one in outcomes if one.get("passed")]
+        assert (code, passed, len(outcomes)) == (1, [], len(CHECKS) + 1), said
+        code, out, said = conformance(server.url)
+        assert code == 1
+        assert "FAIL" in out
+        assert f"{len(CHECKS)} failed" in said

@@ -1,0 +1,321 @@
+"""What is fuzzed: each target takes any bytes, and raises where a promise does not hold.
+
+A promise is: only documented errors; what is accepted is what ``json`` (``gzip``, ``csv``) of the
+standard library accepts, apart from the classes in README.md; what is stored is what was sent.
+"""
+
+import base64
+import csv
+import gzip
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+from unittest.mock import patch
+
+from gapless import errors as client_errors
+from gapless import records as inputs
+from gapless.records import Format
+from tests.fuzz import reference
+from uploads import errors, records
+
+BOM: Final = b"\xef\xbb\xbf"
+
+
+class DifferenceError(AssertionError):
+    """The code under test and its reference disagree, otherwise than README.md says."""
+
+
+def _same(what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise DifferenceError(f"{what}: {found!r:.500}, expected {expected!r:.500}")
+
+
+def _holds(what: str, found: bool) -> None:  # noqa: FBT001 - a condition
+    if not found:
+        raise DifferenceError(what)
+
+
+def _as_text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def batch(body: bytes) -> str:
+    """A batch's body, as bytes; gives what the decoder and json make of it, in a word."""
+    expected = reference.read(body)
+    try:
+        found = records.read_batch(records.read_body(_as_text(body), is_base64=True, headers={}))
+    except errors.GaplessError as error:
+        error.problem()
+        if not expected.taken and expected.classes <= {"nested deeply"}:
+            return "both refuse"
+        for name in expected.classes:
+            if error.code in reference.CLASSES[name]:
+                return name if expected.taken else "both refuse"
+        raise DifferenceError(
+            f"refused as {error.code}, but it is {expected.classes or 'a batch'}: {body!r:.500}"
+        ) from error
+    if harmful := expected.classes - {"nested deeply", "long integer"}:
+        raise DifferenceError(f"accepted, but it is {harmful}: {body!r:.500}")
+    if not expected.taken and not expected.classes:
+        raise DifferenceError(f"accepted, but json refuses it: {body!r:.500}")
+    if expected.taken or "long integer" in expected.classes:
+        _check_stored(found, expected)
+    if expected.taken:
+        return "both accept"
+    return next(iter(expected.classes))
+
+
+def _check_stored(found: records.Batch, expected: reference.Reading) -> None:
+    _same("seqNum", found.seq_num, expected.seq_num)
+    lines = found.ndjson.decode().split("\n")
+    _same("end", lines.pop(), "")
+    _same("lines", lines, [*map(reference.one_line, expected.records)])
+    _same("records", found.records, len(lines))
+    for line, record in zip(lines, expected.records, strict=True):
+        # What is the same text is the same value. Hundreds of levels are more than == compares.
+        if line != record:
+            with suppress(RecursionError):
+                _same("value", reference.loads(line), reference.loads(record))
+    _same("sha256", found.sha256, hashlib.sha256(found.ndjson).hexdigest())
+    _same("crc32", found.crc32, zlib.crc32(found.ndjson))
+
+
+def session(body: bytes) -> None:
+    """The body that opens a session."""
+    expected = reference.read(body)
+    try:
+        sent = records.read_body(_as_text(body), is_base64=True, headers={})
+        found = records.read_session_request(sent)
+    except errors.BadRequestError:
+        return
+    if not expected.taken and not expected.classes:
+        raise DifferenceError(f"accepted, but json refuses it: {body!r:.500}")
+    if not expected.taken:
+        return
+    members = json.loads(body, object_pairs_hook=list, parse_int=str, parse_float=str)
+    asked = dict(members)
+    _same("members", len(asked), len(members))
+    _same("totalRecord", str(found.totalRecord), asked["totalRecord"])
+    size = asked.get("batchSize")
+    _same("batchSize", found.batchSize, None if size is None else int(size))
+    _holds("range", 0 <= found.totalRecord < 2**53)
+    _holds("range", found.batchSize is None or 1 <= found.batchSize < 2**53)
+
+
+BASE64, COMPRESS, SAYS_GZIP, DIGEST, WRONG_DIGEST, LENGTH, ODD_HEADER, TWICE = (
+    1 << bit for bit in range(8)
+)
+
+
+def _request(content: bytes) -> tuple[int, str, dict[str, str], bytes, bytes]:
+    """The flags, an odd header's value, the headers, and the body before and after compression."""
+    flags = content[0] if content else 0
+    sent = content[1:]
+    headers: dict[str, str] = {}
+    odd, said = b"", ""
+    if flags & ODD_HEADER:
+        odd, _, sent = sent.partition(b"\n")
+        said = odd.decode("latin-1")
+    inner = sent
+    if flags & COMPRESS:
+        sent = gzip.compress(sent, 1, mtime=0) * (2 if flags & TWICE else 1)
+        inner = inner * (2 if flags & TWICE else 1)
+    if flags & SAYS_GZIP:
+        headers["content-encoding"] = said or "gzip"
+    if flags & DIGEST:
+        digest = hashlib.sha256(sent + (b"x" if flags & WRONG_DIGEST else b"")).digest()
+        headers["content-digest"] = f"{said}, sha-256=:{base64.b64encode(digest).decode()}:"
+    elif flags & WRONG_DIGEST:
+        headers["content-digest"] = said
+    if flags & LENGTH:
+        headers["content-length"] = said or str(len(sent))
+    return flags, said, headers, inner, sent
+
+
+def body(content: bytes) -> None:
+    """A request's body with its headers, by the bits of the first byte, before it is JSON."""
+    flags, said, headers, inner, sent = _request(content)
+    is_base64 = bool(flags & BASE64)
+    text = (
+        _as_text(sent)
+        if is_base64
+        else sent.decode(errors="surrogateescape" if flags & ODD_HEADER else "replace")
+    )
+    try:
+        found = records.read_body(text, is_base64=is_base64, headers=headers)
+    except errors.GaplessError as error:
+        error.problem()
+        _holds("status", error.status in {400, 413, 415})
+        plain = headers.keys() <= {"content-length"} and not said
+        right = is_base64 and flags & COMPRESS and headers == {"content-encoding": "gzip"}
+        if right or (is_base64 and plain and sent):
+            _holds(f"refused as {error.code}", error.code == "invalid_utf8")
+            _holds("it is UTF-8", not _is_utf8(inner if right else sent))
+        return
+    if is_base64 and headers.get("content-encoding", "").strip().lower() in {"gzip", "x-gzip"}:
+        # The standard library skips zeros after the last member, which RFC 1952 has not.
+        _same("inflated", found, gzip.decompress(sent))
+    elif is_base64:
+        _same("body", found, sent)
+    else:
+        _same("body", found, text.encode())
+    _holds("UTF-8", _is_utf8(found))
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+Read = tuple[list[bytes], list[bytes], client_errors.InputError | None]
+"""Lines that were read, records that were left out, and why reading ended early."""
+
+
+def _read(content: bytes, form: Format, block: int, **options: Any) -> Read:  # noqa: ANN401
+    file: Any = io.BufferedReader(io.BytesIO(content))
+    lines: list[bytes] = []
+    refused: list[bytes] = []
+
+    def on_invalid(error: client_errors.InvalidRecordError, record: bytes) -> None:
+        _holds("place", error.line > 0 and error.column > 0 and bool(error.reason))
+        refused.append(record)
+
+    failure: client_errors.InputError | None = None
+    with patch.object(inputs, "CHUNK", block):
+        try:
+            for chunk in inputs.read(file, form, on_invalid=on_invalid, **options):
+                lines += chunk.lines.split(b"\n")[:-1]
+                _same(
+                    "records", [bytes(one) for one in chunk.records], lines[-len(chunk.records) :]
+                )
+        except client_errors.InputError as error:
+            failure = error
+    return lines, refused, failure
+
+
+def _taken(record: bytes) -> bool | None:
+    """Whether a record may be sent, by json; None where it is too deep to tell."""
+    try:
+        text = record.decode()
+        tree = reference.loads(text)
+        json.dumps(tree, ensure_ascii=False).encode()
+    except RecursionError:
+        return None
+    except ValueError:
+        return False
+    return True
+
+
+def _opened(content: bytes) -> tuple[bytes, int]:
+    """The content and the size of reads, which the first byte says; gzip by its highest bit."""
+    flags = content[0] if content else 1
+    found = content[1:]
+    if flags & 128:
+        found = gzip.compress(found, 1, mtime=0)
+    return found, len(BOM) + flags % 128
+
+
+def ndjson(content: bytes) -> None:
+    """The client's reader of lines: what json takes is sent, and only that."""
+    sent, block = _opened(content)
+    lines, refused, failure = _read(sent, Format.NDJSON, block)
+    if sent[:2] == b"\x1f\x8b":
+        try:
+            sent = gzip.decompress(sent)
+        except (OSError, EOFError, zlib.error):
+            _holds("damaged gzip", failure is not None)
+            return
+    elif failure:
+        raise failure
+    if failure:
+        return
+    texts = sent.removeprefix(BOM).split(b"\n")
+    judged = [(text, _taken(text.strip(b" \t\r"))) for text in texts if text.strip(b" \t\r")]
+    if all(taken is not None for _, taken in judged):
+        kept = [text.decode().strip(" \t\r") for text, taken in judged if taken]
+        _same("sent", [line.decode() for line in lines], [*map(reference.one_line, kept)])
+        _same("left out", refused, [text for text, taken in judged if not taken])
+
+
+def array(content: bytes) -> None:
+    """The client's reader of a JSON array: what json takes is sent, element by element."""
+    sent, block = _opened(content)
+    lines, refused, failure = _read(sent, Format.JSON, block)
+    if sent[:2] == b"\x1f\x8b":
+        try:
+            sent = gzip.decompress(sent)
+        except (OSError, EOFError, zlib.error):
+            _holds("damaged gzip", failure is not None)
+            return
+    sent = sent.removeprefix(BOM)
+    if sent.lstrip(b" \t\r\n")[:1] != b"[":
+        return  # read as lines
+    try:
+        expected = [reference.one_line(text) for text in reference.elements(sent.decode())]
+    except RecursionError:
+        return
+    except ValueError:
+        _holds("refused", failure is not None)
+        return
+    if failure:
+        raise failure
+    _same(
+        "sent",
+        [line.decode() for line in lines],
+        [text for text in expected if _taken(text.encode())],
+    )
+    _same("left out", len(refused), len(expected) - len(lines))
+
+
+def table(content: bytes) -> None:
+    """The client's reader of CSV: the rows that csv reads, each as an object."""
+    sent, block = _opened(content)
+    for typed in (False, True):
+        lines, refused, failure = _read(sent, Format.CSV, block, typed=typed)
+        if sent[:2] == b"\x1f\x8b":
+            continue
+        try:
+            text = sent.removeprefix(BOM).decode()
+            rows = list(filter(None, csv.reader(io.StringIO(text, newline="\n"), strict=True)))
+        except (UnicodeDecodeError, csv.Error):
+            _holds("refused", failure is not None)
+            continue
+        names = rows[0] if rows else []
+        if failure:
+            _holds("names are given twice", len(set(names)) < len(names))
+            continue
+        kept = [row for row in rows[1:] if len(row) == len(names)]
+        _same("left out", len(refused), len(rows[1:]) - len(kept))
+        _same("rows", len(lines), len(kept))
+        for line, row in zip(lines, kept, strict=True):
+            expected = [
+                [name, _cell(cell) if typed else cell]
+                for name, cell in zip(names, row, strict=True)
+            ]
+            _same("row", [list(pair) for pair in reference.loads(line)], expected)
+
+
+def _cell(cell: str) -> object:
+    """A cell with a type; a number stays text, as ``reference.loads`` has it."""
+    if cell in {"", "null"}:
+        return None
+    if cell in {"true", "false"}:
+        return cell == "true"
+    return cell
+
+
+TARGETS: Final[dict[str, Callable[[bytes], object]]] = {
+    "batch": batch,
+    "session": session,
+    "body": body,
+    "ndjson": ndjson,
+    "array": array,
+    "table": table,
+}
