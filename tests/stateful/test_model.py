@@ -1,14 +1,18 @@
 """Random runs of the whole API against a plain dictionary that shares no code with it.
 
-Several sessions at once, strict and flexible; batches in any order, again, or different; finishes
-that die at any call to AWS and are taken over; aborts and expiry. After every step each session's
-status, and at the end each merged object, must be what the dictionary says.
+Several sessions of several owners at once, strict and flexible; batches in any order, again, or
+different; finishes that die at any call to AWS and are taken over; aborts; strangers; a clock that
+jumps, over leases and over expiry. After every step each session's status, and at the end each
+merged object, must be what the dictionary says. ``PROOF_SCALE`` multiplies the runs; a failure
+prints what replays it.
 """
 
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 from hypothesis import settings
@@ -21,35 +25,95 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from local.gateway import Gateway, Lambda
 from tests.api import Answer as ApiAnswer
 from tests.api import Api, in_process
 from tests.aws import Answer, Call
 from tests.conftest import LocalStack
+from uploads.config import AuthMode, Config
+from uploads.wiring import Wiring
 
 SEQ_NUMS = st.integers(0, 5)
 DATA: st.SearchStrategy[list[object]] = st.lists(
     st.sampled_from([1, "é", None, {"a": 1.5}, [[]], "\u2028"]), min_size=1, max_size=4
 )
+OWNERS = ("Ada", "Grace")
+LIFETIME = 24 * 3600
+JUMPS = {"over a lease": 60, "for hours": 5 * 3600, "over the expiry": 25 * 3600}
+
+
+class Clock:
+    """Seconds since 1970, and as many more as it was set forward."""
+
+    ahead = 0
+
+    def __call__(self) -> int:
+        return int(time.time()) + self.ahead
+
+
+def api_of(clock: Clock, owner: str) -> Api:
+    """The API with the deployed handlers, as it is to one owner at the time of ``clock``."""
+    config = replace(Config.from_env(os.environ), auth_mode=AuthMode.JWT)
+    wiring = Wiring(config, clock)
+    modules = [import_module(name) for name in ("sessions", "batches", "finish")]
+    sessions, batches, finish = (module.build(wiring) for module in modules)
+
+    def authorized(handler: Callable[..., Any]) -> Lambda:
+        def handle(event: Mapping[str, Any], context: object) -> Any:  # noqa: ANN401
+            claims = {"iss": "https://login.example.com", "sub": owner}
+            about = event["requestContext"] | {"authorizer": {"jwt": {"claims": claims}}}
+            return handler({**event, "requestContext": about}, context)
+
+        return Lambda(handle, handler.__name__, timeout=29, memory=1_769)
+
+    root = "/api/upload/sessions"
+    return Api(
+        in_process(
+            Gateway(
+                {
+                    f"POST {root}": authorized(sessions),
+                    f"GET {root}/{{sessionId}}": authorized(sessions),
+                    f"DELETE {root}/{{sessionId}}": authorized(sessions),
+                    f"POST {root}/{{sessionId}}": authorized(batches),
+                    f"POST {root}/{{sessionId}}/finish": authorized(finish),
+                }
+            )
+        )
+    )
 
 
 class Machine(RuleBasedStateMachine):
-    """Each session is a dictionary: total, size, state, batches, result."""
+    """A session is a dictionary: owner, expires, total, size, state, aborted, batches, result."""
 
     stack: LocalStack
+    clock: Clock
+    apis: Mapping[str, Api]
     sessions = Bundle("sessions")
 
     def __init__(self) -> None:
         super().__init__()
-        self.api = Api(in_process(self.stack.gateway))
+        self.clock.ahead = 0
         self.model: dict[str, dict[str, Any]] = {}
 
-    @rule(target=sessions, total=st.integers(0, 9), size=st.none() | st.integers(1, 3))
-    def create(self, total: int, size: int | None) -> str:
-        session_id = self.api.create(total, size)
+    def api(self, session_id: str) -> Api:
+        """The API as the session's owner sees it."""
+        return self.apis[self.model[session_id]["owner"]]
+
+    @rule(
+        target=sessions,
+        owner=st.sampled_from(OWNERS),
+        total=st.integers(0, 9),
+        size=st.none() | st.integers(1, 3),
+    )
+    def create(self, owner: str, total: int, size: int | None) -> str:
+        session_id = self.apis[owner].create(total, size)
         self.model[session_id] = {
+            "owner": owner,
+            "expires": self.clock() + LIFETIME,
             "total": total,
             "size": size,
             "state": "OPEN",
+            "aborted": False,
             "batches": {},
             "result": None,
         }
@@ -58,7 +122,7 @@ class Machine(RuleBasedStateMachine):
     @rule(session_id=sessions, seq_num=SEQ_NUMS, data=DATA)
     def batch(self, session_id: str, seq_num: int, data: list[object]) -> None:
         session = self.model[session_id]
-        answer = self.api.batch(session_id, seq_num, data)
+        answer = self.api(session_id).batch(session_id, seq_num, data)
         right = self._right_length(session, seq_num)
         if right not in {None, len(data)}:
             # A warm function may refuse it for what never changes before it looks at the state.
@@ -92,7 +156,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(session_id=sessions)
     def finish(self, session_id: str) -> None:
-        self._check_finish(session_id, self.api.finish(session_id))
+        self._check_finish(session_id, self.api(session_id).finish(session_id))
 
     @rule(session_id=sessions, dies_at=st.integers(1, 12), landed=st.booleans())
     def finish_that_dies(self, session_id: str, dies_at: int, *, landed: bool) -> None:
@@ -109,12 +173,13 @@ class Machine(RuleBasedStateMachine):
             # Any status that no client tries again.
             return Answer("418 Dead", [], b"")
 
+        api = self.api(session_id)
         with self.stack.aws.handled(handle):
-            self.api.finish(session_id)
+            api.finish(session_id)
         if self.stack.item(session_id)["state"] == "FINISHING":
-            assert self.api.finish(session_id).status in {202, 410}
-            self.stack.change(session_id, leaseUntil=int(time.time()) - 1)
-        self._check_finish(session_id, self.api.finish(session_id))
+            assert api.finish(session_id).status in {202, 410}
+            self.jump("over a lease")
+        self._check_finish(session_id, api.finish(session_id))
 
     def _check_finish(self, session_id: str, answer: ApiAnswer) -> None:
         session = self.model[session_id]
@@ -153,22 +218,38 @@ class Machine(RuleBasedStateMachine):
     def abort(self, session_id: str) -> None:
         session = self.model[session_id]
         expected = {"EXPIRED": 410, "FINISHED": 409}.get(session["state"], 204)
-        assert self.api.abort(session_id).status == expected
-        if expected == 204:
-            session |= {"state": "ABORTED", "batches": {}}
+        if session["aborted"]:
+            # Again, even when it has expired: to delete what is left.
+            expected = 204
+        assert self.api(session_id).abort(session_id).status == expected
+        if expected == 204 and not session["aborted"]:
+            session |= {"state": "ABORTED", "batches": {}, "aborted": True}
 
-    @rule(session_id=sessions)
-    def expire(self, session_id: str) -> None:
-        session = self.model[session_id]
-        # One that was of use has better ends.
-        if session["state"] == "OPEN" and not session["batches"]:
-            self.stack.change(session_id, expiresAt=1_000_000_000)
-            session["state"] = "EXPIRED"
+    @rule(how=st.sampled_from(list(JUMPS)))
+    def jump(self, how: str) -> None:
+        """Time passes. What is merged stays; what is open, or aborted, expires."""
+        self.clock.ahead += JUMPS[how]
+        for session in self.model.values():
+            if session["state"] != "FINISHED" and self.clock() >= session["expires"]:
+                session["state"] = "EXPIRED"
+
+    @rule(session_id=sessions, seq_num=SEQ_NUMS)
+    def stranger(self, session_id: str, seq_num: int) -> None:
+        """Everybody else sees nothing, and changes nothing."""
+        (other,) = set(OWNERS) - {self.model[session_id]["owner"]}
+        api = self.apis[other]
+        answers = [
+            api.status(session_id),
+            api.batch(session_id, seq_num, ["stranger"]),
+            api.finish(session_id),
+            api.abort(session_id),
+        ]
+        assert [answer.code for answer in answers] == ["session_not_found"] * 4
 
     @invariant()
     def status_is_true(self) -> None:
         for session_id, session in self.model.items():
-            answer = self.api.status(session_id)
+            answer = self.api(session_id).status(session_id)
             if session["state"] == "EXPIRED":
                 assert answer.status == 410
                 continue
@@ -191,7 +272,10 @@ class Machine(RuleBasedStateMachine):
 
 
 def test_the_api_is_its_model(local: LocalStack) -> None:
-    machine = type("MachineOnStack", (Machine,), {"stack": local})
+    clock = Clock()
+    apis = {owner: api_of(clock, owner) for owner in OWNERS}
+    members = {"stack": local, "clock": clock, "apis": apis}
+    machine = type("MachineOnStack", (Machine,), members)
     run_state_machine_as_test(
         machine,
         settings=settings(
