@@ -1,11 +1,12 @@
-"""Composing in line: time and memory against the number of batches, and against boto3.
+"""Composing in line, beside other ways to make one object of many, and as a session grows.
 
-    PYTHONPATH=functions python -m benchmarks.compose
+    make bench ONLY=compose
 
-Runs the deployed modules, and boto3 with threads as anybody would write it, against the look-alike
-of ``benchmarks.lookalike``. Each run is a process of its own; the ways alternate, and medians are
-shown: wall seconds, CPU seconds, and the peak of resident memory above the start. Ends with 1 where
-a promise is not kept.
+Runs the deployed modules, and what anybody would write with boto3, smart_open and s3fs, against the
+look-alike of ``benchmarks.lookalike``. The limit is what cannot be done without: read all, then
+write all, by the fastest client there is, in as much memory as that takes. Each run is a process of
+its own; the ways alternate, and medians are shown: wall seconds, CPU seconds, and the peak of
+resident memory above the start.
 """
 
 import json
@@ -21,34 +22,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 from typing import Final
+from urllib.request import urlopen
 
-ROUNDS: Final = {1_000: 3, 10_000: 1}
-"""How often each way runs, by the number of batches: boto3 takes a minute for 10,000."""
+from benchmarks import report
+from benchmarks.handlers import ENVIRON
+
 SESSION: Final = "0" * 32
-ENVIRON: Final = {
-    "SESSIONS_TABLE": "none",
-    "BATCHES_BUCKET": "batches",
-    "MERGED_BUCKET": "merged",
-    "AUTH_MODE": "NONE",
-    "SESSION_LIFETIME_HOURS": "1",
-    "MERGED_RETENTION_DAYS": "1",
-    "AWS_REGION": "us-east-1",
-    "AWS_ACCESS_KEY_ID": "none",
-    "AWS_SECRET_ACCESS_KEY": "none",
-}
+NO_NETWORK: Final = (0, 0)
+NETWORK: Final = (15, 30)
+"""Milliseconds a read and a write."""
 CASES: Final = (
-    (1_000, 100_000, 0, 0),
-    (10_000, 100_000, 0, 0),
-    (1_000, 100_000, 15, 30),
-    (10_000, 100_000, 15, 30),
+    (1_000, 10_000, *NO_NETWORK),
+    (1_000, 100_000, *NO_NETWORK),
+    (300, 1_000_000, *NO_NETWORK),
+    (50, 6_000_000, *NO_NETWORK),
+    (1_000, 10_000, *NETWORK),
+    (1_000, 100_000, *NETWORK),
+    (300, 1_000_000, *NETWORK),
+    (50, 6_000_000, *NETWORK),
 )
-"""Batches, their bytes, milliseconds a read, milliseconds a write."""
-PROMISED_SECONDS: Final = {(1_000, 15): 1.0, (10_000, 15): 8.0}
+"""Batches, their bytes, milliseconds a read and a write."""
+PART: Final = 8 * 2**20
+STANDARD: Final = (1_000, 100_000)
+ROUNDS: Final = 3
+SLOW: Final = ("smart_open", "s3fs", "boto3, 64 threads")
+"""Ways that run once."""
+GROWTH: Final = (10, 100, 1_000, 10_000, 100_000)
+"""Batches of 10 KB. As long as it is in line: finish would hand the last two over."""
 PROMISED_MIB: Final = 80
-PROMISED_MORE_MIB: Final = 20
-"""How much more 10,000 batches may take than 1,000."""
-PROMISED_FASTER: Final = 4.0
-"""Than boto3 with 16 threads, without latency."""
 
 
 def resident() -> int:
@@ -106,7 +107,7 @@ def boto3_threads(threads: int, endpoint: str) -> Callable[[], int]:
         runs: list[list[str]] = [[]]
         size = 0
         for name, length in listing:
-            if size >= 8 * 2**20:
+            if size >= PART:
                 runs.append([])
                 size = 0
             runs[-1].append(name)
@@ -134,10 +135,105 @@ def boto3_threads(threads: int, endpoint: str) -> Callable[[], int]:
     return run
 
 
+def limit(endpoint: str) -> Callable[[], int]:
+    """Read all, then write all, as an object for each part, and sign nothing that is written."""
+    import obstore
+    from obstore.store import S3Store
+
+    places = {
+        bucket: S3Store(
+            bucket,
+            endpoint=endpoint,
+            region="us-east-1",
+            access_key_id="none",
+            secret_access_key="none",  # noqa: S106 - none is needed
+            virtual_hosted_style_request=False,
+            unsigned_payload=True,
+            client_options={"allow_http": True},
+        )
+        for bucket in ("batches", "merged")
+    }
+
+    def read(path: str) -> obstore.Bytes:
+        return obstore.get(places["batches"], path).bytes()
+
+    def run() -> int:
+        pages = obstore.list(places["batches"], prefix=f"{SESSION}/")
+        paths = [entry["path"] for page in pages for entry in page]
+        with ThreadPoolExecutor(48) as pool:
+            contents = list(pool.map(read, paths))
+        each = -(-PART // len(contents[0]))
+
+        def write(first: int) -> None:
+            part = b"".join(contents[first : first + each])
+            obstore.put(places["merged"], f"{first}", part, use_multipart=False)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, range(0, len(contents), each)))
+        return len(paths)
+
+    return run
+
+
+def smart_opened(endpoint: str) -> Callable[[], int]:
+    """smart_open as its documentation shows it: a reader of many keys, a writer of one."""
+    import boto3
+    import smart_open  # type: ignore[import-not-found]
+
+    session = boto3.Session()
+    client = session.client("s3", endpoint_url=endpoint)
+    given = {"client": client, "defer_seek": True}
+
+    def run() -> int:
+        pages = client.get_paginator("list_objects_v2").paginate(
+            Bucket="batches", Prefix=f"{SESSION}/"
+        )
+        keys = [entry["Key"] for page in pages for entry in page["Contents"]]
+
+        def read(key: str) -> bytes:
+            with smart_open.open(f"s3://batches/{key}", "rb", transport_params=given) as file:
+                content: bytes = file.read()
+                return content
+
+        given_writer = {"client": client, "min_part_size": PART}
+        with (
+            smart_open.open(
+                f"s3://merged/{SESSION}.ndjson", "wb", transport_params=given_writer
+            ) as merged,
+            ThreadPoolExecutor(16) as pool,
+        ):
+            for first in range(0, len(keys), 100):
+                merged.writelines(pool.map(read, keys[first : first + 100]))
+        return len(keys)
+
+    return run
+
+
+def s3fs(endpoint: str) -> Callable[[], int]:
+    """s3fs: many read at once, one written."""
+    import s3fs as client  # type: ignore[import-not-found]
+
+    files = client.S3FileSystem(key="none", secret="none", endpoint_url=endpoint)  # noqa: S106
+
+    def run() -> int:
+        paths = sorted(files.find(f"batches/{SESSION}"))
+        with files.open(f"merged/{SESSION}.ndjson", "wb", block_size=PART) as merged:
+            for first in range(0, len(paths), 100):
+                some = paths[first : first + 100]
+                found = files.cat(some)
+                merged.writelines(found[path] for path in some)
+        return len(paths)
+
+    return run
+
+
 WAYS: Final[dict[str, Callable[[str], Callable[[], int]]]] = {
+    "limit": limit,
     "gapless": gapless,
     "boto3, 16 threads": lambda endpoint: boto3_threads(16, endpoint),
     "boto3, 64 threads": lambda endpoint: boto3_threads(64, endpoint),
+    "smart_open": smart_opened,
+    "s3fs": s3fs,
 }
 
 
@@ -151,7 +247,7 @@ def measure(way: str, endpoint: str) -> dict[str, float]:
         while not done.wait(0.002):
             peak = max(peak, resident())
 
-    watcher = Thread(target=watch)
+    watcher = Thread(target=watch, daemon=True)
     watcher.start()
     cpu, started = time.process_time(), time.perf_counter()
     records = run()
@@ -180,10 +276,12 @@ def look_alike(*case: float) -> Iterator[str]:
             process.terminate()
 
 
-def in_a_process(*arguments: str) -> dict[str, float]:
+def in_a_process(way: str, endpoint: str) -> dict[str, float]:
     """What this module measures in a process of its own."""
+    # s3fs needs a botocore of its own.
+    python = report.BUILD / "s3fs" / "bin" / "python" if way == "s3fs" else sys.executable
     measured = subprocess.run(
-        [sys.executable, "-m", "benchmarks.compose", *arguments],
+        [python, "-m", "benchmarks.compose", way, endpoint],
         env=os.environ | ENVIRON,
         stdout=subprocess.PIPE,
         text=True,
@@ -193,52 +291,110 @@ def in_a_process(*arguments: str) -> dict[str, float]:
     return found
 
 
-def compare(case: tuple[int, int, int, int]) -> dict[str, dict[str, float]]:
-    """The median of each way, in alternating rounds."""
+def calls(endpoint: str) -> int:
+    """How many calls there were since it was asked last."""
+    with urlopen(f"{endpoint}/calls") as answer:  # noqa: S310 - our own
+        return int(answer.read())
+
+
+def compare(case: tuple[int, int, int, int]) -> tuple[list[report.Row], dict[str, list[float]]]:
+    """The rows of a case, and the seconds of each way, round by round."""
+    batches, size, read_ms, write_ms = case
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     with look_alike(*case) as endpoint:
-        rounds = [
-            {way: in_a_process(way, endpoint) for way in WAYS} for _ in range(ROUNDS[case[0]])
-        ]
-    assert all(found["records"] == case[0] for one in rounds for found in one.values())
-    return {
-        way: {
-            name: statistics.median(one[way][name] for one in rounds)
-            for name in ("seconds", "cpu", "mib")
+        for turn in range(ROUNDS):
+            for way, measured in found.items():
+                if turn == 0 or way not in SLOW:
+                    measured.append(in_a_process(way, endpoint))
+    assert all(one["records"] == batches for measured in found.values() for one in measured)
+    seconds = {way: [one["seconds"] for one in measured] for way, measured in found.items()}
+    rows: list[report.Row] = [
+        {
+            "batches": f"{batches:,} x {size // 1000:,} KB",
+            "ms a read, a write": f"{read_ms}, {write_ms}",
+            "": way,
+            **{
+                name: statistics.median(one[key] for one in measured)
+                for name, key in (("seconds", "seconds"), ("CPU s", "cpu"), ("MiB", "mib"))
+            },
+            "/ limit": statistics.median(seconds[way]) / statistics.median(seconds["limit"]),
         }
-        for way in WAYS
-    }
+        for way, measured in found.items()
+    ]
+    return rows, seconds
+
+
+def grow() -> list[report.Row]:
+    """How seconds, memory and calls of our own way grow with the batches, and with the bytes."""
+    sizes = [(batches, 10_000) for batches in GROWTH]
+    sizes += [(1_000, size) for size in (1_000, 100_000, 1_000_000, 4_000_000)]
+    rows: list[report.Row] = []
+    for batches, size in sizes:
+        with look_alike(batches, size, *NETWORK) as endpoint:
+            found = [in_a_process("gapless", endpoint) for _ in range(3 if batches < 10_000 else 1)]
+            each = calls(endpoint) / len(found)
+        median = {name: statistics.median(one[name] for one in found) for name in found[0]}
+        rows.append(
+            {
+                "batches": batches,
+                "KB each": size // 1_000,
+                "MB in all": batches * size // 1_000_000,
+                "seconds": median["seconds"],
+                "µs a batch": median["seconds"] / batches * 1e6,
+                "MiB": median["mib"],
+                "calls": round(each),
+                "calls a batch": each / batches,
+            }
+        )
+    return rows
 
 
 def main() -> None:
-    """Measure every case and print them."""
-    print(f"{'batches':>8} {'bytes':>8} {'read ms':>8} {'write ms':>9}  {'':<18}", end="")
-    print(f" {'seconds':>8} {'CPU s':>6} {'MiB':>6} {'times':>6}", flush=True)
-    broken = []
-    memory = {}
+    """Measure every case."""
+    rows: list[report.Row] = []
+    targets = []
     for case in CASES:
-        batches, size, read_ms, write_ms = case
-        found = compare(case)
-        ours = found["gapless"]
-        memory[batches, read_ms] = ours["mib"]
-        for way, its in found.items():
-            print(
-                f"{batches:>8,} {size:>8,} {read_ms:>8} {write_ms:>9}  {way:<18}"
-                f" {its['seconds']:>8.2f} {its['cpu']:>6.2f} {its['mib']:>6.1f}"
-                f" {its['seconds'] / ours['seconds']:>6.1f}",
-                flush=True,
+        some, seconds = compare(case)
+        rows += some
+        if case[:2] == STANDARD and case[2:] == NO_NETWORK:
+            ours, boto3 = seconds["gapless"], seconds["boto3, 16 threads"]
+            targets += [
+                report.Target(
+                    "1,000 x 100 KB, no latency: seconds / limit",
+                    report.ratio(ours, seconds["limit"]),
+                    1.8,
+                ),
+                report.Target(
+                    "the same: boto3 with 16 threads / ours",
+                    report.ratio(boto3, ours),
+                    4,
+                    least=True,
+                ),
+            ]
+        if case[:2] == STANDARD and case[2:] == NETWORK:
+            targets.append(
+                report.Target(
+                    "1,000 x 100 KB, 15 and 30 ms: seconds",
+                    statistics.median(seconds["gapless"]),
+                    1.0,
+                )
             )
-        if ours["seconds"] > PROMISED_SECONDS.get((batches, read_ms), 60):
-            broken.append(f"{batches} batches took {ours['seconds']:.2f} s")
-        if ours["mib"] > PROMISED_MIB:
-            broken.append(f"{batches} batches took {ours['mib']:.0f} MiB")
-        faster = found["boto3, 16 threads"]["seconds"] / ours["seconds"]
-        if not read_ms and faster < PROMISED_FASTER:
-            broken.append(f"{batches} batches were {faster:.1f} times as fast as boto3")
-    for (batches, read_ms), mib in memory.items():
-        if mib - memory[1_000, read_ms] > PROMISED_MORE_MIB:
-            broken.append(f"{batches} batches took {mib - memory[1_000, read_ms]:.0f} MiB more")
-    if broken:
-        sys.exit("Promised otherwise: " + "; ".join(broken))
+    growth = grow()
+    thousand, most = (
+        next(row for row in growth if row["batches"] == batches and row["KB each"] == 10)
+        for batches in (1_000, 100_000)
+    )
+    targets += [
+        report.Target(
+            "100,000 batches: µs a batch / the same of 1,000",
+            float(most["µs a batch"]) / float(thousand["µs a batch"]),
+            1.2,
+        ),
+        report.Target(
+            "most memory of all sizes, MiB", max(float(row["MiB"]) for row in growth), 200
+        ),
+    ]
+    report.publish("compose", report.Chapter({"compose": rows, "growth": growth}, targets))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 
 
 def records(count: int, size: int = 100, seed: int = 1) -> list[dict[str, object]]:
@@ -21,6 +22,8 @@ def records(count: int, size: int = 100, seed: int = 1) -> list[dict[str, object
     return found
 
 
-def body(seq_num: int, data: list[dict[str, object]]) -> str:
+def body(seq_num: int, data: Sequence[object], *, ascii_only: bool = True) -> str:
     """The body of a batch, as compact JSON."""
-    return json.dumps({"seqNum": seq_num, "data": data}, separators=(",", ":"))
+    return json.dumps(
+        {"seqNum": seq_num, "data": data}, separators=(",", ":"), ensure_ascii=ascii_only
+    )

@@ -16,7 +16,8 @@ import sys
 import time
 from typing import Any, Final
 
-from benchmarks.compose import ENVIRON, SESSION, look_alike, resident
+from benchmarks.compose import SESSION, look_alike, resident
+from benchmarks.handlers import ENVIRON
 
 BATCHES: Final = 3_000
 BYTES: Final = 5_000_000

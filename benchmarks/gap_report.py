@@ -12,7 +12,8 @@ import sys
 import time
 from typing import Final
 
-from benchmarks.compose import ENVIRON, look_alike
+from benchmarks.compose import look_alike
+from benchmarks.handlers import ENVIRON
 
 BATCHES: Final = 10_000
 SESSION: Final = "f" * 32

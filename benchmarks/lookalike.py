@@ -13,7 +13,7 @@ import asyncio
 import json
 import sys
 import zlib
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import parse_qs, unquote
 
 PAGE: Final = 1_000
@@ -23,8 +23,21 @@ ETAG: Final = '"00000000000000000000000000000000"'
 NOT_FOUND: Final = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
+class Service(Protocol):
+    """What answers requests."""
+
+    keeps: int
+    """Of requests up to so many bytes it is given the body."""
+
+    def answer(self, method: str, target: str, head: bytes, body: bytes) -> tuple[float, bytes]:
+        """The seconds to wait, and the answer."""
+
+
 class LookAlike:
     """What is asked for, and what is answered."""
+
+    # Parts are thrown away; what is small may be needed.
+    keeps = 2**20
 
     def __init__(self, batches: int, size: int, read_ms: float, write_ms: float) -> None:
         self.batches = batches
@@ -41,13 +54,22 @@ class LookAlike:
         self.batch_head = response(b"", about + f"Content-Length: {size}\r\n".encode())
         self.kept: dict[str, bytes] = {}
         self.parts: set[int] = set()
+        self.calls = 0
 
-    def answer(  # noqa: C901 - one line for each call
-        self, method: str, target: str, body: bytes
+    def answer(  # noqa: C901, PLR0912 - one line for each call
+        self,
+        method: str,
+        target: str,
+        head: bytes,
+        body: bytes,
     ) -> tuple[float, bytes]:
         """The seconds to wait, and the answer."""
         path, _, query = target.partition("?")
+        self.calls += 1
         match method:
+            case "GET" if path == "/calls":
+                calls, self.calls = self.calls - 1, 0
+                return 0, response(str(calls).encode())
             case "GET" if "list-type=2" in query:
                 return self.read, self.page(parse_qs(query))
             case "GET" if "uploadId" in query:
@@ -77,6 +99,10 @@ class LookAlike:
             self.kept[path] = body
         if number := parse_qs(query).get("partNumber"):
             self.parts.add(int(number[0]))
+            if b"\r\nx-amz-copy-source:" in head.lower():
+                return self.write, response(
+                    f"<CopyPartResult><ETag>{ETAG}</ETag></CopyPartResult>".encode()
+                )
         return self.write, response(b"", f"ETag: {ETAG}\r\n".encode())
 
     def page(self, query: dict[str, list[str]]) -> bytes:
@@ -152,8 +178,8 @@ def response(content: bytes, headers: bytes = b"") -> bytes:
 class Connection(asyncio.Protocol):
     """One connection: a request at a time."""
 
-    def __init__(self, look_alike: LookAlike) -> None:
-        self.look_alike = look_alike
+    def __init__(self, service: Service) -> None:
+        self.service = service
         self.transport: asyncio.Transport
         self.head = b""
         self.body = bytearray()
@@ -177,10 +203,11 @@ class Connection(asyncio.Protocol):
             fields = head.lower()
             at = fields.find(b"\r\ncontent-length:")
             length = int(fields[at + 17 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
-            # Parts are thrown away; what is small may be needed.
-            self.keep = length < 2**20
+            self.keep = length < self.service.keeps
             self.body = bytearray()
             self.missing = length
+            if length and b"\r\nexpect:" in fields:
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.take(rest)
 
     def take(self, data: bytes) -> None:
@@ -189,24 +216,23 @@ class Connection(asyncio.Protocol):
         if self.keep:
             self.body += data
         if self.missing == 0:
-            method, target, _ = self.head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
-            self.head = b""
-            wait, answer = self.look_alike.answer(method, target, bytes(self.body))
+            head, self.head = self.head, b""
+            method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+            wait, answer = self.service.answer(method, target, head, bytes(self.body))
             if wait:
                 asyncio.get_running_loop().call_later(wait, self.transport.write, answer)
             else:
                 self.transport.write(answer)
 
 
-async def main() -> None:
-    """Serve until the process is ended."""
-    batches, size, read_ms, write_ms = (float(argument) for argument in sys.argv[1:])
-    look_alike = LookAlike(int(batches), int(size), read_ms, write_ms)
+async def serve(service: Service) -> None:
+    """Print a port, and serve there until the process is ended."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(look_alike), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: Connection(service), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    _batches, _size, _read_ms, _write_ms = map(float, sys.argv[1:])
+    asyncio.run(serve(LookAlike(int(_batches), int(_size), _read_ms, _write_ms)))

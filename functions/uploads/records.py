@@ -189,7 +189,7 @@ _USUAL_HEAD: Final = re.compile(rb'\s*\{\s*"seqNum"\s*:\s*[0-9]+\s*,\s*"data"\s*
 _USUAL_TAIL: Final = b"]}"
 
 _LINES: Final = msgspec.json.Encoder()
-"""Writes the bytes of each ``Raw`` and a line end; a third faster than to join them."""
+"""Writes the bytes of each ``Raw`` and a line end, quicker than they can be joined."""
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 

@@ -1,0 +1,109 @@
+"""The deployed handlers in this process, called by the events that API Gateway makes."""
+
+import base64
+import json
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from uploads.http import Answer, Handler
+
+ENVIRON: Final = {
+    "SESSIONS_TABLE": "none",
+    "BATCHES_BUCKET": "batches",
+    "MERGED_BUCKET": "merged",
+    "AUTH_MODE": "NONE",
+    "SESSION_LIFETIME_HOURS": "1",
+    "MERGED_RETENTION_DAYS": "1",
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": "none",
+    "AWS_SECRET_ACCESS_KEY": "none",
+    "POWERTOOLS_LOG_LEVEL": "INFO",
+    "POWERTOOLS_METRICS_NAMESPACE": "Gapless",
+    "POWERTOOLS_SERVICE_NAME": "gapless",
+}
+"""What ``template.yaml`` and Lambda set."""
+
+BATCH_MEDIA_TYPE: Final = "application/vnd.gapless.batch+json"
+CREATE: Final = "POST /api/upload/sessions"
+BATCH: Final = "POST /api/upload/sessions/{sessionId}"
+FINISH: Final = "POST /api/upload/sessions/{sessionId}/finish"
+MODULES: Final = {CREATE: "sessions", BATCH: "batches", FINISH: "finish"}
+"""What answers which route."""
+
+
+class Context:
+    """What Lambda tells of an invocation that has all the time it needs."""
+
+    aws_request_id = "benchmark"
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Milliseconds."""
+        return 3_600_000
+
+
+def event(route: str, session_id: str = "", body: str | bytes | None = None) -> dict[str, Any]:
+    """The event of a request. A body of bytes is gzip."""
+    made: dict[str, Any] = {
+        "version": "2.0",
+        "routeKey": route,
+        "pathParameters": {"sessionId": session_id} if session_id else {},
+        "headers": {},
+        "requestContext": {"requestId": "benchmark"},
+        "isBase64Encoded": isinstance(body, bytes),
+    }
+    match body:
+        case str():
+            length = str(len(body.encode()))
+            made["headers"] = {"content-type": "application/json", "content-length": length}
+            made["body"] = body
+        case bytes():
+            made["headers"] = {"content-type": BATCH_MEDIA_TYPE, "content-encoding": "gzip"}
+            made["body"] = base64.b64encode(body).decode()
+    return made
+
+
+class Functions:
+    """The three functions, each with clients of its own, on S3 and DynamoDB at ``endpoint``.
+
+    One that is not called is not imported.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        os.environ.update(ENVIRON)
+        self._environ = ENVIRON | {"AWS_ENDPOINT_URL": endpoint}
+        self._handlers: dict[str, Handler] = {}
+
+    def _handler(self, route: str) -> "Handler":
+        if route not in self._handlers:
+            from uploads.config import Config
+            from uploads.wiring import Wiring
+
+            build = import_module(MODULES[route]).build
+            self._handlers[route] = build(Wiring(Config.from_env(self._environ)))
+        return self._handlers[route]
+
+    def call(self, made: dict[str, Any]) -> "Answer":
+        """Answer the request of an event."""
+        return self._handler(made["routeKey"])(made, Context())
+
+    def create(self, total: int, batch_size: int | None = None) -> str:
+        """A new session's id."""
+        asked = {"totalRecord": total} | ({"batchSize": batch_size} if batch_size else {})
+        session_id: str = json.loads(self.call(event(CREATE, "", json.dumps(asked)))["body"])[
+            "sessionId"
+        ]
+        return session_id
+
+    def send(self, session_id: str, body: str | bytes) -> None:
+        """Store a batch."""
+        answer = self.call(event(BATCH, session_id, body))
+        assert answer["statusCode"] == 204, answer
+
+    def finish(self, session_id: str) -> dict[str, Any]:
+        """Finish a session, which must be whole."""
+        result: dict[str, Any] = json.loads(self.call(event(FINISH, session_id))["body"])
+        assert result["validationResult"] == "Success", result
+        return result

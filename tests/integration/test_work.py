@@ -1,0 +1,159 @@
+"""Work that is counted, not timed: it cannot fail for a busy machine, only for more work.
+
+Counted are the calls of functions, Python's and C's, that the code makes, and the bytes it holds.
+They tell of a loop over records, or a copy of the data, that was not there before. Bounds are a
+little above what is counted, the same with Python 3.11 and 3.13. Where one is broken for a good
+reason, raise it.
+"""
+
+import gc
+import sys
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from benchmarks import data
+from uploads import limits, plan, records
+from uploads.batch_store import BatchFacts, BatchStore
+from uploads.finishing import listing_digest
+from uploads.gaps import missing
+from uploads.merged_store import Content
+from uploads.plan import StoredBatch
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many functions are called, on this thread."""
+    counted: Counter[str] = Counter()
+
+    def see(_: FrameType, event: str, __: object) -> None:
+        counted[event] += 1
+
+    work()  # what is made once is there from now on
+    before = sys.getprofile()
+    gc.disable()  # its callbacks would count
+    sys.setprofile(see)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+        gc.enable()
+    return counted["call"] + counted["c_call"]
+
+
+def peak(work: Callable[[], object]) -> int:
+    """The most bytes that are held on top of what was held before."""
+    work()
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def body(count: int) -> bytes:
+    return data.body(0, data.records(count)).encode()
+
+
+@pytest.mark.parametrize("count", [100, 10_000])
+def test_a_batch_takes_no_call_for_each_record(count: int) -> None:
+    content = body(count)
+    assert calls(lambda: records.read_batch(content)) <= 20
+
+
+def test_a_batch_is_held_once_more_and_no_more() -> None:
+    content = body(10_000)
+    held = peak(lambda: records.read_batch(content))
+    # The NDJSON, and what marks each record.
+    assert held <= len(content) + 90 * 10_000
+
+
+def test_a_body_is_copied_once() -> None:
+    text = body(10_000).decode()
+    headers = {"content-length": str(len(text.encode()))}
+    held = peak(lambda: records.read_body(text, is_base64=False, headers=headers))
+    assert held <= 1.01 * len(text)
+
+
+def test_planning_takes_few_calls_a_batch() -> None:
+    def steps(count: int) -> int:
+        listing = [StoredBatch(n, 100_000, '"0"') for n in range(count)]
+
+        def decide() -> None:
+            list(missing((batch.seq_num for batch in listing), count))
+            listing_digest(listing)
+            plan.plan(listing)
+
+        return calls(decide)
+
+    assert (steps(2_000) - steps(1_000)) / 1_000 <= 5
+
+
+class _Stored:
+    """Stands for obstore's answer to a read."""
+
+    attributes = {"records": "1", "sha256": "0" * 64, "crc32": "00000000"}  # noqa: RUF012
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.meta = {"size": len(content)}
+
+    def bytes(self) -> bytes:
+        return self.content
+
+
+class _Inline:
+    """Stands for a pool of threads: does the work here, where it is counted."""
+
+    def map(self, work: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401
+        return map(work, *arguments)
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> "Future[Any]":  # noqa: ANN401
+        done: Future[Any] = Future()
+        done.set_result(work(*arguments))
+        return done
+
+
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    content = b"x" * 99_999 + b"\n"
+    answer = _Stored(content)
+    monkeypatch.setattr("uploads.batch_store.obstore.get", lambda *_, **__: answer)
+    return content
+
+
+def compose(batches: int) -> Callable[[], object]:
+    """A part of so many batches, read into one buffer."""
+    from uploads.merged_store import MergedStore  # noqa: PLC0415 - as the functions do
+
+    unused: Any = None
+    store = MergedStore(unused, "merged", BatchStore(unused), "batches")
+    listing = [StoredBatch(n, 100_000, '"0"') for n in range(batches)]
+    pool: Any = _Inline()
+
+    def read() -> object:
+        body, facts = store.read("0" * 32, listing, pool)
+        return body, Content.of(facts)
+
+    return read
+
+
+@pytest.mark.usefixtures("stored")
+def test_composing_takes_few_calls_a_batch() -> None:
+    assert (calls(compose(80)) - calls(compose(40))) / 40 <= 15
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_part_is_held_once() -> None:
+    batches = limits.PART_BYTES // 100_000
+    assert peak(compose(batches)) <= 1.01 * batches * 100_000
+
+
+def test_what_is_known_of_a_batch_is_small() -> None:
+    held = peak(lambda: [BatchFacts(1, 100_000, f"{n:064x}", n) for n in range(1_000)])
+    assert held / 1_000 <= 275
