@@ -326,7 +326,7 @@ def compare(case: tuple[int, int, int, int]) -> tuple[list[report.Row], dict[str
 
 def grow() -> list[report.Row]:
     """How seconds, memory and calls of our own way grow with the batches, and with the bytes."""
-    sizes = [(batches, 10_000) for batches in GROWTH]
+    sizes = [*((batches, 10_000) for batches in GROWTH), (10_000, 100_000)]
     sizes += [(1_000, size) for size in (1_000, 100_000, 1_000_000, 4_000_000)]
     rows: list[report.Row] = []
     for batches, size in sizes:

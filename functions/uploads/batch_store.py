@@ -29,7 +29,7 @@ Listing = list[StoredBatch]
 """The batches of a session in ``seqNum`` order."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BatchFacts:
     """What a batch's own metadata says about it."""
 

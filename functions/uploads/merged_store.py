@@ -13,7 +13,6 @@ merged bucket ``s3:ListBucketMultipartUploads``, and ``s3:ListBucket`` to be tol
 """
 
 import base64
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from itertools import accumulate
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import msgspec
 from botocore.exceptions import ClientError, HTTPClientError
 from isal import isal_zlib
 
@@ -79,6 +79,16 @@ class Published:
     """Base64 of 4 big-endian bytes, as S3 writes it."""
     at: int
     """When it was written, seconds since 1970."""
+
+
+class _Entry(msgspec.Struct, gc=False, rename="camel"):
+    """A batch in a manifest. There may be 100,000, so that each must be small."""
+
+    seq_num: int
+    records: int
+    offset: int
+    length: int
+    sha256: str
 
 
 class MergedStore:
@@ -144,13 +154,7 @@ class MergedStore:
             "bytes": content.bytes,
             "checksum": checksum(content.checksum),
             "batches": [
-                {
-                    "seqNum": seq_num,
-                    "records": batch.records,
-                    "offset": offset,
-                    "length": batch.size,
-                    "sha256": batch.sha256,
-                }
+                _Entry(seq_num, batch.records, offset, batch.size, batch.sha256)
                 for seq_num, (batch, offset) in enumerate(zip(batches, offsets, strict=False))
             ],
         }
@@ -161,7 +165,7 @@ class MergedStore:
                 Key=key,
                 ContentType="application/json",
                 Metadata={"crc32": content.checksum},
-                Body=BytesIO(json.dumps(manifest, separators=(",", ":")).encode()),
+                Body=BytesIO(msgspec.json.encode(manifest)),
                 IfNoneMatch="*",
             )
         except (ClientError, HTTPClientError):
