@@ -21,7 +21,8 @@ test: .venv/.dev ## run every test
 	@$(BIN)/python -m pytest
 
 proof: .venv/.dev ## every order of calls, every crash, bytes at random, killed processes (PROOF_SCALE=… for more)
-	@$(BIN)/python -m pytest -o faulthandler_timeout=0 tests/proof tests/load
+	@$(BIN)/python -m pytest -o faulthandler_timeout=0 tests/proof
+	@$(BIN)/python -m pytest -o faulthandler_timeout=0 tests/load
 	@$(BIN)/python -m tests.fuzz
 
 test-web: .venv/.dev ## run the tests of the page, in Chromium
