@@ -91,6 +91,8 @@ def fuzz(name: str, seconds: float) -> None:
     arguments = [
         sys.argv[0],
         f"-max_total_time={max(1, round(seconds))}",
+        # The same way every time, or (0) a way of its own for who asks for more.
+        f"-seed={0 if 'FUZZ_SECONDS' in os.environ else 1}",
         f"-rss_limit_mb={MEMORY_MB}",
         f"-timeout={ONE_INPUT_SECONDS}",
         f"-artifact_prefix={BUILD / 'crashes' / name}-",
