@@ -657,6 +657,29 @@ def the_manifest_tells_where_each_batch_is(service: Service) -> None:
     expect("end", at, len(whole))
 
 
+@check(PROOF)
+def a_merge_of_several_parts_is_whole(service: Service) -> None:
+    """13 MB in batches of which none can be a part by itself: read and written again."""
+    records = [b'"%s"' % (b"%d" % n * 4_000_000) for n in range(3)] + [b'"the last"']
+    session = service.create(len(records), 1)
+    for number in (2, 0, 3, 1):
+        service.raw(session, b'{"seqNum":%d,"data":[%s]}' % (number, records[number])).ok(204)
+    service.merged(session, len(records), b"\n".join([*records, b""]))
+
+
+@check(PROOF)
+def a_merge_with_a_copied_part_is_whole(service: Service) -> None:
+    """Batches large enough to be parts: storage may copy them, and must keep their order."""
+    records = [b'"%s"' % (letter * 6_000_000) for letter in (b"a", b"b", b"c")]
+    records[1:1] = [b'"short"']
+    session = service.create(len(records), 1)
+    headers = {"content_type": MEDIA_TYPE, "content_encoding": "gzip"}
+    for number in (3, 1, 0, 2):
+        body = gzip.compress(b'{"seqNum":%d,"data":[%s]}' % (number, records[number]), 1)
+        service.raw(session, body, **headers).ok(204)
+    service.merged(session, len(records), b"\n".join([*records, b""]))
+
+
 # --- Abort ----------------------------------------------------------------------------------------
 
 

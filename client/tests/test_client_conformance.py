@@ -102,6 +102,14 @@ LIES: dict[str, tuple[Lie, str]] = {
         of_finish(lambda _: {"receivedRecord": 4}),
         "batches in any order",
     ),
+    "the first part alone is counted": (
+        of_finish(lambda body: {"bytes": min(body.get("bytes", 0), 8_000_006)}),
+        "of several parts",
+    ),
+    "the copied part is not counted": (
+        of_finish(lambda body: {"bytes": min(body.get("bytes", 0), 12_000_000)}),
+        "a copied part",
+    ),
     "malformed ids are told apart": (
         lambda _, path, answer: other(answer, detail="malformed") if "/x" in path else answer,
         "unknown and malformed",
