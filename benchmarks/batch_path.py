@@ -109,7 +109,7 @@ def on_nothing(nothing: NoStore) -> "Handler":
     """The batch function's handler, on ``nothing``."""
     import batches
 
-    config = SimpleNamespace(auth_mode=AuthMode.NONE)
+    config = SimpleNamespace(auth_mode=AuthMode.NONE, sessions_table="")
     wiring = SimpleNamespace(config=config, clock=lambda: 0, sessions=nothing, batches=nothing)
     return batches.build(cast("Wiring", wiring))
 

@@ -28,7 +28,7 @@ def build(wiring: Wiring) -> Handler:
         request.metrics.add_metric("Bytes", MetricUnit.Bytes, len(batch.ndjson))
         return answer(204)
 
-    return entry({"POST /api/upload/sessions/{sessionId}": receive}, wiring.config.auth_mode)
+    return entry({"POST /api/upload/sessions/{sessionId}": receive}, wiring.config)
 
 
 lambda_handler = build(Wiring(Config.from_env(os.environ)))

@@ -31,7 +31,7 @@ def build(wiring: Wiring) -> Handler:
             request.metrics.add_metric("MergeDuration", MetricUnit.Seconds, outcome.merge_seconds)
         return answer(200, outcome.result)
 
-    return entry({"POST /api/upload/sessions/{sessionId}/finish": run}, wiring.config.auth_mode)
+    return entry({"POST /api/upload/sessions/{sessionId}/finish": run}, wiring.config)
 
 
 lambda_handler = build(Wiring(Config.from_env(os.environ)))

@@ -99,8 +99,8 @@ class Sessions:
         url = self._links.presign(key(session.session_id))
         if "application/json" in request.headers.get("accept", ""):
             expires = timestamp(now + limits.PRESIGNED_URL_SECONDS)
-            return answer(200, {"url": url, "expiresAt": expires})
-        return answer(307, location=url)
+            return answer(200, {"url": url, "expiresAt": expires}, vary="Accept")
+        return answer(307, location=url, vary="Accept")
 
     def abort(self, request: Request) -> Answer:
         protocol.abort(
@@ -125,7 +125,7 @@ def build(wiring: Wiring) -> Handler:
             "GET /api/upload/sessions/{sessionId}/manifest": sessions.manifest,
             "DELETE /api/upload/sessions/{sessionId}": sessions.abort,
         },
-        wiring.config.auth_mode,
+        wiring.config,
     )
 
 

@@ -32,6 +32,12 @@ class Answer:
         return found
 
     @property
+    def is_of_the_gateway(self) -> bool:
+        """Whether API Gateway made the answer by itself."""
+        json_type = self.headers.get("content-type") == "application/json"
+        return self.status >= 400 and json_type and self.json.keys() == {"message"}
+
+    @property
     def code(self) -> str:
         """The code of a problem."""
         assert self.headers["content-type"] == "application/problem+json", self
@@ -112,7 +118,10 @@ class Api:
     ) -> Answer:
         """Any request; a body is JSON unless the headers say otherwise."""
         named = {"content-type": "application/json"} if body else {}
-        return self.send(method, path, body, {**named, **(headers or {})})
+        answer = self.send(method, path, body, {**named, **(headers or {})})
+        if not answer.is_of_the_gateway:
+            assert answer.headers.get("cache-control") == "no-store", answer
+        return answer
 
     def create(self, total: int, batch_size: int | None = None) -> str:
         """A new session's id."""

@@ -1,6 +1,7 @@
 """From an API Gateway event to an operation, and from its outcome or error to an answer."""
 
 import gc
+import hmac
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import EphemeralMetrics
 
 from uploads import errors, limits, records
-from uploads.config import AuthMode
+from uploads.config import AuthMode, Config
 
 Answer = dict[str, Any]
 """A payload-2.0 response."""
@@ -21,6 +22,8 @@ Answer = dict[str, Any]
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
 _LOGGED_ID: Final = 64
 """How much of an id that a client sent is logged."""
+_OWNER_DIGITS: Final = 16
+"""How much of an owner's hash is logged: 64 bits tell a stack's callers apart."""
 
 logger: Final = Logger()
 
@@ -114,19 +117,20 @@ Operation = Callable[[Request], Answer]
 Handler = Callable[[Mapping[str, Any], Context], Answer]
 
 
-def entry(operations: Mapping[str, Operation], auth_mode: AuthMode) -> Handler:
+def entry(operations: Mapping[str, Operation], config: Config) -> Handler:
     """The Lambda handler that runs the operation of an event's ``routeKey``.
 
     The one place where errors become ``application/problem+json``. Logs one line a request, with
-    its id and the session's, and nothing of its body. It ends a start: garbage is collected from
-    now on, and never looked for in what is there already.
+    its id, the session's and a hash of the caller, and nothing of its body. It ends a start:
+    garbage is collected from now on, and never looked for in what is there already.
     """
 
     def lambda_handler(event: Mapping[str, Any], context: Context) -> Answer:
-        request = Request(event, context, auth_mode)
+        request = Request(event, context, config.auth_mode)
         logger.thread_safe_append_keys(
             correlation_id=event.get("requestContext", {}).get("requestId"),
             session_id=request.given_session_id[:_LOGGED_ID],
+            owner=_owner_hash(request, config.sessions_table),
             function_request_id=context.aws_request_id,
             route=event["routeKey"],
         )
@@ -151,8 +155,13 @@ def entry(operations: Mapping[str, Operation], auth_mode: AuthMode) -> Handler:
 
 
 def answer(status: int, body: object = None, **headers: str) -> Answer:
-    """An answer with a JSON ``body``, or with none. ``retry_after=…`` is the header Retry-After."""
-    named = {"content-type": "application/json"} if body is not None else {}
+    """An answer with a JSON ``body``, or with none. ``retry_after=…`` is the header Retry-After.
+
+    No cache may keep any: it is of this moment, and for this caller alone.
+    """
+    named = {"cache-control": "no-store"}
+    if body is not None:
+        named["content-type"] = "application/json"
     named |= {name.replace("_", "-"): value for name, value in headers.items()}
     given: Answer = {"statusCode": status, "headers": named}
     if body is not None:
@@ -168,6 +177,21 @@ def timestamp(seconds: int) -> str:
 def location(session_id: str) -> str:
     """The path of a session."""
     return f"/api/upload/sessions/{session_id}"
+
+
+def _owner_hash(request: Request, key: str) -> str | None:
+    """Who calls, as the log has it; None where nobody is told apart.
+
+    A token's subject may be an e-mail address, and a bare hash of one is found by trying. So it is
+    keyed with the table's name, whose random end a reader of the log alone does not know.
+    """
+    if request.auth_mode is AuthMode.NONE:
+        return None
+    try:
+        owner = request.owner
+    except errors.NoIdentityError:
+        return None
+    return hmac.digest(key.encode(), owner.encode(), "sha256").hex()[:_OWNER_DIGITS]
 
 
 def _problem(error: errors.GaplessError) -> Answer:

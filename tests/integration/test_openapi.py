@@ -38,14 +38,17 @@ SCHEMA = openapi.from_path(
 
 
 @schemathesis.check
-def every_error_is_a_problem(_: schemathesis.CheckContext, response: Response, case: Case) -> None:
-    """Only a path that is no route gets API Gateway's own answer."""
-    if response.status_code < 400:
-        return
-    media_type = response.headers["content-type"][0]
+def every_answer_is_the_services_own(
+    _: schemathesis.CheckContext, response: Response, case: Case
+) -> None:
+    """No cache may keep it, and an error is a problem. Only a path that is no route gets less."""
+    media_type = response.headers.get("content-type", [""])[0]
     session_id = str((case.path_parameters or {}).get("sessionId", "0"))
     if response.status_code == 404 and media_type != PROBLEM:
         assert not session_id or set("/.") & set(session_id), "a route of the API was not found"
+        return
+    assert response.headers["cache-control"] == ["no-store"]
+    if response.status_code < 400:
         return
     assert media_type == PROBLEM
     assert response.json()["status"] == response.status_code
@@ -58,7 +61,7 @@ CHECKS = [
     checks.response_headers_conformance,
     checks.response_schema_conformance,
     checks.negative_data_rejection,
-    every_error_is_a_problem,
+    every_answer_is_the_services_own,
 ]
 
 

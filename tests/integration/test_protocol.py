@@ -198,6 +198,8 @@ def test_file(any_api: Api, download: Callable[[str], bytes]) -> None:
     link = any_api.file(session_id, {"accept": "application/json"})
     assert link.status == 200
     assert set(link.json) == {"url", "expiresAt"}
+    for answer in (redirect, link, any_api.manifest(session_id)):
+        assert answer.headers["vary"] == "Accept"
     for url in (redirect.headers["location"], link.json["url"]):
         assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in url
         assert "X-Amz-Expires=900" in url

@@ -79,6 +79,24 @@ def operations() -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{method.upper()} {path}", item[method]
 
 
+def test_no_answer_may_be_cached_and_links_depend_on_accept() -> None:
+    for route, operation in operations():
+        for status, response in operation["responses"].items():
+            told = {name: resolved(header) for name, header in headers_of(response).items()}
+            made_by_gateway_alone = status in {"401", "429"}
+            assert ("Cache-Control" in told) != made_by_gateway_alone, (route, status)
+            if not made_by_gateway_alone:
+                assert told["Cache-Control"]["schema"] == {"const": "no-store"}
+            is_link = route.endswith(("/file", "/manifest")) and status in {"200", "307"}
+            assert ("Vary" in told) == is_link, (route, status)
+
+
+def headers_of(response: dict[str, Any]) -> dict[str, Any]:
+    """The headers of a response in openapi.yaml."""
+    found: dict[str, Any] = resolved(response).get("headers", {})
+    return found
+
+
 def problems() -> Iterator[tuple[int, dict[str, Any]]]:
     """The status and the media type object of every problem in openapi.yaml."""
     for _, operation in operations():

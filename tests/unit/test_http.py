@@ -15,13 +15,17 @@ from uploads import errors
 from uploads.config import AuthMode
 from uploads.http import answer, entry
 
+def config(auth_mode, table="gapless-SessionsTable-1ABCDEF"):
+    return SimpleNamespace(auth_mode=auth_mode, sessions_table=table)
+
 def fail(request):
     raise RuntimeError("a bug")
 
 def refuse(request):
     raise errors.EmptyBodyError("secret detail")
 
-handler = entry({"a": lambda request: answer(204), "b": refuse, "c": fail}, AuthMode.NONE)
+operations = {"a": lambda request: answer(204), "b": refuse, "c": fail}
+handler = entry(operations, config(AuthMode.NONE))
 context = SimpleNamespace(aws_request_id="request-1")
 for route in "abc":
     event = {
@@ -34,15 +38,49 @@ for route in "abc":
 """
 
 
-def test_each_request_is_one_line_that_names_its_session_and_not_its_content() -> None:
+OWNERS = """
+for auth_mode, table, authorizer in (
+    (AuthMode.JWT, "gapless-SessionsTable-1ABCDEF", "ada@example.com"),
+    (AuthMode.JWT, "gapless-SessionsTable-1ABCDEF", "bob@example.com"),
+    (AuthMode.JWT, "another", "ada@example.com"),
+    (AuthMode.JWT, "another", None),
+    (AuthMode.NONE, "another", "ada@example.com"),
+):
+    claims = {"iss": "https://issuer.example.com/pool", "sub": authorizer}
+    event = {
+        "routeKey": "a",
+        "requestContext": {"authorizer": {"jwt": {"claims": claims}}},
+    }
+    entry(operations, config(auth_mode, table))(event, context)
+"""
+
+
+def output(script: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+        [sys.executable, "-c", script],
         env=os.environ | {"PYTHONPATH": str(ROOT / "functions"), "POWERTOOLS_LOG_LEVEL": "INFO"},
         capture_output=True,
         text=True,
         check=True,
     )
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return done.stdout
+
+
+def test_who_calls_is_logged_as_a_hash_that_only_the_stack_can_make() -> None:
+    # The first lines are those of the calls in SCRIPT.
+    printed = output(SCRIPT + OWNERS).splitlines()[6:]
+    ada, bob, elsewhere, nobody, anybody = (json.loads(line).get("owner") for line in printed)
+    # printf '%s' '["jwt", "https://issuer.example.com/pool", "ada@example.com"]' |
+    #     openssl dgst -sha256 -hmac gapless-SessionsTable-1ABCDEF
+    assert ada == "f6e9f8fa2f826ad5"
+    assert len({ada, bob, elsewhere}) == 3
+    assert nobody is None
+    assert anybody is None
+    assert "example.com" not in "".join(printed)
+
+
+def test_each_request_is_one_line_that_names_its_session_and_not_its_content() -> None:
+    lines = [json.loads(line) for line in output(SCRIPT).splitlines()]
     logged, answers = lines[::2], lines[1::2]
     for line in logged:
         assert line["correlation_id"] == "gateway-1"
@@ -57,6 +95,7 @@ def test_each_request_is_one_line_that_names_its_session_and_not_its_content() -
     assert "RuntimeError: a bug" in logged[2]["exception"]
     assert "secret" not in json.dumps(logged)
     assert [answer["statusCode"] for answer in answers] == [204, 400, 500]
+    assert [answer["headers"]["cache-control"] for answer in answers] == ["no-store"] * 3
     # An unexpected fault tells its request's id and nothing else.
     assert json.loads(answers[2]["body"]) == {
         "type": "urn:gapless:error:internal_error",
