@@ -8,6 +8,7 @@ Of boto3 only botocore is imported, which its clients are made of: the rest (tra
 is not used, and importing it takes a fifth of a start.
 """
 
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -81,11 +82,12 @@ class Wiring:
     @cached_property
     def _batches_bucket(self) -> S3Store:
         endpoint = self.config.endpoint_url
-        place: S3Config = {"region": self.config.region}
-        if endpoint:
-            place["endpoint"] = endpoint
+        bucket, region = self.config.batches_bucket, self.config.region
+        # obstore's own is that of aws alone, also in China.
+        at_aws = f"https://{bucket}.s3.{region}.{_dns_suffix(self._session, region)}"
+        place: S3Config = {"region": region, "endpoint": endpoint or at_aws}
         return S3Store(
-            self.config.batches_bucket,
+            bucket,
             config=place,
             virtual_hosted_style_request=endpoint is None,
             client_options={
@@ -174,6 +176,20 @@ class Wiring:
             self.batches,
             self.config.batches_bucket,
         )
+
+
+def _dns_suffix(session: Session, region: str) -> str:
+    """Where the names of AWS's services in ``region`` end; botocore has read the list already."""
+    partitions = session.get_data("partitions")["partitions"]
+    return next(
+        (
+            str(partition["outputs"]["dnsSuffix"])
+            for partition in partitions
+            if re.match(partition["regionRegex"], region)
+        ),
+        # A region that is newer than the list.
+        "amazonaws.com",
+    )
 
 
 def _credentials_of(session: Session) -> "Callable[[], S3Credential]":
