@@ -8,6 +8,7 @@ Permissions: ``s3:PutObject`` to write, ``s3:GetObject`` to read, ``s3:ListBucke
 be told 404 instead of 403, ``s3:DeleteObject`` to delete.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -104,27 +105,33 @@ class BatchStore:
     def list(self, session_id: str, below: int | None = None) -> Listing:
         """The batches of a session in ``seqNum`` order; those below ``below``, where that is known.
 
-        1 request where there are less than 1,000. Beyond, 1 for each 1,000 of ``below``, many at
-        once; where it is not known, 10 up to 10,000 batches, and 100 up to 100,000.
+        For n batches, wherever they are, at most 2 * ceil(n / 1,000) + 1 requests. Each round asks
+        for as many ranges at once as that leaves room for, so that 100,000 batches without holes
+        take 100 requests in 10 rounds.
         """
-        most = limits.MAX_SEQ_NUM + 1 if below is None else below
+        behind = limits.MAX_SEQ_NUM + 1 if below is None else below
         size = limits.LIST_PAGE
-        pages = [self._page(session_id, 0)]
-        if len(pages[0]) == size and most > size:
-            # As keys are padded with zeros, no 1,000 numbers need more than one page.
-            with ThreadPoolExecutor(limits.LISTS_IN_FLIGHT) as pool:
-                for first, behind in ((size, 10 * size), (10 * size, most)):
-                    # A page that is not full is the last one.
-                    if len(pages[-1]) == size:
-                        starts = range(first, min(behind, most), size)
-                        pages += pool.map(partial(self._page, session_id), starts)
-        ends = [*range(size, len(pages) * size, size), most]
-        return [
-            batch
-            for page, end in zip(pages, ends, strict=True)
-            for batch in page
-            if batch.seq_num < end
-        ]
+        found: Listing = []
+        first = requests = 0
+        while first < behind:
+            # A range that turns out to be known has cost a request. Every full page has earned one.
+            affordable = 2 * -(-len(found) // size) + 1 - requests
+            # Keys are padded with zeros, so that no page ends before the next range begins.
+            starts = range(first, behind, size)[: min(affordable, limits.LISTS_IN_FLIGHT)]
+            for page in self._pages(session_id, starts):
+                found += [batch for batch in page if first <= batch.seq_num < behind]
+                # A page that is not full is the last one.
+                first = max(first, page[-1].seq_num + 1) if len(page) == size else behind
+            requests += len(starts)
+        return found
+
+    def _pages(self, session_id: str, starts: range) -> Sequence[Listing]:
+        """The pages from each of ``starts`` on, asked for at once."""
+        page = partial(self._page, session_id)
+        if len(starts) == 1:
+            return [page(starts[0])]
+        with ThreadPoolExecutor(len(starts)) as pool:
+            return list(pool.map(page, starts))
 
     def _page(self, session_id: str, first: int) -> Listing:
         """The first 1,000 batches from ``first`` on, or all there are."""

@@ -2,13 +2,17 @@
 
 import gzip
 import json
+import os
 from collections import Counter
+from collections.abc import Iterable
 
 import pytest
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
 
 from tests.api import Api
 from tests.aws import Aws, Call
-from tests.conftest import Stack
+from uploads.batch_store import key
 from uploads.records import BATCH_MEDIA_TYPE
 
 DYNAMODB = {"PutItem", "GetItem", "UpdateItem"}
@@ -49,8 +53,10 @@ def test_finish(api: Api, aws: Aws, batches: int, batch_size: int | None) -> Non
         api.batch(session_id, seq_num, [seq_num])
     with aws.recording() as calls:
         api.finish(session_id)
+    # A strict session of no batches has nothing to list.
+    listings = int(not batch_size or batches > 0)
     assert counted(calls) == Counter(
-        {"UpdateItem": 3, "ListObjectsV2": 1, "GetObject": batches, "PutObject": 2}
+        {"UpdateItem": 3, "ListObjectsV2": listings, "GetObject": batches, "PutObject": 2}
     )
     with aws.recording() as again:
         api.finish(session_id)
@@ -117,23 +123,30 @@ def test_a_failed_finish(api: Api, aws: Aws) -> None:
     assert [call.operation for call in calls] == ["UpdateItem", "ListObjectsV2", "UpdateItem"]
 
 
+def fill(session_id: str, seq_nums: Iterable[int]) -> None:
+    """Store a batch of one record under each. Thousands of requests would take their time."""
+    backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+    for seq_num in seq_nums:
+        stored = backend.put_object(os.environ["BATCHES_BUCKET"], key(session_id, seq_num), b"1\n")
+        stored.set_metadata(
+            {
+                "x-amz-meta-records": "1",
+                "x-amz-meta-sha256": "",
+                "x-amz-meta-crc32": f"{0x9B2A7C3F:08x}",
+            }
+        )
+
+
 @pytest.mark.parametrize(
     ("batch_size", "listings"),
-    [(1, 3), (None, 10)],
+    [(1, 3), (None, 3)],
     ids=["strict", "flexible"],
 )
-def test_listings_of_more_than_one_page(
-    api: Api, aws: Aws, stack: Stack, batch_size: int | None, listings: int
+def test_listings_of_2001_batches(
+    api: Api, aws: Aws, batch_size: int | None, listings: int
 ) -> None:
     session_id = api.create(2_001, batch_size)
-    for seq_num in range(2_001):
-        key = f"{session_id}/{seq_num:08d}"
-        stack.s3.put_object(
-            Bucket=stack.batches_bucket,
-            Key=key,
-            Body=b"1\n",
-            Metadata={"records": "1", "sha256": "", "crc32": f"{0x9B2A7C3F:08x}"},
-        )
+    fill(session_id, range(2_001))
     with aws.recording() as calls:
         assert api.status(session_id).json["batches"] == 2_001
     assert counted(calls) == {"GetItem": 1, "ListObjectsV2": listings}
@@ -141,6 +154,35 @@ def test_listings_of_more_than_one_page(
         assert api.finish(session_id).json["batches"] == 2_001
     assert counted(calls)["ListObjectsV2"] == listings
     assert counted(calls)["GetObject"] == 2_001
+
+
+@pytest.mark.parametrize(
+    ("seq_nums", "batch_size", "listings"),
+    [
+        (range(9_000, 10_000), None, 3),
+        (range(9_000, 10_000), 1, 1),
+        (range(98_999, 99_999), None, 2),
+        (range(0, 100_000, 100), None, 2),
+        (range(99_000, 99_999), None, 1),
+        (range(1, 5_001), None, 7),
+        (range(1, 5_001), 1, 7),
+        (range(0, 10_000, 2), 1, 8),
+    ],
+    ids=str,
+)
+def test_listings_of_batches_far_apart(
+    api: Api, aws: Aws, seq_nums: range, batch_size: int | None, listings: int
+) -> None:
+    """For n batches, wherever they are, at most 2 * ceil(n / 1,000) + 2 requests."""
+    session_id = api.create(10_000, batch_size)
+    fill(session_id, seq_nums)
+    with aws.recording() as calls:
+        assert api.status(session_id).json["batches"] == len(seq_nums)
+    assert counted(calls) == {"GetItem": 1, "ListObjectsV2": listings}
+    with aws.recording() as calls:
+        failed = api.finish(session_id).json
+    assert failed["validationResult"] == "Failed"
+    assert counted(calls)["ListObjectsV2"] == listings <= 2 * -(-len(seq_nums) // 1_000) + 2
 
 
 def test_reading(api: Api, aws: Aws) -> None:
