@@ -6,16 +6,19 @@ import subprocess
 from collections.abc import AsyncGenerator, Callable, Generator
 from http import HTTPStatus
 from threading import Lock
-from typing import Any
+from typing import Any, Final
 
 import anyio.to_thread
 import httpx
 
-from gapless.errors import GaplessError
+from gapless.errors import GaplessError, SettingError
+from gapless.text import redact
+
+_UNSENDABLE: Final = re.compile(r"[^!-~]")
 
 
 class TokenError(GaplessError):
-    """The command that prints a token failed."""
+    """There are no credentials to send: a token that no header takes, a command that failed."""
 
 
 class TokenAuth(httpx.Auth):
@@ -25,22 +28,45 @@ class TokenAuth(httpx.Auth):
     """
 
     def __init__(self, token: str | None = None, get: Callable[[], str] | None = None) -> None:
-        self._token = token or ""
+        self.secrets: set[str] = set()
+        """Every token that was used, so that no message holds one."""
+        self._token = self._checked(token) if token else ""
         self._get = get
         self._lock = Lock()
+
+    def _checked(self, token: str) -> str:
+        """The token as a header carries it. Raises TokenError, without it."""
+        token = token.strip()
+        self.secrets.add(token)
+        if not token:
+            raise TokenError("The token is empty. Check GAPLESS_TOKEN, --token or --token-command.")
+        if wrong := _UNSENDABLE.search(token):
+            raise TokenError(
+                f"The token cannot be sent: its character {wrong.start() + 1} is none that a header"
+                " may hold. Check GAPLESS_TOKEN, --token or --token-command."
+            )
+        return token
 
     @classmethod
     def from_command(cls, command: str) -> "TokenAuth":
         """The token is what ``command`` prints, which is run without a shell."""
 
         def run() -> str:
+            # Its arguments may be secret, and so is what it prints: neither is told.
             try:
+                program, *arguments = shlex.split(command)
                 done = subprocess.run(  # noqa: S603 - the user's own command
-                    shlex.split(command), stdout=subprocess.PIPE, check=True, text=True
+                    [program, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    check=False,
                 )
-            except (OSError, subprocess.CalledProcessError) as error:
-                raise TokenError(f"The command for a token failed: {error}") from None
-            return done.stdout.strip()
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is no command"
+                raise TokenError(f"--token-command cannot be run: {reason}.") from None
+            if done.returncode:
+                raise TokenError(f"--token-command, {program}, ended with {done.returncode}.")
+            return done.stdout.decode(errors="replace")
 
         return cls(get=run)
 
@@ -48,7 +74,7 @@ class TokenAuth(httpx.Auth):
         """A token that is not ``stale``; requests that wait for one share it."""
         with self._lock:
             if self._get and self._token == stale:
-                self._token = self._get()
+                self._token = self._checked(self._get())
             return self._token
 
     def sync_auth_flow(
@@ -88,18 +114,24 @@ class SigV4Auth(httpx.Auth):
         try:
             import botocore.auth  # noqa: PLC0415 - an extra
             import botocore.awsrequest  # noqa: PLC0415
+            import botocore.exceptions  # noqa: PLC0415
             import botocore.session  # noqa: PLC0415
         except ImportError:
             raise GaplessError("Signing needs botocore: pip install 'gapless[aws]'") from None
+        self._fault: Any = botocore.exceptions.BotoCoreError
         session = botocore.session.Session(profile=profile)
-        self._credentials: Any = session.get_credentials()
+        try:
+            self._credentials: Any = session.get_credentials()
+            self._fallback: str | None = session.get_config_variable("region")
+        except self._fault as error:
+            raise TokenError(f"The AWS credentials cannot be used: {redact(str(error))}") from None
         if self._credentials is None:
-            raise GaplessError(
+            raise TokenError(
                 "No AWS credentials were found. Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and"
                 " AWS_SECRET_ACCESS_KEY, or log in with the AWS CLI."
             )
+        self.secrets: set[str] = set()
         self._region = region
-        self._fallback: str | None = session.get_config_variable("region")
         self._sign: Any = botocore.auth.SigV4Auth
         self._request: Any = botocore.awsrequest.AWSRequest
 
@@ -108,11 +140,15 @@ class SigV4Auth(httpx.Auth):
         host = re.fullmatch(r"[^.]+\.execute-api\.([a-z0-9-]+)\.amazonaws\..*", request.url.host)
         region = self._region or (host[1] if host else self._fallback)
         if not region:
-            raise GaplessError("The AWS region is not known. Set AWS_REGION, or give --region.")
+            raise SettingError("The AWS region is not known. Set AWS_REGION, or give --region.")
         signed = self._request(request.method, str(request.url), data=request.content or None)
         if "Content-Type" in request.headers:
             signed.headers["Content-Type"] = request.headers["Content-Type"]
-        credentials = self._credentials.get_frozen_credentials()
+        try:
+            credentials = self._credentials.get_frozen_credentials()
+        except self._fault as error:
+            raise TokenError(f"The AWS credentials cannot be used: {redact(str(error))}") from None
+        self.secrets = {credentials.secret_key, credentials.token or ""}
         self._sign(credentials, "execute-api", region).add_auth(signed)
         request.headers.update(dict(signed.headers.items()))
         yield request

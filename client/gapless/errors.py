@@ -8,7 +8,10 @@
     │   ├── RecordTooLargeError
     │   └── FileChangedError     it is not the file that the session was opened for
     ├── StateError               no unfinished upload is known, or one is in the way
+    ├── SettingError             an option or a variable of the environment cannot be used
     ├── UnavailableError         no answer, or "later", until patience ran out; may be sent again
+    │   └── UnreachableError     nothing answers there at all: it was not tried again
+    ├── UnexpectedAnswerError    something else than the service answered: a portal, a log-in
     ├── IncompleteError          finish found gaps
     ├── ChecksumError            what is stored, or was downloaded, is not what was sent
     └── ApiError                 the service refused; has status, code and the problem
@@ -22,10 +25,13 @@
         └── ServerError          5xx and 429
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
+
+from gapless.text import redact
 
 
 class GaplessError(Exception):
@@ -60,6 +66,18 @@ class StateError(GaplessError):
 
 class UnavailableError(GaplessError):
     """The service gave no answer, or said "later", until patience ran out."""
+
+
+class SettingError(GaplessError):
+    """An option, or a variable of the environment, cannot be used; the message names it."""
+
+
+class UnreachableError(UnavailableError):
+    """Nothing answers there: another port, an unknown host, a certificate that is not trusted."""
+
+
+class UnexpectedAnswerError(GaplessError):
+    """What answered is not the service: a portal's page, a log-in, another server."""
 
 
 class IncompleteError(GaplessError):
@@ -139,15 +157,23 @@ _BY_STATUS: Final[dict[int, type[ApiError]]] = {
     415: RequestError,
     429: ServerError,
 }
+_SAID: Final = re.compile(r"(?is)<(?:title|code)>\s*([^<]*)")
 _BY_CODE: Final[dict[str, type[ApiError]]] = {"batch_conflict": BatchConflictError}
 
 
-def api_error(status: int, body: bytes) -> ApiError:
-    """The error that an answer means, whoever made it: the service, API Gateway or a proxy."""
+def api_error(status: int, body: bytes, secrets: Iterable[str] = ()) -> ApiError:
+    """The error that an answer means, whoever made it: the service, API Gateway or a proxy.
+
+    What it says may repeat what it was sent: credentials are taken out, ``secrets`` among them.
+    """
+    text = redact(body.decode(errors="replace"), secrets)
     try:
-        problem = msgspec.json.decode(body, type=dict[str, Any])
+        problem = msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, msgspec.ValidationError):
-        problem = {"message": body[:200].decode(errors="replace").strip()}
+        # A page says most in its title, S3 in its code.
+        found = _SAID.search(text)
+        said = found[1] if found else "" if text.lstrip().startswith("<") else text
+        problem = {"message": " ".join(said.split())[:200]}
     server = ServerError if status >= 500 else ApiError  # noqa: PLR2004 - HTTP's own number
     kind = _BY_CODE.get(str(problem.get("code"))) or _BY_STATUS.get(status, server)
     return kind(status, problem)

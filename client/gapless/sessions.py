@@ -24,10 +24,13 @@ from gapless.errors import (
     GaplessError,
     IncompleteError,
     RecordTooLargeError,
+    SettingError,
     UnavailableError,
     api_error,
 )
-from gapless.http import Http, Report, silent
+from gapless.http import Http, Report, Trouble, silent, unexpected
+from gapless.text import redact
+from gapless.transport import Routes, described, permanent
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -147,6 +150,31 @@ def _decode(answer: httpx.Response, kind: type[_Body]) -> _Body:
         ) from None
 
 
+def service_url(url: str) -> str:
+    """The address of a service, as it was typed or copied. Raises SettingError, without secrets."""
+    text = url.strip()
+    shown = redact(text)
+    try:
+        parts = urlsplit(text)
+        port, host = parts.port, httpx.URL(text).host
+    except (ValueError, httpx.InvalidURL):
+        raise SettingError(
+            f"The URL of the service, {shown!r}, is malformed. Check --url or GAPLESS_URL."
+        ) from None
+    if parts.scheme not in {"http", "https"} or not host or port == 0:
+        raise SettingError(
+            f"{shown!r} is not the URL of a service; it begins with http:// or https:// and a host."
+            " Check --url or GAPLESS_URL."
+        )
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise SettingError(
+            "Credentials, a query or a fragment do not belong into the URL of the service, --url or"
+            " GAPLESS_URL; for credentials see --token and --aws."
+        )
+    # Whoever copies the URL of the sessions means the service.
+    return text.rstrip("/").removesuffix(ROOT)
+
+
 class AsyncClient:
     """A connection to one service; use it in ``async with``.
 
@@ -168,24 +196,13 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
         **settings: Any,  # noqa: ANN401 - Http's own
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise GaplessError(
-                f"{url!r} is no URL of a service; it begins with http:// or https://"
-            )
-        if parts.username or parts.password or parts.query:
-            raise GaplessError("Credentials do not belong into the URL; see --token and --aws.")
-        # Whoever copies the URL of the sessions means the service.
-        self.url = url.rstrip("/").removesuffix(ROOT)
+        self.url = service_url(url)
         self.gzip = gzip
         self.report = report
-        self._http_client = httpx.AsyncClient(
-            transport=transport,
-            limits=httpx.Limits(max_connections=parallel + 2, max_keepalive_connections=parallel),
-        )
+        limits = httpx.Limits(max_connections=parallel + 2, max_keepalive_connections=parallel)
         self.http = Http(
             self.url,
-            self._http_client,
+            transport or Routes(limits),
             auth=auth,
             most_at_once=parallel,
             patience=patience,
@@ -194,7 +211,6 @@ class AsyncClient:
         )
 
     async def __aenter__(self) -> "Self":
-        await self._http_client.__aenter__()
         return self
 
     async def __aexit__(
@@ -203,13 +219,17 @@ class AsyncClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._http_client.__aexit__(kind, error, traceback)
+        await self.http.aclose()
 
     async def create(self, total_record: int, batch_size: int | None = None) -> "AsyncSession":
         """Open a session. Raises a GaplessError, as everything here does."""
         asked = {"totalRecord": total_record} | ({"batchSize": batch_size} if batch_size else {})
         answer = await self.http.call(
-            "POST", ROOT, msgspec.json.encode(asked), {"Content-Type": "application/json"}
+            "POST",
+            ROOT,
+            msgspec.json.encode(asked),
+            {"Content-Type": "application/json"},
+            expect={HTTPStatus.CREATED},
         )
         created = _decode(answer, _Created)
         return AsyncSession(self, created.session_id, created.limits)
@@ -252,7 +272,7 @@ class AsyncSession:
                 f"Batch {seq_num} takes {len(body):,} bytes, the service takes"
                 f" {self.limits.max_body_bytes:,}: a record in it is too large."
             )
-        await self._http.call("POST", self._path, body, headers)
+        await self._http.call("POST", self._path, body, headers, expect={HTTPStatus.NO_CONTENT})
         return len(body)
 
     async def status(self) -> Status:
@@ -269,26 +289,30 @@ class AsyncSession:
         Gives the result, also where it is not ``ok``. Raises UnavailableError if the merge takes
         longer; it goes on all the same, and finish may be called again.
         """
-        until = self._http.now() + patience
+        until = self._http.clock() + patience
+        trouble = Trouble(self._http)
         for attempt in range(_MERGE_ATTEMPTS):
             result = await self._finish(until)
             if result.reason != "merge_failed":
                 break
             if attempt + 1 < _MERGE_ATTEMPTS:
-                await self._http.again(result.incomplete(), attempt, until)
+                error = result.incomplete()
+                await trouble.pause(str(error), error)
         return result
 
     async def _finish(self, until: float) -> Result:
         while True:
-            answer = await self._http.call("POST", f"{self._path}/finish")
+            answer = await self._http.call(
+                "POST", f"{self._path}/finish", expect={HTTPStatus.OK, HTTPStatus.ACCEPTED}
+            )
             if answer.status_code != HTTPStatus.ACCEPTED:
                 return _decode(answer, Result)
             seen: Merge | None = None
-            moved = self._http.now()
+            moved = self._http.clock()
             # A merge that stands still may have died: another finish takes over.
-            while self._http.now() - moved < _LEASE_SECONDS:
-                if self._http.now() > until:
-                    raise UnavailableError("The merge still runs. Look again with: gapless finish")
+            while self._http.clock() - moved < _LEASE_SECONDS:
+                if self._http.clock() > until:
+                    raise UnavailableError("The merge still runs; it goes on by itself.")
                 await self._http.sleep(self._http.retry_after(answer) or _POLL_SECONDS)
                 status = await self.status()
                 if status.state != "FINISHING":
@@ -296,12 +320,12 @@ class AsyncSession:
                         return status.finish
                     break
                 if status.merge and status.merge != seen:
-                    seen, moved = status.merge, self._http.now()
+                    seen, moved = status.merge, self._http.clock()
                     self.client.report("merge", {"parts": seen.parts, "done": seen.done})
 
     async def abort(self) -> None:
         """Give the session up; the service deletes its batches."""
-        await self._http.call("DELETE", self._path)
+        await self._http.call("DELETE", self._path, expect={HTTPStatus.NO_CONTENT})
 
     async def download(self, path: str | os.PathLike[str]) -> int:
         """Write the merged object to ``path``, which is there whole or not at all; gives bytes.
@@ -324,27 +348,30 @@ class AsyncSession:
         self, what: str, write: Callable[[bytes], object], expected: Result | None
     ) -> int:
         """Read the object to its end, over as many connections as that takes."""
-        done = crc = attempt = 0
-        until = self._http.patient_until()
+        done = crc = 0
+        trouble = Trouble(self._http)
         total = expected.bytes if expected else None
         while True:
             answer = await self._http.call(
                 "GET", f"{self._path}/{what}", headers={"Accept": "application/json"}
             )
             before = done
+            link = _decode(answer, _Link).url
             try:
-                async with self._http.fetch(_decode(answer, _Link).url, done) as content:
+                async with self._http.fetch(link, done) as content:
                     _check_download(content, await _problem(content), done)
                     async for block in content.aiter_bytes():
                         write(block)
                         crc = crc32(block, crc)
                         done += len(block)
                         self.client.report("download", {"bytes": done, "total": total})
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
+                fault = None if done else permanent(error, link, "where the service's files are")
+                if fault:
+                    raise fault from None
                 if done > before:
-                    attempt, until = 0, self._http.patient_until()
-                await self._http.again(error, attempt, until)
-                attempt += 1
+                    trouble = Trouble(self._http)
+                await trouble.pause(f"the download broke off: {described(error)}", error)
             else:
                 break
         if expected and expected.checksum:
@@ -361,6 +388,8 @@ def _check_download(content: httpx.Response, problem: bytes, start: int) -> None
         raise httpx.RemoteProtocolError(f"the store answers {content.status_code}")
     if content.status_code >= HTTPStatus.BAD_REQUEST:
         raise api_error(content.status_code, problem)
+    if content.status_code not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
+        raise unexpected(content)
     if start and content.status_code != HTTPStatus.PARTIAL_CONTENT:
         raise ChecksumError("The store does not go on where a download broke off. Start it again.")
 

@@ -1,7 +1,4 @@
-"""The client against the service: the local server in a process of its own, and a front before it.
-
-The front records every request on its way, and can refuse it, spoil it or drop the connection.
-"""
+"""Whole uploads by the client, through a front that records, refuses, spoils and drops requests."""
 
 import base64
 import gzip
@@ -14,184 +11,30 @@ import subprocess
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from email.utils import formatdate
-from http import HTTPStatus
-from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Condition, Thread
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from threading import Thread
+from typing import Any
 
 import anyio.lowlevel
 import pytest
 
 import gapless
+from front import (
+    SESSIONS,
+    DroppedError,
+    Front,
+    Said,
+    Seen,
+    gapless_command,
+    lines,
+    merged,
+    run,
+    written,
+)
 from local.server import Server
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
-SESSIONS = "/api/upload/sessions"
-BATCH = re.compile(SESSIONS + "/[0-9a-f]{32}")
-
-
-@dataclass
-class Seen:
-    """A request, and how it was answered; 0 where it was not."""
-
-    method: str
-    path: str
-    authorization: str
-    body: bytes
-    status: int = 0
-
-    @property
-    def seq_num(self) -> int | None:
-        """The number of the batch, where it is one."""
-        if self.method != "POST" or not BATCH.fullmatch(self.path):
-            return None
-        return int(json.loads(gzip.decompress(self.body))["seqNum"])
-
-
-@dataclass(frozen=True)
-class Said:
-    """An answer of the front's own."""
-
-    status: int
-    body: dict[str, Any]
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-class DroppedError(OSError):
-    """The connection ends without an answer: so the server does with an OSError."""
-
-
-class Front:
-    """A proxy before the service, as a WSGI application."""
-
-    def __init__(self, upstream: str) -> None:
-        self.upstream = urlsplit(upstream).netloc
-        self.seen: list[Seen] = []
-        self.rule: Callable[[Seen], Said | None] = lambda _: None
-        self.after: Callable[[Seen], None] = lambda _: None
-        self._running = 0
-        self._change = Condition()
-
-    def __call__(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> Iterable[bytes]:
-        """Pass a request on, unless the rule says otherwise."""
-        seen = Seen(
-            environ["REQUEST_METHOD"],
-            environ["RAW_URI"],
-            environ.get("HTTP_AUTHORIZATION", ""),
-            environ["wsgi.input"].read(),
-        )
-        with self._change:
-            self.seen.append(seen)
-            self._running += 1
-        try:
-            said = self.rule(seen)
-            if said is not None:
-                seen.status, headers, body = said.status, [*said.headers.items()], b""
-                body = json.dumps(said.body).encode()
-                headers.append(("Content-Type", "application/json"))
-            else:
-                seen.status, headers, body = self._pass_on(seen, environ)
-            self.after(seen)
-        finally:
-            with self._change:
-                self._running -= 1
-                self._change.notify_all()
-        start_response(f"{seen.status} {HTTPStatus(seen.status).phrase}", headers)
-        return [body]
-
-    def _pass_on(
-        self, seen: Seen, environ: "WSGIEnvironment"
-    ) -> tuple[int, list[tuple[str, str]], bytes]:
-        names = ("CONTENT_TYPE", "HTTP_CONTENT_ENCODING", "HTTP_CONTENT_DIGEST", "HTTP_ACCEPT")
-        headers = {
-            name.removeprefix("HTTP_").replace("_", "-"): environ[name]
-            for name in names
-            if environ.get(name)
-        }
-        connection = HTTPConnection(self.upstream, timeout=60)
-        connection.request(seen.method, seen.path, seen.body or None, headers)
-        response = connection.getresponse()
-        kept = {"content-type", "retry-after", "location"}
-        answered = [(name, value) for name, value in response.getheaders() if name.lower() in kept]
-        body = response.read()
-        connection.close()
-        return response.status, answered, body
-
-    def quiet(self) -> None:
-        """Wait until nothing is under way."""
-        with self._change:
-            assert self._change.wait_for(lambda: not self._running, timeout=60)
-
-    def batches(self) -> list[int]:
-        """The batches that were stored, as often as they were."""
-        return [n for seen in self.seen if seen.status == 204 and (n := seen.seq_num) is not None]
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[str]:
-    environ = {**os.environ, "PORT": "0"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "local"], env=environ, stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout
-        found = re.search(r"http://\S+", server.stdout.readline())
-        assert found
-        yield found[0]
-        server.terminate()
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("GAPLESS_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def front(service: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
-    passing = Front(service)
-    with Server(passing) as server:
-        monkeypatch.setenv("GAPLESS_URL", server.url)
-        yield passing
-
-
-def lines(count: int) -> list[bytes]:
-    """Records that no JSON library would write like this again."""
-    return [b'{"id": %d, "price":1.0,"note":"caf\\u00e9"}' % (2**60 + i) for i in range(count)]
-
-
-def written(path: Path, records: Sequence[bytes]) -> Path:
-    path.write_bytes(b"".join(record + b"\n" for record in records))
-    return path
-
-
-def gapless_command(*arguments: object) -> list[str]:
-    return [sys.executable, "-c", "from gapless.cli import main; main()", *map(str, arguments)]
-
-
-def run(*arguments: object, expect: int = 0, stdin: bytes = b"") -> tuple[str, str]:
-    """Run the command to its end; gives its output and what it says beside."""
-    done = subprocess.run(
-        gapless_command(*arguments), input=stdin, capture_output=True, timeout=120, check=False
-    )
-    assert done.returncode == expect, (done.returncode, done.stdout, done.stderr)
-    return done.stdout.decode(), done.stderr.decode()
-
-
-def merged(name: object = "in.ndjson") -> bytes:
-    """The merged object, as the command downloads it."""
-    run("download", name, "-o", "merged.out")
-    return Path("merged.out").read_bytes()
 
 
 def test_killed_in_the_middle_it_goes_on_and_sends_nothing_again(front: Front) -> None:
@@ -502,7 +345,7 @@ def test_a_batch_that_meets_a_finish_is_sent_again(front: Front) -> None:
 
 def test_patience_ends(front: Front) -> None:
     front.rule = lambda _: Said(503, {"message": "Service Unavailable"})
-    with pytest.raises(gapless.UnavailableError, match="1 attempts"):
+    with pytest.raises(gapless.UnavailableError, match="1 attempt,"):
         upload(front, [1], patience=0)
     assert len(front.seen) == 1
 
@@ -635,13 +478,15 @@ def test_the_memory_it_takes_has_a_bound(front: Front, folder: Path) -> None:
     value = base64.b64encode(crc.to_bytes(4, "big")).decode()
 
     def sink(seen: Seen) -> Said:
+        status = 201 if seen.path == SESSIONS else 204
         limits = {"maxBodyBytes": 4_500_000, "maxInflatedBytes": 2**26, "maxSeqNum": 99_999}
         answer: dict[str, Any] = {"sessionId": "0" * 32, "expiresAt": "", "limits": limits}
         if seen.path.endswith("/finish"):
             answer |= {"validationResult": "Success", "bytes": times * len(part)}
             answer["checksum"] = {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": value}
+            status = 200
         seen.body = b""
-        return Said(200, answer)
+        return Said(status, answer)
 
     front.rule = sink
     # Not getrusage: what it tells includes the process that this one was forked from.

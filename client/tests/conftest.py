@@ -1,0 +1,41 @@
+"""A service and a front before it, for every test of the client."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from front import Front
+from local.server import Server
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[str]:
+    environ = {**os.environ, "PORT": "0"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "local"], env=environ, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout
+        found = re.search(r"http://\S+", server.stdout.readline())
+        assert found
+        yield found[0]
+        server.terminate()
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GAPLESS_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def front(service: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
+    passing = Front(service)
+    with Server(passing) as server:
+        monkeypatch.setenv("GAPLESS_URL", server.url)
+        yield passing
