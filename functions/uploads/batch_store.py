@@ -9,7 +9,6 @@ be told 404 instead of 403, ``s3:DeleteObject`` to delete.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from obstore.exceptions import AlreadyExistsError
 from uploads import errors, limits
 from uploads.plan import StoredBatch
 from uploads.records import Batch
+from uploads.threads import Threads
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -130,8 +130,8 @@ class BatchStore:
         page = partial(self._page, session_id)
         if len(starts) == 1:
             return [page(starts[0])]
-        with ThreadPoolExecutor(len(starts)) as pool:
-            return list(pool.map(page, starts))
+        with Threads(len(starts)) as threads:
+            return threads.map(page, starts)
 
     def _page(self, session_id: str, first: int) -> Listing:
         """The first 1,000 batches from ``first`` on, or all there are."""

@@ -9,7 +9,6 @@ Permissions: ``s3:PutObject`` and ``s3:GetObject`` on them, and ``s3:ListBucket`
 """
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +17,7 @@ import obstore
 from uploads import limits
 from uploads.batch_store import BatchFacts, put_once
 from uploads.plan import Part, StoredBatch
+from uploads.threads import Threads
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -35,13 +35,15 @@ class MergePlan:
     def write(self, parts: Sequence[Part], shares: Sequence[range]) -> str:
         """Write ``parts`` in ``shares``: 1 write a share, and 1. Gives the key of the plan."""
 
-        def write_share(number: int, share: range) -> None:
+        def write_share(number: int) -> None:
             # Parts of a multipart upload are counted from 1.
-            content = [(index + 1, parts[index].copied, parts[index].batches) for index in share]
+            content = [
+                (index + 1, parts[index].copied, parts[index].batches) for index in shares[number]
+            ]
             self._put(f"share-{number:05d}", content)
 
-        with ThreadPoolExecutor(limits.READS_IN_FLIGHT) as pool:
-            list(pool.map(write_share, range(len(shares)), shares))
+        with Threads(limits.READS_IN_FLIGHT) as threads:
+            threads.map(write_share, range(len(shares)))
         return self._put("plan", [{"share": number} for number in range(len(shares))])
 
     def read_share(self, number: int) -> dict[int, Part]:
@@ -63,9 +65,13 @@ class MergePlan:
 
         Raises FileNotFoundError where a share is not done.
         """
-        with ThreadPoolExecutor(limits.READS_IN_FLIGHT) as pool:
-            done = pool.map(self._get, (f"done-{number:05d}" for number in range(shares)))
-            return [BatchFacts(*facts) for share in done for facts in share]
+
+        def read(number: int) -> list[BatchFacts]:
+            return [BatchFacts(*facts) for facts in self._get(f"done-{number:05d}")]
+
+        with Threads(limits.READS_IN_FLIGHT) as threads:
+            done = threads.map(read, range(shares))
+        return [facts for share in done for facts in share]
 
     def _put(self, name: str, content: object) -> str:
         key = f"{self._prefix}/{name}.json"

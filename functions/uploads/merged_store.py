@@ -14,12 +14,12 @@ merged bucket ``s3:ListBucketMultipartUploads``, and ``s3:ListBucket`` to be tol
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from itertools import accumulate
+from threading import Semaphore
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -31,8 +31,12 @@ from uploads import batch_store, limits
 from uploads.batch_store import BatchFacts, BatchStore
 from uploads.plan import Part, StoredBatch
 from uploads.session import Decision
+from uploads.threads import Result, Threads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef, HeadObjectOutputTypeDef
 
@@ -192,74 +196,80 @@ class MergedStore:
         batch is no longer there. Memory is bounded by ``limits.BYTES_IN_FLIGHT`` and
         ``PARTS_IN_FLIGHT``, not by the session.
         """
+        place: Any = {"Bucket": self._bucket, "Key": self.key(session_id), "UploadId": upload_id}
         streamed = [part for part in parts.values() if not part.copied]
-        sizes = (batch.size for part in streamed for batch in part.batches)
-        with (
-            _pool(limits.READS_IN_FLIGHT, sizes) as readers,
-            _pool(limits.PARTS_IN_FLIGHT, (part.size for part in streamed)) as writers,
-        ):
-            upload = partial(self._transfer_part, session_id, upload_id, readers)
-            # A copy takes no memory.
-            done = [
-                (readers if part.copied else writers).submit(upload, number, part)
-                for number, part in parts.items()
-            ]
-            try:
-                return [future.result() for future in done]
-            except BaseException:
-                # What has not begun need not begin.
-                for pool in (writers, readers):
-                    pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        readers = _at_once(
+            limits.READS_IN_FLIGHT, (batch.size for part in streamed for batch in part.batches)
+        )
+        # What is copied takes no memory.
+        room = Semaphore(_at_once(limits.PARTS_IN_FLIGHT, (part.size for part in streamed)))
+        with Threads(readers) as threads:
+            done = []
+            for number, part in parts.items():
+                numbered = {**place, "PartNumber": number}
+                if part.copied:
+                    copy = partial(self._copy_part, session_id, numbered, part.batches[0])
+                    done.append(threads.submit(copy))
+                else:
+                    room.acquire()
+                    send = partial(self._send_part, numbered)
+                    sent = self.read(session_id, part.batches, threads, send)
+                    sent.add_done_callback(lambda _: room.release())
+                    done.append(sent)
+            return [future.result() for future in done]
 
-    def _transfer_part(
-        self, session_id: str, upload_id: str, readers: ThreadPoolExecutor, number: int, part: Part
+    def _copy_part(
+        self, session_id: str, place: "Mapping[str, Any]", batch: StoredBatch
     ) -> "tuple[CompletedPartTypeDef, list[BatchFacts]]":
-        place: Any = {
-            "Bucket": self._bucket,
-            "Key": self.key(session_id),
-            "UploadId": upload_id,
-            "PartNumber": number,
-        }
-        if part.copied:
-            (batch,) = part.batches
-            facts = [self._batches.head(session_id, batch.seq_num, batch.etag)]
-            etag = self._client.upload_part_copy(
-                **place,
-                CopySource={
-                    "Bucket": self._batches_bucket,
-                    "Key": batch_store.key(session_id, batch.seq_num),
-                },
-                CopySourceIfMatch=batch.etag,
-            )["CopyPartResult"]["ETag"]
-        else:
-            body, facts = self.read(session_id, part.batches, readers)
-            # The checksum is that of the batches as they arrived, so that S3 proves what we read.
-            etag = self._client.upload_part(
-                **place,
-                Body=body,
-                ChecksumAlgorithm="CRC32",
-                ChecksumCRC32=Content.of(facts).checksum,
-            )["ETag"]
-        return {"PartNumber": number, "ETag": etag}, facts
+        facts = [self._batches.head(session_id, batch.seq_num, batch.etag)]
+        etag = self._client.upload_part_copy(
+            **place,
+            CopySource={
+                "Bucket": self._batches_bucket,
+                "Key": batch_store.key(session_id, batch.seq_num),
+            },
+            CopySourceIfMatch=batch.etag,
+        )["CopyPartResult"]["ETag"]
+        return {"PartNumber": place["PartNumber"], "ETag": etag}, facts
+
+    def _send_part(
+        self, place: "Mapping[str, Any]", body: BytesIO, facts: list[BatchFacts]
+    ) -> "tuple[CompletedPartTypeDef, list[BatchFacts]]":
+        # The checksum is that of the batches as they arrived, so that S3 proves what we read.
+        etag = self._client.upload_part(
+            **place,
+            Body=body,
+            ChecksumAlgorithm="CRC32",
+            ChecksumCRC32=Content.of(facts).checksum,
+        )["ETag"]
+        return {"PartNumber": place["PartNumber"], "ETag": etag}, facts
 
     def read(
-        self, session_id: str, batches: Sequence[StoredBatch], readers: ThreadPoolExecutor
-    ) -> tuple[BytesIO, list[BatchFacts]]:
-        """The concatenation of ``batches``, read in parallel into one buffer, and their facts.
+        self,
+        session_id: str,
+        batches: Sequence[StoredBatch],
+        threads: Threads,
+        then: "Callable[[BytesIO, list[BatchFacts]], Result]",
+    ) -> "Future[Result]":
+        """Read ``batches``, at least one, into one buffer, and hand it and their facts to ``then``.
 
         A file, because boto3 would copy bytes into one.
         """
         body = BytesIO(bytes(sum(batch.size for batch in batches)))
+        room = body.getbuffer()
+        offsets = accumulate((batch.size for batch in batches), initial=0)
 
-        def read(batch: StoredBatch, offset: int) -> BatchFacts:
+        def read(place: tuple[StoredBatch, int]) -> BatchFacts:
+            batch, offset = place
             facts, ndjson = self._batches.read(session_id, batch)
             room[offset : offset + batch.size] = ndjson
             return facts
 
-        offsets = accumulate((batch.size for batch in batches), initial=0)
-        with body.getbuffer() as room:
-            return body, list(readers.map(read, batches, offsets))
+        def whole(facts: list[BatchFacts]) -> Result:
+            room.release()
+            return then(body, facts)
+
+        return threads.gather(read, list(zip(batches, offsets, strict=False)), whole)
 
     def parts(self, session_id: str, upload_id: str) -> "list[CompletedPartTypeDef]":
         """The parts that are in place: 1 request per 1,000.
@@ -415,9 +425,10 @@ class Merge:
             self._parts = [part for part, _ in done]
             self._facts = [batch for _, facts in done for batch in facts]
         else:
-            batches = self._plan[0].batches if self._plan else []
-            with ThreadPoolExecutor(limits.READS_IN_FLIGHT) as readers:
-                self._body, self._facts = store.read(self._session_id, batches, readers)
+            with Threads(limits.READS_IN_FLIGHT) as threads:
+                for part in self._plan:
+                    read = store.read(self._session_id, part.batches, threads, lambda *it: it)
+                    self._body, self._facts = read.result()
         return Content.of(self._facts)
 
     def publish(self, decision: Decision, crc32: str) -> None:
@@ -436,6 +447,6 @@ def checksum(crc32: str) -> dict[str, str]:
     return {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": crc32}
 
 
-def _pool(most: int, sizes: Iterable[int]) -> ThreadPoolExecutor:
-    """As many threads as may work on things of ``sizes`` (bytes) at once, ``most`` at most."""
-    return ThreadPoolExecutor(max(1, min(most, limits.BYTES_IN_FLIGHT // max(sizes, default=1))))
+def _at_once(most: int, sizes: Iterable[int]) -> int:
+    """How many things of ``sizes`` (bytes) may be in memory at once, ``most`` at most."""
+    return max(1, min(most, limits.BYTES_IN_FLIGHT // max(sizes, default=1)))

@@ -1,0 +1,110 @@
+"""Calls to AWS on several threads: once one has failed, no other begins.
+
+Calls begin in the order in which they were given, so that one thread always makes the same ones.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from types import TracebackType
+from typing import Self, TypeVar, cast
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Whole = TypeVar("Whole")
+
+
+class NotBegunError(Exception):
+    """A call did not begin, because another had failed."""
+
+
+class Threads:
+    """``most`` threads, as a context manager.
+
+    At its end it waits for the calls that have begun, and raises the first error there was.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._pool = ThreadPoolExecutor(most)
+        self._lock = Lock()
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error:
+            self._fail(error)
+        self._pool.shutdown()
+        if self._error and self._error is not error:
+            raise self._error from None
+
+    def submit(self, call: Callable[[], Result]) -> Future[Result]:
+        """Make a call. Raises NotBegunError, here or in the future, where another has failed."""
+        self._require_no_error()
+        return self._pool.submit(self._begin, call)
+
+    def map(self, call: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Make a call of each item and wait for all; the results. Raises as ``submit``."""
+        return self.gather(call, items, lambda results: results).result() if items else []
+
+    def gather(
+        self,
+        call: Callable[[Item], Result],
+        items: Sequence[Item],
+        then: Callable[[list[Result]], Whole],
+    ) -> Future[Whole]:
+        """Make a call of each item, and ``then`` one of all their results. Raises as ``submit``.
+
+        The thread that brings the last result makes it, so that no thread waits for another.
+        There must be an item.
+        """
+        self._require_no_error()
+        whole: Future[Whole] = Future()
+        results: list[Result | None] = [None] * len(items)
+        left = len(items)
+
+        def make(index: int, item: Item) -> None:
+            nonlocal left
+            if not self._error:
+                try:
+                    results[index] = call(item)
+                except BaseException as error:  # noqa: BLE001 - the context's end raises it
+                    self._fail(error)
+            with self._lock:
+                left -= 1
+                last = left == 0
+            if last:
+                end()
+
+        def end() -> None:
+            try:
+                # Does not begin where a result is lacking.
+                whole.set_result(self._begin(lambda: then(cast("list[Result]", results))))
+            except BaseException as error:  # noqa: BLE001 - the future tells it
+                whole.set_exception(error)
+
+        for index, item in enumerate(items):
+            self._pool.submit(make, index, item)
+        return whole
+
+    def _begin(self, call: Callable[[], Result]) -> Result:
+        self._require_no_error()
+        try:
+            return call()
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._error = self._error or error
+
+    def _require_no_error(self) -> None:
+        if self._error:
+            raise NotBegunError
