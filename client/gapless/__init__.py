@@ -46,7 +46,7 @@ from gapless.errors import (
     TooLargeError,
     UnavailableError,
 )
-from gapless.records import Format
+from gapless.reading import Format, read_options
 from gapless.sessions import AsyncClient, AsyncSession, Checksum, Limits, Range, Result, Status
 
 __all__ = [
@@ -112,11 +112,10 @@ async def upload_async(
     async with AsyncClient(url, **client) as opened:
         if isinstance(source, (str, os.PathLike)):
             path = Path(source)
-            chosen = Format(form) if form else records.guess_format(path.name)
-            file = uploads.Source(path, chosen, typed, skip_invalid)
+            file = uploads.Source(path, read_options(format=form, typed=typed), skip_invalid)
             return await uploads.upload(opened, file, batch_size=batch_size, anew=anew)
         with uploads.spooled(records.encode(source)) as path:
-            file = uploads.Source(path, Format.NDJSON, remembered=False)
+            file = uploads.Source(path, read_options(format=Format.NDJSON), remembered=False)
             return await uploads.upload(opened, file, batch_size=batch_size)
 
 

@@ -45,7 +45,8 @@ from gapless.errors import (
     StateError,
     UnavailableError,
 )
-from gapless.sessions import AsyncClient, Result
+from gapless.reading import Format, read_options
+from gapless.sessions import AsyncClient, Limits, Result
 
 EXIT_CODES: Final[list[tuple[type[GaplessError], int]]] = [
     (InputError, 3),
@@ -112,9 +113,23 @@ def _options(*, sends: bool = False) -> Callable[[_Command], _Command]:
 _INPUT_OPTIONS: Final = [
     click.option(
         "--format",
-        "form",
-        type=click.Choice([form.value for form in records.Format]),
-        help="How the records stand in the file; otherwise its name says (.gz may follow).",
+        type=click.Choice([form.value for form in Format]),
+        help="How the records stand in the file; otherwise name and content say.",
+    ),
+    click.option(
+        "--delimiter",
+        metavar="CHARACTER",
+        help="Of CSV and TSV: a character, or comma, semicolon, tab, pipe.",
+    ),
+    click.option(
+        "--encoding",
+        help="Of the text, where it is neither UTF-8 nor UTF-16 with a byte order mark:"
+        " windows-1252, utf-16le …",
+    ),
+    click.option(
+        "--header/--no-header",
+        default=None,
+        help="Whether the first row of CSV and TSV names the columns. Without, rows are arrays.",
     ),
     click.option(
         "--typed",
@@ -192,6 +207,48 @@ def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - c
             _show(shown, result, file)
 
     _run(work, options, options["url"])
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@_input_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+def inspect(file: Path, **options: Any) -> None:  # noqa: ANN401 - click's
+    """Show how FILE is read, its first records and its counts; sends nothing.
+
+    \b
+    Examples:
+      gapless inspect orders.csv
+      gapless inspect export.txt --format csv --delimiter semicolon
+    """
+    shown = display(as_json=options["as_json"])
+    with _ending(shown), shown, _source(file, options) as source:
+        found = uploads.scan(source, Limits(), keep_invalid=False)
+        facts: dict[str, Any] = {
+            "file": source.name,
+            "reading": str(found.reading),
+            "format": found.reading.format.value,
+            "delimiter": found.reading.delimiter,
+            "encoding": found.reading.encoding,
+            "gzip": found.reading.gzip,
+            "records": found.plan.records,
+            "bytes": found.plan.bytes,
+            "skipped": found.skipped,
+            "blank": found.blank,
+            "literal": found.literal,
+            "first": [record.decode(errors="replace") for record in found.first],
+        }
+        shown.result(
+            "\n".join(
+                [
+                    f"{source.name}: {found.reading}",
+                    *facts["first"],
+                    *(["…"] if found.plan.records > len(found.first) else []),
+                    _counted(found),
+                ]
+            ),
+            facts,
+        )
 
 
 @cli.command()
@@ -389,16 +446,17 @@ def conformance(service: str | None, only: tuple[str, ...], **options: Any) -> N
 
 @contextmanager
 def _source(file: Path, options: dict[str, Any]) -> Iterator[uploads.Source]:
-    form = options["form"]
-    chosen = records.Format(form) if form else records.guess_format(file.name)
-    kind = {"typed": options["typed"], "skip_invalid": options["skip_invalid"]}
+    names = ("format", "delimiter", "encoding", "header", "typed")
+    how = read_options(**{name: options[name] for name in names})
     if str(file) != "-":
-        yield uploads.Source(file, chosen, **kind)
+        yield uploads.Source(file, how, options["skip_invalid"])
         return
     pipe = iter(lambda: sys.stdin.buffer.read(records.CHUNK), b"")
     with uploads.spooled(pipe) as path:
+        if not path.stat().st_size:
+            raise InputError("Nothing came in: did the command before the pipe fail?", "empty")
         aside = Path("stdin.invalid")
-        yield uploads.Source(path, chosen, **kind, remembered=False, aside=aside)
+        yield uploads.Source(path, how, options["skip_invalid"], remembered=False, aside=aside)
 
 
 def _show(shown: Display, result: Result, name: object, *, checked: bool = True) -> None:
@@ -407,8 +465,25 @@ def _show(shown: Display, result: Result, name: object, *, checked: bool = True)
     plural = "batch" if result.batches == 1 else "batches"
     shown.result(
         f"{result.key}: {result.received_record or 0:,} records, {result.bytes:,} bytes"
-        f" in {result.batches:,} {plural}{proof}",
+        f" in {result.batches:,} {plural}{proof}"
+        + (f"; read as {result.reading}" if result.reading else ""),
         facts,
+    )
+
+
+def _counted(found: uploads.Scan) -> str:
+    always = [
+        (found.plan.records, "record", "records"),
+        (found.plan.bytes, "byte as NDJSON", "bytes as NDJSON"),
+    ]
+    maybe = [
+        (found.skipped, "malformed record left out", "malformed records left out"),
+        (found.blank, "blank line left out", "blank lines left out"),
+        (found.literal, "line with quotes or backslashes", "lines with quotes or backslashes"),
+    ]
+    return ", ".join(
+        f"{number:,} {one if number == 1 else more}"
+        for number, one, more in always + [counted for counted in maybe if counted[0]]
     )
 
 
@@ -446,12 +521,20 @@ def _run(work: _Work, options: dict[str, Any], url: str | None) -> None:
         ) as client:
             await work(client, shown)
 
+    with _ending(shown), shown:
+        anyio.run(partial(run))
+
+
+@contextmanager
+def _ending(shown: Display) -> Iterator[None]:
+    """Say what went wrong, and end the process with its code."""
     try:
-        with shown:
-            anyio.run(partial(run))
+        yield
     except GaplessError as error:
         code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
         facts: dict[str, Any] = {"error": type(error).__name__, "exitCode": code}
+        if isinstance(error, InputError):
+            facts["code"] = error.code
         if isinstance(error, InvalidRecordError):
             facts |= {"line": error.line, "column": error.column, "reason": error.reason}
         if isinstance(error, ApiError):

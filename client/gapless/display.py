@@ -190,7 +190,11 @@ def _line(event: str, facts: dict[str, Any]) -> str:
         case "input":
             skipped = f", {facts['skipped']:,} left out" if facts["skipped"] else ""
             size = facts["bytes"] / _MB
-            return f"input: {facts['file']}, {facts['records']:,} records, {size:,.1f} MB{skipped}"
+            blank = f", {facts['blank']:,} blank lines" if facts["blank"] else ""
+            return (
+                f"input: {facts['file']}, {facts['reading']}, {facts['records']:,} records,"
+                f" {size:,.1f} MB{skipped}{blank}"
+            )
         case "session":
             number = facts["batches"]
             cut = f", {number:,} batches of {facts['batchSize']:,} records" if number else ""

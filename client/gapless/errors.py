@@ -39,17 +39,35 @@ class GaplessError(Exception):
 
 
 class InputError(GaplessError):
-    """The input cannot be sent as it is."""
+    """The input cannot be sent as it is; ``code`` is a stable word for why (docs/client.md)."""
+
+    def __init__(self, message: str, code: str = "input") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class InvalidRecordError(InputError):
-    """A record is not what its format asks for; ``line`` and ``column`` count from 1."""
+    """A record is not what its format asks for; ``line`` and ``column`` count from 1.
 
-    def __init__(self, line: int, column: int, reason: str) -> None:
-        super().__init__(f"line {line}, column {column}: {reason}")
+    ``record`` is its number, from 1, if it is a Python object and not in a file; ``line`` is the
+    same then.
+    """
+
+    def __init__(
+        self,
+        line: int,
+        column: int,
+        reason: str,
+        code: str = "malformed_record",
+        *,
+        record: int | None = None,
+    ) -> None:
+        place = f"line {line}, column {column}" if record is None else f"record {record}"
+        super().__init__(f"{place}: {reason}", code)
         self.line = line
         self.column = column
         self.reason = reason
+        self.record = record
 
 
 class RecordTooLargeError(InputError):

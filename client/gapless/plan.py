@@ -35,7 +35,7 @@ _LEVEL: Final = 6
 _AT_ONCE: Final = 2**_LEVEL
 """Records that are summed at once, where they are small."""
 
-_ROOM: Final = 100
+ROOM: Final = 100
 """Bytes of a request around its records: ``{"seqNum":99999,"data":[]}``, generously."""
 
 
@@ -122,7 +122,7 @@ def make(
     *,
     batch_size: int | None = None,
     flexible: bool = False,
-    most_bytes: int = TARGET + _ROOM,
+    most_bytes: int = TARGET + ROOM,
     max_batches: int = MAX_BATCHES,
 ) -> Plan:
     """Plan the upload of ``chunks``. Raises InputError where it is too much for a session.
@@ -131,7 +131,7 @@ def make(
     service takes ``most_bytes`` in a body and ``max_batches`` in a session.
     """
     records = size = crc = 0
-    target = min(TARGET, most_bytes - _ROOM)
+    target = min(TARGET, most_bytes - ROOM)
     runs = Runs(target)
     for chunk in chunks:
         size += len(chunk.lines)

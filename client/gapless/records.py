@@ -13,14 +13,14 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from enum import Enum
-from itertools import chain, dropwhile
-from pathlib import Path
+from itertools import chain
 from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
+from gapless import reading as readings
 from gapless.errors import InputError, InvalidRecordError, RecordTooLargeError
+from gapless.reading import Format, Reading, ReadOptions
 
 try:
     from isal import igzip, isal_zlib
@@ -38,9 +38,9 @@ MAX_RECORD: Final = 64 * 1024 * 1024
 """Largest record, bytes. No batch may be larger than this, and a chunk must fit into memory."""
 
 _BLANK: Final = b" \t\r\n"
-_BOM: Final = b"\xef\xbb\xbf"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _RAW: Final = msgspec.json.Decoder(msgspec.Raw)
+_DEFAULT: Final = ReadOptions()
 
 
 class Chunk(NamedTuple):
@@ -55,31 +55,6 @@ class Chunk(NamedTuple):
 
 OnInvalid = Callable[[InvalidRecordError, bytes], None]
 """Gets a record that is left out: what is wrong with it, and its bytes."""
-
-
-class Format(str, Enum):
-    """How the records stand in the input."""
-
-    NDJSON = "ndjson"
-    JSON = "json"
-    CSV = "csv"
-    TSV = "tsv"
-
-
-_SUFFIXES: Final = {
-    ".ndjson": Format.NDJSON,
-    ".jsonl": Format.NDJSON,
-    ".json": Format.JSON,
-    ".csv": Format.CSV,
-    ".tsv": Format.TSV,
-}
-
-
-def guess_format(name: str) -> Format:
-    """The format that a file's name stands for; NDJSON where it says nothing."""
-    path = Path(name)
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    return _SUFFIXES.get(suffix.lower(), Format.NDJSON)
 
 
 def refuse(error: InvalidRecordError, record: bytes) -> NoReturn:
@@ -108,68 +83,278 @@ class _Seen:
         return len(found)
 
 
-def read(
-    file: io.BufferedReader,
-    form: Format,
-    *,
-    typed: bool = False,
-    trusted: bool = False,
-    on_invalid: OnInvalid = refuse,
-    see: Callable[[bytes], object] = len,
-    on_mended: Callable[[], object] = bool,
-) -> Iterator[Chunk]:
-    """The records in ``file``, which may be gzip, as chunks of NDJSON.
+class Reader:
+    """The records in ``file``, as chunks of NDJSON; iterate over it once.
 
-    ``typed`` makes numbers, booleans and null of CSV cells that read as such; otherwise every cell
-    is a string. ``trusted`` leaves the checks out, for NDJSON that passed them unchanged. ``see``
-    gets every byte of the file as it is read, compressed or not; ``on_mended`` is called where the
-    NDJSON is not what stands in the file, so that it may not be trusted. Raises an InputError, for
+    ``name`` and the content say how it is read, unless ``options`` do. ``trusted`` leaves the
+    checks out, for NDJSON that passed them unchanged. ``on_invalid`` gets a record that is wrong,
+    ``see`` every byte of the file as it is read, compressed or not. Of a record of more than
+    ``largest`` bytes ``fits`` is asked whether it can be sent. Iterating raises an InputError, for
     a record only through ``on_invalid``.
     """
-    gzipped = file.peek(len(_GZIP_MAGIC))[: len(_GZIP_MAGIC)] == _GZIP_MAGIC
-    seen = _Seen(file, see)
-    stream = _open_gzip(fileobj=seen, mode="rb") if gzipped else seen
-    if form is not Format.NDJSON:
-        on_mended()
-    try:
-        blocks = _without_bom(iter(lambda: stream.read(CHUNK), b""))
-        if form is Format.JSON:
-            blocks = dropwhile(lambda block: not block.strip(_BLANK), blocks)
-            first = next(blocks, b"")
-            blocks = chain([first], blocks)
-            if first.lstrip(_BLANK)[:1] == b"[":
-                yield from _array(blocks, on_invalid)
-                return
-        if form in {Format.CSV, Format.TSV}:
-            yield from _table(blocks, "," if form is Format.CSV else "\t", typed, on_invalid)
-        elif trusted:
-            yield from _as_it_is(blocks)
+
+    def __init__(
+        self,
+        file: io.BufferedReader,
+        name: str = "",
+        options: ReadOptions = _DEFAULT,
+        *,
+        trusted: bool = False,
+        on_invalid: OnInvalid = refuse,
+        see: Callable[[bytes], object] = len,
+        largest: int = MAX_RECORD,
+        fits: Callable[[bytes], bool] = bool,
+    ) -> None:
+        self.reading = Reading(format=Format.NDJSON)
+        """How the input is read; known with the first chunk, or the end of none."""
+        self.blank = 0
+        """Blank lines so far; they are no records."""
+        self.literal = 0
+        """Lines of a TSV so far with quotes or backslashes, which are data."""
+        self.mended = False
+        """Whether what is sent is not what stands in the file, so that it may not be trusted."""
+        self._file = file
+        self._name = name
+        self._options = options
+        self._trusted = trusted
+        self._on_invalid = on_invalid
+        self._see = see
+        self._largest = largest
+        self._fits = fits
+        self._line = 1
+        """Where the content begins."""
+        self._records = 0
+        self._listed = False
+        """Whether an array holds the records."""
+
+    def __iter__(self) -> Iterator[Chunk]:
+        gzipped = self._file.peek(len(_GZIP_MAGIC))[: len(_GZIP_MAGIC)] == _GZIP_MAGIC
+        seen = _Seen(self._file, self._see)
+        stream = _open_gzip(fileobj=seen, mode="rb") if gzipped else seen
+        try:
+            yield from self._chunks(iter(lambda: stream.read(CHUNK), b""), gzipped=gzipped)
+        except (EOFError, gzip.BadGzipFile, _inflate_error) as error:
+            raise InputError(f"The gzip is damaged, or cut off: {error}", "gzip") from None
+
+    def _chunks(self, blocks: Iterator[bytes], *, gzipped: bool) -> Iterator[Chunk]:
+        start = _head(blocks)
+        readings.refuse_other_files(start)
+        encoding, mark = readings.choose_encoding(start, self._options.encoding)
+        blocks = chain([start[mark:]], blocks)
+        if encoding != "utf-8":
+            self.mended = True
+            blocks = readings.transcoded(blocks, encoding)
+        blocks = self._from_content(blocks)
+        start = _head(blocks)
+        chosen = readings.choose(start[: readings.HEAD], self._name, self._options)
+        self.reading = chosen = msgspec.structs.replace(chosen, encoding=encoding, gzip=gzipped)
+        blocks = chain([start], blocks)
+        if chosen.format in {Format.CSV, Format.TSV}:
+            self.mended = True
+            yield from _chunked(self._table(blocks, chosen))
+        elif chosen.format is Format.NDJSON:
+            if self._trusted:
+                yield from _as_it_is(blocks)
+            else:
+                yield from self._several(self._lines(blocks), chosen)
         else:
-            yield from _lines(blocks, on_invalid, on_mended)
-    except (EOFError, gzip.BadGzipFile, _inflate_error) as error:
-        raise InputError(f"The gzip is damaged, or cut off: {error}") from None
+            self.mended = True
+            if chosen.separators:
+                # Raw, neither stands in a string of valid JSON; between values both are space.
+                blocks = (block.replace(b"\x1e", b"\t") for block in blocks)
+            yield from self._several(_chunked(self._values(blocks, chosen)), chosen)
+
+    def _from_content(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """The same from where a head holds something, however long the space before it."""
+        for block in blocks:
+            content = block
+            if not block[: readings.HEAD].strip(_BLANK):
+                self.mended = True
+                content = block.lstrip(_BLANK)
+                blank = block.count(b"\n", 0, len(block) - len(content))
+                self._line += blank
+                self.blank += blank
+            if content:
+                yield content
+                break
+        yield from blocks
+
+    def _several(self, chunks: Iterator[Chunk], chosen: Reading) -> Iterator[Chunk]:
+        """The same; refuses a single record that is a list of records itself."""
+        first = b""
+        count = 0
+        for chunk in chunks:
+            if count == 0 and chunk.records:
+                first = bytes(chunk.records[0])
+            count += len(chunk.records)
+            if count > 1:
+                first = b""
+            yield chunk
+        if count == 1 and not chosen.given and not self._listed:
+            _refuse_wrapper(first, chosen)
+
+    def _ask(self, record: bytes | msgspec.Raw, line: int, number: int) -> None:
+        """Refuse a record that is too large for a batch of its own."""
+        content = bytes(record)
+        if not self._fits(content):
+            raise RecordTooLargeError(
+                f"record {number}, line {line}: it has {len(content):,} bytes, more than the"
+                " service takes in a request.",
+                "too_large",
+            )
+
+    def _lines(self, blocks: Iterable[bytes]) -> Iterator[Chunk]:
+        line = self._line
+        for chunk in _whole_lines(blocks, line):
+            found = _values(chunk)
+            # Where the records, each with its line end, are all there is, and as many as there are
+            # line ends, there is one on every line.
+            plain = len(found) == chunk.count(b"\n") and b"\r" not in chunk
+            if plain and b"\n".join([*found, b""]) == chunk and _is_utf8(chunk):
+                whole = Chunk(chunk, found)
+                places: Sequence[int] = range(line, line + len(found))
+            else:
+                self.mended = True
+                places = []
+                whole = _chunk(list(self._good_lines(chunk, line, places)))
+            if len(chunk) > self._largest:
+                for index, record in enumerate(whole.records):
+                    if len(record) > self._largest:
+                        self._ask(record, places[index], self._records + index + 1)
+            self._records += len(whole.records)
+            if whole.records:
+                yield whole
+            line += chunk.count(b"\n")
+
+    def _good_lines(self, chunk: bytes, line: int, places: list[int]) -> Iterator[bytes]:
+        for number, text in enumerate(chunk[:-1].split(b"\n"), line):
+            record = text.strip(_BLANK)
+            if not record:
+                self.blank += 1
+            elif (fault := _fault(record)) is None:
+                places.append(number)
+                yield _one_line(record)
+            else:
+                margin = len(text) - len(text.lstrip(_BLANK))
+                self._on_invalid(
+                    InvalidRecordError(number, margin + fault.at + 1, fault.reason, fault.code),
+                    text,
+                )
+
+    def _values(self, blocks: Iterator[bytes], chosen: Reading) -> Iterator[bytes]:
+        """The elements of one JSON array, or values one after the other, as they are written."""
+        text = _JsonText(blocks, self._line)
+        self._listed = not chosen.separators and text.peek() == "["
+        for start, value in text.elements() if self._listed else text.sequence():
+            record = value.encode()
+            if fault := _fault(record):
+                place = text.place(start + fault.at)
+                self._on_invalid(InvalidRecordError(*place, fault.reason, fault.code), record)
+                continue
+            record = _one_line(record)
+            self._records += 1
+            if len(record) > self._largest:
+                self._ask(record, text.place(start)[0], self._records)
+            yield record
+
+    def _table(self, blocks: Iterator[bytes], chosen: Reading) -> Iterator[bytes]:
+        """Rows as objects, by the names in the first; as arrays where there is no header."""
+        rows = _csv_rows if chosen.format is Format.CSV else self._tsv_rows
+        numbered = rows(_TextLines(blocks, self._line, chosen.line_end), chosen.delimiter)
+        if chosen.first_line > 1:
+            next(numbered)
+        encode = msgspec.json.Encoder().encode
+        names: list[str] | None = None
+        width = 0
+        for line, read in numbered:
+            row = read
+            if not row:
+                if width != 1:
+                    self.blank += 1
+                    continue
+                row = [""]
+            if not width:
+                width = len(row)
+                if chosen.header:
+                    names = row
+                    _check_names(names, line, chosen, self._options)
+                    continue
+            if len(row) != width:
+                than = f"the header {width}" if names else f"the first {width}"
+                fault = InvalidRecordError(
+                    line, 1, f"the row has {len(row)} cells, {than}", "ragged"
+                )
+                self._on_invalid(fault, _row(row, chosen))
+                continue
+            cells = map(_typed, row) if chosen.typed else row
+            record = encode(dict(zip(names, cells, strict=True)) if names else list(cells))
+            self._records += 1
+            if len(record) > self._largest:
+                self._ask(record, line, self._records)
+            yield record
+
+    def _tsv_rows(self, lines: "_TextLines", delimiter: str) -> Iterator[tuple[int, list[str]]]:
+        """Every line is a row, and every character but the delimiter is data."""
+        for text in lines:
+            line = text.rstrip("\r\n")
+            if "\r" in line or "\n" in line:
+                raise InvalidRecordError(lines.number, 1, _BARE, "line_end")
+            if '"' in line or "\\" in line:
+                self.literal += 1
+            yield lines.number, line.split(delimiter) if line else []
 
 
-def _without_bom(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    yield next(blocks, b"").removeprefix(_BOM)
-    yield from blocks
+def _head(blocks: Iterator[bytes]) -> bytes:
+    """What a reading is chosen from, or more."""
+    head = next(blocks, b"")
+    while len(head) < readings.HEAD and (block := next(blocks, b"")):
+        head += block
+    return head
 
 
-def _whole_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+def _refuse_wrapper(record: bytes, chosen: Reading) -> None:
+    """Where the only record holds a list, that list is likely what was meant."""
+    try:
+        value = msgspec.json.decode(record)
+    except (msgspec.DecodeError, RecursionError):
+        return
+    if isinstance(value, list):
+        raise InputError(
+            "The only record is an array. Say --format json to send its elements, or --format"
+            " ndjson to send it as one record.",
+            "format_unclear",
+        )
+    if chosen.named or not isinstance(value, dict):
+        return
+    for name, member in value.items():
+        if isinstance(member, list) and any(isinstance(one, (dict, list)) for one in member):
+            raise InputError(
+                f"The file is one object, and its member {name!r} is a list of {len(member):,}."
+                " Take the list out to send its records, or say --format ndjson to send the object"
+                " as one record.",
+                "wrapped",
+            )
+
+
+def _whole_lines(blocks: Iterable[bytes], line: int, end: bytes = b"\n") -> Iterator[bytes]:
     """Chunks that end with a line; the last line gets its end where it has none."""
     held: list[bytes] = []
     size = 0
     for block in blocks:
-        end = block.rfind(b"\n") + 1
-        if end:
-            yield b"".join([*held, block[:end]])
+        after = block.rfind(end) + 1
+        if after:
+            chunk = b"".join([*held, block[:after]])
+            yield chunk
+            line += chunk.count(end)
             held, size = [], 0
-        held.append(block[end:])
+        held.append(block[after:])
         size += len(held[-1])
         if size > MAX_RECORD:
-            raise RecordTooLargeError(f"A line is longer than {MAX_RECORD:,} bytes.")
+            raise RecordTooLargeError(
+                f"line {line}: it is longer than {MAX_RECORD:,} bytes.", "too_large"
+            )
     if rest := b"".join(held):
-        yield rest + b"\n"
+        yield rest + end
 
 
 def _as_it_is(blocks: Iterable[bytes]) -> Iterator[Chunk]:
@@ -179,25 +364,6 @@ def _as_it_is(blocks: Iterable[bytes]) -> Iterator[Chunk]:
             yield Chunk(block, ())
     if block and not block.endswith(b"\n"):
         yield Chunk(b"\n", ())
-
-
-def _lines(
-    blocks: Iterable[bytes], on_invalid: OnInvalid, on_mended: Callable[[], object]
-) -> Iterator[Chunk]:
-    line = 1
-    for chunk in _whole_lines(blocks):
-        found = _values(chunk)
-        # Where the records, each with its line end, are all there is, and as many as there are line
-        # ends, there is one on every line.
-        plain = len(found) == chunk.count(b"\n") and b"\r" not in chunk
-        if plain and b"\n".join([*found, b""]) == chunk and _is_utf8(chunk):
-            yield Chunk(chunk, found)
-            line += len(found)
-        else:
-            on_mended()
-            if kept := list(_good_lines(chunk, line, on_invalid)):
-                yield _chunk(kept)
-            line += chunk.count(b"\n")
 
 
 class _ConstantError(ValueError):
@@ -230,29 +396,42 @@ def _one_line(record: bytes) -> bytes:
     return msgspec.json.format(record, indent=-1) if spread else record
 
 
+def _chunked(records: Iterable[bytes]) -> Iterator[Chunk]:
+    found: list[bytes] = []
+    size = 0
+    for record in records:
+        found.append(record)
+        size += len(record)
+        if size > CHUNK:
+            yield _chunk(found)
+            found, size = [], 0
+    if found:
+        yield _chunk(found)
+
+
 def _chunk(records: Sequence[bytes]) -> Chunk:
     return Chunk(b"\n".join([*records, b""]), records)
 
 
-def _good_lines(chunk: bytes, line: int, on_invalid: OnInvalid) -> Iterator[bytes]:
-    for number, text in enumerate(chunk[:-1].split(b"\n"), line):
-        record = text.strip(_BLANK)
-        if not record:
-            continue
-        if (fault := _fault(record)) is None:
-            yield _one_line(record)
-        else:
-            reason, at = fault
-            margin = len(text) - len(text.lstrip(_BLANK))
-            on_invalid(InvalidRecordError(number, margin + at + 1, reason), text)
+class _Fault(NamedTuple):
+    """Why a record is not one JSON value, and at which character."""
+
+    reason: str
+    at: int
+    code: str = "malformed_record"
 
 
-def _fault(record: bytes) -> tuple[str, int] | None:
-    """Why ``record`` is not one JSON value, and at which character; None where it is one."""
+_NOT_UTF8: Final = "this is not UTF-8; --encoding says what it is, for instance windows-1252"
+_BARE: Final = "a line end of another kind than the others, outside quotes"
+
+
+def _fault(record: bytes) -> _Fault | None:
+    """Why ``record`` is not one JSON value; None where it is one."""
     try:
         text = record.decode()
     except UnicodeDecodeError as error:
-        return "this is not UTF-8", len(record[: error.start].decode(errors="replace"))
+        at = len(record[: error.start].decode(errors="replace"))
+        return _Fault(_NOT_UTF8, at, "encoding")
     try:
         _RAW.decode(record)
     except (msgspec.DecodeError, RecursionError):
@@ -262,51 +441,19 @@ def _fault(record: bytes) -> tuple[str, int] | None:
     try:
         _decoder.decode(text)
     except RecursionError:
-        return "the JSON is nested too deeply", 0
+        return _Fault("the JSON is nested too deeply", 0)
     except _ConstantError as error:
-        return f"{error} is not JSON", text.find(str(error))
+        return _Fault(f"{error} is not JSON", text.find(str(error)))
     except json.JSONDecodeError as error:
-        return error.msg, error.pos
+        return _Fault(error.msg, error.pos)
     # json takes everything that msgspec takes, and halves of surrogate pairs.
     half = re.search(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}", text)
-    return "a \\ud800 … \\udfff escape without its other half", half.start() if half else 0
+    return _Fault("a \\ud800 … \\udfff escape without its other half", half.start() if half else 0)
 
 
 # Numbers stay text: nothing is done with them, and to read an integer of 5,000 digits takes long.
 _scanner: Final = json.JSONDecoder(parse_int=str, parse_float=str)
 _decoder: Final = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_constant)
-
-
-def _array(blocks: Iterator[bytes], on_invalid: OnInvalid) -> Iterator[Chunk]:
-    """The elements of one JSON array, as they are written.
-
-    The decoder of the standard library tells where a value ends, which msgspec's does not.
-    """
-    array = _Array(blocks)
-    found: list[bytes] = []
-    size = 0
-    array.expect("[")
-    comma = array.peek() != "]"
-    while comma:
-        start, text = array.value()
-        record = text.encode()
-        if fault := _fault(record):
-            on_invalid(InvalidRecordError(*array.place(start + fault[1]), fault[0]), record)
-        else:
-            record = _one_line(record)
-            found.append(record)
-            size += len(record)
-        if size > CHUNK:
-            yield _chunk(found)
-            found, size = [], 0
-        comma = array.peek() == ","
-        if comma:
-            array.expect(",")
-    array.expect("]")
-    if rest := array.peek():
-        array.fail(f"there is text after the array: {rest!r}")
-    if found:
-        yield _chunk(found)
 
 
 _LONGEST_TOKEN: Final = 20
@@ -315,13 +462,16 @@ _LONGEST_TOKEN: Final = 20
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 
-class _Array:
-    """A place in the text of an array, read as far as it is needed."""
+class _JsonText:
+    """A place in a text of JSON values, read as far as it is needed.
 
-    def __init__(self, blocks: Iterator[bytes]) -> None:
+    The decoder of the standard library tells where a value ends, which msgspec's does not.
+    """
+
+    def __init__(self, blocks: Iterator[bytes], line: int = 1) -> None:
         self._text = ""
         self._at = 0
-        self._line = 1
+        self._line = line
         self._column = 1
         self._blocks = blocks
         self._decode = codecs.getincrementaldecoder("utf-8")().decode
@@ -336,8 +486,9 @@ class _Array:
         self._ended = not block
         try:
             text = self._decode(block, final=self._ended)
-        except UnicodeDecodeError:
-            raise InputError("The JSON is not UTF-8.") from None
+        except UnicodeDecodeError as error:
+            line = self._line + self._text.count("\n") + error.object[: error.start].count(b"\n")
+            raise InvalidRecordError(line, 1, _NOT_UTF8, "encoding") from None
         self._text = self._text[self._at :] + text
         self._at = 0
         return True
@@ -350,9 +501,33 @@ class _Array:
             return self._line + newlines, at - self._text.rfind("\n", 0, at)
         return self._line, self._column + at
 
-    def fail(self, reason: str, at: int | None = None) -> NoReturn:
+    def elements(self) -> Iterator[tuple[int, str]]:
+        """The elements of one array: where each begins, for ``place``, and as it is written."""
+        self.expect("[")
+        comma = self.peek() != "]"
+        while comma:
+            yield self.value()
+            comma = self.peek() == ","
+            if comma:
+                self.expect(",")
+        self.expect("]")
+        if self.peek():
+            self.fail(
+                "there is text after the array. If each line is a record, say --format ndjson",
+                code="format_unclear",
+            )
+
+    def sequence(self) -> Iterator[tuple[int, str]]:
+        """Values, one after the other; space between them wherever one could go on."""
+        while self.peek():
+            start, value = self.value()
+            if value[-1] not in '}]"' and self._text[self._at : self._at + 1].strip():
+                self.fail("expected space after the value")
+            yield start, value
+
+    def fail(self, reason: str, at: int | None = None, code: str = "malformed_record") -> NoReturn:
         """Raise what is wrong, and where."""
-        raise InvalidRecordError(*self.place(at), reason)
+        raise InvalidRecordError(*self.place(at), reason, code)
 
     def peek(self) -> str:
         """The next character that is no space; "" at the end."""
@@ -392,7 +567,6 @@ class _Array:
                 return start, self._text[start:end]
 
 
-_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _WORDS: Final = {"": None, "true": True, "false": False, "null": None}
 
 
@@ -400,69 +574,134 @@ def _typed(cell: str) -> object:
     if cell in _WORDS:
         return _WORDS[cell]
     # Digits stay as they are written: a float would spoil 30 of them.
-    return msgspec.Raw(cell.encode()) if _NUMBER.fullmatch(cell) else cell
+    return msgspec.Raw(cell.encode()) if readings.NUMBER.fullmatch(cell) else cell
 
 
-def _table(
-    blocks: Iterator[bytes],
-    delimiter: str,
-    typed: bool,  # noqa: FBT001 - called in one place
-    on_invalid: OnInvalid,
-) -> Iterator[Chunk]:
-    """Rows as objects, by the names in the first."""
-    # The module's own limit, 128 KB, would refuse cells that the service takes.
-    csv.field_size_limit(MAX_RECORD)
-    rows = csv.reader(_text_lines(blocks), delimiter=delimiter, strict=True)
-    encode = msgspec.json.Encoder().encode
-    names: list[str] | None = None
-    found: list[bytes] = []
-    size = 0
-    while True:
-        try:
-            row = next(rows)
-        except StopIteration:
-            break
-        except csv.Error as error:
-            # Where a quote is wrong nobody knows where the row ends: none can be left out.
-            raise InvalidRecordError(rows.line_num, 1, str(error)) from None
-        if not row:
-            continue
-        if names is None:
-            names = row
-            if len(set(names)) < len(names):
-                raise InvalidRecordError(1, 1, "a column's name is given twice")
-            continue
-        if len(row) != len(names):
-            fault = InvalidRecordError(
-                rows.line_num, 1, f"the row has {len(row)} cells, the header {len(names)}"
-            )
-            on_invalid(fault, _row(row, delimiter))
-            continue
-        found.append(encode(dict(zip(names, map(_typed, row) if typed else row, strict=True))))
-        size += len(found[-1])
-        if size > CHUNK:
-            yield _chunk(found)
-            found, size = [], 0
-    if found:
-        yield _chunk(found)
+def _check_names(names: list[str], line: int, chosen: Reading, options: ReadOptions) -> None:
+    """Raise InvalidRecordError where the first row does not name the columns."""
+
+    def fail(reason: str, code: str) -> NoReturn:
+        raise InvalidRecordError(line, 1, reason, code)
+
+    if options.header is None and readings.NUMBER.fullmatch(names[0]):
+        fail(
+            f"the first row should name the columns, and begins with the number {names[0]}. Say"
+            " --no-header if it is a record, --header if it is the header",
+            "header_unclear",
+        )
+    if chosen.format is Format.TSV and not chosen.given:
+        for name in names:
+            if len(name) > 1 and name[0] == name[-1] == '"':
+                fail(
+                    f"the name {name} is in quotes, which TSV has not. Say --format tsv if the"
+                    " quotes are data, --format csv --delimiter tab if they are not",
+                    "format_unclear",
+                )
+    columns: dict[str, list[str]] = {}
+    for number, name in enumerate(names, 1):
+        columns.setdefault(name, []).append(str(number))
+    for name, numbers in columns.items():
+        if len(numbers) > 1:
+            what = f"are both called {name!r}" if name else "both have no name"
+            fail(f"columns {' and '.join(numbers[:2])} {what}", "header_names")
 
 
-def _row(cells: list[str], delimiter: str) -> bytes:
+def _row(cells: list[str], chosen: Reading) -> bytes:
+    """A row as it was, more or less."""
+    if chosen.format is Format.TSV:
+        return chosen.delimiter.join(cells).encode()
     text = io.StringIO()
-    csv.writer(text, delimiter=delimiter, lineterminator="").writerow(cells)
+    csv.writer(text, delimiter=chosen.delimiter, lineterminator="").writerow(cells)
     return text.getvalue().encode()
 
 
-def _text_lines(blocks: Iterator[bytes]) -> Iterator[str]:
-    line = 0
-    for chunk in _whole_lines(blocks):
-        for text in chunk.split(b"\n")[:-1]:
-            line += 1
-            try:
-                yield text.decode() + "\n"
-            except UnicodeDecodeError as error:
-                column = len(text[: error.start].decode(errors="replace")) + 1
-                raise InvalidRecordError(line, column, "this is not UTF-8") from None
+class _TextLines:
+    """The lines of a table, each with its end; remembers what a fault in a quoted cell needs."""
+
+    def __init__(self, blocks: Iterator[bytes], line: int, end: str) -> None:
+        self.number = line - 1
+        """Of the line that was read last, from 1."""
+        self.quoted: list[str] = []
+        """Lines with quotes, for whom it concerns to clear."""
+        self.open: tuple[int, int] | None = None
+        """Line and column of the quote that is open after the last line."""
+        self.was_open: tuple[int, int] | None = None
+        """The same before it."""
+        self._blocks = blocks
+        self._end = end
+
+    def __iter__(self) -> Iterator[str]:
+        end = self._end
+        for chunk in _whole_lines(self._blocks, self.number + 1, end.encode()):
+            for text in self._decoded(chunk).split(end)[:-1]:
+                self.number += 1
+                if '"' in text:
+                    self._quotes(text)
+                else:
+                    self.was_open = self.open
+                yield text + end
+
+    def _quotes(self, text: str) -> None:
+        self.quoted.append(text + self._end)
+        self.was_open = self.open
+        if text.count('"') % 2:
+            self.open = None if self.open else (self.number, text.rfind('"') + 1)
+
+    def _decoded(self, chunk: bytes) -> str:
+        try:
+            text = chunk.decode()
+        except UnicodeDecodeError as error:
+            at, reason, code = error.start, _NOT_UTF8, "encoding"
+        else:
+            if "\0" not in text:
+                return text
+            at, reason, code = chunk.index(b"\0"), "a NUL byte", "nul"
+        before = chunk[:at].decode(errors="replace").split(self._end)
+        raise InvalidRecordError(self.number + len(before), len(before[-1]) + 1, reason, code)
+
+
+def _csv_rows(lines: _TextLines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows by RFC 4180, and the line that each begins on; a blank line is an empty row."""
+    # The module's own limit, 128 KB, would refuse cells that the service takes.
+    csv.field_size_limit(MAX_RECORD)
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    cell = rf'(?:"[^"]*(?:""[^"]*)*"|[^"{re.escape(delimiter)}\r\n]*)'
+    row_pattern = re.compile(rf"{cell}(?:{re.escape(delimiter)}{cell})*[\r\n]*")
+    while True:
+        line = lines.number + 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            # Where a quote is wrong nobody knows where the row ends: none can be left out.
+            raise _quote_fault(lines, str(error)) from None
+        if lines.quoted:
+            # The module takes quotes within a cell that does not begin with one.
+            if not row_pattern.fullmatch("".join(lines.quoted)):
+                raise InvalidRecordError(line, 1, _STRAY, "quote")
+            lines.quoted.clear()
+        yield line, row
+
+
+_STRAY: Final = (
+    "a quote within a cell that does not begin with one. If quotes are data, say --format tsv with"
+    " the --delimiter"
+)
+
+
+def _quote_fault(lines: _TextLines, reason: str) -> InvalidRecordError:
+    if "new-line" in reason:
+        return InvalidRecordError(lines.number, 1, _BARE, "line_end")
+    if "field larger" in reason and lines.open is None:
+        reason = f"a cell is longer than {MAX_RECORD:,} characters"
+        return InvalidRecordError(lines.number, 1, reason, "too_large")
+    if "expected after" in reason:
+        place = lines.was_open or (lines.number, 1)
+        reason = f"a quoted cell is followed by text, on line {lines.number}"
+        return InvalidRecordError(*place, reason, "quote")
+    place = lines.open or (lines.number, 1)
+    return InvalidRecordError(*place, "the quote that opens here is never closed", "quote")
 
 
 def encode(records: Iterable[object]) -> Iterator[bytes]:

@@ -93,6 +93,8 @@ class Result(msgspec.Struct, frozen=True, rename="camel"):
     key: str = ""
     manifest: str = ""
     checksum: Checksum | None = None
+    reading: str = ""
+    """How the client read the input; of ``upload`` and ``resume``."""
 
     @property
     def ok(self) -> bool:

@@ -14,7 +14,7 @@ import platformdirs
 
 from gapless import atomic
 from gapless.plan import Plan
-from gapless.records import Format
+from gapless.reading import Reading
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,8 +28,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes; with ``mtime_ns`` the quick sign that the file is the same."""
     mtime_ns: int
     sha256: str
-    form: Format
-    typed: bool
+    reading: Reading
     skip_invalid: bool
     clean: bool
     """Whether the file is NDJSON just as it is sent, so that it need not be checked again."""

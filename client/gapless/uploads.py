@@ -5,9 +5,10 @@ import io
 import os
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -22,16 +23,32 @@ from gapless.errors import (
     GaplessError,
     InputError,
     InvalidRecordError,
+    RecordTooLargeError,
     StateError,
 )
-from gapless.http import Report
+from gapless.http import Report, silent
 from gapless.plan import Batch, Plan
-from gapless.records import Chunk, Format
-from gapless.sessions import AsyncClient, AsyncSession, Limits, Range, Result, Status, check
+from gapless.reading import Reading, ReadOptions
+from gapless.records import Chunk
+from gapless.sessions import (
+    AsyncClient,
+    AsyncSession,
+    Limits,
+    Range,
+    Result,
+    Status,
+    check,
+    encode_batch,
+)
 from gapless.state import State
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_SHOWN: Final = 5
+"""How many records an inspection shows."""
+
+_SHOWN_BYTES: Final = 300
 
 _ROUNDS: Final = 3
 """How often what a finish misses is sent again. Once should do: what got a 204 is there."""
@@ -42,8 +59,7 @@ class Source:
     """A file with records, and how to read it."""
 
     path: Path
-    form: Format
-    typed: bool = False
+    options: ReadOptions = ReadOptions()  # noqa: RUF009 - it is frozen
     skip_invalid: bool = False
     remembered: bool = True
     """Whether a state file is kept; a spooled pipe has no name to find it by."""
@@ -64,8 +80,17 @@ class Scan:
     sha256: str
     size: int
     mtime_ns: int
+    reading: Reading
     clean: bool
     """Whether the file is NDJSON just as it is sent."""
+    skipped: int
+    """Records that were left out."""
+    blank: int
+    """Lines that were left out, for there is nothing on them."""
+    literal: int
+    """Lines of a TSV with quotes or backslashes, which are data."""
+    first: Sequence[bytes]
+    """The first records, each cut off where it is long."""
 
 
 async def upload(
@@ -98,7 +123,8 @@ async def upload(
     if source.remembered:
         state.save(_state(client, session, source, found))
     client.report("session", _described(client, session, found.plan))
-    return await _complete(client, session, source, found.plan, clean=found.clean)
+    result = await _complete(client, session, source, found.plan, clean=found.clean)
+    return msgspec.structs.replace(result, reading=str(found.reading))
 
 
 async def resume(
@@ -113,18 +139,19 @@ async def resume(
     status = await session.status()
     if begun is None:
         found = await _scan(client, source, session.limits, status.batch_size, status=status)
-        plan, clean = found.plan, found.clean
+        plan, clean, reading = found.plan, found.clean, found.reading
         if source.remembered:
             state.save(_state(client, session, source, found))
     else:
         await anyio.to_thread.run_sync(_check_unchanged, source, begun)
-        plan, clean = begun.plan, begun.clean
+        plan, clean, reading = begun.plan, begun.clean, begun.reading
     if plan.records != status.total_record:
         raise FileChangedError(
             f"The file has {plan.records:,} records, the session is for {status.total_record:,}."
         )
     client.report("session", _described(client, session, plan))
-    return await _complete(client, session, source, plan, clean=clean, status=status)
+    result = await _complete(client, session, source, plan, clean=clean, status=status)
+    return msgspec.structs.replace(result, reading=str(reading))
 
 
 async def _complete(
@@ -251,23 +278,44 @@ async def _scan(
     *,
     status: Status | None = None,
 ) -> Scan:
-    try:
-        return await anyio.to_thread.run_sync(
-            scan, source, limits, batch_size, status, client.report
+    return await anyio.to_thread.run_sync(
+        partial(
+            scan,
+            source,
+            limits,
+            batch_size,
+            flexible=status is not None and batch_size is None,
+            compress=client.gzip,
+            report=client.report,
         )
-    except InvalidRecordError as error:
-        error.args = (f"{source.name}, {error}",)
+    )
+
+
+@contextmanager
+def _named(source: Source) -> Iterator[None]:
+    """Errors of the input begin with its name."""
+    try:
+        yield
+    except InputError as error:
+        located = isinstance(error, (InvalidRecordError, RecordTooLargeError))
+        error.args = (f"{source.name}{',' if located else ':'} {error}",)
         raise
 
 
 def scan(
     source: Source,
     limits: Limits,
-    batch_size: int | None,
-    status: Status | None,
-    report: Report,
+    batch_size: int | None = None,
+    *,
+    flexible: bool = False,
+    compress: bool = True,
+    keep_invalid: bool = True,
+    report: Report = silent,
 ) -> Scan:
-    """Read the source once: check, count and sum it."""
+    """Read the source once: check, count and sum it. Raises InputError.
+
+    ``keep_invalid`` writes the records that are left out to a file of their own.
+    """
     digest = hashlib.sha256()
     read = 0
 
@@ -277,21 +325,36 @@ def scan(
         read += len(block)
         report("reading", {"read": read, "size": before.st_size})
 
-    with _opened(source.path) as file:
+    def fits(record: bytes) -> bool:
+        if not compress or len(record) > limits.max_inflated_bytes - plans.ROOM:
+            return False
+        body, _ = encode_batch(limits.max_seq_num, [record + b"\n"], compress=True)
+        return len(body) <= limits.max_body_bytes
+
+    first: list[bytes] = []
+
+    def noted() -> Iterator[Chunk]:
+        for chunk in reader:
+            some = chunk.records[: _SHOWN - len(first)] if len(first) < _SHOWN else ()
+            first.extend(bytes(record)[:_SHOWN_BYTES] for record in some)
+            yield chunk
+
+    with _opened(source.path) as file, _named(source):
         before = os.fstat(file.fileno())
-        mended: list[bool] = []
-        with _Aside(source) as aside:
+        with _Aside(source, keep=keep_invalid) as aside:
+            reader = records.Reader(
+                file,
+                source.path.name if source.remembered else "",
+                source.options,
+                on_invalid=aside if source.skip_invalid else records.refuse,
+                see=see,
+                largest=min(limits.max_body_bytes, limits.max_inflated_bytes) - plans.ROOM,
+                fits=fits,
+            )
             plan = plans.make(
-                records.read(
-                    file,
-                    source.form,
-                    typed=source.typed,
-                    on_invalid=aside if source.skip_invalid else records.refuse,
-                    see=see,
-                    on_mended=lambda: mended.append(True),
-                ),
+                noted(),
                 batch_size=batch_size,
-                flexible=status is not None and batch_size is None,
+                flexible=flexible,
                 most_bytes=min(limits.max_body_bytes, limits.max_inflated_bytes),
                 max_batches=limits.max_seq_num + 1,
             )
@@ -307,25 +370,41 @@ def scan(
             "sha256": digest.hexdigest(),
             "crc32": f"{plan.crc32:08x}",
             "skipped": aside.count,
+            "blank": reader.blank,
+            "reading": str(reader.reading),
         },
     )
-    return Scan(plan, digest.hexdigest(), after.st_size, after.st_mtime_ns, not mended)
+    return Scan(
+        plan,
+        digest.hexdigest(),
+        after.st_size,
+        after.st_mtime_ns,
+        reader.reading,
+        clean=not reader.mended,
+        skipped=aside.count,
+        blank=reader.blank,
+        literal=reader.literal,
+        first=first,
+    )
 
 
 class _Aside:
     """Counts the records that are left out, and writes them to FILE.invalid, as they are."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, keep: bool) -> None:
         self.count = 0
+        self._keep = keep
         self._path = source.aside or source.path.with_name(source.path.name + ".invalid")
         self._file: IO[bytes] | None = None
 
     def __call__(self, error: InvalidRecordError, record: bytes) -> None:
         del error
+        self.count += 1
+        if not self._keep:
+            return
         if self._file is None:
             self._file = self._path.open("wb")
         self._file.write(record + b"\n")
-        self.count += 1
 
     def __enter__(self) -> "Self":
         return self
@@ -352,7 +431,8 @@ def _read(source: Source, file: io.BufferedReader, *, clean: bool) -> Iterator[C
         if not source.skip_invalid:
             records.refuse(error, record)
 
-    return records.read(file, source.form, typed=source.typed, trusted=clean, on_invalid=leave_out)
+    name = source.path.name if source.remembered else ""
+    return iter(records.Reader(file, name, source.options, trusted=clean, on_invalid=leave_out))
 
 
 def _check_unchanged(source: Source, begun: State) -> None:
@@ -386,8 +466,7 @@ def _state(client: AsyncClient, session: AsyncSession, source: Source, found: Sc
         size=found.size,
         mtime_ns=found.mtime_ns,
         sha256=found.sha256,
-        form=source.form,
-        typed=source.typed,
+        reading=found.reading,
         skip_invalid=source.skip_invalid,
         clean=found.clean,
         plan=found.plan,
@@ -417,4 +496,4 @@ def spooled(records_: Iterable[bytes]) -> Iterator[Path]:
 
 def source_of(begun: State) -> Source:
     """The source of an upload that was begun, read as it was then."""
-    return Source(Path(begun.file), begun.form, begun.typed, begun.skip_invalid)
+    return Source(Path(begun.file), begun.reading.options(), begun.skip_invalid)

@@ -6,16 +6,18 @@ import io
 import json
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gapless import plan as plans
-from gapless import records
+from gapless import reading, records
 from gapless.errors import InputError, InvalidRecordError
 from gapless.plan import TARGET, Plan
-from gapless.records import Chunk, Format
+from gapless.reading import Format, read_options
+from gapless.records import Chunk, Reader
 
 quickly = settings(deadline=None, max_examples=60)
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -32,10 +34,17 @@ spaces = st.text(" \t\r\n", max_size=3)
 ascii_or_not = st.booleans()
 
 
-def read(content: bytes, form: Format, **options: Any) -> bytes:  # noqa: ANN401
-    """All records, as NDJSON."""
+def reader(content: bytes, form: Format, **settings: Any) -> Reader:  # noqa: ANN401
+    """A reader of the content, by the options that are among the settings."""
+    names = {"delimiter", "header", "typed"} & settings.keys()
+    options = read_options(format=form, **{name: settings.pop(name) for name in names})
     file: Any = io.BufferedReader(io.BytesIO(content))
-    return b"".join(chunk.lines for chunk in records.read(file, form, **options))
+    return Reader(file, "", options, **settings)
+
+
+def read(content: bytes, form: Format, **settings: Any) -> bytes:  # noqa: ANN401
+    """All records, as NDJSON."""
+    return b"".join(chunk.lines for chunk in reader(content, form, **settings))
 
 
 @quickly
@@ -43,11 +52,11 @@ def read(content: bytes, form: Format, **options: Any) -> bytes:  # noqa: ANN401
 def test_ndjson_stays_byte_for_byte(found: list[object], end: bytes, escape: bool) -> None:  # noqa: FBT001
     lines = [json.dumps(value, ensure_ascii=escape).encode() for value in found]
     plain = b"".join(line + b"\n" for line in lines)
-    mended: list[int] = []
-    assert read(end.join(lines), Format.NDJSON, on_mended=lambda: mended.append(1)) == plain
+    found_again = reader(end.join(lines), Format.NDJSON)
+    assert b"".join(chunk.lines for chunk in found_again) == plain
     assert read(gzip.compress(plain), Format.NDJSON) == plain
     assert read(b"\xef\xbb\xbf" + plain, Format.NDJSON) == plain
-    if not mended:
+    if not found_again.mended:
         assert read(end.join(lines), Format.NDJSON, trusted=True) == plain
 
 
@@ -62,8 +71,8 @@ def test_a_json_array(
 ) -> None:
     """Whatever the space around the elements, and wherever the reads end."""
     content = (space + json.dumps(found, indent=indent, ensure_ascii=escape) + space).encode()
-    blocks = (content[i : i + block] for i in range(0, len(content), block))
-    lines = b"".join(chunk.lines for chunk in records._array(blocks, records.refuse))  # noqa: SLF001
+    with patch.object(records, "CHUNK", block), patch.object(reading, "HEAD", block):
+        lines = read(content, Format.JSON)
     assert [json.loads(line) for line in lines.splitlines()] == found
     if indent is None:
         kept = [json.dumps(value, ensure_ascii=escape).encode() + b"\n" for value in found]
@@ -74,6 +83,7 @@ def test_a_json_array(
 @given(st.binary(max_size=60) | text.map(str.encode))
 def test_what_ndjson_takes_is_what_json_takes(content: bytes) -> None:
     """Any bytes: every line is one JSON value, or the whole is refused."""
+    assume(content[:2] not in {b"\xff\xfe", b"\xfe\xff"})  # read as UTF-16
     lines = [line.strip(b" \t\r") for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
     try:
         for line in filter(None, lines):
@@ -91,6 +101,11 @@ cells = st.text(
 )
 
 
+def plain(cell: str) -> bool:
+    """Whether TSV can hold it."""
+    return not {"\t", "\n", "\r"}.intersection(cell)
+
+
 @quickly
 @given(
     st.lists(cells, min_size=2, max_size=4, unique=True),
@@ -98,13 +113,27 @@ cells = st.text(
     st.sampled_from(["\n", "\r\n"]),
 )
 def test_tables_are_what_csv_reads(header: list[str], rows: list[list[str]], end: str) -> None:
-    for form, delimiter in ((Format.CSV, ","), (Format.TSV, "\t")):
-        made = io.StringIO()
-        writer = csv.writer(made, delimiter=delimiter, lineterminator=end, quoting=csv.QUOTE_ALL)
-        writer.writerows([header, *(row[: len(header)] for row in rows)])
-        lines = read(made.getvalue().encode(), form).splitlines()
-        expected = [dict(zip(header, row, strict=False)) for row in rows]
-        assert [json.loads(line) for line in lines] == expected
+    made = io.StringIO()
+    writer = csv.writer(made, lineterminator=end, quoting=csv.QUOTE_ALL)
+    writer.writerows([header, *(row[: len(header)] for row in rows)])
+    lines = read(made.getvalue().encode(), Format.CSV, delimiter=",", header=True).splitlines()
+    expected = [dict(zip(header, row, strict=False)) for row in rows]
+    assert [json.loads(line) for line in lines] == expected
+
+
+@quickly
+@given(
+    st.lists(cells.filter(plain), min_size=2, max_size=4, unique=True),
+    st.lists(st.lists(cells.filter(plain), min_size=4, max_size=4), max_size=5),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_in_tsv_every_character_is_data(header: list[str], rows: list[list[str]], end: str) -> None:
+    table = [header, *(row[: len(header)] for row in rows)]
+    made = "".join("\t".join(row) + end for row in table)
+    lines = read(made.encode(), Format.TSV, header=True).splitlines()
+    assert [json.loads(line) for line in lines] == [
+        dict(zip(header, row, strict=True)) for row in table[1:]
+    ]
 
 
 def test_types_of_cells() -> None:
@@ -193,10 +222,9 @@ def test_regression_a_record_over_several_lines_is_no_ndjson() -> None:
 
 def test_regression_a_carriage_return_in_a_record_is_taken_out() -> None:
     """The service takes it out too: the checksum would not be that of what was sent."""
-    mended: list[int] = []
-    content = b'{"a":1,\r"b":[\r2 ]}\n3\n'
-    found = read(content, Format.NDJSON, on_mended=lambda: mended.append(1))
-    assert (found, mended) == (b'{"a":1,"b":[2]}\n3\n', [1])
+    found = reader(b'{"a":1,\r"b":[\r2 ]}\n3\n', Format.NDJSON)
+    assert b"".join(chunk.lines for chunk in found) == b'{"a":1,"b":[2]}\n3\n'
+    assert found.mended
 
 
 @pytest.mark.parametrize("form", Format)

@@ -1,0 +1,451 @@
+"""Which reading is the right one: format, encoding and delimiter, by content, name and options.
+
+The rules are stated in tests/readings/README.md. The page keeps the same ones, and one table of
+cases holds for both. Where name and content disagree nothing is guessed: an InputError says what
+was seen, and which option decides.
+"""
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Final, NoReturn
+
+import msgspec
+
+from gapless.errors import InputError, InvalidRecordError
+
+HEAD: Final = 65_536
+"""Bytes from which a reading is chosen."""
+
+_BLANK: Final = b" \t\r\n"
+_SPREAD: Final = (b"[", b"{", b",", b":")
+"""How the first line of JSON ends that is spread over lines."""
+
+_RECORD_SEPARATOR: Final = b"\x1e"
+
+NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+"""A JSON number."""
+
+
+class Format(str, Enum):
+    """How the records stand in the input."""
+
+    NDJSON = "ndjson"
+    JSON = "json"
+    CSV = "csv"
+    TSV = "tsv"
+
+
+class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user says about an input; the options of ``gapless upload``."""
+
+    format: Format | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+    header: bool | None = None
+    typed: bool = False
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """How an input is read."""
+
+    format: Format
+    encoding: str = "utf-8"
+    gzip: bool = False
+    delimiter: str = ""
+    """Of CSV and TSV."""
+    header: bool = False
+    """Whether the first row names the columns."""
+    typed: bool = False
+    line_end: str = "\n"
+    """``\\r`` where the head has no other."""
+    first_line: int = 1
+    """Where the table begins: 2 after a ``sep=`` line."""
+    separators: bool = False
+    """Whether records begin with U+001E (RFC 7464)."""
+    named: bool = False
+    """Whether a name alone said that the file has a record on each line."""
+    given: bool = False
+    """Whether an option gave the format."""
+
+    def options(self) -> ReadOptions:
+        """What makes the same reading of the same bytes, under whatever name."""
+        return ReadOptions(
+            format=self.format,
+            delimiter=self.delimiter or None,
+            encoding=self.encoding,
+            header=self.header if self.delimiter else None,
+            typed=self.typed,
+        )
+
+    def __str__(self) -> str:
+        said = {
+            Format.NDJSON: "NDJSON",
+            Format.JSON: "JSON text sequence" if self.separators else "JSON",
+            Format.CSV: "CSV",
+            Format.TSV: "TSV, quotes are data",
+        }[self.format]
+        if self.delimiter and self.delimiter != {Format.TSV: "\t"}.get(self.format, ","):
+            said += f", delimiter {shown(self.delimiter)}"
+        if self.delimiter and not self.header:
+            said += ", no header"
+        if self.typed:
+            said += ", typed"
+        if self.encoding != "utf-8":
+            said += f", {self.encoding.upper()}"
+        return said + (", gzip" if self.gzip else "")
+
+
+_SUFFIXES: Final = {
+    ".ndjson": Format.NDJSON,
+    ".jsonl": Format.NDJSON,
+    ".json": Format.JSON,
+    ".csv": Format.CSV,
+    ".tsv": Format.TSV,
+    ".tab": Format.TSV,
+}
+
+_DELIMITERS: Final = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a pipe"}
+_WORDS: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "\\t": "\t"}
+
+
+def shown(delimiter: str) -> str:
+    """A delimiter as people name it."""
+    return _DELIMITERS.get(delimiter, repr(delimiter))
+
+
+def read_options(
+    *,
+    format: Format | str | None = None,  # noqa: A002 - named like the option
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    header: bool | None = None,
+    typed: bool = False,
+) -> ReadOptions:
+    """The options, checked. Raises InputError (``option``) for one that cannot be."""
+    try:
+        form = None if format is None else Format(format)
+    except ValueError:
+        known = ", ".join(form.value for form in Format)
+        raise InputError(f"{format!r} is not a format. Known are: {known}.", "option") from None
+    if delimiter is not None:
+        delimiter = _WORDS.get(delimiter, delimiter)
+        if len(delimiter) != 1 or delimiter in '"\r\n\0\ufeff':
+            raise InputError(
+                "A delimiter is one character, and neither a quote nor a line end; or one of:"
+                f" {', '.join(list(_WORDS)[:4])}.",
+                "option",
+            )
+        if form in {Format.NDJSON, Format.JSON}:
+            raise InputError(f"{form.value} has no delimiter.", "option")
+    if encoding is not None:
+        encoding = _codec(encoding)
+    return ReadOptions(
+        format=form, delimiter=delimiter, encoding=encoding, header=header, typed=typed
+    )
+
+
+def _codec(name: str) -> str:
+    try:
+        found = codecs.lookup(name)
+        b"".decode(found.name)  # LookupError for what is no text: base64, bz2
+    except (LookupError, ValueError):
+        raise InputError(
+            f"{name!r} is not a known encoding. For instance: utf-8, utf-16le, windows-1252.",
+            "option",
+        ) from None
+    # cp1252 leaves five bytes without a character, as it should; latin-1 takes any.
+    return {"utf-8-sig": "utf-8", "ascii": "utf-8"}.get(found.name, found.name)
+
+
+_OTHER_FILES: Final[list[tuple[bytes, str, str]]] = [
+    (b"\x1f\x8b", "compressed", "gzip within gzip"),
+    (b"BZh", "compressed", "compressed by bzip2"),
+    (b"\xfd7zXZ\x00", "compressed", "compressed by xz"),
+    (b"(\xb5/\xfd", "compressed", "compressed by zstd"),
+    (b"PK\x03\x04", "compressed", "a zip archive, or an Excel workbook"),
+    (b"PK\x05\x06", "compressed", "an empty zip archive"),
+    (b'\x04"M\x18', "compressed", "compressed by lz4"),
+    (b"7z\xbc\xaf'\x1c", "compressed", "a 7-Zip archive"),
+    (b"\x1f\x9d", "compressed", "compressed by compress (.Z)"),
+    (b"LZIP", "compressed", "compressed by lzip"),
+    (b"\xff\x06\x00\x00sNaPpY", "compressed", "compressed by snappy"),
+    (b"Rar!\x1a\x07", "compressed", "a RAR archive"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "binary", "an old Excel workbook"),
+    (b"PAR1", "binary", "Parquet"),
+    (b"Obj\x01", "binary", "Avro"),
+    (b"ARROW1", "binary", "Arrow"),
+    (b"ORC", "binary", "ORC"),
+    (b"SQLite format 3\x00", "binary", "a SQLite database"),
+    (b"\x89HDF\r\n", "binary", "HDF5"),
+    (b"%PDF-", "binary", "PDF"),
+]
+_TAR: Final = slice(257, 262)
+_BZIP2_BLOCKS: Final = (b"1AY&SY", b"\x17rE8P\x90")
+
+
+def refuse_other_files(start: bytes) -> None:
+    """Raise InputError where a file begins as one that is no text does."""
+    for magic, code, kind in _OTHER_FILES:
+        if not start.startswith(magic):
+            continue
+        if magic == b"BZh" and start[4:10] not in _BZIP2_BLOCKS:
+            continue
+        if magic == b"ORC" and b"\x00" not in start[:16]:
+            continue
+        raise InputError(_other(kind, code), code)
+    if start[_TAR] == b"ustar":
+        raise InputError(_other("a tar archive", "compressed"), "compressed")
+
+
+def _other(kind: str, code: str) -> str:
+    if code == "compressed":
+        return f"The file is {kind}. Only gzip is read: unpack it, or pack it as .gz."
+    return f"The file is {kind}. Export it as NDJSON, JSON or CSV."
+
+
+_MARKS: Final[list[tuple[bytes, str]]] = [
+    (b"\xff\xfe\x00\x00", "utf-32-le"),
+    (b"\x00\x00\xfe\xff", "utf-32-be"),
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe", "utf-16-le"),
+    (b"\xfe\xff", "utf-16-be"),
+]
+
+
+def choose_encoding(start: bytes, given: str | None) -> tuple[str, int]:
+    """The encoding of a file that begins so, and the bytes of its mark.
+
+    Raises InputError where it is none that can be told, or not the one that is ``given``.
+    """
+    for mark, name in _MARKS:
+        if start.startswith(mark):
+            if given is not None and not name.startswith(given):
+                raise InputError(
+                    f"The file begins with the byte order mark of {name}, and --encoding says"
+                    f" {given}. Leave --encoding out.",
+                    "encoding",
+                )
+            if name.startswith("utf-32"):
+                raise InputError("The file is UTF-32. Save it as UTF-8.", "encoding")
+            return name, len(mark)
+    if given is not None:
+        return {"utf-16": "utf-16-le"}.get(given, given), 0
+    head = start[:HEAD]
+    even, odd = head[0::2].count(0), head[1::2].count(0)
+    if max(even, odd) * 4 > len(head):
+        likely = "utf-16be" if even > odd else "utf-16le"
+        raise InputError(
+            f"The file looks like UTF-16 without a byte order mark. Say --encoding {likely}, or"
+            " save it as UTF-8.",
+            "encoding",
+        )
+    return "utf-8", 0
+
+
+def transcoded(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+    """The same text in UTF-8. Raises InvalidRecordError (``encoding``)."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    line = 1
+    ended = False
+    rest = iter(blocks)
+    while not ended:
+        block = next(rest, b"")
+        ended = not block
+        try:
+            text = decoder.decode(block, final=ended)
+        except UnicodeDecodeError as error:
+            before = error.object[: error.start].decode(encoding, errors="replace")
+            raise InvalidRecordError(
+                line + before.count("\n"),
+                len(before) - before.rfind("\n"),
+                f"this is not {encoding}",
+                "encoding",
+            ) from None
+        line += text.count("\n")
+        if text:
+            yield text.encode()
+
+
+def choose(head: bytes, name: str, options: ReadOptions) -> Reading:
+    """The reading of a text in UTF-8 that begins with ``head``, of at most ``HEAD`` bytes.
+
+    Raises InputError where name, content and options do not agree on one.
+    """
+    named = _format_of(name)
+    text = head.lstrip(_BLANK)
+    line, ended, _ = text.partition(b"\n")
+    line = line.rstrip(_BLANK)
+    whole = bool(ended) or len(head) < HEAD
+    if not text:
+        return _empty(named, options)
+    _refuse_nul_and_markup(head, text)
+    first = text[:1]
+    form = options.format
+    if form is None and named in {Format.CSV, Format.TSV}:
+        form = named
+        if first in b"[{\x1e":
+            _unclear(f"The name says {form.value}, the content looks like JSON.", "ndjson", form)
+    if form is None:
+        form = _json_form(head, line if whole else None, first, named)
+    reading = Reading(
+        format=form,
+        named=named is Format.NDJSON,
+        given=options.format is not None,
+        separators=form is Format.JSON and first == _RECORD_SEPARATOR,
+    )
+    if form in {Format.CSV, Format.TSV}:
+        return _table(head, reading, options)
+    if options.delimiter is not None:
+        raise InputError(f"This is {form.value}, which has no delimiter.", "option")
+    return reading
+
+
+def _json_form(head: bytes, line: bytes | None, first: bytes, named: Format | None) -> Format:
+    """NDJSON or JSON, by the first line, where it is known to its end."""
+    spread = line is not None and line.endswith(_SPREAD) and first in b"[{"
+    if named is Format.NDJSON and spread:
+        _unclear("The name says one record a line, the first spreads over lines.", "json")
+    if first == _RECORD_SEPARATOR or spread:
+        return Format.JSON
+    if first == b"[":
+        return Format.NDJSON if named is Format.NDJSON else Format.JSON
+    if first != b"{" and line is not None and not _is_json(line):
+        _text(head, named)
+    return Format.NDJSON
+
+
+def _format_of(name: str) -> Format | None:
+    path = Path(name.lower())
+    return _SUFFIXES.get(Path(path.stem).suffix if path.suffix == ".gz" else path.suffix)
+
+
+def _empty(named: Format | None, options: ReadOptions) -> Reading:
+    # No line at all is NDJSON of no records; JSON has at least its brackets, a table its header.
+    form = options.format or named
+    if form is Format.NDJSON:
+        return Reading(format=form, named=True, given=True)
+    raise InputError(
+        "There is nothing in it. If that is right, say --format ndjson: no records.", "empty"
+    )
+
+
+def _refuse_nul_and_markup(head: bytes, text: bytes) -> None:
+    if (at := head.find(b"\x00")) >= 0:
+        line = head.count(b"\n", 0, at) + 1
+        raise InvalidRecordError(line, at - head.rfind(b"\n", 0, at), "a NUL byte", "nul")
+    if re.match(rb"<(?:!doctype|\?xml|html|!--)", text, re.IGNORECASE):
+        raise InputError(
+            "The file is HTML or XML, perhaps the page of an error or a log-in. Export NDJSON, JSON"
+            " or CSV.",
+            "markup",
+        )
+
+
+def _unclear(seen: str, *formats: Format | str) -> NoReturn:
+    said = " or ".join(f"--format {Format(form).value}" for form in formats)
+    raise InputError(f"{seen} Say {said}.", "format_unclear")
+
+
+def _text(head: bytes, named: Format | None) -> NoReturn:
+    """Refuse what begins as no JSON does, and has no name of a table."""
+    first = _first_records(head, quotes=True)[0]
+    found = [name for mark, name in _DELIMITERS.items() if mark.encode() in _unquoted(first)]
+    looks = f"looks like a table, delimited by {' or '.join(found)}" if found else "is no JSON"
+    says = f"The name says {named.value}, but the first line" if named else "The first line"
+    tab = found == ["a tab"]
+    _unclear(f"{says} {looks}.", "tsv" if tab else "csv", named or "ndjson")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line.decode(), parse_int=str, parse_float=str, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+_SEP: Final = re.compile(r'"?sep=([^\r\n"])"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
+
+
+def _table(head: bytes, reading: Reading, options: ReadOptions) -> Reading:
+    """CSV or TSV, with its delimiter."""
+    tsv = reading.format is Format.TSV
+    line_end = "\r" if b"\r" in head and b"\n" not in head else "\n"
+    delimiter = options.delimiter
+    first_line = 1
+    if not tsv and (sep := _SEP.match(head.decode(errors="replace"))):
+        first_line = 2
+        delimiter = delimiter or sep[1]
+    if delimiter is None and tsv and reading.given:
+        delimiter = "\t"
+    if delimiter is None:
+        delimiter = _delimiter(head, tsv=tsv)
+    return msgspec.structs.replace(
+        reading,
+        delimiter=delimiter,
+        header=options.header is not False,
+        typed=options.typed,
+        line_end=line_end,
+        first_line=first_line,
+    )
+
+
+def _delimiter(head: bytes, *, tsv: bool) -> str:
+    records = [
+        record if tsv else _unquoted(record) for record in _first_records(head, quotes=not tsv)
+    ]
+    names, *rows = records
+    found = [mark for mark in _DELIMITERS if mark.encode() in names]
+    usual = "\t" if tsv else ","
+    if tsv and usual in found:
+        return usual
+    if not found:
+        # One column; or a title above the table.
+        others = [mark for mark in ";\t|," if mark != "," or tsv]
+        if not any(mark.encode() in row for row in rows for mark in others):
+            return usual
+        found = [mark for mark in others if any(mark.encode() in row for row in rows)]
+    elif not tsv:
+        if len(found) > 1 and rows:
+            equal = [
+                mark for mark in found if names.count(mark.encode()) == rows[0].count(mark.encode())
+            ]
+            found = equal or found
+        # A tab: databases write no quotes beside it, Excel does.
+        if len(found) == 1 and found != ["\t"]:
+            return found[0]
+    seen = " or ".join(map(shown, found))
+    ways = "--delimiter " + " or ".join(
+        word for word, mark in _WORDS.items() if mark in [*found, usual] and word != "\\t"
+    )
+    if "\t" in found:
+        ways += "; or --format tsv, where quotes are data"
+    raise InputError(
+        f"The name says {'TSV' if tsv else 'CSV'}, and the first rows look delimited by {seen}."
+        f" Say {ways}.",
+        "delimiter_unclear",
+    )
+
+
+def _unquoted(record: bytes) -> bytes:
+    return re.sub(rb'"[^"]*"?', b"", record)
+
+
+def _first_records(head: bytes, *, quotes: bool) -> list[bytes]:
+    """The first two that are not blank; at least one."""
+    one = rb'(?:"[^"]*(?:"|\Z)|[^"\r\n])+' if quotes else rb"[^\r\n]+"
+    found: list[bytes] = []
+    for record in re.finditer(one, head):
+        if record[0].strip(_BLANK):
+            found.append(record[0])
+        if len(found) == 2:  # noqa: PLR2004 - as said above
+            break
+    return found or [b""]
