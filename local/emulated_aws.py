@@ -1,7 +1,11 @@
-"""MiniStack, with full-object checksums for multipart uploads, which 1.5.33 does not know.
+"""MiniStack, with two things that 1.5.33 does not know.
 
-Run by MiniStack's own Python (``local.deployed`` does). It takes the checksum of a completion for
-one of the parts' checksums, and so refuses every right one; here it is held against the object.
+Run by MiniStack's own Python (``local.deployed`` does).
+
+Full-object checksums of multipart uploads: it takes the checksum of a completion for one of the
+parts' checksums, and so refuses every right one; here it is held against the object.
+
+Alarms on an expression: it refuses them; here such an alarm is one on the first of its metrics.
 """
 
 import base64
@@ -10,6 +14,9 @@ from typing import Any
 
 from ministack import app  # type: ignore[import-not-found]
 from ministack.services import s3  # type: ignore[import-not-found]
+from ministack.services.cloudformation import (  # type: ignore[import-not-found]
+    provisioners,
+)
 
 _complete = s3._complete_multipart_upload  # noqa: SLF001 - what is mended has no public name
 
@@ -35,6 +42,30 @@ def _complete_full_object(
 
 
 s3._complete_multipart_upload = _complete_full_object  # noqa: SLF001
+
+
+_alarm = provisioners._cw_metric_alarm_record  # noqa: SLF001
+
+
+def _alarm_on_an_expression(name: str, properties: dict[str, Any]) -> Any:  # noqa: ANN401
+    metrics = [
+        entry["MetricStat"] for entry in properties.get("Metrics", []) if "MetricStat" in entry
+    ]
+    if metrics:
+        first = metrics[0]
+        properties = (
+            properties
+            | first["Metric"]
+            | {
+                "Metrics": None,
+                "Statistic": first["Stat"],
+                "Period": first["Period"],
+            }
+        )
+    return _alarm(name, properties)
+
+
+provisioners._cw_metric_alarm_record = _alarm_on_an_expression  # noqa: SLF001
 
 if __name__ == "__main__":
     app.main()

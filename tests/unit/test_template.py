@@ -1,11 +1,17 @@
 """The reader of template.yaml, on a small template and on ours."""
 
+import json
+import re
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from local.stack import LOCAL_VALUES, TEMPLATE
-from local.template import Template
+from local.template import Node, Template, _Loader
+
+OPERATIONS = TEMPLATE.parent / "docs/operations.md"
 
 SMALL = """
 Parameters:
@@ -119,3 +125,250 @@ def test_our_template() -> None:
     assert environment["AUTH_MODE"] == "NONE"
     assert environment["MERGE_STATE_MACHINE"] == "", "a local run merges in line"
     assert template.table.create["KeySchema"] == [{"AttributeName": "sessionId", "KeyType": "HASH"}]
+
+
+@cache
+def _document() -> Node:
+    document: Node = _Loader(TEMPLATE.read_text(encoding="utf-8")).get_single_data()
+    return document
+
+
+class Stack:
+    """Our template as CloudFormation would resolve it: parameters, conditions, references."""
+
+    def __init__(self, **given: str) -> None:
+        self.document = _document()
+        defaults = {
+            name: str(parameter.get("Default", ""))
+            for name, parameter in self.document["Parameters"].items()
+        }
+        assert given.keys() <= defaults.keys()
+        self.parameters = defaults | given
+
+    def holds(self, condition: Any) -> bool:  # noqa: ANN401 - any condition
+        match condition:
+            case str(name):
+                return self.holds(self.document["Conditions"][name])
+            case {"Fn::Not": [inner]}:
+                return not self.holds(inner)
+            case {"Fn::Equals": [left, right]}:
+                return bool(self.value(left) == self.value(right))
+        raise ValueError(condition)
+
+    def value(self, node: Any) -> Any:  # noqa: ANN401 - any part of a template
+        found = node
+        match node:
+            case {"Fn::If": [name, yes, no]}:
+                found = self.value(yes if self.holds(name) else no)
+            case {"Ref": name} if name in self.parameters:
+                found = self.parameters[name]
+            case {"Fn::Join": [between, {"Ref": name}]}:
+                found = str(between).join(self.parameters[name].split(","))
+            case {"Fn::Sub": str(text)}:
+                known = self.parameters
+                found = re.sub(r"\$\{(\w+)\}", lambda one: known.get(one[1], one[0]), text)
+            case dict():
+                found = {name: self.value(inner) for name, inner in node.items()}
+            case list():
+                found = [self.value(inner) for inner in node]
+        return found
+
+    def resources(self, kind: str) -> dict[str, Node]:
+        """Of a type, those whose condition holds."""
+        return {
+            name: self.value(resource)
+            for name, resource in self.document["Resources"].items()
+            if resource["Type"] == kind and self.holds_for(resource)
+        }
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        return {
+            name: self.value(output["Value"])
+            for name, output in self.document["Outputs"].items()
+            if self.holds_for(output)
+        }
+
+    def holds_for(self, entry: Node) -> bool:
+        return "Condition" not in entry or self.holds(entry["Condition"])
+
+    def broken_rules(self) -> list[str]:
+        """What the rules say of the parameters."""
+        return [
+            assertion["AssertDescription"]
+            for rule in self.document["Rules"].values()
+            if self.holds(rule["RuleCondition"])
+            for assertion in rule["Assertions"]
+            if not self.holds(assertion["Assert"])
+        ]
+
+
+CERTIFICATE = "arn:aws:acm:us-east-1:123456789012:certificate/0"
+DOMAIN = {"DomainName": "uploads.example.com", "CertificateArn": CERTIFICATE}
+
+
+def test_status_and_finish_are_throttled_by_themselves() -> None:
+    stack = Stack(FinishThrottlingRate="7", StatusThrottlingBurst="9")
+    (stage,) = stack.resources("AWS::ApiGatewayV2::Stage").values()
+    assert stage["Properties"]["RouteSettings"] == {
+        "GET /api/upload/sessions/{sessionId}": {
+            "ThrottlingRateLimit": "100",
+            "ThrottlingBurstLimit": "9",
+        },
+        "POST /api/upload/sessions/{sessionId}/finish": {
+            "ThrottlingRateLimit": "7",
+            "ThrottlingBurstLimit": "50",
+        },
+    }
+    assert stage["Properties"]["DefaultRouteSettings"] == {
+        "ThrottlingRateLimit": "1000",
+        "ThrottlingBurstLimit": "500",
+    }
+
+
+def test_routes_with_settings_are_made_before_the_stage() -> None:
+    stack = Stack()
+    (stage,) = stack.resources("AWS::ApiGatewayV2::Stage").values()
+    routes = {
+        route["Properties"]["RouteKey"]: name
+        for name, route in stack.resources("AWS::ApiGatewayV2::Route").items()
+    }
+    settings = stage["Properties"]["RouteSettings"]
+    assert {routes[key] for key in settings} == set(stage["DependsOn"])
+
+
+def test_there_is_no_domain_unless_one_is_asked_for() -> None:
+    stack = Stack()
+    assert not stack.resources("AWS::ApiGatewayV2::DomainName")
+    assert not stack.resources("AWS::ApiGatewayV2::ApiMapping")
+    (api,) = stack.resources("AWS::ApiGatewayV2::Api").values()
+    assert api["Properties"]["DisableExecuteApiEndpoint"] == "false"
+    assert stack.outputs["Url"] == {"Fn::GetAtt": "Api.ApiEndpoint"}
+    assert not {"DomainTarget", "DomainTargetZone"} & stack.outputs.keys()
+
+
+def test_a_domain_leads_to_the_stage() -> None:
+    stack = Stack(**DOMAIN, DisableExecuteApiEndpoint="true")
+    ((name, domain),) = stack.resources("AWS::ApiGatewayV2::DomainName").items()
+    assert domain["Properties"]["DomainName"] == "uploads.example.com"
+    assert domain["Properties"]["DomainNameConfigurations"] == [
+        {
+            "CertificateArn": CERTIFICATE,
+            "EndpointType": "REGIONAL",
+            "SecurityPolicy": "TLS_1_2",
+        }
+    ]
+    (mapping,) = stack.resources("AWS::ApiGatewayV2::ApiMapping").values()
+    assert mapping["Properties"] == {
+        "ApiId": {"Ref": "Api"},
+        "DomainName": {"Ref": name},
+        "Stage": {"Ref": "ApiStage"},
+    }
+    (api,) = stack.resources("AWS::ApiGatewayV2::Api").values()
+    assert api["Properties"]["DisableExecuteApiEndpoint"] == "true"
+    assert stack.outputs["Url"] == "https://uploads.example.com"
+    assert stack.outputs["DomainTarget"] == {"Fn::GetAtt": f"{name}.RegionalDomainName"}
+    assert stack.outputs["DomainTargetZone"] == {"Fn::GetAtt": f"{name}.RegionalHostedZoneId"}
+
+
+@pytest.mark.parametrize(
+    ("given", "broken"),
+    [
+        ({}, []),
+        (DOMAIN, []),
+        (DOMAIN | {"DisableExecuteApiEndpoint": "true"}, []),
+        ({"DomainName": "uploads.example.com"}, ["DomainName needs CertificateArn."]),
+        ({"CertificateArn": CERTIFICATE}, ["CertificateArn needs DomainName."]),
+        (
+            {"DisableExecuteApiEndpoint": "true"},
+            ["DisableExecuteApiEndpoint needs DomainName, or nobody reaches the API."],
+        ),
+    ],
+)
+def test_parameters_that_need_each_other(given: dict[str, str], broken: list[str]) -> None:
+    assert Stack(**given).broken_rules() == broken
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        (
+            "DomainName",
+            ["", "example.com", "a-b.uploads.example.com"],
+            ["https://example.com", "Example.com", "example", "*.example.com", "-a.example.com"],
+        ),
+        ("CertificateArn", ["", CERTIFICATE], ["0", "arn:aws:iam::123456789012:user/x"]),
+    ],
+)
+def test_parameters_are_checked(name: str, good: list[str], bad: list[str]) -> None:
+    pattern = re.compile(Stack().document["Parameters"][name]["AllowedPattern"])
+    assert [value for value in good if not pattern.fullmatch(value)] == []
+    assert [value for value in bad if pattern.fullmatch(value)] == []
+
+
+def watched(alarm: Node) -> set[tuple[str, str]]:
+    """The metrics that an alarm looks at: namespace or function, and name."""
+    metrics = [entry["MetricStat"]["Metric"] for entry in alarm.get("Metrics", [])[1:]] or [alarm]
+    found = set()
+    for metric in metrics:
+        (dimension,) = metric["Dimensions"]
+        value = dimension["Value"]
+        found.add((value.get("Ref", value), metric["MetricName"]))
+    return found
+
+
+def test_every_way_to_fail_has_an_alarm() -> None:
+    stack = Stack()
+    alarms = stack.resources("AWS::CloudWatch::Alarm")
+    assert set().union(*(watched(alarm["Properties"]) for alarm in alarms.values())) == {
+        ("Api", "5xx"),
+        ("AWS::StackName", "FinishFailures"),
+        ("AWS::StackName", "FinishingSeconds"),
+        ("AWS::StackName", "StorageBusy"),
+        ("FinishFunction", "Errors"),
+        ("MergeStateMachine", "ExecutionsFailed"),
+        ("MergeStateMachine", "ExecutionsTimedOut"),
+        ("MergeStateMachine", "ExecutionsAborted"),
+        ("SessionsTable", "ReadThrottleEvents"),
+        ("SessionsTable", "WriteThrottleEvents"),
+        *((name, "Throttles") for name in stack.resources("AWS::Serverless::Function")),
+    }
+
+
+def test_alarms_are_told_shown_and_explained() -> None:
+    topic = "arn:aws:sns:us-east-1:123456789012:alarms"
+    stack = Stack(AlarmTopicArn=topic)
+    dashboard = stack.document["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    operations = OPERATIONS.read_text(encoding="utf-8")
+    for name, alarm in stack.resources("AWS::CloudWatch::Alarm").items():
+        properties = alarm["Properties"]
+        assert properties["AlarmActions"] == properties["OKActions"] == [topic], name
+        assert properties["TreatMissingData"] == "notBreaching", name
+        assert f'"${{{name}.Arn}}"' in dashboard, name
+        (section,) = re.findall(
+            r'docs/operations\.md,\s+"([^"]+)"\.$', properties["AlarmDescription"]
+        )
+        _, _, below = operations.partition(f"\n### {section}\n")
+        assert name in below.partition("\n### ")[0], name
+
+
+def test_the_dashboard_shows_what_there_is() -> None:
+    stack = Stack()
+    body = stack.document["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    for name in re.findall(r"\$\{(\w+)(?:\.\w+)?\}", body):
+        assert name in stack.document["Resources"], name
+    widgets = json.loads(re.sub(r"\$\{[\w.:]+\}", "x", body))["widgets"]
+    places = [
+        (w["x"] + dx, w["y"] + dy)
+        for w in widgets
+        for dx in range(w["width"])
+        for dy in range(w["height"])
+    ]
+    assert len(places) == len(set(places)), "no widget lies on another"
+
+
+def test_every_parameter_is_explained() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|([^|]*)\|", OPERATIONS.read_text("utf-8"), re.MULTILINE)
+    told = {name: default.strip(" `") for name, default in listed}
+    for name, parameter in Stack().document["Parameters"].items():
+        assert told[name] == str(parameter["Default"]), name

@@ -1,0 +1,77 @@
+"""A third stack, under a domain name of its own, without the address that API Gateway gives."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import boto3
+import pytest
+
+from local import deployed as make
+from tests.api import Api, deployed
+from tests.conftest import DEPLOYED, Stack
+
+NAME = "gapless-domain"
+DOMAIN = "uploads.example.com"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What was deployed."""
+
+    certificate: str
+    outputs: dict[str, str]
+
+    @property
+    def api_id(self) -> str:
+        """The API's id, which the URL under a domain name does not have."""
+        found = boto3.client("cloudformation").describe_stack_resource(
+            StackName=NAME, LogicalResourceId="Api"
+        )
+        return found["StackResourceDetail"]["PhysicalResourceId"]
+
+
+@pytest.fixture(scope="module")
+def deployment(stack: Stack) -> Iterator[Deployment]:  # noqa: ARG001 - sets the environment
+    arn = boto3.client("acm").request_certificate(DomainName=DOMAIN)["CertificateArn"]
+    given = {"DomainName": DOMAIN, "CertificateArn": arn, "DisableExecuteApiEndpoint": "true"}
+    throttles = {"FinishThrottlingRate": "3", "StatusThrottlingBurst": "5"}
+    yield Deployment(arn, make.deploy(NAME, {"AuthMode": "NONE", **given, **throttles}))
+    make.delete(NAME)
+
+
+def test_the_outputs_tell_what_to_put_into_dns(deployment: Deployment) -> None:
+    assert deployment.outputs["Url"] == f"https://{DOMAIN}"
+    found = boto3.client("apigatewayv2").get_domain_name(DomainName=DOMAIN)
+    (configuration,) = found["DomainNameConfigurations"]
+    assert configuration["CertificateArn"] == deployment.certificate
+    assert configuration["EndpointType"] == "REGIONAL"
+    assert deployment.outputs["DomainTarget"]
+    assert deployment.outputs["DomainTargetZone"]
+
+
+def test_the_name_leads_to_the_api_and_its_own_address_is_off(deployment: Deployment) -> None:
+    gateway = boto3.client("apigatewayv2")
+    (mapping,) = gateway.get_api_mappings(DomainName=DOMAIN)["Items"]
+    assert (mapping["ApiId"], mapping["Stage"]) == (deployment.api_id, "$default")
+    # MiniStack keeps it, and answers all the same.
+    assert gateway.get_api(ApiId=deployment.api_id)["DisableExecuteApiEndpoint"] is True
+
+
+def test_status_and_finish_have_throttles_of_their_own(deployment: Deployment) -> None:
+    (stage,) = boto3.client("apigatewayv2").get_stages(ApiId=deployment.api_id)["Items"]
+    settings = {
+        route: (float(found["ThrottlingRateLimit"]), int(found["ThrottlingBurstLimit"]))
+        for route, found in stage["RouteSettings"].items()
+    }
+    assert settings == {
+        "GET /api/upload/sessions/{sessionId}": (100, 5),
+        "POST /api/upload/sessions/{sessionId}/finish": (3, 50),
+    }
+
+
+def test_an_upload_goes_through(deployment: Deployment) -> None:
+    url = f"https://localhost:{make.port()}/_aws/execute-api/{deployment.api_id}"
+    api = Api(deployed({"url": url, "ca": DEPLOYED["ca"]}))
+    session_id = api.create(2)
+    assert api.batch(session_id, 0, [1, 2]).status == 204
+    assert api.finish(session_id).json["validationResult"] == "Success"
