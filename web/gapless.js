@@ -1,21 +1,26 @@
 // @ts-check
 /**
- * Sends a file of JSON records to Gapless in numbered batches, from a browser.
+ * Sends a file of records to Gapless in numbered batches, from a browser.
  *
  * The file is read twice, a piece at a time and never whole: once to check and count the records and
- * to note where each batch begins, once to send them. Records travel as the bytes they are in the
- * file. docs/web.md tells how to use this module, docs/protocol.md what it speaks.
+ * to note where each batch begins, once to send them. Both times the CRC-32 of each batch is taken,
+ * so that nothing is sent but what was checked. JSON travels as the bytes it is in the file.
+ * docs/web.md tells how to use this module, docs/protocol.md what it speaks.
  *
  * @module
  */
 
+import { Records, ReadingError, oneLine } from "./readers.js";
+
 const SESSIONS = "/api/upload/sessions";
 const BATCH = { "Content-Type": "application/vnd.gapless.batch+json" };
-const PIECE = 1024 * 1024;
 
 /** A session takes no more batches than this. */
 export const MAX_BATCHES = 100_000;
 
+// As the service says in docs/protocol.md, with room for what is around a record.
+const MAX_BODY = 4_499_000;
+const MAX_INFLATED = 64 * 1024 * 1024 - 1000;
 // A batch of this many bytes is within every limit of the service, however badly it compresses.
 const SAFE_BATCH_BYTES = 4_000_000;
 // Large enough that requests cost little, small enough that a lost one costs little.
@@ -25,12 +30,21 @@ const USUAL_BATCHES = 100;
 // Of so many records the first pass remembers the place; of a longer file of every 2nd, 4th, 8th …
 const PLACES = 2 * MAX_BATCHES;
 
-const REQUEST_SECONDS = 40; // API Gateway answers within 30.
-const TRIES = 8;
+// API Gateway answers within 30 seconds. So long may nothing at all be heard of the service.
+const SILENCE_SECONDS = 40;
+const LONGEST_SILENCE = 320;
+// Requests that take so long are too many for the line; where they take less, there may be more.
+const SLOW_SECONDS = 10;
+const QUICK_SECONDS = 5;
+// So long nothing need succeed before an upload gives up. Time offline or asleep does not count.
+const PATIENCE_SECONDS = 300;
 const FIRST_PAUSE = 0.5;
 const LONGEST_PAUSE = 20;
 const FINISHING_SECONDS = 40; // After that whoever was at work may have died.
 const RATE_SECONDS = 10;
+
+const LINE_FEED = Uint8Array.of(10);
+const [COMMA, CLOSE_ARRAY, CLOSE_OBJECT] = [44, 93, 125];
 
 /** What is known of a batch; the values of {@link Upload#batches}. */
 export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING: 3, CONFLICT: 4 });
@@ -44,7 +58,9 @@ export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING:
  * @property {string} [token] A bearer token.
  * @property {number} [batchSize] Records in a batch. Chosen to suit the file by default.
  * @property {number} [concurrency] The most requests at a time; 8 by default.
- * @property {typeof fetch} [fetch] Used instead of the browser's own.
+ * @property {import("./readers.js").Wanted} [reading] What decides where the file can be read in
+ *   more than one way.
+ * @property {typeof request} [fetch] Used instead of {@link request}, to sign requests for example.
  * @property {Saved} [saved] An upload to go on with; see {@link Upload#saved}.
  *
  * @typedef {object} Saved What an upload needs to be gone on with, as JSON.
@@ -85,8 +101,10 @@ export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING:
 export class UploadError extends Error {
   /**
    * @param {string} code A code of docs/errors.md; `http_<status>` where API Gateway answered;
-   *   `no_answer`; `stopped` where another method was called meanwhile; or one about the file:
-   *   `malformed_record`, `file_changed`, `different_file`, `too_many_batches`, `checksum_mismatch`.
+   *   `no_answer`; `not_the_service` where something else answered; `bad_address`, `bad_token`;
+   *   `stopped` where another method was called meanwhile; or one about the file: `file_changed`,
+   *   `different_file`, `too_many_batches`, `checksum_mismatch`, or a code of docs/web.md, "What is
+   *   refused".
    * @param {string} message What to do, for people.
    * @param {{status?: number, line?: number, seqNums?: number[]}} [about]
    */
@@ -96,7 +114,7 @@ export class UploadError extends Error {
     this.code = code;
     /** The HTTP status, where there is one. */
     this.status = about.status;
-    /** The line of the file, counted from 1, where a record is malformed. */
+    /** The line of the file, counted from 1, where that is known. */
     this.line = about.line;
     /** The batches that are in conflict. */
     this.seqNums = about.seqNums;
@@ -114,16 +132,25 @@ export class Upload extends EventTarget {
   #state = "new";
   #saved;
   #url;
+  #reading;
+  /** @type {Records | null} */
+  #reader = null;
   #sendsHeld = /** @type {Promise<void> | null} */ (null);
   #release = () => {};
   #ended = new AbortController();
-  #starts = new Float64Array();
+  /** Where each batch begins, and the end. @type {Place[]} */
+  #places = [];
   #perBatch;
   #scanned = 0;
   #stored = 0;
   #concurrency;
-  #allowed = 4;
+  // Doubled in each round until something tells the limit.
+  #allowed = 2;
+  #hasLimit = false;
   #lastCut = 0;
+  #silence = SILENCE_SECONDS;
+  #lastHeard = 0;
+  #successes = 0;
   /** @type {[number, number, number][]} */
   #samples = [];
   #fetch;
@@ -131,7 +158,7 @@ export class Upload extends EventTarget {
   #crc = 0;
 
   /**
-   * @param {File} file NDJSON, or a JSON array.
+   * @param {File} file NDJSON, JSON, CSV or TSV, in UTF-8 or UTF-16, also as gzip.
    * @param {Options} [options]
    */
   constructor(file, options = {}) {
@@ -139,18 +166,21 @@ export class Upload extends EventTarget {
     this.file = file;
     /** A bearer token; may be replaced at any time. */
     this.token = options.token ?? "";
-    this.#url = (options.url || options.saved?.url || globalThis.location.origin).replace(/\/+$/, "");
+    this.#url = serviceUrl(options.url || options.saved?.url || globalThis.location.origin);
+    this.#reading = options.reading ?? {};
     this.#saved = options.saved ?? null;
     this.#perBatch = options.saved?.batchSize ?? options.batchSize ?? 0;
-    this.#concurrency = options.concurrency ?? 8;
+    this.#concurrency = Math.min(options.concurrency ?? 8, mostConnections());
     this.#allowed = Math.min(this.#allowed, this.#concurrency);
-    this.#fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
+    this.#fetch = options.fetch ?? request;
     /** What is known of each batch, by `seqNum`: see {@link Batch}. */
     this.batches = new Uint8Array();
     /** @type {Result | null} The last answer of finish. */
     this.result = null;
     /** @type {unknown} Why the state is `failed`. */
     this.error = null;
+    /** @type {UploadError | null} Why nothing goes on just now, while it is tried again. */
+    this.trouble = null;
   }
 
   /** @returns {State} */
@@ -161,6 +191,16 @@ export class Upload extends EventTarget {
   /** Records in the file, once it is scanned. */
   get records() {
     return this.#records;
+  }
+
+  /** How the file is read, once that is known. */
+  get reading() {
+    return this.#reader?.reading ?? null;
+  }
+
+  /** Blank lines of the file, once it is scanned. They are no records. */
+  get blank() {
+    return this.#reader?.blank ?? 0;
   }
 
   /** Records in every batch but the last. */
@@ -214,8 +254,9 @@ export class Upload extends EventTarget {
   /**
    * Check and count the records; nothing is sent. `start` does this where it was not done.
    *
-   * @throws {UploadError} `malformed_record` with the line, `too_many_batches`, `file_changed`; with
-   *   `saved`, `different_file` where the records are not the same ones.
+   * @throws {UploadError} A code of docs/web.md, "What is refused", with the line;
+   *   `too_many_batches`, `file_changed`; with `saved`, `different_file` where the records are not
+   *   the same ones.
    */
   async scan() {
     if (this.#state !== "new") return;
@@ -224,7 +265,7 @@ export class Upload extends EventTarget {
       await this.#scan();
       const saved = this.#saved;
       if (saved && (saved.records !== this.#records || saved.crc32 !== this.#crc)) {
-        this.#starts = new Float64Array();
+        this.#places = [];
         throw new UploadError(
           "different_file",
           `This is not the file whose upload was begun: ${saved.name}, of ${saved.records} records.`,
@@ -234,6 +275,35 @@ export class Upload extends EventTarget {
     });
   }
 
+  /** Stop a scan that runs: the state is `new` again, and nothing is lost. */
+  cancel() {
+    if (this.#state !== "scanning") return;
+    this.#ended.abort(new UploadError("stopped", "The check was cancelled."));
+    this.#change("new");
+  }
+
+  /**
+   * Ask the service what it has of the upload that was given as `saved`; `start` does so too. Where
+   * the session is gone `saved` becomes null, so that `start` opens another.
+   *
+   * @returns {Promise<UploadError | null>} Why the session is gone.
+   * @throws {UploadError} Where there is no answer.
+   */
+  async look() {
+    if (this.#state !== "ready" || !this.#saved) return null;
+    const ended = this.#ended.signal;
+    try {
+      await this.#look();
+    } catch (error) {
+      if (!(error instanceof UploadError) || !isGone(error) || ended.aborted) throw error;
+      this.#saved = null;
+      this.#change("ready");
+      return error;
+    }
+    this.#change("ready");
+    return null;
+  }
+
   /**
    * Send every batch that the service does not have. Gives true once all are stored, which may be
    * after a pause. After an error it may be called again; it asks the service what is missing.
@@ -241,7 +311,7 @@ export class Upload extends EventTarget {
    * @throws {UploadError}
    */
   async start() {
-    if (this.#starts.length === 0) {
+    if (this.#places.length === 0) {
       this.#state = "new";
       await this.scan();
     }
@@ -279,6 +349,8 @@ export class Upload extends EventTarget {
   async finish() {
     return this.#failing(async () => {
       this.#change("finishing");
+      // What was sent is what was checked. That it is still what is in the file, the browser knows.
+      await this.file.slice(0, 1).arrayBuffer();
       const result = await this.#merged();
       this.result = result;
       if (result.validationResult === "Success") {
@@ -304,21 +376,21 @@ export class Upload extends EventTarget {
    * @returns {Promise<{url: string, expiresAt: string}>}
    */
   async link() {
-    const answer = await this.#call("GET", `${this.#path}/file`, undefined, {
-      Accept: "application/json",
-    });
-    return answer.json();
+    const path = `${this.#path}/file`;
+    const answer = await this.#call("GET", path, [200], undefined, { Accept: "application/json" });
+    return bodyOf(answer, "url");
   }
 
   /** Give up: stop sending, and have the service delete what it has. Repeatable. */
   async abort() {
     return this.#failing(async () => {
       if (this.#saved) {
-        await this.#call("DELETE", this.#path).catch((error) => {
-          if (!["session_not_found", "session_expired"].includes(error.code)) throw error;
+        await this.#call("DELETE", this.#path, [204]).catch((error) => {
+          if (!isGone(error)) throw error;
         });
       }
       this.#saved = null;
+      for (let n = 0; n < this.batches.length; n++) this.#set(n, Batch.WAITING);
       this.#change("aborted");
     });
   }
@@ -326,46 +398,47 @@ export class Upload extends EventTarget {
   // --- The first pass ---
 
   async #scan() {
-    const file = this.file;
     const { signal } = this.#ended;
-    const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+    const reader = (this.#reader = await Records.of(this.file, this.#reading));
     let step = this.#perBatch || 1;
-    /** @type {number[]} */
+    /** @type {Place[]} */
     let places = [];
     let records = 0;
     let crc = 0;
-    const splitter = await splitterOf(file);
-    await eachRecord(
-      file,
-      splitter,
-      (record, position, line) => {
-        check(record, decoder, line);
+    let bytes = 0;
+    /** @type {[Uint8Array<ArrayBuffer>, number][]} */
+    const large = [];
+    await reader.each(
+      (record, at, line) => {
+        const text = oneLine(record);
+        if (text.length > SAFE_BATCH_BYTES) large.push([text, line]);
         if (records % step === 0) {
-          places.push(position);
+          places.push({ at, bytes, crc });
           if (places.length > PLACES) {
-            if (this.#perBatch) throw tooManyBatches(file.size, position, records);
+            if (this.#perBatch) throw tooManyBatches(this.file.size, reader.consumed, records);
             places = places.filter((_, i) => i % 2 === 0);
             step *= 2;
           }
         }
         records++;
-        crc = crc32(LINE_FEED, crc32(oneLine(record), crc));
+        bytes += text.length + 1;
+        crc = crc32(LINE_FEED, crc32(text, crc));
       },
-      (position) => {
+      async () => {
+        for (const [text, line] of large.splice(0)) await mustFit(text, line);
         signal.throwIfAborted();
-        this.#scanned = position;
+        this.#scanned = reader.consumed;
         this.#tell();
       },
     );
-    splitter.end();
-    places.push(file.size);
-    const together = this.#perBatch ? 1 : batchesOf(places, Math.ceil(records / step), records / step);
+    places.push({ at: reader.end, bytes, crc });
+    const together = this.#perBatch ? 1 : batchesOf(places, records / step);
     const count = Math.ceil(records / (step * together));
     if (count > MAX_BATCHES) throw tooManyBatches(1, 1, records);
     this.#perBatch = step * together;
     this.#records = records;
     this.#crc = crc;
-    this.#starts = Float64Array.from(
+    this.#places = Array.from(
       { length: count + 1 },
       (_, n) => places[Math.min(n * together, places.length - 1)],
     );
@@ -379,11 +452,14 @@ export class Upload extends EventTarget {
   }
 
   async #open() {
-    const asked = { totalRecord: this.#records, batchSize: this.#perBatch };
-    const answer = await this.#call("POST", SESSIONS, JSON.stringify(asked), {
+    const asked = {
+      ...{ totalRecord: this.#records, batchSize: this.#perBatch },
+      metadata: { name: downloadName(this.file.name) },
+    };
+    const answer = await this.#call("POST", SESSIONS, [201], JSON.stringify(asked), {
       "Content-Type": "application/json",
     });
-    const { sessionId } = await answer.json();
+    const { sessionId } = await bodyOf(answer, "sessionId");
     const { name, size, lastModified } = this.file;
     this.#saved = {
       ...{ sessionId, url: this.#url, name, size, lastModified },
@@ -394,25 +470,26 @@ export class Upload extends EventTarget {
 
   /** Ask the service what it has. */
   async #look() {
-    const session = await (await this.#call("GET", this.#path)).json();
+    const session = await bodyOf(await this.#call("GET", this.#path, [200]), "state");
     if (session.state === "ABORTED") {
       throw new UploadError("session_aborted", "This upload was aborted. Start a new one.");
     }
     // A session that finishes has what it needs, or finish will tell what it lacks.
-    this.#take(session.state === "OPEN" ? session.missing : [], session.missingTruncated ?? false);
+    this.#take(session.state === "OPEN" ? session.missing : [], session.missingTruncated ?? false, Batch.WAITING);
   }
 
   /**
    * Take over a gap report.
    * @param {Gap[]} missing
    * @param {boolean} truncated
+   * @param {number} as What a batch is that the service does not have.
    */
-  #take(missing, truncated) {
+  #take(missing, truncated, as = Batch.MISSING) {
     const known = truncated ? (missing.at(-1)?.to ?? -1) : Infinity;
     const found = new Uint8Array(this.batches.length);
     // Of what comes after a truncated report nothing is known; sending it again is safe.
     found.forEach((_, n) => (found[n] = n > known ? Batch.WAITING : Batch.STORED));
-    for (const { from, to } of missing) found.fill(Batch.MISSING, from, to + 1);
+    for (const { from, to } of missing) found.fill(as, from, to + 1);
     found.forEach((batch, n) => this.#set(n, batch));
     this.#tell();
   }
@@ -427,15 +504,17 @@ export class Upload extends EventTarget {
     this.#sample();
     for (let n = 0; n < this.batches.length; n++) {
       if (this.batches[n] === Batch.STORED) continue;
-      while (running.size >= this.#allowed) await Promise.race(running);
+      while (running.size >= Math.max(1, Math.floor(this.#allowed))) await Promise.race(running);
       if (this.#sendsHeld) {
         await this.#sendsHeld;
         this.#samples = [];
         this.#sample();
       }
       signal.throwIfAborted();
-      if (failure) throw failure;
-      const task = this.#sendBatch(n)
+      if (failure) break;
+      // One after the other: what is not plain text can be read forward only.
+      const body = await this.#body(n);
+      const task = this.#sendBatch(n, body)
         .catch((error) => {
           if (error.code === "batch_conflict") {
             this.#set(n, Batch.CONFLICT);
@@ -448,7 +527,9 @@ export class Upload extends EventTarget {
         .finally(() => running.delete(task));
       running.add(task);
     }
-    await Promise.all(running);
+    while (running.size && !failure) await Promise.race(running);
+    // Somebody else has finished it meanwhile, another tab perhaps: finish tells what is in it.
+    if (failure instanceof UploadError && failure.code === "session_finished") failure = null;
     if (failure) throw failure;
     if (conflicts.length) {
       throw new UploadError(
@@ -460,60 +541,69 @@ export class Upload extends EventTarget {
     }
   }
 
-  /** @param {number} n */
-  async #sendBatch(n) {
+  /**
+   * @param {number} n
+   * @param {Uint8Array<ArrayBuffer>} body
+   */
+  async #sendBatch(n, body) {
     const before = this.batches[n];
     this.#set(n, Batch.SENDING);
     try {
-      const body = await this.#body(n);
       const packed = await gzip(body);
       const sent = packed ?? body;
       const headers = { ...BATCH, ...(packed && { "Content-Encoding": "gzip" }) };
-      await this.#call("POST", this.#path, sent, { ...headers, ...(await contentDigest(sent)) });
+      await this.#call("POST", this.#path, [204], sent, { ...headers, ...(await contentDigest(sent)) });
     } catch (error) {
       this.#set(n, before);
       throw error;
     }
     this.#set(n, Batch.STORED);
-    this.#allowed = Math.min(this.#concurrency, this.#allowed + 1 / this.#allowed);
     this.#sample();
     this.#tell();
   }
 
   /**
-   * The body of a batch, as JSON.
+   * The body of a batch, as JSON. Raises where it is not what was checked.
    * @param {number} n
    */
   async #body(n) {
-    const part = this.file.slice(this.#starts[n], this.#starts[n + 1]);
+    const [start, end] = [this.#places[n], this.#places[n + 1]];
     const head = new TextEncoder().encode(`{"seqNum":${n},"data":[`);
-    // A record needs a comma where it had a line feed; the last line may have had none.
-    const body = new Uint8Array(head.length + part.size + 3);
+    // Each record has a comma where its line feed was counted, the last one the bracket.
+    const body = new Uint8Array(head.length + end.bytes - start.bytes + 1);
     body.set(head);
     let length = head.length;
-    let records = 0;
-    await eachRecord(part, await splitterOf(this.file, true), (record) => {
-      const bytes = oneLine(record);
-      if (records++) body[length++] = COMMA;
-      body.set(bytes, length);
-      length += bytes.length;
-    });
-    if (records !== Math.min(this.#perBatch, this.#records - n * this.#perBatch)) throw fileChanged();
-    body.set([CLOSE_ARRAY, CLOSE_OBJECT], length);
-    return body.slice(0, length + 2);
+    let { crc } = start;
+    try {
+      await /** @type {Records} */ (this.#reader).eachBetween(start.at, end.at, (record) => {
+        const text = oneLine(record);
+        crc = crc32(LINE_FEED, crc32(text, crc));
+        body.set(text, length);
+        length += text.length;
+        body[length++] = COMMA;
+      });
+    } catch (error) {
+      // What does not fit in, or cannot be read any more, is not what was checked.
+      if (error instanceof ReadingError || error instanceof RangeError) throw fileChanged();
+      throw error;
+    }
+    if (crc !== end.crc || length !== body.length - 1) throw fileChanged();
+    body.set([CLOSE_ARRAY, CLOSE_OBJECT], length - 1);
+    return body;
   }
 
   /** @returns {Promise<Result>} */
   async #merged() {
     let since = Date.now();
-    let answer = await this.#call("POST", `${this.#path}/finish`);
+    const finish = () => this.#call("POST", `${this.#path}/finish`, [200, 202]);
+    let answer = await finish();
     let pause = retryAfter(answer) ?? 2;
-    if (answer.status === 200) return answer.json();
+    if (answer.status === 200) return bodyOf(answer, "validationResult");
     let done = -1;
     for (;;) {
       await sleep(pause, this.#ended.signal);
-      answer = await this.#call("GET", this.#path);
-      const session = await answer.json();
+      answer = await this.#call("GET", this.#path, [200]);
+      const session = await bodyOf(answer, "state");
       if (session.state !== "FINISHING" && session.finish) return session.finish;
       if (session.merge) {
         this.dispatchEvent(new CustomEvent("merge", { detail: session.merge }));
@@ -521,8 +611,8 @@ export class Upload extends EventTarget {
         done = session.merge.done;
       }
       if (Date.now() - since > FINISHING_SECONDS * 1000 || session.state !== "FINISHING") {
-        answer = await this.#call("POST", `${this.#path}/finish`);
-        if (answer.status === 200) return answer.json();
+        answer = await finish();
+        if (answer.status === 200) return bodyOf(answer, "validationResult");
         pause = retryAfter(answer) ?? 2;
         since = Date.now();
       }
@@ -532,63 +622,159 @@ export class Upload extends EventTarget {
   // --- Requests ---
 
   /**
-   * Send a request until there is an answer that means something, and give it if it is a 2xx.
+   * Send a request until there is an answer that means something, and give it if it is a success.
    *
    * @param {string} method
    * @param {string} path
-   * @param {BodyInit} [body]
+   * @param {number[]} successes
+   * @param {string | Uint8Array<ArrayBuffer>} [body]
    * @param {Record<string, string>} [headers]
-   * @returns {Promise<Response>}
+   * @returns {Promise<Answer>}
    */
-  async #call(method, path, body, headers = {}) {
+  async #call(method, path, successes, body, headers = {}) {
     const ended = this.#ended.signal;
-    for (let tried = 1; ; tried++) {
+    const isBatch = method === "POST" && path === this.#path;
+    let [tried, digests, spent] = [0, 0, 0];
+    let before = this.#successes;
+    for (;;) {
+      if (this.#sendsHeld && isBatch) await this.#sendsHeld;
       const startedAt = performance.now();
-      const answer = await this.#once(method, path, body, headers, ended);
-      if (answer?.ok) return answer;
-      const error = answer ? await problem(answer) : noAnswer();
-      if (!mayBeRepeated(error, tried)) throw error;
-      // Requests that were under way at the last cut tell nothing that it did not.
-      if ((error.status === 429 || error.status === 503) && startedAt > this.#lastCut) {
-        this.#allowed = Math.max(1, this.#allowed / 2);
-        this.#lastCut = performance.now();
+      const [answer, isTimeout] = await this.#once(method, path, body, headers, ended);
+      if (answer && successes.includes(answer.status)) {
+        this.#succeeded(startedAt, isBatch);
+        return answer;
       }
-      const longest = Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (tried - 1));
-      const asked = answer ? (retryAfter(answer) ?? 0) : 0;
-      await sleep(asked + Math.random() * longest, ended);
-      if (this.#sendsHeld && path === this.#path && method === "POST") await this.#sendsHeld;
+      const error = answer ? await problem(answer) : noAnswer();
+      if (error.code === "digest_mismatch" && ++digests > 2) throw error;
+      if (!mayBeRepeated(error)) throw error;
+      // Not what the clock says, which goes on while the machine sleeps.
+      spent += Math.min((performance.now() - startedAt) / 1000, this.#silence);
+      if (isTimeout || error.status === 429 || error.status === 503) this.#cut(startedAt, isTimeout);
+      const isOffline = globalThis.navigator?.onLine === false;
+      if (before !== this.#successes || isOffline) [spent, tried] = [0, 0];
+      before = this.#successes;
+      if (spent > PATIENCE_SECONDS) throw error;
+      this.#troubled(isOffline ? offline() : error);
+      const longest = Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** tried++);
+      const pause = (answer ? (retryAfter(answer) ?? 0) : 0) + Math.random() * longest;
+      // Some browsers say that they are offline when they are not.
+      await this.#pause(isOffline ? LONGEST_PAUSE : pause, ended);
+      spent += pause;
+      if (!answer && isBatch) await this.#probe(ended);
     }
   }
 
   /**
-   * Gives null where there was no answer.
+   * Wait, but no longer than until the browser is online again.
+   *
+   * @param {number} seconds
+   * @param {AbortSignal} ended
+   */
+  async #pause(seconds, ended) {
+    const waits = new AbortController();
+    const stop = () => waits.abort();
+    globalThis.addEventListener("online", stop);
+    ended.addEventListener("abort", stop);
+    await sleep(seconds, waits.signal).catch(() => {});
+    globalThis.removeEventListener("online", stop);
+    ended.removeEventListener("abort", stop);
+    ended.throwIfAborted();
+  }
+
+  /**
+   * Ask by a small request whether the service is there before a batch is sent again. It also shows
+   * a redirect to a log-in, which the sending of a batch does not tell from a lost connection.
+   *
+   * @param {AbortSignal} ended
+   */
+  async #probe(ended) {
+    const [answer] = await this.#once("GET", this.#path, undefined, {}, ended);
+    if (!answer || answer.status === 200) return;
+    const error = await problem(answer);
+    if (!mayBeRepeated(error)) throw error;
+  }
+
+  /** @param {number} startedAt @param {boolean} isBatch */
+  #succeeded(startedAt, isBatch) {
+    this.#successes++;
+    this.#troubled(null);
+    if (!isBatch) return;
+    const seconds = (performance.now() - startedAt) / 1000;
+    this.#silence = Math.min(LONGEST_SILENCE, Math.max(SILENCE_SECONDS, 3 * seconds));
+    if (seconds > SLOW_SECONDS) this.#cut(startedAt);
+    else if (seconds < QUICK_SECONDS) {
+      this.#allowed = Math.min(this.#concurrency, this.#allowed + (this.#hasLimit ? 1 / this.#allowed : 1));
+    }
+  }
+
+  /**
+   * The line or the service is too busy for so many requests at a time.
+   *
+   * @param {number} startedAt
+   * @param {boolean} isTimeout
+   */
+  #cut(startedAt, isTimeout = false) {
+    this.#hasLimit = true;
+    // Requests that were under way at the last cut tell nothing that it did not.
+    if (startedAt < this.#lastCut) return;
+    // A single one that takes too long needs longer.
+    if (isTimeout && this.#allowed < 2) this.#silence = Math.min(LONGEST_SILENCE, 2 * this.#silence);
+    this.#allowed = Math.max(1, this.#allowed / 2);
+    this.#lastCut = performance.now();
+  }
+
+  /** @param {UploadError | null} error */
+  #troubled(error) {
+    if (this.trouble?.code === error?.code) return;
+    this.trouble = error;
+    this.dispatchEvent(new Event("state"));
+  }
+
+  /**
+   * Gives null in place of an answer where there was none, and whether that was for silence: nothing
+   * was heard of this request, nor of any other.
+   *
    * @param {string} method
    * @param {string} path
-   * @param {BodyInit | undefined} body
+   * @param {string | Uint8Array<ArrayBuffer> | undefined} body
    * @param {Record<string, string>} headers
    * @param {AbortSignal} ended
+   * @returns {Promise<[Answer | null, boolean]>}
    */
   async #once(method, path, body, headers, ended) {
     ended.throwIfAborted();
     // A token or an address that cannot be one is an error here, and no lost connection below.
     const url = new URL(this.#url + path);
     const named = new Headers(headers);
-    if (this.token) named.set("Authorization", `Bearer ${this.token}`);
-    const request = new AbortController();
-    const stop = () => request.abort();
-    const timer = setTimeout(stop, REQUEST_SECONDS * 1000);
+    const token = this.token.trim();
+    if (token && !/^[\x21-\x7e]+$/.test(token)) {
+      throw new UploadError("bad_token", "The token holds a character that no token has.");
+    }
+    if (token) named.set("Authorization", `Bearer ${token}`);
+    const sent = new AbortController();
+    const stop = () => sent.abort();
+    let isTimeout = false;
+    const startedAt = performance.now();
+    const listen = () => {
+      const left = this.#silence * 1000 - (performance.now() - Math.max(startedAt, this.#lastHeard));
+      if (left > 0) return (timer = setTimeout(listen, left));
+      isTimeout = true;
+      return stop();
+    };
+    let timer = setTimeout(listen, this.#silence * 1000);
+    const onProgress = () => (this.#lastHeard = performance.now());
     ended.addEventListener("abort", stop);
     try {
-      const answer = await this.#fetch(url, {
-        ...{ method, body, headers: named, signal: request.signal },
-        ...{ cache: "no-store", credentials: "omit" },
-      });
+      const answer = await this.#fetch(url, { method, body, headers: named, signal: sent.signal, onProgress });
+      if (answer.type === "opaqueredirect" || answer.redirected) throw notTheService("it leads to another address");
       // Read here, so that a body that breaks off counts as no answer.
-      const content = answer.status === 204 ? null : await answer.blob();
-      return new Response(content, { status: answer.status, headers: answer.headers });
-    } catch {
+      const text = await (await answer.blob()).text();
+      onProgress();
+      return [{ status: answer.status, headers: answer.headers, text }, false];
+    } catch (error) {
       ended.throwIfAborted();
-      return null;
+      if (error instanceof UploadError) throw error;
+      return [null, isTimeout];
     } finally {
       clearTimeout(timer);
       ended.removeEventListener("abort", stop);
@@ -654,7 +840,7 @@ export class Upload extends EventTarget {
     try {
       return await work();
     } catch (error) {
-      const known = error instanceof DOMException ? fileChanged() : error;
+      const known = asUploadError(error);
       if (!ended.signal.aborted) {
         ended.abort(known);
         this.#go();
@@ -666,231 +852,20 @@ export class Upload extends EventTarget {
   }
 }
 
-// --- Records ---
+// --- Batches ---
 
-const TAB = 9;
-const LF = 10;
-const CR = 13;
-const SPACE = 32;
-const QUOTE = 34;
-const COMMA = 44;
-const BACKSLASH = 92;
-const [OPEN_ARRAY, CLOSE_ARRAY] = [91, 93];
-const [OPEN_OBJECT, CLOSE_OBJECT] = [123, 125];
-const LINE_FEED = Uint8Array.of(LF);
-const BYTE_ORDER_MARK = [0xef, 0xbb, 0xbf];
-
-/** @typedef {(record: Uint8Array<ArrayBuffer>, position: number, line: number) => void} Take */
-
-/** @param {number} byte */
-const isSpace = (byte) => byte === SPACE || byte === LF || byte === CR || byte === TAB;
-
-/** One record on each line. Blank lines are none. */
-class Lines {
-  #line = 0;
-
-  /**
-   * Hand on the records that are whole in `bytes`, which begin at `position` of the file; gives how
-   * many bytes that were.
-   *
-   * @param {Uint8Array<ArrayBuffer>} bytes
-   * @param {number} position
-   * @param {boolean} isLast
-   * @param {Take} take
-   */
-  split(bytes, position, isLast, take) {
-    let from = 0;
-    while (from < bytes.length) {
-      let to = bytes.indexOf(LF, from);
-      if (to < 0 && !isLast) break;
-      if (to < 0) to = bytes.length;
-      this.#line++;
-      const [start, end] = trimmed(bytes, from, to);
-      if (start < end) take(bytes.subarray(start, end), position + start, this.#line);
-      from = to + 1;
-    }
-    return Math.min(from, bytes.length);
-  }
-
-  end() {}
-}
-
-/** The records of one JSON array. */
-class ArrayElements {
-  #state;
-  #line = 1;
-  #isEmpty = true;
-
-  /** @param {boolean} isInside Whether what comes begins within the array. */
-  constructor(isInside) {
-    this.#state = isInside ? "inside" : "before";
-  }
-
-  /**
-   * As that of Lines. A record that is cut off is looked at again, from its start, with more of it.
-   *
-   * @param {Uint8Array<ArrayBuffer>} bytes
-   * @param {number} position
-   * @param {boolean} isLast
-   * @param {Take} take
-   */
-  split(bytes, position, isLast, take) {
-    let from = 0;
-    const pass = (/** @type {number} */ to) => {
-      for (; from < to; from++) if (bytes[from] === LF) this.#line++;
-    };
-    const record = (/** @type {number} */ to) => {
-      const [start, end] = trimmed(bytes, from, to);
-      pass(start);
-      take(bytes.subarray(start, end), position + start, this.#line);
-      pass(to + 1);
-      this.#isEmpty = false;
-    };
-    if (this.#state === "before") {
-      const start = bytes.indexOf(OPEN_ARRAY);
-      pass(start + 1);
-      this.#state = "inside";
-    }
-    let depth = 0;
-    let isQuoted = false;
-    for (let i = from; i < bytes.length && this.#state === "inside"; i++) {
-      const byte = bytes[i];
-      if (isQuoted) {
-        if (byte === BACKSLASH) i++;
-        else if (byte === QUOTE) isQuoted = false;
-      } else if (byte === QUOTE) isQuoted = true;
-      else if (byte === OPEN_ARRAY || byte === OPEN_OBJECT) depth++;
-      else if (byte === COMMA && depth === 0) record(i);
-      else if ((byte === CLOSE_ARRAY || byte === CLOSE_OBJECT) && depth-- === 0) {
-        const [start, end] = trimmed(bytes, from, i);
-        if (start < end || !this.#isEmpty) record(i);
-        else pass(i + 1);
-        this.#state = "after";
-      }
-    }
-    const [start, end] = trimmed(bytes, from, bytes.length);
-    // The rest of a file that breaks off is no record, and the check will say so.
-    if (this.#state === "inside" && isLast && start < end) record(bytes.length);
-    if (this.#state === "after") {
-      pass(start);
-      if (start < end) throw malformed(this.#line, "there is text after the array");
-      return bytes.length;
-    }
-    return from;
-  }
-
-  /** Raises where the array is not closed. */
-  end() {
-    if (this.#state !== "after") throw malformed(this.#line, "the array is not closed");
-  }
-}
-
-/**
- * What splits `file`: an array if it begins with a bracket, unless its name says lines.
- *
- * @param {File} file
- * @param {boolean} isInside
- */
-async function splitterOf(file, isInside = false) {
-  if (/\.(ndjson|jsonl)$/i.test(file.name)) return new Lines();
-  const start = new Uint8Array(await file.slice(0, 1024).arrayBuffer());
-  const [first] = trimmed(start, 0, start.length);
-  return start[first] === OPEN_ARRAY ? new ArrayElements(isInside) : new Lines();
-}
-
-/**
- * Hand on every record of `blob`, reading a piece at a time.
- *
- * @param {Blob} blob
- * @param {Lines | ArrayElements} splitter
- * @param {Take} take
- * @param {(position: number) => void} [hasRead]
- */
-async function eachRecord(blob, splitter, take, hasRead = () => {}) {
-  let rest = new Uint8Array();
-  for (let end = 0; end < blob.size; ) {
-    const position = end - rest.length;
-    // The longer a record is that has not ended, the larger the next piece: no byte is looked at
-    // more than a few times.
-    const piece = await blob.slice(end, end + Math.max(PIECE, rest.length)).arrayBuffer();
-    end += piece.byteLength;
-    const bytes = new Uint8Array(rest.length + piece.byteLength);
-    bytes.set(rest);
-    bytes.set(new Uint8Array(piece), rest.length);
-    rest = bytes.subarray(splitter.split(bytes, position, end >= blob.size, take));
-    hasRead(end);
-  }
-}
-
-/**
- * Without the space around, and without the mark that some programs put before all text.
- *
- * @param {Uint8Array} bytes
- * @param {number} from
- * @param {number} to
- */
-function trimmed(bytes, from, to) {
-  if (from === 0 && BYTE_ORDER_MARK.every((byte, i) => bytes[i] === byte)) from = 3;
-  while (from < to && isSpace(bytes[from])) from++;
-  while (from < to && isSpace(bytes[to - 1])) to--;
-  return [from, to];
-}
-
-/**
- * Raise where the service would not take `record`.
- *
- * @param {Uint8Array<ArrayBuffer>} record
- * @param {TextDecoder} decoder
- * @param {number} line
- */
-function check(record, decoder, line) {
-  let text;
-  try {
-    text = decoder.decode(record);
-  } catch {
-    throw malformed(line, "it is not UTF-8");
-  }
-  try {
-    JSON.parse(text);
-  } catch (error) {
-    throw malformed(line, error instanceof Error ? error.message : String(error));
-  }
-  // JSON.parse takes half of a surrogate pair, which is no text that UTF-8 could hold.
-  if (/\\u[dD][89a-fA-F]/.test(text)) {
-    const halves = text
-      .replace(/\\\\/g, "  ")
-      .replace(/\\u[dD][89abAB]..\\u[dD][c-fC-F]/g, " ");
-    if (/\\u[dD][89a-fA-F]/.test(halves)) throw malformed(line, "an escape is half of a pair");
-  }
-}
-
-/**
- * A record of several lines without the space between its tokens, as the service would store it.
- *
- * @param {Uint8Array<ArrayBuffer>} record
- */
-function oneLine(record) {
-  if (!record.includes(LF) && !record.includes(CR)) return record;
-  let isQuoted = false;
-  let isEscaped = false;
-  return record.filter((byte) => {
-    if (!isQuoted && isSpace(byte)) return false;
-    if (isEscaped) isEscaped = false;
-    else if (byte === BACKSLASH) isEscaped = true;
-    else if (byte === QUOTE) isQuoted = !isQuoted;
-    return true;
-  });
-}
+/** @typedef {{at: number, bytes: number, crc: number}} Place Where a record begins in the text of the
+ *  file, and the bytes and the CRC-32 of all records before it, each on one line. */
 
 /**
  * How many steps of records go into a batch.
  *
- * @param {number[]} places Where each step begins, and the end of the file.
- * @param {number} steps
+ * @param {Place[]} places Where each step begins, and the end.
  * @param {number} exactSteps
  */
-function batchesOf(places, steps, exactSteps) {
-  const size = places[places.length - 1] - places[0];
+function batchesOf(places, exactSteps) {
+  const steps = Math.ceil(exactSteps);
+  const size = places[places.length - 1].bytes;
   const usual = Math.min(Math.max(size / USUAL_BATCHES, SMALLEST_USUAL_BATCH), LARGEST_USUAL_BATCH);
   const fewest = Math.max(1, Math.ceil(exactSteps / MAX_BATCHES));
   let together = Math.max(fewest, Math.floor((usual * steps) / Math.max(1, size)));
@@ -898,7 +873,7 @@ function batchesOf(places, steps, exactSteps) {
   const largest = () => {
     let most = 0;
     for (let i = 0; i < steps; i += together) {
-      most = Math.max(most, places[Math.min(i + together, steps)] - places[i]);
+      most = Math.max(most, places[Math.min(i + together, steps)].bytes - places[i].bytes);
     }
     return most;
   };
@@ -906,6 +881,28 @@ function batchesOf(places, steps, exactSteps) {
     together = Math.max(fewest, Math.floor(together / 2));
   }
   return together;
+}
+
+/**
+ * Raise where the service would not take `record` even in a batch of its own.
+ *
+ * @param {Uint8Array<ArrayBuffer>} record
+ * @param {number} line
+ */
+async function mustFit(record, line) {
+  const packed = (await gzip(record)) ?? record;
+  if (packed.length < MAX_BODY && record.length < MAX_INFLATED) return;
+  throw new UploadError(
+    "too_large",
+    `Line ${line} holds a record of ${record.length} bytes. That is more than the service takes in a request.`,
+    { line },
+  );
+}
+
+/** What the merged file is called, which is NDJSON whatever the file was. @param {string} name */
+export function downloadName(name) {
+  const stem = name.replace(/\.gz$/i, "").replace(/\.(ndjson|jsonl|json|csv|tsv|tab|txt)$/i, "");
+  return `${stem.replace(/[\p{C}/\\]/gu, "_").slice(0, 100) || "records"}.ndjson`;
 }
 
 // --- Bodies ---
@@ -957,33 +954,125 @@ function crc32(bytes, crc) {
 
 // --- Answers ---
 
+/** @typedef {{status: number, headers: Headers, text: string}} Answer */
+
 /**
- * An answer that is no success: of the service, or of API Gateway.
- * @param {Response} answer
+ * Send a request. As `fetch`, but tells when something of it has moved, and follows no redirect.
+ *
+ * @param {URL} url
+ * @param {{method: string, body?: string | Uint8Array<ArrayBuffer>, headers: Headers,
+ *   signal: AbortSignal, onProgress: () => unknown}} init
+ * @returns {Promise<Pick<Response, "status" | "headers" | "type" | "redirected" | "blob">>}
+ */
+export function request(url, { method, body, headers, signal, onProgress }) {
+  // Only an XMLHttpRequest says how its body gets on, and only a fetch does not follow redirects.
+  if (!(body instanceof Uint8Array) || typeof XMLHttpRequest === "undefined") {
+    return fetch(url, {
+      ...{ method, body, headers, signal },
+      ...{ cache: "no-store", credentials: "omit", redirect: "manual" },
+    });
+  }
+  return new Promise((resolve, reject) => {
+    signal.throwIfAborted();
+    const sent = new XMLHttpRequest();
+    sent.open(method, url);
+    headers.forEach((value, name) => sent.setRequestHeader(name, value));
+    sent.responseType = "blob";
+    const stop = () => sent.abort();
+    signal.addEventListener("abort", stop);
+    sent.upload.addEventListener("progress", onProgress);
+    sent.addEventListener("readystatechange", onProgress);
+    sent.addEventListener("progress", onProgress);
+    sent.addEventListener("loadend", () => {
+      signal.removeEventListener("abort", stop);
+      if (!sent.status) return reject(new TypeError("There was no answer."));
+      const lines = sent.getAllResponseHeaders().trim().split("\r\n").filter(Boolean);
+      const answered = lines.map((line) => /** @type {[string, string]} */ (line.split(/: ?(.*)/s, 2)));
+      resolve({
+        ...{ status: sent.status, headers: new Headers(answered), type: "cors" },
+        ...{ redirected: sent.responseURL !== url.href, blob: async () => sent.response },
+      });
+    });
+    sent.send(body);
+  });
+}
+
+/**
+ * The JSON of a success, which has a member of this name.
+ *
+ * @param {Answer} answer
+ * @param {string} member
+ */
+function bodyOf(answer, member) {
+  const body = parsed(answer);
+  if (body && member in body) return body;
+  throw notTheService(`it answered ${answer.status} with something else than the service does`);
+}
+
+/** @param {Answer} answer */
+function parsed(answer) {
+  try {
+    const body = JSON.parse(answer.text);
+    return body !== null && typeof body === "object" ? body : null;
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * An answer that is no success: of the service, of API Gateway, or of something in between.
+ * @param {Answer} answer
  */
 async function problem(answer) {
   const { status } = answer;
-  const body = await answer.json().catch(() => ({}));
-  const said = body.detail ?? body.title ?? body.message ?? "";
-  return new UploadError(body.code ?? `http_${status}`, said || `The answer was ${status}.`, { status });
+  const body = parsed(answer);
+  const said = body?.detail ?? body?.title ?? body?.message;
+  const isBusy = BUSY.includes(status);
+  if (status < 400 || (!said && !isBusy)) {
+    return notTheService(`it answered ${status} with something else than the service does`, status);
+  }
+  return new UploadError(body?.code ?? `http_${status}`, said || `The answer was ${status}.`, { status });
+}
+
+const BUSY = [429, 500, 502, 503, 504];
+
+/** docs/errors.md, "What to send again". @param {UploadError} error */
+const mayBeRepeated = (error) =>
+  ["no_answer", "session_finishing", "digest_mismatch"].includes(error.code) || BUSY.includes(error.status ?? 0);
+
+/** Whether the session can never be filled any more. @param {UploadError} error */
+const isGone = (error) =>
+  ["session_not_found", "session_expired", "session_aborted", "batches_gone"].includes(error.code);
+
+/**
+ * A browser opens 6 connections to a host of HTTP/1.1. Were all busy with batches, the page could not
+ * even be loaded again before one of them ends.
+ */
+function mostConnections() {
+  const [page] = globalThis.performance?.getEntriesByType?.("navigation") ?? [];
+  const protocol = /** @type {PerformanceNavigationTiming | undefined} */ (page)?.nextHopProtocol;
+  return protocol?.startsWith("http/1") ? 5 : Infinity;
 }
 
 /**
- * docs/errors.md, "What to send again".
- * @param {UploadError} error
- * @param {number} tried
+ * The address without a slash at the end, or the path of the sessions.
+ *
+ * @param {string} url
  */
-function mayBeRepeated(error, tried) {
-  if (tried >= TRIES) return false;
-  if (error.code === "digest_mismatch") return tried < 3;
-  return (
-    error.code === "no_answer" ||
-    error.code === "session_finishing" ||
-    [429, 500, 502, 503, 504].includes(error.status ?? 0)
-  );
+export function serviceUrl(url) {
+  const bad = (/** @type {string} */ why) => new UploadError("bad_address", `“${url.trim()}” ${why}.`);
+  let found;
+  try {
+    found = new URL(url.trim(), globalThis.location?.href);
+  } catch {
+    throw bad("is no address");
+  }
+  if (!/^https?:$/.test(found.protocol)) throw bad("is no HTTP address");
+  if (found.username || found.password) throw new UploadError("bad_address", "An address holds no password. Set a token.");
+  return found.origin + found.pathname.replace(/\/+$/, "").replace(/\/api\/upload\/sessions$/, "");
 }
 
-/** @param {Response} answer */
+/** @param {Answer} answer */
 function retryAfter(answer) {
   const given = answer.headers.get("Retry-After");
   if (given === null) return null;
@@ -1012,17 +1101,26 @@ function sleep(seconds, ended) {
 }
 
 const noAnswer = () =>
-  new UploadError("no_answer", "The service cannot be reached. Look at the connection and try again.");
+  new UploadError("no_answer", "The service cannot be reached. Look at the connection and the address.");
+
+const offline = () => new UploadError("offline", "This device is offline. It goes on by itself.");
+
+/** @param {string} what @param {number} [status] */
+const notTheService = (what, status) =>
+  new UploadError(
+    "not_the_service",
+    `Something else answered: ${what}. It may be the log-in page of a network or a proxy, or the address is wrong.`,
+    { status },
+  );
+
+/** @param {unknown} error */
+function asUploadError(error) {
+  if (error instanceof ReadingError) return new UploadError(error.code, error.message, { line: error.line });
+  return error instanceof DOMException ? fileChanged() : error;
+}
 
 const fileChanged = () =>
-  new UploadError("file_changed", "The file has changed, or cannot be read any more. Choose it again.");
-
-/**
- * @param {number} line
- * @param {string} why
- */
-const malformed = (line, why) =>
-  new UploadError("malformed_record", `Line ${line} does not hold a record: ${why}.`, { line });
+  new UploadError("file_changed", "It has changed since it was checked, or it cannot be read. Choose it again.");
 
 /**
  * @param {number} size

@@ -1,7 +1,7 @@
 // @ts-check
 /** The page: shows an upload, and keeps what is needed to go on with it after a reload. */
 
-import { Batch, Upload, UploadError } from "./gapless.js";
+import { Batch, Upload, UploadError, downloadName, serviceUrl } from "./gapless.js";
 
 const KEPT = "gapless.upload.";
 const SPOKEN_SECONDS = 10;
@@ -165,16 +165,56 @@ function duration(seconds) {
 
 /** @type {Record<string, string>} */
 const BADGES = {
-  ...{ new: "Checking", scanning: "Checking", ready: "Ready", sending: "Uploading", paused: "Paused" },
+  ...{ new: "Waiting", scanning: "Checking", ready: "Ready", sending: "Uploading", paused: "Paused" },
   ...{ sent: "All sent", finishing: "Merging", finished: "Complete", incomplete: "Incomplete" },
   ...{ failed: "Stopped", aborted: "Aborted" },
 };
 
+const FORMATS = { ndjson: "NDJSON", json: "JSON", csv: "CSV", tsv: "TSV" };
+/** @type {Record<string, string>} */
+const DELIMITERS = { ",": "", ";": "with semicolons", "\t": "with tabs", "|": "with pipes" };
+
+/** How a file is read. @param {import("./readers.js").Reading | null} reading */
+function readingText(reading) {
+  if (!reading) return "";
+  const { format, delimiter, encoding, gzip } = reading;
+  const usual = format === "tsv" ? "\t" : ",";
+  const marks = delimiter && delimiter !== usual ? (DELIMITERS[delimiter] ?? `with “${delimiter}”`) : "";
+  const parts = [`${FORMATS[format]} ${marks}`.trim(), encoding === "utf-8" ? "" : encoding.toUpperCase(), gzip ? "gzip" : ""];
+  return parts.filter(Boolean).join(", ");
+}
+
 // --- What is kept ---
 
+/** Where storage is blocked, nothing is kept. @param {"localStorage" | "sessionStorage"} area @returns {Storage | null} */
+function storage(area) {
+  try {
+    return window[area];
+  } catch {
+    return null;
+  }
+}
+
+/** @param {"localStorage" | "sessionStorage"} area @param {string} key @param {string} value Whether it is kept. */
+function keep(area, key, value) {
+  try {
+    storage(area)?.setItem(key, value);
+    return storage(area) !== null;
+  } catch {
+    return false;
+  }
+}
+
 const settings = {
-  url: () => (get("url").value.trim() || defaultUrl()).replace(/\/+$/, ""),
+  url: () => serviceUrl(get("url").value.trim() || defaultUrl()),
   token: () => get("token").value.trim(),
+  reading: () => ({
+    format: get("format").value || undefined,
+    delimiter: get("delimiter").value || undefined,
+    encoding: get("encoding").value || undefined,
+    header: get("header").value ? get("header").value === "yes" : undefined,
+    typed: get("typed").value === "yes",
+  }),
 };
 
 function defaultUrl() {
@@ -184,23 +224,52 @@ function defaultUrl() {
 
 /** @returns {import("./gapless.js").Saved[]} */
 function unfinished() {
-  const kept = Object.entries(localStorage).filter(([key]) => key.startsWith(KEPT));
-  return kept.map(([, saved]) => JSON.parse(saved)).filter((saved) => saved.url === settings.url());
+  const kept = Object.entries(storage("localStorage") ?? {}).filter(([key]) => key.startsWith(KEPT));
+  return kept.flatMap(([key, value]) => {
+    try {
+      const saved = JSON.parse(value);
+      return KEPT + saved.sessionId === key && saved.url === settings.url() ? [saved] : [];
+    } catch {
+      return [];
+    }
+  });
 }
 
 /** @param {string} sessionId */
-const forget = (sessionId) => localStorage.removeItem(KEPT + sessionId);
+const forget = (sessionId) => storage("localStorage")?.removeItem(KEPT + sessionId);
+
+/**
+ * Keep other tabs from an upload, for as long as this one is open. Gives what ends that; null where
+ * another tab has the upload.
+ *
+ * @param {string} sessionId
+ * @returns {Promise<(() => void) | null>}
+ */
+function hold(sessionId) {
+  return new Promise((resolve) => {
+    const free = () => resolve(() => {});
+    if (!navigator.locks) return free();
+    const held = navigator.locks.request(KEPT + sessionId, { ifAvailable: true }, (lock) => {
+      if (!lock) return resolve(null);
+      return new Promise((release) => resolve(() => release(undefined)));
+    });
+    held.catch(free);
+  });
+}
 
 function keepSettings() {
-  localStorage.setItem("gapless.url", get("url").value.trim());
+  keep("localStorage", "gapless.url", get("url").value.trim());
   // A token is worth more than an upload: it goes with the tab.
-  sessionStorage.setItem("gapless.token", settings.token());
-  if (upload) upload.token = settings.token();
+  keep("sessionStorage", "gapless.token", settings.token());
+  for (const entry of entries) entry.upload.token = settings.token();
+  get("url").setCustomValidity("");
   showUnfinished();
 }
 
-function showUnfinished() {
-  const list = unfinished();
+async function showUnfinished() {
+  const list = areSettingsRight() ? unfinished() : [];
+  const locks = await navigator.locks?.query().catch(() => null);
+  const busy = new Set(locks?.held?.map(({ name }) => name));
   get("unfinished").hidden = list.length === 0;
   get("unfinished-list").replaceChildren(
     ...list.map((saved) => {
@@ -209,8 +278,12 @@ function showUnfinished() {
       const name = document.createElement("strong");
       name.textContent = saved.name;
       const about = document.createElement("small");
-      about.textContent = `${many(saved.records, "record")}, ${size(saved.size)}. Choose the same file again to go on.`;
+      const isBusy = busy.has(KEPT + saved.sessionId);
+      const next = isBusy ? "Another tab is uploading it." : "Choose the same file again to go on.";
+      about.textContent = `${many(saved.records, "record")}, ${size(saved.size)}. ${next}`;
       text.append(name, about);
+      item.append(text);
+      if (isBusy) return item;
       const choose = document.createElement("button");
       choose.type = "button";
       choose.textContent = "Choose the file";
@@ -224,83 +297,226 @@ function showUnfinished() {
       discard.addEventListener("click", async () => {
         if (!(await confirmed())) return;
         const gone = new Upload(new File([], saved.name), { saved, token: settings.token() });
-        // What cannot be deleted now expires by itself.
-        await gone.abort().catch(() => {});
         forget(saved.sessionId);
         showUnfinished();
         get("file").focus();
+        // What cannot be deleted now expires by itself.
+        await gone.abort().catch(() => {});
       });
-      item.append(text, choose, discard);
+      item.append(choose, discard);
       return item;
     }),
   );
 }
 
-// --- An upload ---
+// --- Files ---
+
+/**
+ * @typedef {object} Entry A file that was chosen.
+ * @property {Upload} upload
+ * @property {[string, string] | null} note What there is to say of it.
+ * @property {boolean} isKept Whether it can be gone on with when this tab is closed.
+ * @property {Promise<void>} checked
+ * @property {() => void} release Lets other tabs have the upload.
+ * @property {string} heldId The session that is kept from them.
+ * @property {{url: string, ends: number} | null} link
+ */
+
+/** @type {Entry[]} */
+let entries = [];
+/** @type {Entry | null} The one that is shown. */
+let shown = null;
+/** The files are checked one after the other, and so they are sent. @type {Promise<void>} */
+let checks = Promise.resolve();
+let isSending = false;
+
+/** Whether the settings can be used; shows what is wrong with them. */
+function areSettingsRight() {
+  try {
+    settings.url();
+    return true;
+  } catch (error) {
+    get("url").setCustomValidity(/** @type {Error} */ (error).message);
+    return false;
+  }
+}
+
+/** @param {Iterable<File>} files */
+async function choose(files) {
+  areSettingsRight();
+  const wrong = [...get("settings-form").elements].find((field) => !field.checkValidity());
+  if (wrong) {
+    get("settings").open = true;
+    wrong.reportValidity();
+    return;
+  }
+  const added = await Promise.all([...files].map((file) => entryOf(file)));
+  get("file").value = "";
+  if (!added.length) return;
+  entries.push(...added);
+  if (!shown || ["finished", "aborted"].includes(shown.upload.state)) view(added[0]);
+  else showFiles();
+  for (const entry of added) check(entry);
+}
 
 /**
  * @param {File} file
  * @param {boolean} isNew Whether an upload of this file that was begun is left alone.
+ * @returns {Promise<Entry>}
  */
-async function choose(file, isNew = false) {
-  for (const id of ["url", "batch-size", "concurrency"]) {
-    if (!get(id).checkValidity()) {
-      get("settings").open = true;
-      get(id).reportValidity();
-      return;
-    }
-  }
-  const saved = unfinished().find((one) => one.name === file.name && one.size === file.size);
-  const chosen = new Upload(file, {
+async function entryOf(file, isNew = false) {
+  const begun = isNew ? [] : unfinished().filter((one) => one.name === file.name && one.size === file.size);
+  let saved;
+  let release = null;
+  for (saved of begun) if ((release = await hold(saved.sessionId))) break;
+  if (!release) saved = undefined;
+  const upload = new Upload(file, {
     url: settings.url(),
     token: settings.token(),
     batchSize: get("batch-size").valueAsNumber || undefined,
     concurrency: get("concurrency").valueAsNumber || undefined,
-    saved: isNew ? undefined : saved,
+    reading: settings.reading(),
+    saved,
   });
-  upload = chosen;
-  const mine = (/** @type {(event: any) => void} */ react) => (/** @type {Event} */ event) => {
-    if (upload === chosen) react(event);
+  /** @type {Entry} */
+  const entry = {
+    ...{ upload, isKept: true, checked: Promise.resolve(), link: null },
+    ...{ release: release ?? (() => {}), heldId: saved?.sessionId ?? "" },
+    note: begun.length && !release ? ["Another tab is uploading this file.", "This is an upload of its own."] : null,
   };
-  chosen.addEventListener("state", mine(showState));
-  chosen.addEventListener("progress", mine(showSoon));
-  chosen.addEventListener("batch", mine((event) => {
+  const mine = (/** @type {(event: any) => void} */ react) => (/** @type {Event} */ event) => {
+    if (shown === entry) react(event);
+  };
+  upload.addEventListener("state", () => {
+    remember(entry);
+    if (shown === entry) showState();
+    showFiles();
+  });
+  upload.addEventListener("progress", mine(showSoon));
+  upload.addEventListener("batch", mine((event) => {
     map.update(event.detail.seqNum);
     showSoon();
   }));
-  chosen.addEventListener("merge", mine(({ detail }) => {
+  upload.addEventListener("merge", mine(({ detail }) => {
     get("badge").textContent = `Merging, ${detail.done} of ${detail.parts} parts`;
   }));
-  showState();
-  get("name").focus();
-  await quietly(chosen.scan());
+  return entry;
 }
 
-/** What went wrong is in the state. @param {Promise<unknown>} work */
-async function quietly(work) {
-  await work.catch((error) => {
-    if (!(error instanceof UploadError || error instanceof TypeError)) throw error;
+/** Keep what is needed to go on with an upload, for as long as it can be. @param {Entry} entry */
+function remember(entry) {
+  const { state, saved } = entry.upload;
+  if (saved && state === "sending") {
+    entry.isKept = keep("localStorage", KEPT + saved.sessionId, JSON.stringify(saved));
+    if (entry.heldId === saved.sessionId) return;
+    entry.heldId = saved.sessionId;
+    hold(saved.sessionId).then((release) => (entry.release = release ?? (() => {})));
+  } else if (["finished", "aborted"].includes(state)) {
+    forget(entry.heldId);
+    entry.release();
+  }
+}
+
+/** @param {Entry} entry */
+function check(entry) {
+  const { upload } = entry;
+  entry.checked = checks = checks.then(async () => {
+    if (entries.includes(entry)) await quietly(upload.scan());
   });
+  entry.checked.then(() => lookAt(entry));
 }
 
-async function sendAndFinish() {
-  const mine = upload;
+/** See what the service has of an upload that was begun before. @param {Entry} entry */
+async function lookAt(entry) {
+  const { saved } = entry.upload;
+  const gone = await quietly(entry.upload.look());
+  if (!saved || !gone) return;
+  forget(saved.sessionId);
+  entry.note = ["The upload that was begun is gone. This is a new one.", gone.message];
+  if (shown === entry) showState();
+}
+
+/** What went wrong is in the state. @template T @param {Promise<T>} work */
+async function quietly(work) {
+  try {
+    return await work;
+  } catch (error) {
+    if (!(error instanceof UploadError)) throw error;
+    return undefined;
+  }
+}
+
+/** @param {Upload} one */
+async function sendAndFinish(one) {
   await quietly(
     (async () => {
-      if (await mine?.start()) await mine?.finish();
+      if (await one.start()) await one.finish();
     })(),
   );
 }
 
+/** Send every file whose turn it is, one after the other, whatever becomes of the others. */
+async function sendAll() {
+  if (isSending) return;
+  isSending = true;
+  const tried = new Set();
+  for (let entry; (entry = entries.find((one) => !tried.has(one))); tried.add(entry)) {
+    await entry.checked;
+    if (entry.upload.state !== "ready" || !entries.includes(entry)) continue;
+    if (shown && ["ready", "finished", "failed", "aborted"].includes(shown.upload.state)) view(entry, false);
+    await sendAndFinish(entry.upload);
+  }
+  isSending = false;
+  if (shown) showState();
+  showFiles();
+}
+
+/** @param {Entry} entry @param {boolean} isAsked Whether somebody asked for it. */
+function view(entry, isAsked = true) {
+  shown = entry;
+  upload = entry.upload;
+  showState();
+  showFiles();
+  if (isAsked) get("name").focus();
+}
+
 function again() {
-  upload = null;
+  for (const entry of entries) {
+    entry.upload.cancel();
+    entry.release();
+  }
+  entries = [];
+  shown = upload = null;
   document.body.removeAttribute("data-state");
   get("start").hidden = false;
-  get("upload").hidden = true;
+  get("upload").hidden = get("files").hidden = true;
   get("file").value = "";
   get("status").textContent = "";
   showUnfinished();
   get("file").focus();
+}
+
+/** Take the file that is shown off the list. */
+function takeOff() {
+  const entry = /** @type {Entry} */ (shown);
+  const place = entries.indexOf(entry);
+  entries = entries.filter((one) => one !== entry);
+  entry.upload.cancel();
+  entry.release();
+  const next = entries[Math.min(place, entries.length - 1)];
+  if (next) view(next);
+  else again();
+}
+
+/** Put another upload of the same file in the place of the one that is shown. @param {boolean} isNew */
+async function replace(isNew) {
+  const entry = /** @type {Entry} */ (shown);
+  entry.upload.cancel();
+  entry.release();
+  const other = await entryOf(entry.upload.file, isNew);
+  entries = entries.map((one) => (one === entry ? other : one));
+  view(other);
+  check(other);
 }
 
 /** @returns {Promise<boolean>} */
@@ -313,35 +529,58 @@ function confirmed() {
   );
 }
 
+// --- What can be done ---
+
 /** Errors after which the same session may still be filled. @param {any} error */
 const mayGoOn = (error) =>
-  ![404, 409, 410].includes(error?.status) &&
-  !["different_file", "file_changed", "malformed_record", "too_many_batches", "checksum_mismatch"].includes(error?.code);
+  ["no_answer", "not_the_service", "bad_token"].includes(error?.code) ||
+  (error?.status !== undefined && ![404, 409, 410].includes(error.status));
+
+/** Whether the file cannot be sent as it is read. @param {any} error */
+const isAboutFile = (error) =>
+  error?.status === undefined && !["different_file", "checksum_mismatch"].includes(error?.code) && !mayGoOn(error);
+
+const others = () => entries.filter((entry) => entry !== shown && ["new", "scanning", "ready"].includes(entry.upload.state));
 
 /** What the button does in each state. @returns {[string, (() => unknown) | null]} */
 function primary() {
   const now = /** @type {Upload} */ (upload);
   const { state, error } = now;
-  if (state === "ready" && now.saved) return ["Continue the upload", sendAndFinish];
-  if (state === "ready") return [`Upload ${many(now.records, "record")}`, sendAndFinish];
+  if (state === "ready" && isSending) return ["Waiting for its turn", null];
+  if (state === "ready" && others().length) return [`Upload all ${others().length + 1} files`, sendAll];
+  if (state === "ready" && now.saved) return ["Continue the upload", sendAll];
+  if (state === "ready") return [`Upload ${many(now.records, "record")}`, sendAll];
   if (state === "sending") return ["Pause", () => now.pause()];
   if (state === "paused") return ["Continue", () => now.resume()];
-  if (state === "incomplete" && now.missing.length) return ["Send what is missing", sendAndFinish];
+  if (state === "incomplete" && now.missing.length) return ["Send what is missing", () => sendAndFinish(now)];
   if (state === "incomplete") return ["Finish again", () => quietly(now.finish())];
-  if (state === "failed" && mayGoOn(error)) return ["Try again", sendAndFinish];
-  if (state === "failed" && ["malformed_record", "file_changed", "too_many_batches"].includes(/** @type {any} */ (error).code)) {
-    return ["Choose another file", again];
-  }
-  if (state === "failed") return ["Start a new upload", startNew];
-  if (state === "aborted") return ["Choose another file", again];
+  if (state === "failed" && mayGoOn(error)) return ["Try again", tryAgain];
+  if (state === "failed" && !isAboutFile(error)) return ["Start a new upload", startNew];
+  if (state === "failed" && others().length) return [`Upload the other ${others().length}`, isSending ? null : sendAll];
+  if (["failed", "aborted"].includes(state)) return ["Choose another file", pickOrStart];
   return [state === "finishing" ? "Merging …" : "Checking …", null];
+}
+
+async function tryAgain() {
+  const now = /** @type {Upload} */ (upload);
+  // Where nothing was begun, the settings may be others now.
+  if (now.saved) return sendAndFinish(now);
+  await replace(true);
+  await shown?.checked;
+  await sendAll();
 }
 
 async function startNew() {
   const now = /** @type {Upload} */ (upload);
   // Nothing can be done with that session any more, unless it is another file's.
   if (now.sessionId && /** @type {any} */ (now.error)?.code !== "different_file") forget(now.sessionId);
-  await choose(now.file, true);
+  await replace(true);
+}
+
+/** Another file: in place of this one, or beside it where there are several. */
+function pickOrStart() {
+  if (entries.length > 1) get("file").click();
+  else again();
 }
 
 // --- What is shown ---
@@ -349,30 +588,37 @@ async function startNew() {
 function showState() {
   const now = /** @type {Upload} */ (upload);
   const { state, saved, file } = now;
-  if (saved && ["finished", "aborted"].includes(state)) forget(saved.sessionId);
-  else if (saved && state === "sending") localStorage.setItem(KEPT + saved.sessionId, JSON.stringify(saved));
   document.body.dataset.state = state;
   get("start").hidden = true;
   get("upload").hidden = false;
   get("name").textContent = file.name;
   get("badge").textContent = BADGES[state];
   const isScanned = now.records > 0 || now.batches.length > 0 || !["new", "scanning", "failed"].includes(state);
-  get("about").textContent = isScanned
-    ? `${size(file.size)}, ${many(now.records, "record")} in ${many(now.batches.length, "batch")}` +
-      (now.batches.length > 1 ? ` of ${count.format(now.batchSize)}` : "")
-    : size(file.size);
+  const facts = [
+    size(file.size),
+    readingText(now.reading),
+    isScanned &&
+      `${many(now.records, "record")} in ${many(now.batches.length, "batch")}` +
+        (now.batches.length > 1 ? ` of ${count.format(now.batchSize)}` : ""),
+    isScanned && now.blank > 0 && `${many(now.blank, "blank line")} left out`,
+  ];
+  get("about").textContent = facts.filter(Boolean).join(" · ");
   const [label, act] = primary();
   get("primary").textContent = label;
   get("primary").setAttribute("aria-disabled", String(!act));
   get("primary").hidden = state === "finished";
   get("check").hidden = state !== "paused";
-  get("another").hidden = !["ready", "finished", "incomplete", "failed"].includes(state) || act === again;
+  get("cancel").hidden = !["new", "scanning"].includes(state) && !(state === "ready" && entries.length > 1);
+  get("cancel").textContent = state === "ready" ? "Take off the list" : "Cancel";
+  get("another").hidden = !["ready", "finished", "incomplete", "failed"].includes(state) || act === pickOrStart;
+  get("another").textContent = entries.length > 1 ? "Add files" : "Choose another file";
   get("abort").hidden = !saved || !["ready", "sending", "paused", "incomplete", "failed"].includes(state);
   get("session").hidden = !saved;
   get("session").querySelector("code").textContent = saved?.sessionId ?? "";
-  get("map").hidden = !now.batches.length;
-  get("stats").hidden = !["sending", "paused", "sent", "finishing"].includes(state);
-  get("bar").hidden = ["ready", "finished", "aborted"].includes(state) || (state === "failed" && !isScanned);
+  get("map").hidden = !now.batches.length || state === "aborted";
+  get("stats").hidden = !["sending", "paused"].includes(state);
+  get("bar").hidden = ["finished", "aborted"].includes(state) || (state === "ready" && !saved) || (state === "failed" && !isScanned);
+  get("kept").hidden = !(["sending", "paused"].includes(state) && saved && !shown?.isKept);
   showAlert();
   showDone();
   showGaps();
@@ -381,13 +627,46 @@ function showState() {
   say();
 }
 
+/** The list of files, where there are several. */
+function showFiles() {
+  get("files").hidden = entries.length < 2;
+  if (entries.length < 2) return;
+  const done = entries.filter(({ upload: one }) => one.state === "finished").length;
+  const failed = entries.filter(({ upload: one }) => one.state === "failed").length;
+  get("files-title").textContent =
+    `${done} of ${many(entries.length, "file")} complete` + (failed ? `, ${failed} stopped` : "");
+  // The rows stay, so that the focus does.
+  const list = get("files-list");
+  while (list.children.length > entries.length) list.lastElementChild.remove();
+  entries.forEach((entry, n) => {
+    const { state, file, progress } = entry.upload;
+    let row = list.children[n]?.firstElementChild;
+    if (!row) {
+      const item = document.createElement("li");
+      row = document.createElement("button");
+      row.type = "button";
+      row.append(document.createElement("span"), document.createElement("small"));
+      row.addEventListener("click", () => view(entries[n]));
+      item.append(row);
+      list.append(item);
+    }
+    row.dataset.state = state;
+    row.setAttribute("aria-current", String(entry === shown));
+    row.firstElementChild.textContent = file.name;
+    const share = state === "sending" ? ` ${Math.floor((100 * progress.storedRecords) / (progress.records || 1))} %` : "";
+    row.lastElementChild.textContent = BADGES[state] + share;
+  });
+}
+
 let isShown = true;
 function showSoon() {
   if (!isShown) return;
   isShown = false;
   requestAnimationFrame(() => {
     isShown = true;
-    if (upload) show();
+    if (!upload) return;
+    show();
+    showFiles();
   });
 }
 
@@ -398,10 +677,13 @@ function show() {
   const progress = now.progress;
   const isScanning = state === "new" || state === "scanning";
   const whole = isScanning ? progress.scanned / (file.size || 1) : progress.records ? progress.storedRecords / progress.records : 1;
-  get("progress").value = whole;
-  get("percent").textContent = `${Math.floor(whole * 100)} %`;
+  const isMerging = state === "sent" || state === "finishing";
+  // Without a value the bar says that something goes on, and not how far it is.
+  if (isMerging) get("progress").removeAttribute("value");
+  else get("progress").value = whole;
+  get("percent").textContent = isMerging ? "All sent" : `${Math.floor(whole * 100)} %`;
   get("stored").textContent = count.format(progress.storedRecords);
-  const isMoving = state === "sending" && progress.bytesPerSecond > 0;
+  const isMoving = state === "sending" && progress.bytesPerSecond > 0 && !now.trouble;
   const rate = document.createElement("small");
   rate.textContent = isMoving ? `${many(Math.round(progress.recordsPerSecond), "record")} a second` : `of ${count.format(progress.records)}`;
   get("speed").textContent = isMoving ? `${size(progress.bytesPerSecond)}/s` : "–";
@@ -436,29 +718,48 @@ function say() {
   spoken = performance.now();
 }
 
+/** @returns {["error" | "warning" | "note", string, string] | null} */
+function alertText() {
+  const { state, error, result, saved, trouble, progress } = /** @type {any} */ (upload);
+  if (state === "failed") {
+    const title = TITLES[error.code] ?? TITLES[error.status] ?? (isAboutFile(error) ? "Nothing was sent: the file cannot be read as it is." : "The upload has stopped.");
+    return ["error", title, error.message];
+  }
+  if (state === "incomplete" && result.reason === "merge_failed") {
+    return ["warning", "The merge has failed. What was sent is stored.", result.detail ?? ""];
+  }
+  if (state === "incomplete") return ["warning", "The service does not have everything yet.", result.detail ?? ""];
+  if (state === "finishing") return ["note", "All records are sent.", "The service checks that nothing is missing, and merges them."];
+  if (state === "aborted") return ["note", "The upload was aborted.", "What had been sent is deleted."];
+  if (trouble) return ["warning", TITLES[trouble.code] ?? TITLES[trouble.status] ?? "The service has a fault.", `${trouble.message} It is tried again.`];
+  if (state === "ready" && saved) {
+    const stored = progress.stored ? ` ${count.format(progress.stored)} of ${many(progress.batches, "batch")} are stored.` : "";
+    return ["note", "This upload was begun before.", `It is the same file.${stored} Only what the service does not have is sent.`];
+  }
+  return shown?.note ? ["note", ...shown.note] : null;
+}
+
 function showAlert() {
-  const { state, error, result, saved, progress } = /** @type {any} */ (upload);
   const alert = get("alert");
-  /** @type {[string, string] | null} */
-  let text = null;
-  if (state === "failed") text = [TITLES[error.code] ?? TITLES[error.status] ?? "The upload has stopped.", error.message];
-  else if (state === "incomplete" && result.reason === "merge_failed") text = ["The merge has failed. What was sent is stored.", result.detail ?? ""];
-  else if (state === "incomplete") text = ["The service does not have everything yet.", result.detail ?? ""];
-  else if (state === "ready" && saved) text = ["This upload was begun before.", "It is the same file. Only what the service does not have is sent."];
-  alert.className = state === "failed" ? "" : "note";
+  const text = alertText();
+  alert.className = text?.[0] ?? "";
   if (!text) return alert.replaceChildren();
   const title = document.createElement("strong");
-  title.textContent = text[0];
-  alert.replaceChildren(title, text[1]);
+  title.textContent = text[1];
+  alert.replaceChildren(title, text[2]);
 }
 
 /** @type {Record<string, string>} */
 const TITLES = {
   malformed_record: "Nothing was sent: the file has a mistake.",
   too_many_batches: "Nothing was sent: the batches are too small.",
-  file_changed: "The file cannot be read any more.",
+  too_large: "Nothing was sent: a record is too large.",
+  file_changed: "The file has changed.",
   different_file: "This file has other records.",
   no_answer: "The connection is lost. What was stored stays stored.",
+  offline: "You are offline. What was stored stays stored.",
+  not_the_service: "This is not the service.",
+  bad_token: "The token cannot be used. Set it in the settings.",
   batch_conflict: "Other records are stored under the same numbers.",
   checksum_mismatch: "The merged file is not the one that was sent.",
   session_not_found: "The service does not know this upload any more.",
@@ -470,23 +771,27 @@ const TITLES = {
   503: "The service is too busy.",
 };
 
-async function showDone() {
+function showDone() {
   const now = /** @type {Upload} */ (upload);
   const isDone = now.state === "finished";
+  const wasDone = !get("done").hidden;
   get("done").hidden = get("download").hidden = !isDone;
   if (!isDone) return;
   const { bytes = 0, checksum } = /** @type {any} */ (now.result);
   get("done-about").textContent =
-    `${many(now.records, "record")}, ${size(bytes)}. The checksum ${checksum.value} is that of your file.`;
-  get("done-title").focus();
-  await renewLink();
+    `${many(now.records, "record")}, ${size(bytes)}. The checksum ${checksum.value} is that of what was read from your file` +
+    ` (${readingText(now.reading)}).`;
+  get("download").download = downloadName(now.file.name);
+  get("download").href = shown?.link?.url ?? "#download";
+  if (!wasDone && entries.length < 2) get("done-title").focus();
+  if (!shown?.link) quietly(renewLink());
 }
 
-let linkEnds = 0;
 async function renewLink() {
-  const { url, expiresAt } = await /** @type {Upload} */ (upload).link();
-  get("download").href = url;
-  linkEnds = Date.parse(expiresAt);
+  const entry = /** @type {Entry} */ (shown);
+  const { url, expiresAt } = await entry.upload.link();
+  entry.link = { url, ends: Date.parse(expiresAt) };
+  if (entry === shown) get("download").href = url;
 }
 
 function showGaps() {
@@ -510,28 +815,51 @@ function showGaps() {
 
 // --- What the user does ---
 
-get("file").addEventListener("change", () => {
-  const [file] = get("file").files;
-  if (file) choose(file);
-});
+get("file").addEventListener("change", () => choose(get("file").files));
 get("primary").addEventListener("click", () => primary()[1]?.());
 get("check").addEventListener("click", () => quietly(/** @type {Upload} */ (upload).finish()));
-get("another").addEventListener("click", again);
+get("cancel").addEventListener("click", takeOff);
+get("another").addEventListener("click", pickOrStart);
 get("abort").addEventListener("click", async () => {
   const now = /** @type {Upload} */ (upload);
   if (!(await confirmed())) return;
-  const { sessionId } = now;
-  await quietly(now.abort().then(() => forget(sessionId)));
+  await quietly(now.abort());
   get("name").focus();
 });
 get("download").addEventListener("click", async (/** @type {MouseEvent} */ event) => {
-  if (Date.now() < linkEnds && get("download").href) return;
+  const entry = /** @type {Entry} */ (shown);
+  if (entry.link && Date.now() < entry.link.ends) return;
   event.preventDefault();
-  await renewLink();
-  location.assign(get("download").href);
+  try {
+    await renewLink();
+  } catch (error) {
+    entry.note = ["There is no link to the file just now.", /** @type {Error} */ (error).message];
+    showAlert();
+    return;
+  }
+  location.assign(/** @type {any} */ (entry.link).url);
 });
+
 get("settings-form").addEventListener("input", keepSettings);
 get("settings-form").addEventListener("submit", (/** @type {Event} */ event) => event.preventDefault());
+for (const id of ["format", "delimiter", "encoding", "header", "typed"]) {
+  // They are for the file that is shown too, as long as nothing of it was sent.
+  get(id).addEventListener("change", () => {
+    const isUnread = upload?.state === "failed" && isAboutFile(upload.error) && !upload.saved;
+    if (isUnread || (upload?.state === "ready" && !upload.saved)) replace(false);
+  });
+}
+addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || !get("settings").open || get("confirm").open) return;
+  get("settings").open = false;
+  get("settings").querySelector("summary").focus();
+});
+addEventListener("storage", showUnfinished);
+addEventListener("online", () => {
+  for (const { upload: one } of entries) {
+    if (one.state === "failed" && /** @type {any} */ (one.error)?.code === "no_answer") sendAndFinish(one);
+  }
+});
 
 // A file may be dropped anywhere on the page: missing the box must not open the file instead.
 addEventListener("dragover", (event) => {
@@ -543,11 +871,10 @@ for (const name of ["dragleave", "drop"]) {
 }
 addEventListener("drop", (event) => {
   event.preventDefault();
-  const file = event.dataTransfer?.files[0];
-  if (file && !get("start").hidden) choose(file);
+  choose(event.dataTransfer?.files ?? []);
 });
 
-get("url").value = localStorage.getItem("gapless.url") ?? "";
+get("url").value = storage("localStorage")?.getItem("gapless.url") ?? "";
 get("url").placeholder = defaultUrl();
-get("token").value = sessionStorage.getItem("gapless.token") ?? "";
+get("token").value = storage("sessionStorage")?.getItem("gapless.token") ?? "";
 showUnfinished();

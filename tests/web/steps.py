@@ -1,0 +1,52 @@
+"""What a user does with the page, and what a test waits for."""
+
+import time
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.web.conftest import Front
+
+ARTIFACTS = Path(__file__).parents[2] / "build" / "web"
+
+
+def choose(page: Page, file: Path, batch_size: int = 0) -> None:
+    """Choose a file, and wait until it is checked."""
+    if batch_size:
+        page.get_by_text("Settings").click()
+        page.get_by_label("Records in a batch").fill(str(batch_size))
+        page.get_by_text("Settings").click()
+    page.locator("#file").set_input_files(file)
+    expect(page.locator("#badge")).not_to_have_text("Checking")
+
+
+def press(page: Page, button: str) -> None:
+    page.get_by_role("button", name=button).click()
+
+
+def finished(page: Page) -> None:
+    expect(page.get_by_text("Every record is there.")).to_be_visible(timeout=60_000)
+
+
+def downloaded(page: Page) -> bytes:
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    return download.value.path().read_bytes()
+
+
+def session_id(page: Page) -> str:
+    return page.locator("#session code").inner_text()
+
+
+def held(front: Front, batches: int) -> None:
+    """Wait until the server holds back what it lets not through."""
+    deadline = time.monotonic() + 30
+    while front.batches <= batches:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def shoot(page: Page, name: str) -> None:
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    # What fades in or out has come to its end.
+    page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True, animations="disabled")
