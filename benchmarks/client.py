@@ -63,7 +63,7 @@ class Stub(httpx.AsyncBaseTransport):
 
 def upload(path: Path, stub: Stub, *, compress: bool) -> None:
     """Upload the file through the stub."""
-    gapless.upload(path, "http://stub", transport=stub, gzip=compress, anew=True)
+    gapless.upload(path, "http://stub", transport=stub, gzip=compress, new=True)
 
 
 def read_and_gzip(path: Path) -> None:

@@ -15,15 +15,15 @@
         session.download("orders.ndjson")
 """
 
-import os
-from collections.abc import Iterable
+import pathlib
+from collections.abc import AsyncIterable
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
+import httpx
 from anyio.from_thread import start_blocking_portal
 
-from gapless import records, state, uploads
+from gapless import state, uploads
 from gapless.auth import SigV4Auth, TokenAuth
 from gapless.blocking import Client, Session
 from gapless.errors import (
@@ -46,8 +46,23 @@ from gapless.errors import (
     TooLargeError,
     UnavailableError,
 )
-from gapless.reading import Format, read_options
-from gapless.sessions import AsyncClient, AsyncSession, Checksum, Limits, Range, Result, Status
+from gapless.http import Report, silent
+from gapless.reading import Format, ReadOptions, read_options
+from gapless.sessions import (
+    AsyncClient,
+    AsyncSession,
+    Checksum,
+    Limits,
+    Range,
+    Result,
+    Status,
+    Timing,
+)
+from gapless.sources import File, Records, opened, opened_async
+from gapless.uploads import Source
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "ApiError",
@@ -86,62 +101,186 @@ __all__ = [
     "upload_async",
 ]
 
-File = str | os.PathLike[str]
-
 
 async def upload_async(
-    source: File | Iterable[object],
+    source: File | IO[bytes] | Records,
     url: str,
     *,
-    form: Format | str | None = None,
+    format: Format | str | None = None,  # noqa: A002 - named like the option
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    header: bool | None = None,
     typed: bool = False,
     skip_invalid: bool = False,
-    anew: bool = False,
     batch_size: int | None = None,
-    **client: Any,  # noqa: ANN401 - AsyncClient's own
+    new: bool = False,
+    auth: httpx.Auth | None = None,
+    gzip: bool = True,
+    parallel: int = 8,
+    patience: float = 300.0,
+    report: Report = silent,
+    transport: httpx.AsyncBaseTransport | None = None,
+    **timing: "Unpack[Timing]",
 ) -> Result:
     """Upload a file, or records, and finish; the result is ``ok``, and checked against the input.
 
-    A ``str`` or a path names a file, read as ``form`` or as its name says. Anything else is
-    records: Python objects, or ``bytes`` that are JSON already; they are spooled to a temporary
-    file, for their number must be known first. ``typed`` and ``skip_invalid`` are those of
-    ``gapless upload``, ``anew`` is its ``--new``. ``client`` is what ``AsyncClient`` takes.
+    A ``str`` or a path names a file; an open binary file is read from where it is. Anything else
+    is records, from a synchronous or an asynchronous iterable: Python objects, or ``bytes`` that
+    are JSON already; see ``gapless.objects``. What is no file by name is spooled to a temporary
+    one, for the number of its records must be known first.
 
-    Raises GaplessError; see ``gapless.errors``.
+    ``format`` to ``skip_invalid`` are for files, and those of ``gapless upload``, as ``batch_size``
+    (records) and ``new`` are. The others are ``AsyncClient``'s.
+
+    Raises TypeError for what is neither a file nor records; GaplessError, see ``gapless.errors``.
     """
-    async with AsyncClient(url, **client) as opened:
-        if isinstance(source, (str, os.PathLike)):
-            path = Path(source)
-            file = uploads.Source(path, read_options(format=form, typed=typed), skip_invalid)
-            return await uploads.upload(opened, file, batch_size=batch_size, anew=anew)
-        with uploads.spooled(records.encode(source)) as path:
-            file = uploads.Source(path, read_options(format=Format.NDJSON), remembered=False)
-            return await uploads.upload(opened, file, batch_size=batch_size)
+    return await _upload(
+        source,
+        url=url,
+        options=read_options(
+            format=format, delimiter=delimiter, encoding=encoding, header=header, typed=typed
+        ),
+        skip_invalid=skip_invalid,
+        batch_size=batch_size,
+        new=new,
+        auth=auth,
+        gzip=gzip,
+        parallel=parallel,
+        patience=patience,
+        report=report,
+        transport=transport,
+        **timing,
+    )
 
 
-async def resume_async(file: File, **client: Any) -> Result:  # noqa: ANN401 - AsyncClient's own
+async def _upload(
+    source: File | IO[bytes] | Records | Source,
+    *,
+    url: str,
+    options: ReadOptions,
+    skip_invalid: bool,
+    batch_size: int | None,
+    new: bool,
+    **client: Any,  # noqa: ANN401 - AsyncClient's own, from above
+) -> Result:
+    async with (
+        AsyncClient(url, **client) as opened_client,
+        opened_async(source, options, skip_invalid=skip_invalid) as file,
+    ):
+        return await uploads.upload(opened_client, file, batch_size=batch_size, anew=new)
+
+
+async def resume_async(
+    file: File,
+    url: str | None = None,
+    *,
+    auth: httpx.Auth | None = None,
+    gzip: bool = True,
+    parallel: int = 8,
+    patience: float = 300.0,
+    report: Report = silent,
+    transport: httpx.AsyncBaseTransport | None = None,
+    **timing: "Unpack[Timing]",
+) -> Result:
     """Go on with the upload of ``file`` that was begun on this machine, and finish.
 
-    Raises StateError if there is none, FileChangedError if the file is another, or any other
-    GaplessError.
+    ``url`` is where the service is now, if it has moved. Raises StateError if there is no such
+    upload, FileChangedError if the file is another, or any other GaplessError.
     """
-    begun = state.load(Path(file))
+    begun = state.load(pathlib.Path(file))
     if begun is None:
         raise StateError(
             f"No upload of {file} is known here. Give the session's id to: gapless resume"
         )
-    async with AsyncClient(client.pop("url", begun.url), **client) as opened:
-        return await uploads.resume(opened, uploads.source_of(begun), begun.session_id, begun)
+    async with AsyncClient(
+        url or begun.url,
+        auth=auth,
+        gzip=gzip,
+        parallel=parallel,
+        patience=patience,
+        report=report,
+        transport=transport,
+        **timing,
+    ) as client:
+        return await uploads.resume(client, uploads.source_of(begun), begun.session_id, begun)
 
 
-def upload(source: File | Iterable[object], url: str, **options: Any) -> Result:  # noqa: ANN401
+def upload(
+    source: File | IO[bytes] | Records,
+    url: str,
+    *,
+    format: Format | str | None = None,  # noqa: A002 - named like the option
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    header: bool | None = None,
+    typed: bool = False,
+    skip_invalid: bool = False,
+    batch_size: int | None = None,
+    new: bool = False,
+    auth: httpx.Auth | None = None,
+    gzip: bool = True,
+    parallel: int = 8,
+    patience: float = 300.0,
+    report: Report = silent,
+    transport: httpx.AsyncBaseTransport | None = None,
+    **timing: "Unpack[Timing]",
+) -> Result:
     """The same as ``upload_async``, blocking."""
+    options = read_options(
+        format=format, delimiter=delimiter, encoding=encoding, header=header, typed=typed
+    )
+    work = partial(
+        _upload,
+        url=url,
+        options=options,
+        skip_invalid=skip_invalid,
+        batch_size=batch_size,
+        new=new,
+        auth=auth,
+        gzip=gzip,
+        parallel=parallel,
+        patience=patience,
+        report=report,
+        transport=transport,
+        **timing,
+    )
     # Not anyio.run: in a notebook a loop runs in this thread already.
-    with start_blocking_portal() as portal:
-        return portal.call(partial(upload_async, source, url, **options))
+    if isinstance(source, AsyncIterable):
+        with start_blocking_portal() as portal:
+            return portal.call(work, source)
+    # Spooled in this thread: a generator may be of it alone, as one of a database is.
+    with (
+        opened(source, options, skip_invalid=skip_invalid) as file,
+        start_blocking_portal() as portal,
+    ):
+        return portal.call(work, file)
 
 
-def resume(file: File, **client: Any) -> Result:  # noqa: ANN401 - AsyncClient's own
+def resume(
+    file: File,
+    url: str | None = None,
+    *,
+    auth: httpx.Auth | None = None,
+    gzip: bool = True,
+    parallel: int = 8,
+    patience: float = 300.0,
+    report: Report = silent,
+    transport: httpx.AsyncBaseTransport | None = None,
+    **timing: "Unpack[Timing]",
+) -> Result:
     """The same as ``resume_async``, blocking."""
     with start_blocking_portal() as portal:
-        return portal.call(partial(resume_async, file, **client))
+        return portal.call(
+            partial(
+                resume_async,
+                file,
+                url,
+                auth=auth,
+                gzip=gzip,
+                parallel=parallel,
+                patience=patience,
+                report=report,
+                transport=transport,
+                **timing,
+            )
+        )

@@ -1,33 +1,62 @@
 """The blocking client: the asynchronous one, run on an event loop in a thread of its own."""
 
 import os
-from collections.abc import Iterable
-from contextlib import ExitStack
+import weakref
+from collections.abc import AsyncIterable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
+from threading import Lock, Thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from anyio.from_thread import start_blocking_portal
+import anyio
+import httpx
+from anyio.from_thread import BlockingPortal
 
-from gapless.sessions import AsyncClient, AsyncSession, Limits, Range, Result, Status
+from gapless import objects
+from gapless.http import Report, silent
+from gapless.sessions import AsyncClient, AsyncSession, Limits, Range, Result, Status, Timing
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from datetime import datetime
+
+    from typing_extensions import Self, Unpack
 
 
 class Client:
-    """A connection to one service; use it in ``with``. It takes what ``AsyncClient`` takes.
+    """A connection to one service; use it in ``with``, or ``close`` it. See ``AsyncClient``.
 
     Its methods may be called from several threads at once.
     """
 
-    def __init__(self, url: str, **settings: Any) -> None:  # noqa: ANN401 - AsyncClient's own
-        self._client = AsyncClient(url, **settings)
-        self._running = ExitStack()
+    def __init__(
+        self,
+        url: str,
+        *,
+        auth: httpx.Auth | None = None,
+        gzip: bool = True,
+        parallel: int = 8,
+        patience: float = 300.0,
+        report: Report = silent,
+        transport: httpx.AsyncBaseTransport | None = None,
+        **timing: "Unpack[Timing]",
+    ) -> None:
+        self._client = AsyncClient(
+            url,
+            auth=auth,
+            gzip=gzip,
+            parallel=parallel,
+            patience=patience,
+            report=report,
+            transport=transport,
+            **timing,
+        )
+        self._lock = Lock()
+        self._portal: BlockingPortal | None = None
+        self._closed = False
 
     def __enter__(self) -> "Self":
-        self.portal = self._running.enter_context(start_blocking_portal())
-        self._running.enter_context(self.portal.wrap_async_context_manager(self._client))
         return self
 
     def __exit__(
@@ -36,10 +65,38 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._running.__exit__(kind, error, traceback)
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections, and end its thread. Repeatable."""
+        with self._lock:
+            self._closed = True
+            portal, self._portal = self._portal, None
+        if portal is not None:
+            self._finalizer.detach()
+            portal.call(self._client.aclose)
+            portal.call(portal.stop)
+            self._thread.join()
+
+    @property
+    def portal(self) -> BlockingPortal:
+        """Into the event loop that it runs on."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("The client is closed.")
+            if self._portal is None:
+                ready: Future[BlockingPortal] = Future()
+                # A daemon: a client that nobody closes must not keep the process alive.
+                self._thread = Thread(
+                    target=anyio.run, args=(_serve, ready), name="gapless", daemon=True
+                )
+                self._thread.start()
+                self._portal = ready.result()
+                self._finalizer = weakref.finalize(self, _abandon, self._portal, self._client)
+            return self._portal
 
     def create(self, total_record: int, batch_size: int | None = None) -> "Session":
-        """Open a session."""
+        """Open a session. Raises a GaplessError, as everything here does."""
         return Session(self, self.portal.call(self._client.create, total_record, batch_size))
 
     def session(self, session_id: str) -> "Session":
@@ -47,43 +104,85 @@ class Client:
         return Session(self, self._client.session(session_id))
 
 
+async def _serve(ready: "Future[BlockingPortal]") -> None:
+    async with BlockingPortal() as portal:
+        ready.set_result(portal)
+        await portal.sleep_until_stopped()
+
+
+def _abandon(portal: BlockingPortal, client: AsyncClient) -> None:
+    # Not waited for: the garbage collector may run in any thread, the portal's own too.
+    async def end() -> None:
+        await client.aclose()
+        await portal.stop()
+
+    portal.start_task_soon(end)
+
+
 class Session:
     """One session of a service; each method is the one of ``AsyncSession``, run to its end."""
 
     def __init__(self, client: Client, session: AsyncSession) -> None:
-        self._call = client.portal.call
+        self._client = client
         self._session = session
         self.session_id = session.session_id
+        self.expires_at: datetime | None = session.expires_at
+        """When its batches are gone; None where it was not opened here, then see ``status``."""
 
     @property
     def limits(self) -> Limits:
         """What a batch may be."""
         return self._session.limits
 
-    def send(self, seq_num: int, records: Iterable[object]) -> None:
+    def send(self, seq_num: int, records: Iterable[object] | AsyncIterable[object]) -> None:
         """Store a batch; safe to repeat with the same records."""
-        self._call(self._session.send, seq_num, records)
+        if isinstance(records, AsyncIterable):
+            self._client.portal.call(self._session.send, seq_num, records)
+        else:
+            # In this thread: a generator may be of it alone, as one of a database is.
+            ndjson = b"".join(objects.encode(records))
+            self._client.portal.call(self._session.send_ndjson, seq_num, ndjson)
 
     def status(self) -> Status:
         """What the service knows of the session."""
-        return self._call(self._session.status)
+        return self._client.portal.call(self._session.status)
 
     def missing(self) -> list[Range]:
         """The batches that have not arrived."""
-        return self._call(self._session.missing)
+        return self._client.portal.call(self._session.missing)
 
     def finish(self, *, patience: float = 3600.0) -> Result:
         """Check and merge; waits while a merge runs, at most ``patience`` seconds."""
-        return self._call(partial(self._session.finish, patience=patience))
+        return self._client.portal.call(partial(self._session.finish, patience=patience))
 
     def abort(self) -> None:
         """Give the session up."""
-        self._call(self._session.abort)
+        self._client.portal.call(self._session.abort)
 
-    def download(self, path: str | os.PathLike[str]) -> int:
-        """Write the merged object to ``path``, checked; gives its bytes."""
-        return self._call(self._session.download, path)
+    def download(self, to: str | os.PathLike[str] | IO[bytes]) -> int:
+        """Write the merged object to ``to``, a path or an open binary file; gives its bytes."""
+        return self._client.portal.call(self._session.download, to)
 
-    def manifest(self, path: str | os.PathLike[str]) -> int:
-        """Write the manifest to ``path``; gives its bytes."""
-        return self._call(self._session.manifest, path)
+    def manifest(self, to: str | os.PathLike[str] | IO[bytes]) -> int:
+        """Write the manifest to ``to``; gives its bytes."""
+        return self._client.portal.call(self._session.manifest, to)
+
+    def stream(self) -> Iterator[bytes]:
+        """The merged object, in pieces; after the last it is checked."""
+        portal = self._client.portal
+        send, receive = anyio.create_memory_object_stream[bytes](1)
+
+        async def pump() -> None:
+            with send:
+                async for block in self._session.stream():
+                    await send.send(block)
+
+        running = portal.start_task_soon(pump)
+        try:
+            with suppress(anyio.EndOfStream):
+                while True:
+                    yield portal.call(receive.receive)
+            running.result()
+        finally:
+            running.cancel()
+            portal.call(receive.aclose)

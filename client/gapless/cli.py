@@ -303,7 +303,7 @@ def status(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
         shown.result(
             f"session {found.session_id}: {found.state}, {found.total_record:,} records,"
             f" {found.batches:,} batches stored, {more}{number:,} missing,"
-            f" expires {found.expires_at}",
+            f" expires {facts['expiresAt']}",
             facts,
         )
         if found.missing:
@@ -456,7 +456,9 @@ def _source(file: Path, options: dict[str, Any]) -> Iterator[uploads.Source]:
         if not path.stat().st_size:
             raise InputError("Nothing came in: did the command before the pipe fail?", "empty")
         aside = Path("stdin.invalid")
-        yield uploads.Source(path, how, options["skip_invalid"], remembered=False, aside=aside)
+        yield uploads.Source(
+            path, how, options["skip_invalid"], remembered=False, aside=aside, label="-"
+        )
 
 
 def _show(shown: Display, result: Result, name: object, *, checked: bool = True) -> None:

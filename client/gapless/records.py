@@ -233,7 +233,7 @@ class Reader:
                 self.blank += 1
             elif (fault := _fault(record)) is None:
                 places.append(number)
-                yield _one_line(record)
+                yield one_line(record)
             else:
                 margin = len(text) - len(text.lstrip(_BLANK))
                 self._on_invalid(
@@ -251,7 +251,7 @@ class Reader:
                 place = text.place(start + fault.at)
                 self._on_invalid(InvalidRecordError(*place, fault.reason, fault.code), record)
                 continue
-            record = _one_line(record)
+            record = one_line(record)
             self._records += 1
             if len(record) > self._largest:
                 self._ask(record, text.place(start)[0], self._records)
@@ -390,7 +390,8 @@ def _values(chunk: bytes) -> list[msgspec.Raw]:
         return []
 
 
-def _one_line(record: bytes) -> bytes:
+def one_line(record: bytes) -> bytes:
+    """The same on one line."""
     # What stands in several lines: valid JSON has a raw line end only between tokens.
     spread = b"\n" in record or b"\r" in record
     return msgspec.json.format(record, indent=-1) if spread else record
@@ -704,13 +705,8 @@ def _quote_fault(lines: _TextLines, reason: str) -> InvalidRecordError:
     return InvalidRecordError(*place, "the quote that opens here is never closed", "quote")
 
 
-def encode(records: Iterable[object]) -> Iterator[bytes]:
-    """Python objects as NDJSON; ``bytes`` are JSON already. TypeError for what has none."""
-    dump = msgspec.json.Encoder().encode
-    for number, record in enumerate(records, 1):
-        if isinstance(record, bytes):
-            if fault := _fault(record):
-                raise InvalidRecordError(number, fault[1] + 1, fault[0])
-            yield _one_line(record).strip(_BLANK) + b"\n"
-        else:
-            yield dump(record) + b"\n"
+def refuse_json(record: bytes, number: int) -> None:
+    """Raise InvalidRecordError unless ``record`` is one JSON value; it is the ``number``-th."""
+    if fault := _fault(record):
+        at = f"character {fault.at + 1}: {fault.reason}"
+        raise InvalidRecordError(number, fault.at + 1, at, fault.code, record=number)

@@ -5,11 +5,19 @@ import gzip
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Sequence,
+)
+from contextlib import aclosing
+from datetime import datetime
 from http import HTTPStatus
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import IO, TYPE_CHECKING, Final, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
 import anyio
@@ -17,8 +25,7 @@ import anyio.to_thread
 import httpx
 import msgspec
 
-from gapless import atomic
-from gapless import records as inputs
+from gapless import atomic, objects
 from gapless.errors import (
     ChecksumError,
     GaplessError,
@@ -33,7 +40,7 @@ from gapless.text import redact
 from gapless.transport import Routes, described, permanent
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 try:
     from isal import igzip, isal_zlib
@@ -122,7 +129,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     state: str
     total_record: int
     batch_size: int | None
-    expires_at: str
+    expires_at: datetime
     batches: int
     missing: list[Range]
     missing_truncated: bool = False
@@ -132,7 +139,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
 
 class _Created(msgspec.Struct, rename="camel"):
     session_id: str
-    expires_at: str
+    expires_at: datetime
     limits: Limits
 
 
@@ -177,13 +184,22 @@ def service_url(url: str) -> str:
     return text.rstrip("/").removesuffix(ROOT)
 
 
+class Timing(TypedDict, total=False):
+    """What a test replaces; see ``gapless.http.Http``."""
+
+    now: Callable[[], float]
+    clock: Callable[[], float]
+    sleep: Callable[[float], Awaitable[None]]
+    chance: Callable[[], float]
+    silence: float
+
+
 class AsyncClient:
-    """A connection to one service; use it in ``async with``.
+    """A connection to one service; use it in ``async with``, or ``aclose`` it.
 
     ``url`` is where the API is: the stack's output ``Url``. ``gzip`` compresses batches,
     ``parallel`` is the most requests at once, ``patience`` the seconds that each request is tried
-    for, and ``report`` gets what happens. ``settings`` are those of ``gapless.http.Http``: the
-    clock, the sleep and the chance; ``transport`` is httpx's.
+    for, and ``report`` gets what happens. ``transport`` is httpx's. ``timing`` is for tests.
     """
 
     def __init__(
@@ -196,7 +212,7 @@ class AsyncClient:
         patience: float = 300.0,
         report: Report = silent,
         transport: httpx.AsyncBaseTransport | None = None,
-        **settings: Any,  # noqa: ANN401 - Http's own
+        **timing: "Unpack[Timing]",
     ) -> None:
         self.url = service_url(url)
         self.gzip = gzip
@@ -209,7 +225,7 @@ class AsyncClient:
             most_at_once=parallel,
             patience=patience,
             report=report,
-            **settings,
+            **timing,
         )
 
     async def __aenter__(self) -> "Self":
@@ -221,6 +237,10 @@ class AsyncClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close its connections."""
         await self.http.aclose()
 
     async def create(self, total_record: int, batch_size: int | None = None) -> "AsyncSession":
@@ -234,7 +254,7 @@ class AsyncClient:
             expect={HTTPStatus.CREATED},
         )
         created = _decode(answer, _Created)
-        return AsyncSession(self, created.session_id, created.limits)
+        return AsyncSession(self, created.session_id, created.limits, created.expires_at)
 
     def session(self, session_id: str) -> "AsyncSession":
         """A session that is there already."""
@@ -244,19 +264,34 @@ class AsyncClient:
 class AsyncSession:
     """One session of a service."""
 
-    def __init__(self, client: AsyncClient, session_id: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        client: AsyncClient,
+        session_id: str,
+        limits: Limits,
+        expires_at: datetime | None = None,
+    ) -> None:
         self.client = client
         self.session_id = session_id
         self.limits = limits
+        self.expires_at = expires_at
+        """When its batches are gone; None where it was not opened here, then see ``status``."""
         self._http = client.http
         self._path = f"{ROOT}/{session_id}"
 
-    async def send(self, seq_num: int, records: Iterable[object]) -> None:
+    async def send(self, seq_num: int, records: Iterable[object] | AsyncIterable[object]) -> None:
         """Store a batch; safe to repeat with the same records.
 
-        Records are Python objects, or ``bytes`` that are JSON already and are kept as they are.
+        Records are Python objects, or ``bytes`` that are JSON already and are kept as they are; see
+        ``gapless.objects``. Raises TypeError for what is no iterable of records, and
+        InvalidRecordError.
         """
-        ndjson = b"".join(inputs.encode(records))
+        await self.send_ndjson(
+            seq_num, b"".join([line async for line in objects.encode_any(records)])
+        )
+
+    async def send_ndjson(self, seq_num: int, ndjson: bytes) -> None:
+        """The same for records that are valid NDJSON already."""
         await self._http.gate.enter()
         try:
             await self.send_lines(seq_num, [ndjson])
@@ -329,26 +364,39 @@ class AsyncSession:
         """Give the session up; the service deletes its batches."""
         await self._http.call("DELETE", self._path, expect={HTTPStatus.NO_CONTENT})
 
-    async def download(self, path: str | os.PathLike[str]) -> int:
-        """Write the merged object to ``path``, which is there whole or not at all; gives bytes.
+    async def download(self, to: str | os.PathLike[str] | IO[bytes]) -> int:
+        """Write the merged object to ``to``; gives its bytes.
 
-        Raises ChecksumError if it is not what the service says it merged.
+        A file of that name is there whole, or not at all. An open binary file is written into as
+        the bytes come. Raises ChecksumError if it is not what the service says it merged.
+        """
+        return await self._download(self.stream(), to)
+
+    async def manifest(self, to: str | os.PathLike[str] | IO[bytes]) -> int:
+        """Write the manifest to ``to``: each batch's place in the merged object, its SHA-256."""
+        return await self._download(self._fetch("manifest", None), to)
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """The merged object, in pieces.
+
+        Raises ChecksumError after the last if it is not what the service says it merged.
         """
         result = (await self.status()).finish
-        expected = result if result and result.ok else None
-        return await self._download("file", Path(path), expected)
+        async for block in self._fetch("file", result if result and result.ok else None):
+            yield block
 
-    async def manifest(self, path: str | os.PathLike[str]) -> int:
-        """Write the manifest to ``path``: each batch's place in the merged object, its SHA-256."""
-        return await self._download("manifest", Path(path), None)
-
-    async def _download(self, what: str, path: Path, expected: Result | None) -> int:
-        with atomic.written(path) as file:
-            return await self._fetch(what, file.write, expected)
-
-    async def _fetch(
-        self, what: str, write: Callable[[bytes], object], expected: Result | None
+    async def _download(
+        self, blocks: AsyncGenerator[bytes, None], to: str | os.PathLike[str] | IO[bytes]
     ) -> int:
+        done = 0
+        async with aclosing(blocks):
+            with atomic.opened_to_write(to) as file:
+                async for block in blocks:
+                    atomic.write_all(file, block)
+                    done += len(block)
+        return done
+
+    async def _fetch(self, what: str, expected: Result | None) -> AsyncGenerator[bytes, None]:
         """Read the object to its end, over as many connections as that takes."""
         done = crc = 0
         trouble = Trouble(self._http)
@@ -363,9 +411,9 @@ class AsyncSession:
                 async with self._http.fetch(link, done) as content:
                     _check_download(content, await _problem(content), done)
                     async for block in content.aiter_bytes():
-                        write(block)
                         crc = crc32(block, crc)
                         done += len(block)
+                        yield block
                         self.client.report("download", {"bytes": done, "total": total})
             except httpx.RequestError as error:
                 fault = None if done else permanent(error, link, "where the service's files are")
@@ -378,7 +426,6 @@ class AsyncSession:
                 break
         if expected and expected.checksum:
             check(expected, bytes_=done, crc=crc, what="The download")
-        return done
 
 
 async def _problem(content: httpx.Response) -> bytes:

@@ -65,11 +65,13 @@ class Source:
     """Whether a state file is kept; a spooled pipe has no name to find it by."""
     aside: Path | None = None
     """Where records go that are left out; beside the file if it is not said."""
+    label: str = ""
+    """What messages call it, if not by its path; its suffix says its format."""
 
     @property
     def name(self) -> str:
         """What messages call it."""
-        return str(self.path) if self.remembered else "-"
+        return self.label or str(self.path)
 
 
 @dataclass(frozen=True)
@@ -344,7 +346,7 @@ def scan(
         with _Aside(source, keep=keep_invalid) as aside:
             reader = records.Reader(
                 file,
-                source.path.name if source.remembered else "",
+                source.name,
                 source.options,
                 on_invalid=aside if source.skip_invalid else records.refuse,
                 see=see,
@@ -431,7 +433,7 @@ def _read(source: Source, file: io.BufferedReader, *, clean: bool) -> Iterator[C
         if not source.skip_invalid:
             records.refuse(error, record)
 
-    name = source.path.name if source.remembered else ""
+    name = source.name
     return iter(records.Reader(file, name, source.options, trusted=clean, on_invalid=leave_out))
 
 
