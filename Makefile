@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo test test-web proof stack stack-down test-stack sam-local test-sam-local bench lint types format clean
+.PHONY: help run demo test test-web proof test-seaweedfs stack stack-down test-stack sam-local test-sam-local bench lint types format clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,8 +17,8 @@ run: .venv/.run ## serve the whole API at http://localhost:3000 (PORT=… for an
 demo: .venv/.run ## upload 100,000 records, lose some, find the gap, compare the result
 	@$(BIN)/python -m local.demo
 
-test: .venv/.dev ## run every test
-	@$(BIN)/python -m pytest
+test: .venv/.dev ## run every test (OPTIONS=… for pytest)
+	@$(BIN)/python -m pytest $(OPTIONS)
 
 proof: .venv/.dev ## every order of calls, every crash, bytes at random, killed processes (PROOF_SCALE=… for more)
 	@$(BIN)/python -m pytest -o faulthandler_timeout=0 tests/proof
@@ -27,6 +27,9 @@ proof: .venv/.dev ## every order of calls, every crash, bytes at random, killed 
 
 test-web: .venv/.dev ## run the tests of the page, in Chromium
 	@$(BIN)/python -m pytest tests/web
+
+test-seaweedfs: .venv/.dev ## run the protocol's tests, and large merges, on the S3 of SeaweedFS
+	@S3=seaweedfs $(BIN)/python -m pytest tests/integration/test_protocol.py tests/integration/test_merges.py
 
 stack: .venv/.dev ## deploy the stack to an emulated AWS on this machine, with IAM enforced
 	@$(BIN)/python -m local.deployed up

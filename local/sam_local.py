@@ -7,6 +7,7 @@ protocol suite against it instead of serving; what follows goes to pytest.
 Environment: ``PORT``, 3000 if it is not set.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -30,8 +31,11 @@ from local.server import HOST, Server
 from local.template import Template
 
 PUBLIC_IMAGE: Final = f"{LambdaImage._INVOKE_REPO_PREFIX}/python:3.13"  # noqa: SLF001
-STAND_IN_IMAGE: Final = "gapless-lambda-stand-in"
-"""Made by ``sam-image.sh`` where no registry can be reached."""
+_STAND_IN_SCRIPT: Final = Path(__file__).with_name("sam-image.sh")
+STAND_IN_IMAGE: Final = (
+    f"gapless-lambda-stand-in:{hashlib.sha256(_STAND_IN_SCRIPT.read_bytes()).hexdigest()[:12]}"
+)
+"""Made by ``sam-image.sh``, as it is now, where no registry can be reached."""
 
 LACKS: Final = {
     "binary bodies": "a body that is not UTF-8 is answered with 502, and any other is text to it",
@@ -40,9 +44,11 @@ LACKS: Final = {
 }
 """What ``sam local`` cannot do of what API Gateway can: tests that need it are skipped."""
 
+_HOST_NAME: Final = "host.docker.internal"
+"""What containers call this machine."""
 _MAX_PORT: Final = 65_535
-_START_WITHIN_SECONDS: Final = 60
-_STOP_WITHIN_SECONDS: Final = 20
+_START_WITHIN_SECONDS: Final = 300
+_STOP_WITHIN_SECONDS: Final = 60
 _LOG: Final = sam.ROOT / "build" / "sam-local.log"
 
 
@@ -137,12 +143,14 @@ def started(port: int, log: IO[str] | None = None) -> Iterator[tuple[str, subpro
 
     Raises StartError.
     """
-    bridge = _bridge()
+    _require_docker()
     _check_port(port)
     template = Template.load(stack.TEMPLATE)
+    base = _base_image()
+    host = _host_seen_from(base)
     built = _build()
     with ExitStack() as running:
-        moto = running.enter_context(_serve_moto(bridge))
+        moto = running.enter_context(_serve_moto(host))
         storage.point_to_moto(os.environ, moto.url)
         settings = template.environment(stack.LOCAL_VALUES)
         table, *buckets = (
@@ -153,7 +161,7 @@ def started(port: int, log: IO[str] | None = None) -> Iterator[tuple[str, subpro
         settings["PRESIGN_ENDPOINT_URL"] = moto.url
         variables = Path(running.enter_context(TemporaryDirectory())) / "variables.json"
         variables.write_text(json.dumps({"Parameters": settings}))
-        image = running.enter_context(_image(f"http://host.docker.internal:{moto.port}"))
+        image = running.enter_context(_image(base, f"http://{_HOST_NAME}:{moto.port}"))
         process = running.enter_context(
             _sam_local(
                 *sam.FOR_THIS_MACHINE,
@@ -167,7 +175,7 @@ def started(port: int, log: IO[str] | None = None) -> Iterator[tuple[str, subpro
                 image,
                 "--skip-pull-image",
                 "--add-host",
-                "host.docker.internal:host-gateway",
+                f"{_HOST_NAME}:host-gateway",
                 "--host",
                 HOST,
                 "--port",
@@ -213,34 +221,45 @@ def _done(process: subprocess.CompletedProcess[str]) -> str:
     return process.stdout.strip()
 
 
-def _bridge() -> str:
-    """The address of this machine in Docker's network."""
+def _require_docker() -> None:
     if _docker("info", "--format", "{{.ServerVersion}}").returncode:
         raise NoDockerError
-    gateway = "{{(index .IPAM.Config 0).Gateway}}"
-    return _done(_docker("network", "inspect", "bridge", "--format", gateway))
 
 
-def _serve_moto(bridge: str) -> Server:
+def _host_seen_from(image: str) -> str:
+    """The address of this machine, as a container of ``image`` has it.
+
+    The network itself does not tell: an engine that has just started for the first time knows no
+    gateway of its bridge.
+    """
+    look = f"import socket; print(socket.gethostbyname('{_HOST_NAME}'))"
+    return _done(
+        _docker(
+            *("run", "--rm", f"--add-host={_HOST_NAME}:host-gateway"),
+            *("--entrypoint", f"/var/lang/bin/{RUNTIME}", image, "-c", look),
+        )
+    )
+
+
+def _serve_moto(host: str) -> Server:
     """Moto where containers reach it and, on Linux, nobody from outside does.
 
     Its port is one the system gives, never one of those from 5000 to 9000 that SAM takes.
     """
     try:
-        return storage.serve_moto(host=bridge)
+        return storage.serve_moto(host=host)
     except OSError:
         # Docker Desktop's network is in a virtual machine, from where it leads to localhost.
         return storage.serve_moto()
 
 
 @contextmanager
-def _image(endpoint: str) -> Iterator[str]:
-    """An image of the Lambda runtime whose AWS clients call ``endpoint``.
+def _image(base: str, endpoint: str) -> Iterator[str]:
+    """``base``, an image of the Lambda runtime, with AWS clients that call ``endpoint``.
 
     SAM gives containers only the variables that the template declares. At the end the image is
     removed, and with it what SAM made of it: its own image, and containers it left running.
     """
-    base = _base_image()
     name = f"gapless-sam-local-{os.getpid()}"
     container = _done(_docker("create", base))
     try:
@@ -276,10 +295,9 @@ def _base_image() -> str:
             " Debian with mmdebstrap"
         )
     print("It cannot be pulled; building a stand-in from Debian and PyPI …", flush=True)
-    script = Path(__file__).with_name("sam-image.sh")
     _done(
         subprocess.run(
-            [str(script), STAND_IN_IMAGE],
+            [str(_STAND_IN_SCRIPT), STAND_IN_IMAGE],
             env={**os.environ, "PYTHON": sys.executable},
             capture_output=True,
             text=True,

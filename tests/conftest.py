@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,12 @@ from local import storage
 from local.gateway import Gateway, wsgi
 from local.server import Server
 from local.template import Template
+from tests import seaweedfs
 from tests.api import Api, deployed, in_process, over_http
 from tests.aws import Aws
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
     from mypy_boto3_dynamodb.service_resource import Table
     from mypy_boto3_s3 import S3Client
 
@@ -41,6 +44,10 @@ DEPLOYED: dict[str, Any] = (
 ``url``, ``table``, ``batchesBucket``, ``mergedBucket``, ``environment`` (for AWS clients),
 ``credentials`` (if requests are signed), ``ca`` (if its certificate is its own), and ``lacks``:
 {what its emulator cannot do: why}."""
+
+
+OTHER_S3 = os.environ.get("S3") == "seaweedfs"
+"""Whether S3 is a real server's, and not moto's: ``make test-seaweedfs``."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class LocalStack(Stack):
-    """A stack in this process, on moto."""
+    """A stack in this process, on moto or, its S3, on another server."""
 
     aws: Aws
     gateway: Gateway
@@ -123,8 +130,15 @@ def _local_stack() -> Iterator[Stack]:
     aws = Aws()
     template = Template.load(local_stack.TEMPLATE)
     before = dict(os.environ)
-    with storage.serve_moto(aws) as moto:
+    with ExitStack() as running:
+        middleware: Callable[[WSGIApplication], WSGIApplication] = aws
+        if OTHER_S3:
+            url = running.enter_context(seaweedfs.running())
+            middleware = seaweedfs.in_place_of_s3(url, aws)
+        moto = running.enter_context(storage.serve_moto(middleware))
         storage.point_to_moto(os.environ, moto.url)
+        if OTHER_S3:
+            os.environ.update(seaweedfs.CREDENTIALS)
         local_stack.set_environment(template, os.environ)
         table, batches, merged = (
             os.environ[name] for name in ("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET")

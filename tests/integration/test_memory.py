@@ -9,6 +9,7 @@ from benchmarks import compose
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc to see memory")
 @pytest.mark.parametrize("batches", [1_000, 10_000])
 def test_composing_is_bounded_in_memory(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:

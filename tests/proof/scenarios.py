@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
 from tests.proof.schedules import Choose, Explored, Run, Step, explore
-from tests.proof.world import Answer, History, Process, World, count, observe, scale
+from tests.proof.world import Answer, History, Process, World, observe, scale
 
 Data = Mapping[int, Sequence[object]]
+Made = tuple[list[tuple[str, Step]], list[tuple[str, str, str]]]
+"""The calls of a run in their order, and all calls there were, of each process in theirs."""
 Invocation = Callable[[World, Process, History, str], Answer]
 
 
@@ -83,8 +85,8 @@ class Scenario:
             world.finish(first, history, session_id, long=True)
         return session_id, history
 
-    def run(self, world: World, choose: Choose) -> tuple[list[str], str] | None:
-        """One run, in the order that ``choose`` says: its calls, and its end."""
+    def run(self, world: World, choose: Choose) -> tuple[Made, str] | None:
+        """One run, in the order that ``choose`` says: what was called, and its end."""
         session_id, history = self._begin(world)
         turns = iter(self.begins)
 
@@ -104,26 +106,33 @@ class Scenario:
                     return None
             end = world.settle(session_id, history, {**self.before, **self.data})
         except Exception as error:
-            error.add_note("\n".join(run.trace))
+            error.add_note("\n".join(f"{name} {step.operation}" for name, step in run.trace))
             raise
         else:
-            return run.trace, end
+            calls = [
+                (process.name, call.operation, call.key.replace(session_id, ""))
+                for process in world.processes
+                for call in process.aws.calls
+            ]
+            return (run.trace, calls), end
         finally:
             world.remove(session_id)
 
     def explore(self, world: World, *, reduce: bool = True) -> tuple[Explored, set[str]]:
         """Every run, or all within the bound: how many, and what their ends are."""
         ends = set()
+        made = []
 
         def run(choose: Choose) -> bool:
-            made = self.run(world, choose)
-            if made:
-                count("schedules")
-                ends.add(made[1])
-            return made is not None
+            done = self.run(world, choose)
+            if done:
+                made.append(done[0])
+                ends.add(done[1])
+            return done is not None
 
         bound = None if self.bound is None else self.bound + scale() - 1
-        return explore(run, bound, reduce=reduce), ends
+        explored = explore(run, bound, reduce=reduce)
+        return replace(explored, made=made), ends
 
 
 ONE: Final = {0: [0]}

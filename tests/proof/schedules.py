@@ -26,7 +26,8 @@ DEAD: Final = Answer("418 Dead", [], b"")
 PROCESSES: Final = ("P0", "P1", "P2", "duplicate")
 """Names of those who call."""
 
-_STUCK_SECONDS: Final = 30
+_STUCK_SECONDS: Final = 300
+"""No invocation computes for so long, however busy the machine is."""
 _SESSION_ID: Final = re.compile("[0-9a-f]{32}")
 
 Choose = Callable[[Mapping[str, "Step"]], "str | None"]
@@ -103,7 +104,8 @@ class Run:
         self._uploads: dict[str, str] = {}
         self._copies: dict[str, tuple[str, int]] = {}
         self._made: dict[str, int] = {}
-        self.trace: list[str] = []
+        self.trace: list[tuple[str, Step]] = []
+        """Who called what, in this order."""
 
     def start(self, name: str, work: Callable[[], object]) -> None:
         """Begin an invocation; it stops before its first call."""
@@ -150,6 +152,11 @@ class Run:
 
     def _wait_for_turn(self, name: str, step: Step) -> bool:
         with self._changed:
+            if name in self._waiting:
+                # Which of them comes first would be up to the machine.
+                both = (self._waiting[name], step)
+                self._errors.append(AssertionError(f"{name} makes two calls at once: {both}"))
+                return False
             self._waiting[name] = step
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._turn == name or self._given_up)
@@ -164,7 +171,7 @@ class Run:
                 chosen = self._choose(self._waiting)
                 if chosen is None:
                     return False
-                self.trace.append(f"{chosen} {self._waiting[chosen].operation}")
+                self.trace.append((chosen, self._waiting[chosen]))
                 with self._changed:
                     self._turn = chosen
                     self._changed.notify_all()
@@ -173,7 +180,8 @@ class Run:
             with self._changed:
                 self._given_up = True
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: not self._alive, _STUCK_SECONDS)
+                ended = self._changed.wait_for(lambda: not self._alive, _STUCK_SECONDS)
+                assert ended, ("an invocation goes on after its run", self._alive)
         if self._errors:
             raise self._errors[0]
         return True
@@ -224,6 +232,8 @@ class Explored:
     runs: int = 0
     given_up: int = 0
     """Runs that turned out to be the same as others, amid."""
+    made: Sequence[object] = ()
+    """What was called in each run, where ``run`` notes it."""
 
 
 def explore(

@@ -92,12 +92,16 @@ class Answer:
 
 
 class Clock:
-    """The time of this machine, and how far a process is ahead of it."""
+    """A time that stands still, so that no run depends on how long it takes.
 
+    A process may be ahead of it.
+    """
+
+    _START: Final = int(time.time())
     ahead = 0
 
     def __call__(self) -> int:
-        return int(time.time()) + self.ahead
+        return self._START + self.ahead
 
 
 @dataclass(frozen=True)
@@ -601,6 +605,7 @@ def world(processes: int, *, impatient: bool = False) -> Iterator[World]:
         patch.setattr(limits, "PART_BYTES", PART)
         patch.setattr(limits, "READS_IN_FLIGHT", 1)
         patch.setattr(limits, "PARTS_IN_FLIGHT", 1)
+        patch.setattr(limits, "LISTS_IN_FLIGHT", 1)
         patch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", _at_once)
         if impatient:
             patch.setattr(wiring, "_CLIENT", wiring._CLIENT.merge(_IMPATIENT))  # noqa: SLF001

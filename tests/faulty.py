@@ -1,0 +1,175 @@
+"""A proxy in front of S3 and DynamoDB where, at a chosen rate, things go wrong as they do there.
+
+What becomes of the n-th request is drawn from a seed. As a proxy in front of anything else it just
+counts the answers.
+"""
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+from tests.aws import Answer, dynamodb_error, s3_error
+
+HOST: Final = "127.0.0.1"
+FAULTS: Final = ("busy", "refused", "lost", "half")
+"""Told to come again; the connection is reset before the request took effect, or after it; half of
+the answer arrives."""
+
+
+@dataclass
+class Faulty:
+    """The proxy, as a context manager."""
+
+    upstream: str
+    """URL."""
+    rate: float = 0
+    """Which share of the requests fails."""
+    latency: float = 0
+    """The longest that a request waits, seconds."""
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+        """How many of each fault there were, and of each status of the upstream."""
+        self._chance = Random(self.seed)
+        self._lock = threading.Lock()
+        proxy = self
+
+        class Handler(_Handler):
+            def draw(self) -> tuple[str, float]:
+                return proxy.draw()
+
+            def note(self, what: str) -> None:
+                proxy.note(what)
+
+        Handler.upstream = urlsplit(self.upstream).netloc
+        self._server = _Server((HOST, 0), Handler)
+        self.url = f"http://{HOST}:{self._server.server_port}"
+
+    def draw(self) -> tuple[str, float]:
+        """What becomes of the next request, and how long it waits before."""
+        with self._lock:
+            chance, fault, share = self._chance, self._chance.choice(FAULTS), self._chance.random()
+            return (fault if share < self.rate else ""), self.latency * chance.random()
+
+    def note(self, what: str) -> None:
+        """Count it."""
+        with self._lock:
+            self.seen[what] += 1
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: connections that break are what this is for."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    upstream = ""
+
+    def draw(self) -> tuple[str, float]:
+        raise NotImplementedError
+
+    def note(self, what: str) -> None:
+        raise NotImplementedError
+
+    def _proxy(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        fault, wait = self.draw()
+        time.sleep(wait)
+        if fault:
+            self.note(fault)
+        if fault == "refused":
+            self._reset()
+            return
+        answer = self._busy() if fault == "busy" else self._ask(body)
+        if fault == "lost":
+            self._reset()
+            return
+        self._answer(answer, half=fault == "half")
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = _proxy  # noqa: N815 - http.server's names
+
+    def _busy(self) -> Answer:
+        if self.headers.get("X-Amz-Target"):
+            return dynamodb_error(400, "ProvisionedThroughputExceededException")
+        return s3_error(503, "SlowDown")
+
+    def _ask(self, body: bytes) -> Answer:
+        connection = HTTPConnection(self.upstream, timeout=300)
+        try:
+            connection.putrequest(
+                self.command, self.path, skip_host=True, skip_accept_encoding=True
+            )
+            for name, value in self.headers.items():
+                # The host stays as it was signed.
+                if name.lower() not in {"connection", "transfer-encoding", "expect"}:
+                    connection.putheader(name, value)
+            connection.endheaders(body or None)
+            answer = connection.getresponse()
+            self.note(str(answer.status))
+            if answer.status >= 500:
+                content = answer.read()
+                code = json.loads(content).get("code", "") if content[:1] == b"{" else ""
+                self.note(f"{answer.status} {code}")
+                return Answer(f"{answer.status} {answer.reason}", answer.getheaders(), content)
+            return Answer(f"{answer.status} {answer.reason}", answer.getheaders(), answer.read())
+        except (OSError, HTTPException):
+            self.note("no answer")
+            return Answer("502 Bad Gateway", [], b"")
+        finally:
+            connection.close()
+
+    def _answer(self, answer: Answer, *, half: bool) -> None:
+        status, _, reason = answer.status.partition(" ")
+        named = {name.lower(): value for name, value in answer.headers}
+        length = named.get("content-length") if self.command == "HEAD" else str(len(answer.body))
+        self.send_response_only(int(status), reason)
+        for name, value in answer.headers:
+            if name.lower() not in {"connection", "content-length", "transfer-encoding"}:
+                self.send_header(name, value)
+        if length is not None and status != "204":
+            self.send_header("Content-Length", length)
+        self.end_headers()
+        if half:
+            self.wfile.write(answer.body[: len(answer.body) // 2])
+            self._reset()
+        else:
+            self.wfile.write(answer.body)
+
+    def _reset(self) -> None:
+        self.wfile.flush()
+        self.close_connection = True
+        # RST instead of a regular end.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
