@@ -26,7 +26,7 @@ def records(count: int, size: int) -> list[bytes]:
     [
         (records(70, 1_200_000), 10),  # of which seven make a part
         (records(3, 6_000_000), 3),  # each is a part by itself, and copied
-        (records(9, 1_200_000) + records(2, 6_000_000) + records(1, 8), 5),
+        (records(9, 1_200_000) + records(2, 6_000_000) + records(1, 8), 4),
     ],
     ids=["many parts", "copied", "both"],
 )
