@@ -6,9 +6,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools import Logger
+from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
+from uploads import errors
 from uploads.config import Config
 from uploads.long_merge import Planned
+from uploads.retries import within
 from uploads.state_machine import Execution
 from uploads.wiring import Wiring
 
@@ -46,7 +49,10 @@ def build(wiring: Wiring) -> dict[str, Task]:
 
 
 def _task(run: Callable[[Execution, Event], object]) -> Task:
-    """The handler of a task: an error is logged, and Step Functions decides what becomes of it."""
+    """The handler of a task: an error is logged, and Step Functions decides what becomes of it.
+
+    StorageBusyError is the one that it tries again for long.
+    """
 
     def handler(event: Event, context: "Context") -> object:
         execution = Execution(**event["execution"])
@@ -58,8 +64,15 @@ def _task(run: Callable[[Execution, Event], object]) -> Task:
             function_request_id=context.aws_request_id,
         )
         try:
-            returned = run(execution, event)
+            with within(context):
+                returned = run(execution, event)
             logger.info("done")
+        except errors.StorageBusyError as error:
+            metrics = EphemeralMetrics()
+            metrics.add_metric("StorageBusy", MetricUnit.Count, 1)
+            metrics.flush_metrics()
+            logger.warning("busy", why=error.why)
+            raise
         except Exception:
             logger.exception("failed")
             raise

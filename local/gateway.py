@@ -113,6 +113,7 @@ class Gateway:
     def __init__(
         self, routes: Mapping[str, Lambda], integration_seconds: float = INTEGRATION_SECONDS
     ) -> None:
+        self.routes = routes
         # A literal segment wins over a parameter.
         by_specificity = sorted(routes.items(), key=lambda route: route[0].count("{"))
         self._routes = [(key, _pattern(key), function) for key, function in by_specificity]

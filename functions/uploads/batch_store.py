@@ -8,23 +8,28 @@ Permissions: ``s3:PutObject`` to write, ``s3:GetObject`` to read, ``s3:ListBucke
 be told 404 instead of 403, ``s3:DeleteObject`` to delete.
 """
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import obstore
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from uploads import errors, limits
 from uploads.plan import StoredBatch
 from uploads.records import Batch
+from uploads.retries import Tries, persistently
 from uploads.threads import Threads
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
+
+_GONE: Final = (FileNotFoundError, PreconditionError)
+"""What S3 says of a listed batch that is no longer there."""
 
 Listing = list[StoredBatch]
 """The batches of a session in ``seqNum`` order."""
@@ -53,21 +58,28 @@ def put_once(
 
     Raises StorageBusyError where S3 settles neither.
     """
-    for _ in range(limits.WRITE_ATTEMPTS):
+    put = partial(
+        obstore.put, store, name, content, mode="create", use_multipart=False, attributes=attributes
+    )
+    tries = Tries(time.monotonic())
+    while True:
         try:
-            obstore.put(
-                store, name, content, mode="create", use_multipart=False, attributes=attributes
-            )
-        except AlreadyExistsError:
+            persistently(put)
+        except AlreadyExistsError as error:
             # Believed only when seen: S3 also refuses a write that meets another one under way (409
             # ConditionalRequestConflict), and then nothing need be stored.
             with suppress(FileNotFoundError):
-                return obstore.get(store, name, options={"head": True})
+                return get(store, name, {"head": True})
+            time.sleep(tries.pause(error))
         else:
             return None
-    raise errors.StorageBusyError(
-        "Other writes of this batch are under way. Send it again after Retry-After."
-    )
+
+
+def get(
+    store: "S3Store", name: str, options: "obstore.GetOptions | None" = None
+) -> "obstore.GetResult":
+    """Begin to read an object: 1 read. Raises FileNotFoundError, PreconditionError."""
+    return persistently(partial(obstore.get, store, name, options=options))
 
 
 class BatchStore:
@@ -135,37 +147,49 @@ class BatchStore:
 
     def _page(self, session_id: str, first: int) -> Listing:
         """The first 1,000 batches from ``first`` on, or all there are."""
-        pages = obstore.list(
+        pages = partial(
+            obstore.list,
             self._store,
             prefix=f"{session_id}/",
             offset=key(session_id, first - 1) if first else None,
             chunk_size=limits.LIST_PAGE,
         )
         found: Listing = []
-        for entry in next(iter(pages), []):
+        for entry in persistently(lambda: next(iter(pages()), [])):
             etag = entry["e_tag"]
             assert etag is not None  # noqa: S101 - S3 lists an ETag for every object
             found.append(StoredBatch(int(entry["path"][-8:]), entry["size"], etag))
         return found
 
     def head(self, session_id: str, seq_num: int, etag: str | None = None) -> BatchFacts:
-        """A batch's facts: 1 read. Raises FileNotFoundError, or PreconditionError for the ETag."""
+        """A batch's facts: 1 read. Raises BatchesGoneError unless there is one of this ETag."""
         options: obstore.GetOptions = {"head": True}
         if etag is not None:
             options["if_match"] = etag
-        return _facts(obstore.get(self._store, key(session_id, seq_num), options=options))
+        try:
+            return _facts(get(self._store, key(session_id, seq_num), options))
+        except _GONE:
+            raise errors.BatchesGoneError from None
 
     def read(self, session_id: str, batch: StoredBatch) -> "tuple[BatchFacts, obstore.Bytes]":
         """A batch's facts and its NDJSON, pinned to the listed ETag: 1 read. Raises as ``head``."""
-        answer = obstore.get(
-            self._store, key(session_id, batch.seq_num), options={"if_match": batch.etag}
-        )
-        return _facts(answer), answer.bytes()
+        name = key(session_id, batch.seq_num)
+
+        def read() -> "tuple[BatchFacts, obstore.Bytes]":
+            answer = obstore.get(self._store, name, options={"if_match": batch.etag})
+            return _facts(answer), answer.bytes()
+
+        try:
+            return persistently(read)
+        except _GONE:
+            raise errors.BatchesGoneError from None
 
     def delete_all(self, session_id: str) -> None:
         """Delete every batch of a session: 1 request per 1,000, and the listing."""
-        for page in obstore.list(self._store, prefix=f"{session_id}/", chunk_size=limits.LIST_PAGE):
-            obstore.delete(self._store, [entry["path"] for entry in page])
+        while names := [key(session_id, batch.seq_num) for batch in self._page(session_id, 0)]:
+            persistently(partial(obstore.delete, self._store, names))
+            if len(names) < limits.LIST_PAGE:
+                break
 
 
 def _facts(answer: "obstore.GetResult") -> BatchFacts:

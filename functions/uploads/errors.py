@@ -295,6 +295,11 @@ class BatchesGoneError(GoneError):
 
     code = "batches_gone"
 
+    def __init__(self) -> None:
+        super().__init__(
+            "Batches of this session are gone, so it cannot be finished. Create a new one."
+        )
+
 
 class TooLargeError(GaplessError):
     """The body is too large."""
@@ -339,7 +344,12 @@ class GzipAsTextError(UnsupportedMediaError):
 
 
 class StorageBusyError(GaplessError):
-    """The storage could not settle the write."""
+    """The storage is busy, or cannot be reached."""
 
     status = 503
     code = "storage_busy"
+
+    def __init__(self, detail: str, why: str = "") -> None:
+        """``why`` is what the storage said, for the log alone."""
+        super().__init__(detail)
+        self.why = why

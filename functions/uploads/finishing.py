@@ -11,8 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from obstore.exceptions import PreconditionError
-
 from uploads import errors, gaps, limits
 from uploads.merged_store import checksum
 from uploads.plan import plan
@@ -84,7 +82,7 @@ class Finish:
             return self._attempt(session, ends)
         except StaleAttemptError as stale:
             return self.outcome_of(stale.session)
-        except Exception as error:
+        except Exception:
             ours = True
             with suppress(Exception):
                 # Whoever comes next need not wait for us.
@@ -94,8 +92,6 @@ class Finish:
                 return self.outcome_of(session)
             if outcome := self._commit_published(session):
                 return outcome
-            if isinstance(error, FileNotFoundError | PreconditionError):
-                raise batches_gone() from None
             raise
 
     def outcome_of(self, session: Session) -> Outcome:
@@ -120,7 +116,7 @@ class Finish:
         digest = listing_digest(listing)
         if decision:
             if digest != decision.digest:
-                raise batches_gone()
+                raise errors.BatchesGoneError
         elif failure := _failure(session, listing):
             return self.fail(session, failure)
         elif session.batch_size:
@@ -314,10 +310,3 @@ def record_count(session: Session, batches: int, received: int) -> Failure | Non
             " finish again."
         )
     return Failure(session, "record_count", detail, receivedRecord=received, batches=batches)
-
-
-def batches_gone() -> errors.BatchesGoneError:
-    """What there is to say where decided batches are no longer there."""
-    return errors.BatchesGoneError(
-        "Batches of this session are gone, so it cannot be finished. Create a new one."
-    )

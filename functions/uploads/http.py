@@ -11,10 +11,11 @@ from functools import cached_property
 from typing import Any, Final, Protocol
 
 from aws_lambda_powertools import Logger
-from aws_lambda_powertools.metrics import EphemeralMetrics
+from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 from uploads import errors, limits, records
 from uploads.config import AuthMode, Config
+from uploads.retries import within
 
 Answer = dict[str, Any]
 """A payload-2.0 response."""
@@ -135,8 +136,13 @@ def entry(operations: Mapping[str, Operation], config: Config) -> Handler:
             route=event["routeKey"],
         )
         try:
-            given = operations[event["routeKey"]](request)
+            with within(context):
+                given = operations[event["routeKey"]](request)
             logger.info("answered", status=given["statusCode"])
+        except errors.StorageBusyError as error:
+            given = _problem(error)
+            request.metrics.add_metric("StorageBusy", MetricUnit.Count, 1)
+            logger.warning("busy", status=error.status, code=error.code, why=error.why)
         except errors.GaplessError as error:
             given = _problem(error)
             logger.info("refused", status=error.status, code=error.code)

@@ -100,5 +100,15 @@ RETRY_AFTER_SECONDS: Final = 2
 PRESIGNED_URL_SECONDS: Final = 15 * 60
 """How long the link to a merged object works."""
 
-WRITE_ATTEMPTS: Final = 5
-"""How often a batch write that collides with a concurrent one is tried before giving up."""
+PATIENCE_SECONDS: Final = 15
+"""How long a call to AWS is tried again. S3 divides a prefix that it throttles within minutes, and
+turns away some requests until then, not all: of twenty tries one gets through."""
+
+FIRST_PAUSE_SECONDS: Final = 0.1
+"""Longest pause after a first try; it doubles with every try."""
+
+LONGEST_PAUSE_SECONDS: Final = 2.0
+"""Longest pause between two tries."""
+
+ANSWER_SECONDS: Final = 3
+"""What an invocation keeps of its time, to give a session back and to answer."""

@@ -7,11 +7,11 @@ die after any single call to AWS, and may be run again.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from uploads import errors
 from uploads.finishing import (
     Failure,
     Result,
     StaleAttemptError,
-    batches_gone,
     listing_digest,
     record_count,
 )
@@ -51,7 +51,7 @@ class LongMerge:
         session = self.finish.hold(execution)
         listing = self.finish.batches.list(execution.session_id, below=execution.batches)
         if listing_digest(listing) != execution.digest:
-            raise batches_gone()
+            raise errors.BatchesGoneError
         parts = plan(listing)
         shared = shares(parts)
         upload = session.upload

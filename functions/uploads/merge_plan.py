@@ -17,6 +17,7 @@ import obstore
 from uploads import limits
 from uploads.batch_store import BatchFacts, put_once
 from uploads.plan import Part, StoredBatch
+from uploads.retries import persistently
 from uploads.threads import Threads
 
 if TYPE_CHECKING:
@@ -84,5 +85,7 @@ class MergePlan:
         return key
 
     def _get(self, name: str) -> Any:  # noqa: ANN401
-        stored = obstore.get(self._store, f"{self._prefix}/{name}.json")
-        return msgspec.json.decode(bytes(stored.bytes()))
+        stored = persistently(
+            lambda: obstore.get(self._store, f"{self._prefix}/{name}.json").bytes()
+        )
+        return msgspec.json.decode(bytes(stored))

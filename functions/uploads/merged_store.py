@@ -27,7 +27,7 @@ import msgspec
 from botocore.exceptions import ClientError, HTTPClientError
 from isal import isal_zlib
 
-from uploads import batch_store, limits
+from uploads import batch_store, errors, limits
 from uploads.batch_store import BatchFacts, BatchStore
 from uploads.plan import Part, StoredBatch
 from uploads.session import Decision
@@ -192,8 +192,8 @@ class MergedStore:
     ) -> "list[tuple[CompletedPartTypeDef, list[BatchFacts]]]":
         """Bring ``parts``, by their numbers, into place, still invisible.
 
-        1 read a batch, 1 write a part. Raises FileNotFoundError or PreconditionError where a listed
-        batch is no longer there. Memory is bounded by ``limits.BYTES_IN_FLIGHT`` and
+        1 read a batch, 1 write a part. Raises BatchesGoneError where a listed batch is no longer
+        there. Memory is bounded by ``limits.BYTES_IN_FLIGHT`` and
         ``PARTS_IN_FLIGHT``, not by the session.
         """
         place: Any = {"Bucket": self._bucket, "Key": self.key(session_id), "UploadId": upload_id}
@@ -404,7 +404,7 @@ class Merge:
     ) -> None:
         if self._upload_id:
             # Where this fails too, the next attempt does it, or the bucket's lifecycle rule.
-            with suppress(ClientError, HTTPClientError):
+            with suppress(ClientError, HTTPClientError, errors.StorageBusyError):
                 self._store.abort_upload(self._session_id, self._upload_id)
 
     @property
@@ -415,7 +415,7 @@ class Merge:
     def transfer(self) -> Content:
         """Bring every batch into place, still invisible: 1 read a batch, 1 write a part.
 
-        Raises FileNotFoundError or PreconditionError where a listed batch is no longer there.
+        Raises BatchesGoneError where a listed batch is no longer there.
         """
         store = self._store
         if self.multipart:

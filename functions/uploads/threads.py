@@ -9,6 +9,8 @@ from threading import Lock
 from types import TracebackType
 from typing import Self, TypeVar, cast
 
+from uploads.retries import invocation
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Whole = TypeVar("Whole")
@@ -25,7 +27,10 @@ class Threads:
     """
 
     def __init__(self, most: int) -> None:
-        self._pool = ThreadPoolExecutor(most)
+        # Its calls have no more time than the invocation has.
+        self._pool = ThreadPoolExecutor(
+            most, initializer=invocation.set, initargs=(invocation.get(),)
+        )
         self._lock = Lock()
         self._error: BaseException | None = None
 

@@ -24,6 +24,7 @@ from obstore.store import S3Store
 from uploads import limits
 from uploads.batch_store import BatchStore
 from uploads.config import Config
+from uploads.retries import govern
 from uploads.session_store import SessionStore
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 _CLIENT: Final = ClientConfig(
     connect_timeout=2,
     read_timeout=20,
-    retries={"mode": "standard", "total_max_attempts": 4},
+    # ``retries`` decides.
+    retries={"mode": "standard", "total_max_attempts": 1},
     max_pool_connections=limits.READS_IN_FLIGHT,
     # botocore's own tells all about this machine, and takes an eighth of a call's CPU to write.
     user_agent="gapless",
@@ -64,6 +66,7 @@ class Wiring:
     def _session(self) -> Session:
         session = Session()
         session.set_config_variable("region", self.config.region)
+        govern(session)
         return session
 
     @cached_property
@@ -95,15 +98,8 @@ class Wiring:
                 "connect_timeout": timedelta(seconds=2),
                 "timeout": timedelta(seconds=20),
             },
-            retry_config={
-                "max_retries": 10,
-                "retry_timeout": timedelta(seconds=15),
-                "backoff": {
-                    "init_backoff": timedelta(milliseconds=50),
-                    "max_backoff": timedelta(seconds=2),
-                    "base": 2,
-                },
-            },
+            # ``retries`` decides.
+            retry_config={"max_retries": 0, "retry_timeout": timedelta()},
             credential_provider=_credentials_of(self._session),
         )
 

@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager
 import pytest
 
 from tests.api import Api
-from tests.aws import Answer, Aws, Call, dynamodb_error, s3_error
+from tests.aws import Answer, Aws, Call, s3_error
 from tests.conftest import Stack
+from uploads import limits
 
 DEAD = Answer("418 Dead", [], b"")
 """What a process that has died hears of its calls: a status that no client tries again."""
@@ -109,7 +110,10 @@ def test_a_write_that_met_another_is_not_believed_to_be_stored(
     assert stack.stored(session_id, 0) == b"1\n"
 
 
-def test_a_write_that_is_never_settled_asks_for_a_retry(api: Api, aws: Aws) -> None:
+def test_a_write_that_is_never_settled_asks_for_a_retry(
+    api: Api, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PATIENCE_SECONDS", 0.5)
     session_id = api.create(1)
     conflict = s3_error(409, "ConditionalRequestConflict")
     with aws.failing("PutObject", conflict, landed=False):
@@ -309,15 +313,6 @@ def test_a_foreign_object_under_the_merged_key_is_never_taken_for_ours(
     assert set(answer.json) == {"type", "title", "status", "code", "requestId"}
     assert stack.merged(session_id) == b"foreign"
     assert stack.item(session_id)["state"] == "FINISHING"
-
-
-def test_throttling_is_a_500_that_a_retry_heals(api: Api, aws: Aws, stack: Stack) -> None:
-    session_id = api.create(1)
-    throttled = dynamodb_error(400, "ProvisionedThroughputExceededException")
-    with aws.failing("GetItem", throttled, landed=False):
-        assert api.batch(session_id, 0, [1]).status == 500
-    assert api.batch(session_id, 0, [1]).status == 204
-    assert stack.stored(session_id, 0) == b"1\n"
 
 
 def test_a_delayed_duplicate_of_a_seal_cannot_lose_a_batch(

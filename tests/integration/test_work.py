@@ -140,7 +140,7 @@ def compose(batches: int) -> Callable[[], object]:
 
 @pytest.mark.usefixtures("stored")
 def test_composing_takes_few_calls_a_batch() -> None:
-    assert (calls(compose(80)) - calls(compose(40))) / 40 <= 18
+    assert (calls(compose(80)) - calls(compose(40))) / 40 <= 20
 
 
 @pytest.mark.usefixtures("stored")

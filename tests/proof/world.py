@@ -32,8 +32,9 @@ from local import storage
 from tests.aws import Answer as AwsAnswer
 from tests.aws import Aws, Call, s3_error
 from tests.state_machine import ExecutionFailedError, StateMachine
-from uploads import limits, wiring
+from uploads import errors, limits, wiring
 from uploads.config import AuthMode, Config
+from uploads.retries import Tries
 from uploads.wiring import Wiring
 
 if TYPE_CHECKING:
@@ -606,18 +607,23 @@ def world(processes: int, *, impatient: bool = False) -> Iterator[World]:
         patch.setattr(limits, "READS_IN_FLIGHT", 1)
         patch.setattr(limits, "PARTS_IN_FLIGHT", 1)
         patch.setattr(limits, "LISTS_IN_FLIGHT", 1)
-        patch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", _at_once)
+        patch.setattr(Tries, "pause", _at_once)
         if impatient:
             patch.setattr(wiring, "_CLIENT", wiring._CLIENT.merge(_IMPATIENT))  # noqa: SLF001
         patch.setattr(wiring, "S3Store", partial(_store, S3Store, impatient))
         yield World(running, processes)
 
 
+_TRIES: Final = 4
 _IMPATIENT_SECONDS: Final = 1
 _IMPATIENT: Final = ClientConfig(read_timeout=_IMPATIENT_SECONDS)
 
 
-def _at_once(*_: object) -> float:
+def _at_once(tries: Tries, why: object) -> float:
+    """Try a call a number of times, however long that takes."""
+    tries._number += 1  # noqa: SLF001
+    if tries._number == _TRIES:  # noqa: SLF001
+        raise errors.StorageBusyError("busy", str(why))
     return 0
 
 
@@ -629,6 +635,4 @@ def _store(
 ) -> object:
     if impatient:
         options["client_options"]["timeout"] = timedelta(seconds=_IMPATIENT_SECONDS)
-    options["retry_config"]["backoff"]["init_backoff"] = timedelta(milliseconds=1)
-    options["retry_config"]["backoff"]["max_backoff"] = timedelta(milliseconds=1)
     return kind(bucket, **options)

@@ -456,8 +456,8 @@ def test_every_metric_shown_is_emitted_by_this_stack() -> None:
     (from_logs,) = of_type("AWS::Logs::MetricFilter").values()
     (transformation,) = from_logs["MetricTransformations"]
     assert transformation["MetricNamespace"] == "Gapless"
-    handlers = (ROOT / "functions").glob("*.py")
-    code = "".join(handler.read_text(encoding="utf-8") for handler in handlers)
+    modules = (ROOT / "functions").rglob("*.py")
+    code = "".join(module.read_text(encoding="utf-8") for module in modules)
     emitted = {*re.findall(r'add_metric\(\s*"(\w+)"', code), transformation["MetricName"]}
     shown = dict(metrics_of_ours())
     assert set(shown) == emitted

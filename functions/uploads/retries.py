@@ -1,0 +1,130 @@
+"""How often a call to AWS is tried: time governs it, the call's own and that of the invocation.
+
+Both clients ask here: obstore's calls go through ``persistently``, botocore asks after every try.
+Throttling, faults of the storage (5xx), lost connections and time-outs are tried again; what is
+left over is a StorageBusyError, and no fault of the service.
+"""
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
+
+from botocore.retries.standard import RetryEventAdapter, StandardRetryConditions
+from obstore.exceptions import GenericError
+
+from uploads import errors, limits
+
+if TYPE_CHECKING:
+    from botocore.session import Session
+
+Result = TypeVar("Result")
+
+
+class Invocation(Protocol):
+    """What the Lambda runtime tells of an invocation."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Milliseconds until the invocation is ended."""
+
+
+invocation: Final[ContextVar["Invocation | None"]] = ContextVar("invocation", default=None)
+"""The one that is served here, if any. ``Threads`` hands it on to its own."""
+
+_TOO_MANY_REQUESTS: Final = 429
+_TRANSIENT: Final = re.compile(
+    # obstore tells kinds of failures apart by their text alone; after the first line it repeats it.
+    r"[^\n]*?(status code: (408|429|500|502|503|504)\b|HTTP error: |Got invalid "
+    r"|\b(SlowDown|RequestTimeout|InternalError|ServiceUnavailable|Throttling\w*)\b)"
+)
+
+
+@contextmanager
+def within(served: Invocation) -> Iterator[None]:
+    """Let no call inside be tried for longer than the invocation has time for."""
+    token = invocation.set(served)
+    try:
+        yield
+    finally:
+        invocation.reset(token)
+
+
+def _seconds_left() -> float:
+    served = invocation.get()
+    if served is None:
+        return inf
+    return served.get_remaining_time_in_millis() / 1000 - limits.ANSWER_SECONDS
+
+
+class Tries:
+    """The tries of one call, of which the first ``began`` then, by ``time.monotonic()``."""
+
+    def __init__(self, began: float) -> None:
+        self._first = self._last = began
+        self._number = 0
+
+    def pause(self, why: object) -> float:
+        """Seconds until the next try may begin, after one that failed.
+
+        Raises StorageBusyError where there is no time for one that takes as long as the last.
+        """
+        now = time.monotonic()
+        took = now - self._last
+        longest = min(limits.LONGEST_PAUSE_SECONDS, limits.FIRST_PAUSE_SECONDS * 2**self._number)
+        # Full jitter: those who were turned away together do not come again together.
+        pause = random.uniform(0, longest)  # noqa: S311 - no secret
+        if pause + took > min(self._first + limits.PATIENCE_SECONDS - now, _seconds_left()):
+            raise errors.StorageBusyError(
+                "The storage is busy, or cannot be reached. Nothing that was acknowledged is lost."
+                " Send the request again after Retry-After.",
+                why=str(why).partition("\n")[0],
+            )
+        self._number += 1
+        self._last = now + pause
+        return pause
+
+
+def persistently(call: Callable[[], Result]) -> Result:
+    """The result of a ``call`` that obstore makes, which is made again as long as it may help.
+
+    Raises StorageBusyError.
+    """
+    began, tries = time.monotonic(), None
+    while True:
+        try:
+            return call()
+        except GenericError as error:
+            if not _TRANSIENT.match(str(error)):
+                raise
+            tries = tries or Tries(began)
+            time.sleep(tries.pause(error))
+
+
+def govern(session: "Session") -> None:
+    """Let time govern the retries of the session's clients, too; their own must be off."""
+    # What may help is botocore's judgement; it is never the number of tries that ends them.
+    conditions = StandardRetryConditions(max_attempts=10**9)
+    adapter = RetryEventAdapter()
+
+    def begin(**event: Any) -> None:  # noqa: ANN401
+        event["context"]["tries"] = Tries(time.monotonic())
+
+    def needs_retry(**event: Any) -> float | None:  # noqa: ANN401
+        tried = adapter.create_retry_context(**event)
+        status = getattr(tried.http_response, "status_code", 0)
+        code = tried.get_error_code() or ""
+        if (
+            conditions.is_retryable(tried)
+            or status == _TOO_MANY_REQUESTS
+            or "Throttling" in code  # KMS.ThrottlingException
+        ):
+            tries: Tries = event["request_dict"]["context"]["tries"]
+            return tries.pause(code or tried.caught_exception or status)
+        return None
+
+    session.register("before-call", begin)
+    session.register("needs-retry", cast("Any", needs_retry))
