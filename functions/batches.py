@@ -7,7 +7,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from uploads import errors, protocol
 from uploads.config import Config
 from uploads.http import Answer, Handler, Request, answer, entry
-from uploads.records import read_batch
+from uploads.records import Batch, read_batch
 from uploads.wiring import Wiring
 
 
@@ -16,10 +16,12 @@ def build(wiring: Wiring) -> Handler:
     sessions, batches = wiring.sessions, wiring.batches
 
     def receive(request: Request) -> Answer:
+        def read() -> Batch:
+            return read_batch(request.body())
+
         session_id, owner = request.session_id, request.owner
-        batch = read_batch(request.body)
         try:
-            protocol.receive(sessions, batches, session_id, owner, batch, wiring.clock)
+            batch = protocol.receive(sessions, batches, session_id, owner, read, wiring.clock)
         except errors.BatchConflictError:
             request.metrics.add_metric("Conflicts", MetricUnit.Count, 1)
             raise

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from uploads import errors, gaps, limits, protocol
 from uploads.config import Config
 from uploads.http import Answer, Handler, Request, answer, entry, location, timestamp
-from uploads.records import read_session_request
+from uploads.records import SESSION_ALLOWANCE, read_session_request
 from uploads.session import Session, State
 from uploads.wiring import Wiring
 
@@ -24,11 +24,12 @@ class Sessions:
         self._wiring = wiring
 
     def create(self, request: Request) -> Answer:
-        asked = read_session_request(request.body)
+        owner = request.owner
+        asked = read_session_request(request.body(SESSION_ALLOWANCE))
         now = self._clock()
         session = Session(
             session_id=secrets.token_hex(16),
-            owner=request.owner,
+            owner=owner,
             total_record=asked.totalRecord,
             batch_size=asked.batchSize,
             created_at=now,

@@ -57,13 +57,13 @@ class Request:
         """The headers by lower-case name. API Gateway sends them so; ``sam local`` does not."""
         return {name.lower(): value for name, value in (self.event.get("headers") or {}).items()}
 
-    @property
-    def body(self) -> bytes:
+    def body(self, allowance: records.Allowance = records.BATCH_ALLOWANCE) -> bytes:
         """The body's JSON as bytes, inflated and checked. Raises what is wrong with it."""
         return records.read_body(
             self.event.get("body"),
             is_base64=self.event.get("isBase64Encoded", False),
             headers=self.headers,
+            allowance=allowance,
         )
 
     @property

@@ -17,6 +17,13 @@ makes 6.0 MB of this and leaves 290 KB for headers and claims."""
 MAX_INFLATED_BYTES: Final = 64 * MIB
 """Largest gzip body after inflating, bytes: five times this fits the function's memory."""
 
+MAX_SESSION_BODY_BYTES: Final = 128 * 1024
+"""Largest body that opens a session, bytes, as sent and inflated: it needs a hundred."""
+
+MAX_GZIP_OVERHEAD_BYTES: Final = 64 * 1024
+"""What a gzip body may be larger than nine eighths of its content. Names, empty members and blocks
+that hold next to nothing take up to 100 ns of CPU a byte to read, and bring nothing."""
+
 MAX_VALUES: Final = 5_000_000
 """Most values in a batch body, counted by their commas. A record takes up to 170 bytes of memory
 whatever its length, so that these take 850 MB of the function's 1,769 MB. Only a gzip body can hold

@@ -25,19 +25,29 @@ def receive(
     batches: "BatchStore",
     session_id: str,
     owner: str,
-    batch: "Batch",
+    read: "Callable[[], Batch]",
     clock: Clock,
-) -> None:
-    """Store ``batch``; to return is to promise that it is in the object of any later ``Success``.
+) -> "Batch":
+    """Store the batch that ``read`` gives, and give it; to return is to promise that it is in the
+    object of any later ``Success``.
 
-    Raises what refuses it. A refused batch may be stored all the same, and is never deleted: an
-    identical one may have been promised meanwhile.
+    Nothing is read for whoever has no such session, or one that takes no batches. Raises what
+    refuses the batch. A refused one may be stored all the same, and is never deleted: an identical
+    one may have been promised meanwhile.
     """
-    session = sessions.recall(session_id, owner, clock())
-    session.require_open(clock()).check_batch(batch.seq_num, batch.records)
+    session = sessions.recall(session_id, owner, clock()).require_open(clock())
+    try:
+        batch = read()
+        session.check_batch(batch.seq_num, batch.records)
+    except errors.GaplessError:
+        # What is recalled may have been closed since. It is not recalled again once that is seen,
+        # so that no more than one body is read for it.
+        sessions.get(session_id, owner).require_open(clock())
+        raise
     batches.put(session_id, batch)
     # Only now is it known that no finish had sealed the session, and listed it, before the write.
     sessions.get(session_id, owner).require_open(clock())
+    return batch
 
 
 def abort(

@@ -7,22 +7,19 @@ integers, ``1.0``, ``1e400``, escapes and duplicate keys inside a record survive
 
 import base64
 import binascii
-import gzip
+import codecs
 import hashlib
 import io
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final, NoReturn, TypeVar, cast
+from typing import Annotated, Final, NoReturn, TypeVar
 
 import msgspec
-from isal import igzip, isal_zlib
 from msgspec import Meta, Raw, Struct
+from zlib_ng import zlib_ng
 
-from uploads import errors, limits
-
-_IsalError = cast("type[Exception]", isal_zlib.error)  # typed as an instance
+from uploads import errors, limits, malformed
 
 BATCH_MEDIA_TYPE: Final = "application/vnd.gapless.batch+json"
 """The media type under which API Gateway hands a body on untouched."""
@@ -56,7 +53,34 @@ class Batch:
     """Of ``ndjson``: merging combines these into the checksum of the whole object."""
 
 
-def read_body(body: str | None, *, is_base64: bool, headers: Mapping[str, str]) -> bytes:
+@dataclass(frozen=True)
+class Allowance:
+    """How large a body may be, bytes, and what to do where it is larger."""
+
+    sent: int
+    inflated: int
+    advice: str
+
+
+BATCH_ALLOWANCE: Final = Allowance(
+    limits.MAX_BODY_BYTES,
+    limits.MAX_INFLATED_BYTES,
+    "Send smaller batches, or compress them with gzip.",
+)
+SESSION_ALLOWANCE: Final = Allowance(
+    limits.MAX_SESSION_BODY_BYTES,
+    limits.MAX_SESSION_BODY_BYTES,
+    "Opening a session takes no more than totalRecord and batchSize.",
+)
+
+
+def read_body(
+    body: str | None,
+    *,
+    is_base64: bool,
+    headers: Mapping[str, str],
+    allowance: Allowance = BATCH_ALLOWANCE,
+) -> bytes:
     """The bytes of a request's JSON, checked and inflated, from the event's ``body``.
 
     ``headers`` have lower-case names. Raises a BadRequestError, BodyTooLargeError,
@@ -64,13 +88,13 @@ def read_body(body: str | None, *, is_base64: bool, headers: Mapping[str, str]) 
     """
     if not body:
         raise errors.EmptyBodyError("Send a JSON object as the request's body.")
-    sent = base64.b64decode(body) if is_base64 else _encode(body)
-    if len(sent) > limits.MAX_BODY_BYTES:
-        raise errors.BodyTooLargeError(
-            f"The body has {len(sent)} bytes, {limits.MAX_BODY_BYTES} are allowed. Send smaller"
-            " batches, or compress them with gzip.",
-            limit=limits.MAX_BODY_BYTES,
-        )
+    if is_base64:
+        # Its length tells how many bytes it stands for: too many are not even decoded.
+        _check_size(len(body) // 4 * 3 - body.count("=", -2), allowance)
+        sent = base64.b64decode(body)
+    else:
+        sent = _encode(body)
+    _check_size(len(sent), allowance)
     encoding = headers.get("content-encoding", "").strip().lower() or "identity"
     if encoding not in {"identity", "gzip", "x-gzip"}:
         raise errors.UnsupportedEncodingError(
@@ -89,17 +113,19 @@ def read_body(body: str | None, *, is_base64: bool, headers: Mapping[str, str]) 
     if "content-digest" in headers:
         _check_digest(sent, headers["content-digest"])
     if compressed:
-        sent = inflate(sent)
+        sent = inflate(sent, allowance.inflated)
     if is_base64:
         # Text is valid by now; msgspec does not check the UTF-8 of bytes.
-        try:
-            sent.decode()
-        except UnicodeDecodeError as error:
-            raise errors.InvalidUtf8Error(
-                f"The body is not UTF-8: {error.reason} at byte {error.start}.",
-                offset=error.start,
-            ) from None
+        _check_utf8(sent)
     return sent
+
+
+def _check_size(size: int, allowance: Allowance) -> None:
+    if size > allowance.sent:
+        raise errors.BodyTooLargeError(
+            f"The body has {size} bytes, {allowance.sent} are allowed. {allowance.advice}",
+            limit=allowance.sent,
+        )
 
 
 def _encode(text: str) -> bytes:
@@ -110,6 +136,22 @@ def _encode(text: str) -> bytes:
             f"The body holds half of a surrogate pair at character {error.start}.",
             offset=error.start,
         ) from None
+
+
+def _check_utf8(content: bytes) -> None:
+    # Piece by piece: the text of all of it takes up to four times its memory.
+    view = memoryview(content)
+    at = 0 if not content.isascii() else len(content)
+    while at < len(content):
+        piece = view[at : at + _PIECE_BYTES]
+        try:
+            _, used = codecs.utf_8_decode(piece, "strict", at + len(piece) == len(content))
+        except UnicodeDecodeError as error:
+            offset = at + error.start
+            raise errors.InvalidUtf8Error(
+                f"The body is not UTF-8: {error.reason} at byte {offset}.", offset=offset
+            ) from None
+        at += used
 
 
 def _check_length(sent: bytes, content_length: str | None) -> None:
@@ -143,37 +185,46 @@ def _check_digest(sent: bytes, header: str) -> None:
         )
 
 
-def inflate(compressed: bytes) -> bytes:
-    """The content of one or more gzip members, at most ``limits.MAX_INFLATED_BYTES`` of it.
+def inflate(compressed: bytes, most: int = limits.MAX_INFLATED_BYTES) -> bytes:
+    """The content of one or more gzip members, at most ``most`` bytes of it.
 
-    A bomb costs no more than that: inflating stops at the limit.
+    Inflating stops at the limit, and where what was read has brought too little: so neither what a
+    body inflates to, nor members and blocks that hold next to nothing, can make it dear.
     """
-    most = limits.MAX_INFLATED_BYTES
-    if not _begins_as_gzip(compressed):
-        raise _no_gzip("it does not begin as gzip does")
-    try:
-        member = isal_zlib.decompressobj(wbits=31)
-        content = member.decompress(compressed, most + 1)
-        if member.unused_data and not _begins_as_gzip(member.unused_data):
-            raise _no_gzip("there is something else after the end of the gzip")
-        if not member.eof or member.unused_data:
-            # Not the one whole member that nearly every client sends: read it as files are read.
-            with igzip.IGzipFile(fileobj=io.BytesIO(compressed)) as members:  # type: ignore[no-untyped-call]
-                content = members.read(most + 1)
-    except EOFError:
-        raise errors.TruncatedGzipError(
-            "The gzip body ends before its checksum. Send it again, whole."
-        ) from None
-    except (_IsalError, gzip.BadGzipFile) as error:
-        raise _no_gzip(f"it is damaged ({error})") from None
-    if len(content) > most:
-        raise errors.InflatedTooLargeError(
-            f"The body inflates to more than {most} bytes. Send smaller batches.", limit=most
-        )
-    return content
+    view = memoryview(compressed)
+    pieces: list[bytes] = []
+    size = at = 0
+    while at < len(view) or not pieces:
+        if not _begins_as_gzip(view[at:]):
+            raise _no_gzip(
+                "there is something else after the end of the gzip"
+                if at
+                else "it does not begin as gzip does"
+            )
+        member = zlib_ng.decompressobj(wbits=31)
+        while not member.eof:
+            if at == len(view):
+                raise errors.TruncatedGzipError(
+                    "The gzip body ends before its checksum. Send it again, whole."
+                )
+            piece = view[at : at + (_PIECE_BYTES if pieces else _FIRST_PIECE_BYTES)]
+            try:
+                pieces.append(member.decompress(piece, most + 1 - size))
+            except zlib_ng.error as error:
+                raise _no_gzip(f"it is damaged ({error})") from None
+            size += len(pieces[-1])
+            at += len(piece) - len(member.unused_data)
+            if size > most:
+                raise errors.InflatedTooLargeError(
+                    f"The body inflates to more than {most} bytes. Send smaller batches.",
+                    limit=most,
+                )
+            if 8 * (at - limits.MAX_GZIP_OVERHEAD_BYTES) > 9 * size:
+                raise _no_gzip("it is larger than what it holds. Compress the JSON as one member")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _begins_as_gzip(compressed: bytes) -> bool:
+def _begins_as_gzip(compressed: memoryview) -> bool:
     return compressed[: len(_GZIP_MAGIC)] == _GZIP_MAGIC[: len(compressed)]
 
 
@@ -185,13 +236,19 @@ _SESSION_DECODER: Final = msgspec.json.Decoder(SessionRequest)
 _BATCH_DECODER: Final = msgspec.json.Decoder(BatchRequest)
 
 # The body nearly every client sends: {"seqNum":0,"data":[ … ]} with no space between the records.
-_USUAL_HEAD: Final = re.compile(rb'\s*\{\s*"seqNum"\s*:\s*[0-9]+\s*,\s*"data"\s*:\s*\[')
+_USUAL_HEAD: Final = re.compile(rb'\s*+\{\s*+"seqNum"\s*+:\s*+[0-9]++\s*+,\s*+"data"\s*+:\s*+\[')
 _USUAL_TAIL: Final = b"]}"
 
 _LINES: Final = msgspec.json.Encoder()
 """Writes the bytes of each ``Raw`` and a line end, quicker than they can be joined."""
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+
+_FIRST_PIECE_BYTES: Final = 256 * 1024
+"""Read of a gzip body at once: most bodies whole."""
+
+_PIECE_BYTES: Final = 64 * 1024
+"""Read after that, and of text."""
 
 
 def read_session_request(body: bytes) -> SessionRequest:
@@ -202,7 +259,7 @@ def read_session_request(body: bytes) -> SessionRequest:
 
 
 def read_batch(body: bytes) -> Batch:
-    """The batch in ``body``, which is UTF-8. Raises a BadRequestError.
+    """The batch in ``body``, which is UTF-8. Raises a BadRequestError or TooManyValuesError.
 
     Every record must be valid JSON; only one that is spread over lines is rewritten, without the
     space between its tokens, to keep one record on one line.
@@ -213,37 +270,44 @@ def read_batch(body: bytes) -> Batch:
             limit=limits.MAX_VALUES,
         )
     request = _decode(_BATCH_DECODER, body)
-    records = request.data
-    if not records:
+    seq_num, count = request.seqNum, len(request.data)
+    if not count:
         raise errors.EmptyDataError(
             "data must hold at least one record. An empty data set is a session with totalRecord 0"
             " and no batches."
         )
-    ndjson = _LINES.encode_lines(records)
+    ndjson = _LINES.encode_lines(request.data)
     head = _USUAL_HEAD.match(body)
     # Where the records and a comma between them fill all the room there is, nothing is hidden
     # there: no member is given twice. Anything else is looked at member by member.
-    if not (
+    is_usual = (
         head
         and body.endswith(_USUAL_TAIL)
         and len(body) == head.end() + len(ndjson) - 1 + len(_USUAL_TAIL)
-    ):
+    )
+    # Valid JSON has a raw line end only between tokens, never in a string.
+    if b"\r" in ndjson or ndjson.count(b"\n") > count:
+        ndjson = _one_line_each(request.data)
+    # What marks each record takes many times the memory of a short one.
+    del request
+    if not is_usual:
         _check_members(body)
-    if b"\n" in body or b"\r" in body:
-        # Valid JSON has a raw line end only between tokens, never in a string.
-        lines = map(bytes, records)
-        ndjson = b"".join(
-            (msgspec.json.format(line, indent=-1) if b"\n" in line or b"\r" in line else line)
-            + b"\n"
-            for line in lines
-        )
     return Batch(
-        seq_num=request.seqNum,
-        records=len(records),
+        seq_num=seq_num,
+        records=count,
         ndjson=ndjson,
         sha256=hashlib.sha256(ndjson).hexdigest(),
-        crc32=isal_zlib.crc32(ndjson),
+        crc32=zlib_ng.crc32(ndjson),
     )
+
+
+def _one_line_each(records: list[Raw]) -> bytes:
+    ndjson = io.BytesIO()
+    ndjson.writelines(
+        (msgspec.json.format(line, indent=-1) if b"\n" in line or b"\r" in line else line) + b"\n"
+        for line in map(bytes, records)
+    )
+    return ndjson.getvalue()
 
 
 _Request = TypeVar("_Request", SessionRequest, BatchRequest)
@@ -255,34 +319,36 @@ def _decode(decoder: "msgspec.json.Decoder[_Request]", body: bytes) -> _Request:
     except msgspec.ValidationError as error:
         _refuse_member(str(error))
     except msgspec.DecodeError:
-        _refuse_json(body.decode())
+        raise malformed.explain(body) from None
     except RecursionError:
-        raise errors.TooDeeplyNestedError(
-            "The JSON is nested too deeply. 500 levels are always accepted."
-        ) from None
+        raise malformed.too_deeply_nested() from None
 
 
 class _Member:
     """A member's name as a key that equals no other, so that none hides another."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.is_integer = name in _INTEGERS
+        self.name = name[:_LONGEST_NAME_KEPT]
 
 
 _INTEGERS: Final = frozenset({"seqNum", "totalRecord", "batchSize"})
+_LONGEST_NAME_KEPT: Final = 100
 
 
 def _check_members(body: bytes) -> None:
     """Refuse a member that is given twice, and an integer that is not plain digits (``-0``)."""
-    seen: set[str] = set()
+    seen: set[str | bytes] = set()
 
     def see(member: type[_Member], name: str) -> _Member:
-        if name in seen:
+        # A name may be as long as the body: one at a time is held, and of the others a digest.
+        key = name if len(name) <= _LONGEST_NAME_KEPT else hashlib.sha256(name.encode()).digest()
+        if key in seen:
             raise errors.RepeatedMemberError(
                 f"The member {name[:100]!r} is given twice. Give every member once.",
                 member=name[:100],
             )
-        seen.add(name)
+        seen.add(key)
         if len(seen) > limits.MAX_MEMBERS:
             raise errors.TooManyValuesError(
                 f"The body has more than {limits.MAX_MEMBERS} members. Send records in data.",
@@ -292,7 +358,7 @@ def _check_members(body: bytes) -> None:
 
     members = msgspec.json.decode(body, type=dict[_Member, Raw], dec_hook=see)
     for member, value in members.items():
-        if member.name in _INTEGERS and bytes(value) == b"-0":
+        if member.is_integer and bytes(value) == b"-0":
             _refuse_member(f"Expected plain digits, got -0 - at `$.{member.name}`")
 
 
@@ -324,43 +390,3 @@ def _refuse_member(reason: str) -> NoReturn:
         error, rule = _MEMBER_ERRORS[path[2]]
         raise error(f"{rule}. {path[1].replace('`', '')}.", member=path[2])
     raise errors.NotAnObjectError(f"The body must be a JSON object. {reason.replace('`', '')}.")
-
-
-_JSON_ERRORS: Final = (
-    ("Extra data", errors.TrailingTextError),
-    ("Invalid control character", errors.ControlCharacterError),
-    ("Unterminated string", errors.TruncatedJsonError),
-)
-
-
-# What can be left of a value whose end was cut off, from where json stumbles over it.
-_CUT: Final = re.compile(
-    r"\s*|t(ru?)?|f(a(ls?)?)?|n(ul?)?|-|\.|[eE][+-]?|\\?u?[0-9a-fA-F]{0,4}", re.ASCII
-)
-
-
-def _refuse_json(text: str) -> NoReturn:
-    """Say what is wrong with ``text``, which msgspec refused: json knows the line and column."""
-    try:
-        # Numbers stay text: json must not refuse, or spend time on, an integer of 5,000 digits.
-        json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise errors.TooDeeplyNestedError(
-            "The JSON is nested too deeply. 500 levels are always accepted."
-        ) from None
-    except json.JSONDecodeError as error:
-        place = {"line": error.lineno, "column": error.colno}
-        detail = f"{error.msg} at line {error.lineno}, column {error.colno}."
-        refusal = next((to for said, to in _JSON_ERRORS if error.msg.startswith(said)), None)
-        if refusal is None and _CUT.fullmatch(text, error.pos):
-            refusal = errors.TruncatedJsonError
-        raise (refusal or errors.MalformedJsonError)(detail, **place) from None
-    # json takes everything msgspec takes, and lone surrogates.
-    raise errors.LoneSurrogateError(
-        "A string holds a \\ud800 … \\udfff escape without its other half, which is no character"
-        " and cannot be stored as UTF-8. Send the pair, or U+FFFD."
-    )
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise errors.NotANumberError(f"{name} is not JSON. Send null, or a string.")

@@ -27,11 +27,13 @@ def no_second_look(patch: pytest.MonkeyPatch) -> None:
     """204 as soon as the batch is stored."""
 
     def receive(
-        sessions: Any, batches: Any, session_id: str, owner: str, batch: Any, clock: Any
-    ) -> None:
-        session = sessions.recall(session_id, owner, clock())
-        session.require_open(clock()).check_batch(batch.seq_num, batch.records)
+        sessions: Any, batches: Any, session_id: str, owner: str, read: Any, clock: Any
+    ) -> Any:
+        session = sessions.recall(session_id, owner, clock()).require_open(clock())
+        batch = read()
+        session.check_batch(batch.seq_num, batch.records)
         batches.put(session_id, batch)
+        return batch
 
     patch.setattr(protocol, "receive", receive)
 
@@ -40,12 +42,13 @@ def refused_batches_are_deleted(patch: pytest.MonkeyPatch) -> None:
     real = protocol.receive
 
     def receive(
-        sessions: Any, batches: Any, session_id: str, owner: str, batch: Any, clock: Any
-    ) -> None:
+        sessions: Any, batches: Any, session_id: str, owner: str, read: Any, clock: Any
+    ) -> Any:
         try:
-            real(sessions, batches, session_id, owner, batch, clock)
+            return real(sessions, batches, session_id, owner, read, clock)
         except errors.SessionFinishingError:
-            obstore.delete(batches._store, [batch_store.key(session_id, batch.seq_num)])  # noqa: SLF001
+            name = batch_store.key(session_id, read().seq_num)
+            obstore.delete(batches._store, [name])  # noqa: SLF001
             raise
 
     patch.setattr(protocol, "receive", receive)

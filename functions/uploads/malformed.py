@@ -1,0 +1,125 @@
+"""What is wrong with a body that is not JSON, and where. Pure.
+
+msgspec refuses such a body with a reason and the offset of a byte. Only the bytes around that one
+are looked at: no object is made of what the client sent, so that to refuse a body costs no more
+than to accept it.
+"""
+
+import re
+from typing import Final, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from uploads import errors
+
+_SCANNER: Final = msgspec.json.Decoder(Raw)
+"""Checks every byte and makes nothing of them."""
+
+_BEHIND: Final = b" " * 8
+"""Put behind a body, it tells one that was cut off from one that is wrong near its end: msgspec
+looks as far ahead as an escaped surrogate is long, and calls both truncated."""
+
+_REASON: Final = re.compile(r"JSON is malformed: (.*) \(byte ([0-9]+)\)")
+_TRUNCATED: Final = ""
+_NO_NAME: Final = "expected '\"'"
+_FALSE_PAIR: Final = "invalid utf-16 surrogate pair"
+_SURROGATES: Final = {_FALSE_PAIR, "unexpected end of hex escape"}
+_HIGH_SURROGATE: Final = re.compile(rb"\\u[dD][89abAB]")
+_ESCAPE_BYTES: Final = len(rb"\ud83d")
+_LITERALS: Final = (b"true", b"false", b"null")
+_CONSTANT: Final = re.compile(rb"NaN|-?Infinity")
+_CONTINUATION: Final = bytes(range(0x80, 0xC0))
+"""The bytes of UTF-8 that begin no character."""
+
+
+def explain(body: bytes) -> errors.MalformedJsonError:
+    """The error of ``body``, which is UTF-8 and was refused by msgspec as malformed."""
+    try:
+        reason, at = _scan([body, _BEHIND])
+    except RecursionError:
+        return too_deeply_nested()
+    if reason == "trailing characters":
+        return _error(errors.TrailingTextError, body, at - 1, "There is text after the JSON,")
+    if reason == _TRUNCATED or at >= len(body):
+        return _truncated(body)
+    if reason in _SURROGATES:
+        return _lone_surrogate(body, reason, at)
+    if reason == "invalid character":
+        return _invalid_character(body, at)
+    words = "expected a name in double quotes" if reason == _NO_NAME else reason
+    words = words[0].upper() + words[1:]
+    return _error(errors.MalformedJsonError, body, at, words)
+
+
+def too_deeply_nested() -> errors.TooDeeplyNestedError:
+    """The error of a body whose nesting msgspec does not follow to its end."""
+    return errors.TooDeeplyNestedError(
+        "The JSON is nested too deeply. 500 levels are always accepted."
+    )
+
+
+def _scan(pieces: list[bytes | memoryview]) -> tuple[str, int]:
+    """Why msgspec refuses the JSON in ``pieces``, and at which byte. Raises RecursionError."""
+    try:
+        _SCANNER.decode(b"".join(pieces))
+    except msgspec.DecodeError as error:
+        if found := _REASON.fullmatch(str(error)):
+            return found[1], int(found[2])
+    return _TRUNCATED, 0
+
+
+def _invalid_character(body: bytes, at: int) -> errors.MalformedJsonError:
+    """The error of a character that msgspec says nothing more about: in a string, or no value."""
+    if body[at] < ord(" ") and _is_in_string(body, at):
+        return _error(errors.ControlCharacterError, body, at, "Raw control character in a string")
+    # Of a literal, and of a negative number, msgspec names the second byte.
+    start = at - 1 if body[at - 1 : at] in {b"t", b"f", b"n", b"-"} else at
+    value = body[start : start + len(b"-Infinity")]
+    if any(literal.startswith(value) for literal in _LITERALS):
+        return _truncated(body)
+    if constant := _CONSTANT.match(value):
+        words = f"{constant[0].decode()} is not JSON. Send null, or a string. It stands"
+        return _error(errors.NotANumberError, body, start, words)
+    if value.startswith("\ufeff".encode()):
+        words = "JSON begins without a byte order mark. Got one"
+    else:
+        words = "Expected a value"
+    return _error(errors.MalformedJsonError, body, start, words)
+
+
+def _is_in_string(body: bytes, at: int) -> bool:
+    """Whether byte ``at``, the first that is wrong, is in a string: an escape would be right."""
+    reason, _ = _scan([memoryview(body)[:at], rb"\n"])
+    return reason == _TRUNCATED
+
+
+def _lone_surrogate(body: bytes, reason: str, at: int) -> errors.MalformedJsonError:
+    """The error of an escaped surrogate that ends, or whose false other half ends, at ``at``."""
+    if body[at:] == b"\\":
+        return _truncated(body)
+    start = at - _ESCAPE_BYTES
+    if reason == _FALSE_PAIR and _HIGH_SURROGATE.match(body, start - _ESCAPE_BYTES):
+        start -= _ESCAPE_BYTES
+    return _error(
+        errors.LoneSurrogateError,
+        body,
+        start,
+        "A string holds a \\ud800 … \\udfff escape without its other half, which is no character"
+        " and cannot be stored as UTF-8. Send the pair, or U+FFFD. It stands",
+    )
+
+
+def _truncated(body: bytes) -> errors.TruncatedJsonError:
+    return _error(errors.TruncatedJsonError, body, len(body), "The JSON ends too early,")
+
+
+_Error = TypeVar("_Error", bound=errors.MalformedJsonError)
+
+
+def _error(kind: type[_Error], body: bytes, at: int, words: str) -> _Error:
+    """An error that says where byte ``at`` is: line and column, in characters, from 1."""
+    line = body.count(b"\n", 0, at) + 1
+    start = body.rfind(b"\n", 0, at) + 1
+    column = len(body[start:at].translate(None, _CONTINUATION)) + 1
+    return kind(f"{words} at line {line}, column {column}.", line=line, column=column)
