@@ -28,11 +28,11 @@ def receive(
     read: "Callable[[], Batch]",
     clock: Clock,
 ) -> "Batch":
-    """Store the batch that ``read`` gives, and give it; to return is to promise that it is in the
-    object of any later ``Success``.
+    """Store the batch that ``read`` gives, and give it.
 
-    Nothing is read for whoever has no such session, or one that takes no batches. Raises what
-    refuses the batch. A refused one may be stored all the same, and is never deleted: an identical
+    To return is to promise that it is in the object of any later ``Success``. Nothing is read for
+    whoever has no such session, or one that takes no batches. Raises what refuses the batch. A
+    refused one may be stored all the same, and is never deleted: an identical
     one may have been promised meanwhile.
     """
     session = sessions.recall(session_id, owner, clock()).require_open(clock())

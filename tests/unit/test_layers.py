@@ -13,7 +13,7 @@ UPLOADS = FUNCTIONS / "uploads"
 MODULES = sorted(path.stem for path in UPLOADS.glob("*.py"))
 HANDLERS = sorted(path.stem for path in FUNCTIONS.glob("*.py"))
 
-PURE = ["errors", "gaps", "limits", "plan", "records", "session"]
+PURE = ["errors", "gaps", "limits", "malformed", "plan", "records", "session"]
 AWS = {"aiobotocore", "boto3", "botocore", "obstore", "s3transfer"}
 CATCH_CLIENT_ERRORS = {"merged_store", "session_store"}
 

@@ -1,0 +1,95 @@
+"""DEFLATE by hand: gzip that no compressor makes."""
+
+from functools import cache
+from typing import Final
+
+from zlib_ng import zlib_ng
+
+MIB: Final = 2**20
+HEADER: Final = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+
+
+def packed(content: bytes) -> bytes:
+    """One gzip member, made quickly."""
+    packer = zlib_ng.compressobj(1, zlib_ng.DEFLATED, 31)
+    return packer.compress(content) + packer.flush()
+
+
+@cache
+def bomb(mib: int) -> bytes:
+    """One gzip member of so many MiB of spaces: one compressed MiB, repeated."""
+    packer = zlib_ng.compressobj(9, zlib_ng.DEFLATED, -15)
+    block = packer.compress(b" " * MIB) + packer.flush(zlib_ng.Z_FULL_FLUSH)
+    crc = 0
+    for _ in range(mib):
+        crc = zlib_ng.crc32(b" " * MIB, crc)
+    end = b"\x03\0" + crc.to_bytes(4, "little") + (mib * MIB).to_bytes(4, "little")
+    return HEADER + block * mib + end
+
+
+class _Bits:
+    """Bits, the first in the lowest place."""
+
+    def __init__(self) -> None:
+        self.value = self.count = 0
+
+    def put(self, value: int, count: int) -> None:
+        self.value |= value << self.count
+        self.count += count
+
+    def code(self, code: int, count: int) -> None:
+        """A Huffman code: its first bit is its highest."""
+        for place in reversed(range(count)):
+            self.put(code >> place & 1, 1)
+
+    def repeated(self, size: int) -> bytes:
+        """Over and over, ``size`` bytes or a little less."""
+        period = self.value
+        count = self.count
+        while count % 8:
+            period |= self.value << count
+            count += self.count
+        return period.to_bytes(count // 8, "little") * (size // (count // 8))
+
+
+def fixed_blocks(size: int, literals: bytes = b"") -> bytes:
+    """So many bytes of blocks of the fixed codes, each with ``literals`` and no more."""
+    bits = _Bits()
+    bits.put(0b010, 3)
+    for literal in literals:
+        bits.code(0x30 + literal, 8)  # below 144
+    bits.code(0, 7)
+    return HEADER + bits.repeated(size)
+
+
+def dynamic_blocks(size: int) -> bytes:
+    """So many bytes of blocks with Huffman tables of their own, 286 codes each, and no content."""
+    bits = _Bits()
+    bits.put(0b100, 3)
+    bits.put(286 - 257, 5)
+    bits.put(1, 5)
+    # Lengths of code lengths: 1 bit for "again", 2 for 8, 3 for 9 and 1.
+    lengths = {16: 1, 8: 2, 9: 3, 1: 3}
+    order = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1]
+    bits.put(len(order) - 4, 4)
+    for symbol in order:
+        bits.put(lengths.get(symbol, 0), 3)
+    codes = {16: (0b0, 1), 8: (0b10, 2), 1: (0b110, 3), 9: (0b111, 3)}
+
+    def again(symbol: int, times: int) -> None:
+        bits.code(*codes[symbol])
+        left = times - 1
+        while left >= 3:
+            some = min(left, 6)
+            bits.code(*codes[16])
+            bits.put(some - 3, 2)
+            left -= some
+        for _ in range(left):
+            bits.code(*codes[symbol])
+
+    again(8, 226)
+    again(9, 60)
+    again(1, 2)
+    # The end of the block is symbol 256, the 31st of those with 9 bits.
+    bits.code((226 << 1) + 256 - 226, 9)
+    return HEADER + bits.repeated(size)

@@ -1,0 +1,172 @@
+"""What any request may cost, measured: the shipped handlers, each in the memory of its function."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import pytest
+
+from local import stack as local_stack
+from local.gateway import Gateway, Lambda
+from local.template import Template
+from tests.api import Answer, Api, in_process
+from tests.conftest import LocalStack
+from tests.hostile.deflate import packed
+from tests.hostile.function import Cost, Function
+from tests.hostile.requests import ACCEPTED, HOSTILE, Hostile
+
+MB = 1_000_000
+MOST_MEMORY = 700 * MB
+CPU_PER_MB = 0.150
+"""Seconds a MB: of what was sent or of what it inflates to, whichever is more, and at least one."""
+TIMES = 4
+"""A request that took longer is sent again, so often: a busy machine counts as CPU what is not."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A request, and what became of it."""
+
+    sent: int
+    """Bytes, as this and the next."""
+    inflated: int
+    answer: Answer
+    calls: Counter[str]
+    """To AWS."""
+    cost: Cost
+
+    @property
+    def says(self) -> str:
+        """The code of a refusal, or the status."""
+        problem = self.answer.status >= 400 and self.answer.code
+        return problem or str(self.answer.status)
+
+    @property
+    def mb(self) -> float:
+        return max(1, self.sent / MB, self.inflated / MB)
+
+    @property
+    def cpu_per_mb(self) -> float:
+        """Seconds."""
+        return self.cost.cpu / self.mb
+
+    def row(self, name: str) -> str:
+        calls = ", ".join(f"{count} {call}" for call, count in sorted(self.calls.items()))
+        return (
+            f"| {name} | {self.sent / MB:.3f} | {self.inflated / MB:.1f} |"
+            f" {self.cost.peak / MB:.0f} | {self.cost.cpu * 1000:.0f} |"
+            f" {self.cpu_per_mb * 1000:.1f} | {calls or 'none'} | {self.says} |"
+        )
+
+
+HEAD = """
+| request | MB sent | inflated | peak, MB | CPU, ms | per MB | calls | answer |
+|---|---|---|---|---|---|---|---|"""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The stack, and the same stack with each function in a process of its own."""
+
+    stack: LocalStack
+    functions: dict[str, Function]
+
+    @property
+    def near(self) -> Api:
+        """Sets things up."""
+        return Api(in_process(self.stack.gateway))
+
+    def session(self, kind: str) -> str:
+        """A session of that kind: its id."""
+        if kind in {"unknown", "create"}:
+            return "0" * 32
+        if kind == "no id":
+            return "f" * 31
+        if "finished" in kind:
+            session_id = self.near.create(0)
+            self.near.finish(session_id)
+            return session_id
+        session_id = self.near.create(2**40, 2**30 if kind == "strict" else None)
+        if kind == "aborted":
+            self.near.abort(session_id)
+        if kind == "expired":
+            self.stack.change(session_id, expiresAt=1)
+        return session_id
+
+    def send(self, hostile: Hostile, body: bytes) -> tuple[Answer, Counter[str], Cost]:
+        """Send ``body`` to a session that it has not been sent to."""
+        session_id = self.session(hostile.to)
+        path, name = {
+            "create": (Api.ROOT, "create"),
+            "finish a finished": (f"{Api.ROOT}/{session_id}/finish", "finish"),
+        }.get(hostile.to, (f"{Api.ROOT}/{session_id}", "batch"))
+        function = self.functions[name]
+        route = f"POST {path.replace(session_id, '{sessionId}')}"
+        gateway = Gateway({route: Lambda(function, timeout=29)}, integration_seconds=60)
+        with self.stack.aws.recording() as calls:
+            answer = in_process(gateway)("POST", path, body, hostile.headers)
+        for key in self.stack.stored_keys(session_id):
+            self.stack.s3.delete_object(Bucket=self.stack.batches_bucket, Key=key)
+        return answer, Counter(call.operation for call in calls), function.cost
+
+    def measure(self, hostile: Hostile) -> Measured:
+        """What ``hostile`` costs."""
+        body, inflated = hostile.body(), hostile.inflated
+        if inflated is None:
+            inflated = len(body)
+            if "content-encoding" in hostile.headers:
+                body = packed(body)
+        found = Measured(len(body), inflated, *self.send(hostile, body))
+        for _ in range(TIMES - 1):
+            if found.cost.cpu > CPU_PER_MB * found.mb:
+                again = self.send(hostile, body)[-1]
+                found = replace(found, cost=min(found.cost, again, key=lambda cost: cost.cpu))
+        return found
+
+
+@pytest.fixture(scope="module")
+def lab(stack: LocalStack) -> Iterator[Lab]:
+    template = Template.load(local_stack.TEMPLATE)
+    names = {"create": "POST /api/upload/sessions"}
+    names["batch"] = names["create"] + "/{sessionId}"
+    names["finish"] = names["batch"] + "/finish"
+    by_route = {route.key: route.function for route in template.routes}
+    with ExitStack() as functions:
+        yield Lab(
+            stack,
+            {
+                name: functions.enter_context(
+                    Function(by_route[route].handler, by_route[route].memory)
+                )
+                for name, route in names.items()
+            },
+        )
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, Measured]:
+    """What was measured."""
+    return {}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_request_is_answered_within_the_bounds(
+    lab: Lab, measured: dict[str, Measured], name: str
+) -> None:
+    hostile = HOSTILE[name]
+    found = measured[name] = lab.measure(hostile)
+    assert found.says == hostile.answer
+    assert found.calls == Counter(hostile.calls)
+    assert found.cost.peak <= MOST_MEMORY
+    assert found.cost.cpu <= CPU_PER_MB * found.mb
+
+
+def test_to_refuse_takes_no_more_than_to_accept(
+    measured: dict[str, Measured], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with capsys.disabled():
+        print(HEAD, *(found.row(name) for name, found in measured.items()), sep="\n")
+    accepted = [measured[name].cpu_per_mb for name in ACCEPTED]
+    refused = {name: found.cpu_per_mb for name, found in measured.items() if name not in ACCEPTED}
+    assert not {name: cpu for name, cpu in refused.items() if cpu > max(accepted)}
