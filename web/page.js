@@ -390,6 +390,7 @@ async function entryOf(file, isNew = false) {
   upload.addEventListener("state", () => {
     remember(entry);
     if (shown === entry) showState();
+    else if (shown) showPrimary();
     showFiles();
   });
   upload.addEventListener("progress", mine(showSoon));
@@ -547,7 +548,7 @@ function primary() {
   const now = /** @type {Upload} */ (upload);
   const { state, error } = now;
   if (state === "ready" && isSending) return ["Waiting for its turn", null];
-  if (state === "ready" && others().length) return [`Upload all ${others().length + 1} files`, sendAll];
+  if (state === "ready" && others().length) return [`Upload ${others().length + 1} files`, sendAll];
   if (state === "ready" && now.saved) return ["Continue the upload", sendAll];
   if (state === "ready") return [`Upload ${many(now.records, "record")}`, sendAll];
   if (state === "sending") return ["Pause", () => now.pause()];
@@ -603,10 +604,7 @@ function showState() {
     isScanned && now.blank > 0 && `${many(now.blank, "blank line")} left out`,
   ];
   get("about").textContent = facts.filter(Boolean).join(" · ");
-  const [label, act] = primary();
-  get("primary").textContent = label;
-  get("primary").setAttribute("aria-disabled", String(!act));
-  get("primary").hidden = state === "finished";
+  const act = showPrimary();
   get("check").hidden = state !== "paused";
   get("cancel").hidden = !["new", "scanning"].includes(state) && !(state === "ready" && entries.length > 1);
   get("cancel").textContent = state === "ready" ? "Take off the list" : "Cancel";
@@ -625,6 +623,15 @@ function showState() {
   map.show(now.batches);
   show();
   say();
+}
+
+/** Gives what the button does. */
+function showPrimary() {
+  const [label, act] = primary();
+  get("primary").textContent = label;
+  get("primary").setAttribute("aria-disabled", String(!act));
+  get("primary").hidden = upload?.state === "finished";
+  return act;
 }
 
 /** The list of files, where there are several. */
@@ -729,9 +736,9 @@ function alertText() {
     return ["warning", "The merge has failed. What was sent is stored.", result.detail ?? ""];
   }
   if (state === "incomplete") return ["warning", "The service does not have everything yet.", result.detail ?? ""];
-  if (state === "finishing") return ["note", "All records are sent.", "The service checks that nothing is missing, and merges them."];
   if (state === "aborted") return ["note", "The upload was aborted.", "What had been sent is deleted."];
   if (trouble) return ["warning", TITLES[trouble.code] ?? TITLES[trouble.status] ?? "The service has a fault.", `${trouble.message} It is tried again.`];
+  if (state === "finishing") return ["note", "All records are sent.", "The service checks that nothing is missing, and merges them."];
   if (state === "ready" && saved) {
     const stored = progress.stored ? ` ${count.format(progress.stored)} of ${many(progress.batches, "batch")} are stored.` : "";
     return ["note", "This upload was begun before.", `It is the same file.${stored} Only what the service does not have is sent.`];

@@ -40,6 +40,7 @@ class Instead(NamedTuple):
     """0 breaks the connection off."""
     headers: tuple[tuple[str, str], ...] = ()
     body: object = None
+    """JSON; or HTML, as bytes."""
 
 
 class Front:
@@ -50,6 +51,9 @@ class Front:
         self._lock = threading.Lock()
         self._may_pass = threading.Event()
         self._hold_after = 10**9
+        self._held = 0
+        self.most_held = 0
+        """The most batches that were on their way at a time."""
         self.seen: list[Seen] = []
         self.instead: Callable[[str, int], Instead | None] = lambda _route, _count: None
         """Of a route and the count of all requests so far."""
@@ -67,14 +71,23 @@ class Front:
             if self.batches > self._hold_after:
                 self._may_pass.clear()
         if _BATCH.fullmatch(route):
+            with self._lock:
+                self._held += 1
+                self.most_held = max(self.most_held, self._held)
             self._may_pass.wait(60)
+            with self._lock:
+                self._held -= 1
         if instead is None:
             return self._app(environ, start_response)
         if not instead.status:
             raise ConnectionAbortedError
-        headers = [("Content-Type", "application/json"), *instead.headers]
+        is_html = isinstance(instead.body, bytes)
+        kind = "text/html; charset=utf-8" if is_html else "application/json"
+        headers = [("Content-Type", kind), *instead.headers]
         start_response(f"{instead.status} {HTTPStatus(instead.status).phrase}", headers)
-        return [json.dumps(instead.body).encode()]
+        return [
+            instead.body if isinstance(instead.body, bytes) else json.dumps(instead.body).encode()
+        ]
 
     @property
     def batches(self) -> int:
