@@ -15,8 +15,6 @@ from tests.aws import Aws, Call
 from uploads.batch_store import key
 from uploads.records import BATCH_MEDIA_TYPE
 
-DYNAMODB = {"PutItem", "GetItem", "UpdateItem"}
-
 
 def counted(calls: list[Call]) -> Counter[str]:
     return Counter(call.operation for call in calls)
@@ -201,5 +199,5 @@ def test_a_stranger_costs_what_an_unknown_id_costs(api: Api, aws: Aws) -> None:
     for act in (api.status, api.file, api.finish, api.abort, lambda s: api.batch(s, 0, [1])):
         with aws.recording() as calls:
             assert act("0" * 32).code == "session_not_found"
-        assert len(calls) == 1
-        assert calls[0].operation in DYNAMODB
+        # What refuses a write comes with it from DynamoDB; elsewhere it may have to be read.
+        assert counted(calls) in ({"GetItem": 1}, {"UpdateItem": 1, "GetItem": 1})

@@ -1,5 +1,6 @@
 """Calls that fail, before or after they took effect, and attempts that die: the same end state."""
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -335,3 +336,39 @@ def test_a_delayed_duplicate_of_a_seal_cannot_lose_a_batch(
     lease_over(stack, session_id)
     assert api.finish(session_id).json["validationResult"] == "Success"
     assert stack.merged(session_id) == b"0\n1\n"
+
+
+def test_what_refuses_a_write_is_read_where_the_answer_lacks_it(
+    api: Api, aws: Aws, stack: Stack
+) -> None:
+    """Other stores than DynamoDB give no old item with a failed condition."""
+
+    def without_item(_: Call, forward: Callable[[], Answer]) -> Answer:
+        answer = forward()
+        if b"ConditionalCheckFailed" not in answer.body:
+            return answer
+        body = {key: value for key, value in json.loads(answer.body).items() if key != "Item"}
+        headers = [(name, value) for name, value in answer.headers if "crc32" not in name.lower()]
+        return Answer(answer.status, headers, json.dumps(body).encode())
+
+    session_id, other, open_one = ready(api), ready(api), ready(api, 1)
+    with aws.handled(without_item):
+        first = api.finish(session_id)
+        assert first.json["validationResult"] == "Success"
+        assert api.finish(session_id).json == first.json
+        assert api.abort(session_id).code == "session_finished"
+        assert api.abort(other).status == api.abort(other).status == 204
+        assert api.finish(other).code == "session_aborted"
+        assert api.finish("0" * 32).code == "session_not_found"
+        stack.change(open_one, state="FINISHING", leaseUntil=int(time.time()) + 60)
+        assert api.finish(open_one).status == 202
+
+    def lost_once(call: Call, forward: Callable[[], Answer]) -> Answer:
+        answer = without_item(call, forward)
+        if call.operation == "PutItem" and answer.status.startswith("200"):
+            raise ConnectionResetError
+        return answer
+
+    with aws.handled(lost_once), aws.recording() as calls:
+        assert api.status(api.create(1)).json["state"] == "OPEN"
+    assert [call.operation for call in calls][:3] == ["PutItem", "PutItem", "GetItem"]
