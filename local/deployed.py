@@ -33,7 +33,9 @@ LOG: Final = HOME / "ministack.log"
 CERTIFICATE: Final = HOME / "tmp" / "ministack-tls" / "server.crt"
 NAME: Final = "gapless"
 REGION: Final = "us-east-1"
-START_SECONDS: Final = 60
+EMULATOR: Final = sam.ROOT / "local" / "emulated_aws.py"
+START_SECONDS: Final = 300
+STOP_SECONDS: Final = 60
 LACKS: Final = {
     "odd paths": "signatures of paths with escaped dots and line ends are judged otherwise there",
     "gateway limits": "requests of any size are handed to the functions",
@@ -123,10 +125,13 @@ def down() -> None:
         delete(NAME)
     with suppress(FileNotFoundError, ProcessLookupError):
         process = int((HOME / "pid").read_text())
-        os.kill(process, signal.SIGTERM)
-        # It clears up after itself; when it is gone there is no such process.
-        for _ in range(100):
-            os.kill(process, 0)
+        # It clears up after itself. Another process may have got its number since it ended.
+        if _is_ministack(process):
+            os.kill(process, signal.SIGTERM)
+        until = time.monotonic() + STOP_SECONDS
+        while _is_ministack(process):
+            if time.monotonic() > until:
+                os.kill(process, signal.SIGKILL)
             time.sleep(0.1)
     for path in HOME.glob("*"):
         if path.name != "venv":
@@ -209,7 +214,7 @@ def _start_ministack() -> None:
     print("Starting MiniStack …", flush=True)
     with LOG.open("w") as log:
         process = subprocess.Popen(
-            [HOME / "venv" / "bin" / "python", "-P", sam.ROOT / "local" / "emulated_aws.py"],
+            [HOME / "venv" / "bin" / "python", "-P", EMULATOR],
             env=environ,
             cwd=HOME,
             stdin=subprocess.DEVNULL,
@@ -225,11 +230,21 @@ def _start_ministack() -> None:
         time.sleep(0.2)
 
 
+def _is_ministack(process: int) -> bool:
+    """Whether that is a process, and ours."""
+    if Path("/proc/self").exists():
+        command = Path(f"/proc/{process}/cmdline").read_text()
+    else:
+        ps = ["ps", "-o", "command=", "-p", str(process)]
+        command = subprocess.run(ps, capture_output=True, text=True, check=False).stdout
+    return str(EMULATOR) in command
+
+
 def _answers() -> bool:
     with suppress(OSError):
         context = ssl.create_default_context(cafile=CERTIFICATE)
         url = f"https://localhost:{port()}/_ministack/health"
-        with urllib.request.urlopen(url, timeout=5, context=context) as answer:
+        with urllib.request.urlopen(url, timeout=60, context=context) as answer:
             return bool(answer.status == 200)  # noqa: PLR2004
     return False
 

@@ -70,7 +70,7 @@ def over_http(url: str) -> Send:
     host = urlsplit(url).netloc
 
     def send(method: str, path: str, body: bytes, headers: Headers) -> Answer:
-        connection = HTTPConnection(host, timeout=120)
+        connection = HTTPConnection(host, timeout=300)
         try:
             connection.request(method, path, body or None, dict(headers))
             response = connection.getresponse()
@@ -98,7 +98,7 @@ def deployed(stack: Mapping[str, Any]) -> Send:
         prepared = requests.Request(method, request.url, dict(request.headers), data=body).prepare()
         # Ids with dots and escapes must arrive as they are.
         prepared.url = request.url
-        response = http.send(prepared, allow_redirects=False, timeout=120)
+        response = http.send(prepared, allow_redirects=False, timeout=300)
         named = {name.lower(): value for name, value in response.headers.items()}
         return Answer(response.status_code, named, response.content)
 

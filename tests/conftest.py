@@ -168,7 +168,7 @@ def download() -> Callable[[str], bytes]:
     """Follows a link to a merged object."""
 
     def get(url: str) -> bytes:
-        answer = requests.get(url, verify=DEPLOYED.get("ca", True), timeout=60)
+        answer = requests.get(url, verify=DEPLOYED.get("ca", True), timeout=300)
         answer.raise_for_status()
         return answer.content
 

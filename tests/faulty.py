@@ -40,8 +40,8 @@ class Faulty:
 
     def __post_init__(self) -> None:
         self.seen: Counter[str] = Counter()
-        """How many of each fault there were, and of each status of the upstream."""
-        self._chance = Random(self.seed)
+        """How many of each fault there were, and of each status and problem of the upstream."""
+        self._draw = Random(self.seed)
         self._lock = threading.Lock()
         proxy = self
 
@@ -59,8 +59,8 @@ class Faulty:
     def draw(self) -> tuple[str, float]:
         """What becomes of the next request, and how long it waits before."""
         with self._lock:
-            chance, fault, share = self._chance, self._chance.choice(FAULTS), self._chance.random()
-            return (fault if share < self.rate else ""), self.latency * chance.random()
+            fault, share, wait = self._draw.choice(FAULTS), self._draw.random(), self._draw.random()
+        return (fault if share < self.rate else ""), self.latency * wait
 
     def note(self, what: str) -> None:
         """Count it."""
@@ -135,18 +135,15 @@ class _Handler(BaseHTTPRequestHandler):
                     connection.putheader(name, value)
             connection.endheaders(body or None)
             answer = connection.getresponse()
-            self.note(str(answer.status))
-            if answer.status >= 500:
-                content = answer.read()
-                code = json.loads(content).get("code", "") if content[:1] == b"{" else ""
-                self.note(f"{answer.status} {code}")
-                return Answer(f"{answer.status} {answer.reason}", answer.getheaders(), content)
-            return Answer(f"{answer.status} {answer.reason}", answer.getheaders(), answer.read())
+            content = answer.read()
         except (OSError, HTTPException):
             self.note("no answer")
             return Answer("502 Bad Gateway", [], b"")
         finally:
             connection.close()
+        code = json.loads(content).get("code", "") if content.startswith(b"{") else ""
+        self.note(f"{answer.status} {code}".strip())
+        return Answer(f"{answer.status} {answer.reason}", answer.getheaders(), content)
 
     def _answer(self, answer: Answer, *, half: bool) -> None:
         status, _, reason = answer.status.partition(" ")

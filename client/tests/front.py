@@ -106,7 +106,7 @@ class Front:
             for name in names
             if environ.get(name)
         }
-        connection = HTTPConnection(self.upstream, timeout=60)
+        connection = HTTPConnection(self.upstream, timeout=300)
         connection.request(seen.method, seen.path, seen.body or None, headers)
         response = connection.getresponse()
         kept = {"content-type", "retry-after", "location"}
@@ -118,7 +118,7 @@ class Front:
     def quiet(self) -> None:
         """Wait until nothing is under way."""
         with self._change:
-            assert self._change.wait_for(lambda: not self._running, timeout=60)
+            assert self._change.wait_for(lambda: not self._running, timeout=300)
 
     def batches(self) -> list[int]:
         """The batches that were stored, as often as they were."""
@@ -142,7 +142,7 @@ def gapless_command(*arguments: object) -> list[str]:
 def run(*arguments: object, expect: int = 0, stdin: bytes = b"") -> tuple[str, str]:
     """Run the command to its end; gives its output and what it says beside."""
     done = subprocess.run(
-        gapless_command(*arguments), input=stdin, capture_output=True, timeout=120, check=False
+        gapless_command(*arguments), input=stdin, capture_output=True, timeout=300, check=False
     )
     assert done.returncode == expect, (done.returncode, done.stdout, done.stderr)
     return done.stdout.decode(), done.stderr.decode()

@@ -39,7 +39,7 @@ def service() -> Iterator[str]:
 def conformance(*arguments: str) -> tuple[int, str, str]:
     """Run the command."""
     command = [sys.executable, "-c", "from gapless.cli import main; main()", "conformance"]
-    done = subprocess.run([*command, *arguments], capture_output=True, timeout=240, check=False)
+    done = subprocess.run([*command, *arguments], capture_output=True, timeout=500, check=False)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 

@@ -499,7 +499,7 @@ def test_the_memory_it_takes_has_a_bound(front: Front, folder: Path) -> None:
         [sys.executable, "-c", measure, "upload", "in.ndjson.gz"],
         capture_output=True,
         check=True,
-        timeout=120,
+        timeout=300,
     )
     peak = int(done.stdout.split()[-1]) * 1024
     (folder / "peak").write_text(str(peak))

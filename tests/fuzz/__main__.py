@@ -9,6 +9,7 @@ atheris has no wheel, the same targets get random mutations, without that feedba
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -33,10 +34,13 @@ else:
     ):
         from tests.fuzz.targets import TARGETS
 
+MORE: Final = "FUZZ_SECONDS" in os.environ
+"""Whether more is asked for than the usual run."""
+
 MEMORY_MB: Final = 700
 """What a run of a target may take: the largest batch inflated, and its reference."""
 
-ONE_INPUT_SECONDS: Final = 10
+ONE_INPUT_SECONDS: Final = 120
 
 
 def main() -> None:
@@ -83,7 +87,11 @@ def fuzz_all() -> int:
 
 def fuzz(name: str, seconds: float) -> None:
     """Run one target; does not return."""
-    for folder in (BUILD / "corpus" / name, BUILD / "crashes"):
+    # The usual run takes nothing from an earlier one; who asks for more goes on from there.
+    corpus = BUILD / ("corpus" if MORE else "usual") / name
+    if not MORE:
+        shutil.rmtree(corpus, ignore_errors=True)
+    for folder in (corpus, BUILD / "crashes"):
         folder.mkdir(parents=True, exist_ok=True)
     if atheris is None:
         _mutate(name, seconds)
@@ -91,13 +99,13 @@ def fuzz(name: str, seconds: float) -> None:
     arguments = [
         sys.argv[0],
         f"-max_total_time={max(1, round(seconds))}",
-        # The same way every time, or (0) a way of its own for who asks for more.
-        f"-seed={0 if 'FUZZ_SECONDS' in os.environ else 1}",
+        # The same way every time, or (0) a way of its own.
+        f"-seed={0 if MORE else 1}",
         f"-rss_limit_mb={MEMORY_MB}",
         f"-timeout={ONE_INPUT_SECONDS}",
         f"-artifact_prefix={BUILD / 'crashes' / name}-",
         "-print_final_stats=1",
-        str(BUILD / "corpus" / name),
+        str(corpus),
         str(CORPUS / name),
     ]
 

@@ -229,7 +229,7 @@ class AnsweredTooLate(Fault):
         return forward()
 
 
-_PATIENCE_SECONDS: Final = 10
+_PATIENCE_SECONDS: Final = 300
 
 ALWAYS: Final[Sequence[type[Fault]]] = (Lost, Dies)
 BY_TURNS: Final[Sequence[type[Fault]]] = (

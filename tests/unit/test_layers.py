@@ -155,7 +155,7 @@ print("\\n".join(sys.modules))
 def loaded(*modules: str) -> set[str]:
     """What is in ``sys.modules`` of a fresh interpreter after importing ``modules``."""
     command = [sys.executable, "-c", LOADED, str(FUNCTIONS), *modules]
-    done = subprocess.run(command, capture_output=True, check=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
     return set(done.stdout.split())
 
 

@@ -1023,7 +1023,7 @@ def test_the_largest_inflated_body_fits_the_functions_memory(
         input=packed,
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-300:]
     assert done.stdout.strip()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from local.gateway import wsgi
 from local.server import Server, with_files
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 WEB = Path(__file__).parents[2] / "web"
 CHROMIUM = shutil.which("chromium")
+PATIENCE_SECONDS = 300
+"""However busy this machine is, what a test waits for has happened by then."""
+expect.set_options(timeout=PATIENCE_SECONDS * 1_000)
 _BATCH = re.compile(r"POST /api/upload/sessions/\w+")
 
 
@@ -74,7 +77,7 @@ class Front:
             with self._lock:
                 self._held += 1
                 self.most_held = max(self.most_held, self._held)
-            self._may_pass.wait(60)
+            self._may_pass.wait(PATIENCE_SECONDS)
             with self._lock:
                 self._held -= 1
         if instead is None:
@@ -132,7 +135,7 @@ def url(front: Front) -> Iterator[str]:
 def page(browser: Browser, url: str) -> Iterator[Page]:
     """The page, which may neither log an error nor break its Content-Security-Policy."""
     context = browser.new_context(base_url=url, viewport={"width": 1120, "height": 900})
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(PATIENCE_SECONDS * 1_000)
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
