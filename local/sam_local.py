@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection
+from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Final
@@ -233,12 +234,16 @@ def _host_seen_from(image: str) -> str:
     gateway of its bridge.
     """
     look = f"import socket; print(socket.gethostbyname('{_HOST_NAME}'))"
-    return _done(
+    found = _done(
         _docker(
             *("run", "--rm", f"--add-host={_HOST_NAME}:host-gateway"),
             *("--entrypoint", f"/var/lang/bin/{RUNTIME}", image, "-c", look),
         )
     )
+    try:
+        return str(ip_address(found))
+    except ValueError:
+        raise StartError(f"a container has no address of this machine, but {found!r}") from None
 
 
 def _serve_moto(host: str) -> Server:
