@@ -17,6 +17,8 @@ def build(wiring: Wiring) -> Handler:
     def run(request: Request) -> Answer:
         session_id = request.session_id
         seconds_left = request.context.get_remaining_time_in_millis() / 1000
+        # A local run has more, and takes the lease on while it merges.
+        seconds_left = min(seconds_left, limits.FINISH_SECONDS)
         outcome = finish(session_id, request.owner, seconds_left)
         if outcome.result is None:
             return answer(

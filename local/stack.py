@@ -1,13 +1,18 @@
 """The stack of ``template.yaml`` with the handlers that are deployed, in this process."""
 
+import os
 import sys
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
-from local.gateway import Gateway, Lambda
+from local.gateway import Context, Event, Gateway, Lambda
 from local.template import Template
+
+Handler = Callable[[Event, Context], object]
 
 TEMPLATE: Final = Path(__file__).parents[1] / "template.yaml"
 
@@ -15,12 +20,20 @@ LOCAL_VALUES: Final = {
     "SessionsTable": "gapless-sessions",
     "BatchesBucket": "gapless-batches",
     "MergedBucket": "gapless-merged",
-    # Nothing runs it here: every merge is made in line, however long it is.
+    # Nothing runs it here: a finish makes every merge itself, however long it takes.
     "MergeStateMachine": "",
     "AuthMode": "NONE",
     "AWS::StackName": "gapless",
 }
 """What the template's references and parameters stand for in a local run."""
+
+MERGE_SECONDS: Final = 12 * 3600
+"""How long a finish may take here: as long as a long merge may when it is deployed. The gateway
+answers 503 after 30 s, as there, and the client asks again."""
+
+RENEWAL_SECONDS: Final = 10
+"""How often such a finish takes its lease on: three times before it runs out. Where this process is
+ended, its sessions are free again half a minute later."""
 
 
 def set_environment(template: Template, environ: MutableMapping[str, str]) -> None:
@@ -39,10 +52,42 @@ def load_gateway(template: Template) -> Gateway:
     for route in template.routes:
         function = route.function
         module, _, name = function.handler.rpartition(".")
-        routes[route.key] = Lambda(
-            handler=getattr(import_module(module), name),
-            name=function.name,
-            timeout=function.timeout,
-            memory=function.memory,
-        )
+        handler, timeout = getattr(import_module(module), name), function.timeout
+        if module == "finish":
+            handler, timeout = _unhurried(handler), MERGE_SECONDS
+        routes[route.key] = Lambda(handler, function.name, timeout, function.memory)
     return Gateway(routes)
+
+
+def _unhurried(finish: Handler) -> Handler:
+    """The handler of finish, whose session nobody takes over while it works."""
+    from uploads import limits  # noqa: PLC0415 - on the path only now
+    from uploads.config import Config  # noqa: PLC0415
+    from uploads.http import Request  # noqa: PLC0415
+    from uploads.session import State  # noqa: PLC0415
+    from uploads.wiring import Wiring  # noqa: PLC0415
+
+    wiring = Wiring(Config.from_env(os.environ))
+
+    def renew(request: Request, done: threading.Event) -> None:
+        while not done.wait(RENEWAL_SECONDS):
+            with suppress(Exception):  # there are two more before the lease has run out
+                session = wiring.sessions.get(request.session_id, request.owner)
+                if session.state is State.FINISHING:
+                    wiring.sessions.lease(
+                        session.session_id,
+                        session.owner,
+                        session.attempt,
+                        wiring.clock() + limits.FINISH_SECONDS + limits.LEASE_MARGIN_SECONDS,
+                    )
+
+    def run(event: Event, context: Context) -> object:
+        done = threading.Event()
+        request = Request(event, cast("Any", context), wiring.config.auth_mode)
+        threading.Thread(target=renew, args=(request, done), daemon=True).start()
+        try:
+            return finish(event, context)
+        finally:
+            done.set()
+
+    return run

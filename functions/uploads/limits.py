@@ -94,6 +94,10 @@ TASK_LEASE_SECONDS: Final = 360
 """How long each task of a long merge holds the session: its function's 300 s (``template.yaml``),
 and a minute for the next one to begin."""
 
+FINISH_SECONDS: Final = 29
+"""How long a finish has at most: the time-out of its function (``template.yaml``), a second less
+than API Gateway waits."""
+
 LEASE_MARGIN_SECONDS: Final = 3
 """How long a finish keeps its lease after its own invocation must have ended."""
 

@@ -1,0 +1,78 @@
+"""A merge that takes longer than API Gateway waits ends in a local run, too."""
+
+import threading
+import time
+from collections.abc import Callable
+from itertools import count
+
+import pytest
+
+from local import stack as local_stack
+from local.gateway import Gateway
+from local.template import Template
+from tests.api import Api, in_process
+from tests.aws import Answer, Aws, Call
+from tests.conftest import LocalStack
+
+
+@pytest.fixture
+def hasty(local: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Api:
+    """The local API behind a gateway that waits a moment, where 30 s are over at once."""
+    monkeypatch.setattr(local_stack, "RENEWAL_SECONDS", 0.02)
+    routes = local_stack.load_gateway(Template.load(local_stack.TEMPLATE)).routes
+    assert local.gateway.routes.keys() == routes.keys()
+    return Api(in_process(Gateway(routes, integration_seconds=0.2)))
+
+
+@pytest.mark.parametrize("batch_size", [None, 1], ids=["flexible", "strict"])
+def test_a_merge_that_outlives_the_gateway_and_its_lease_ends(
+    api: Api, hasty: Api, aws: Aws, local: LocalStack, batch_size: int | None
+) -> None:
+    session_id = api.create(3, batch_size)
+    for seq_num in range(3):
+        assert api.batch(session_id, seq_num, [seq_num]).status == 204
+    storage_answers = threading.Event()
+
+    def slow(call: Call, forward: Callable[[], Answer]) -> Answer:
+        if call.operation == "GetObject":
+            storage_answers.wait(60)
+        return forward()
+
+    with aws.handled(slow):
+        assert hasty.finish(session_id).status == 503
+        for _ in range(3):
+            # As if the time of an invocation at AWS, and the lease with it, were over.
+            past = int(time.time()) - 1
+            local.change(session_id, leaseUntil=past)
+            renewed = next(_ for _ in count() if local.item(session_id)["leaseUntil"] > past)
+            assert renewed is not None
+            # The client asks again, and nobody takes the session over.
+            assert hasty.finish(session_id).status == 202
+            assert local.item(session_id)["attempt"] == 1
+        storage_answers.set()
+        polled = (api.finish(session_id) for _ in count())
+        result = next(answer for answer in polled if answer.status != 202)
+    assert result.json["validationResult"] == "Success"
+    assert local.item(session_id)["attempt"] == 1
+    assert local.merged(session_id) == b"0\n1\n2\n"
+
+
+def test_a_local_finish_has_the_time_of_a_long_merge_and_no_longer_lease(
+    api: Api, local: LocalStack, aws: Aws
+) -> None:
+    """Where the process is killed, the session is free again after half a minute."""
+    (finish,) = (made for key, made in local.gateway.routes.items() if key.endswith("/finish"))
+    assert finish.timeout == 12 * 3600
+    session_id = api.create(1)
+    api.batch(session_id, 0, [0])
+    leases: list[int] = []
+
+    def look(call: Call, forward: Callable[[], Answer]) -> Answer:
+        if call.operation == "ListObjectsV2":
+            leases.append(int(local.item(session_id)["leaseUntil"]))
+        return forward()
+
+    with aws.handled(look):
+        assert api.finish(session_id).json["validationResult"] == "Success"
+    (until,) = leases
+    assert until - local.item(session_id)["createdAt"] < 12 * 60
