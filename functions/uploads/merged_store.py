@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 from botocore.exceptions import ClientError, HTTPClientError
-from zlib_ng import zlib_ng
+from isal import isal_zlib
 
 from uploads import batch_store, errors, limits
 from uploads.batch_store import BatchFacts, BatchStore
@@ -66,7 +66,7 @@ class Content:
         return type(self)(
             self.records + other.records,
             self.bytes + other.bytes,
-            zlib_ng.crc32_combine(self.crc32, other.crc32, other.bytes),
+            isal_zlib.crc32_combine(self.crc32, other.crc32, other.bytes),
         )
 
     @property

@@ -9,18 +9,19 @@ import base64
 import binascii
 import codecs
 import hashlib
+import math
 import re
+import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final, NoReturn, TypeVar, cast
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import msgspec
+from isal import isal_zlib
 from msgspec import Meta, Raw, Struct
-from zlib_ng import zlib_ng
 
 from uploads import errors, limits, malformed
-
-_GzipError = cast("type[Exception]", zlib_ng.error)  # typed as an instance
 
 BATCH_MEDIA_TYPE: Final = "application/vnd.gapless.batch+json"
 """The media type under which API Gateway hands a body on untouched."""
@@ -192,9 +193,22 @@ def inflate(compressed: bytes, most: int = limits.MAX_INFLATED_BYTES) -> bytes:
     Inflating stops at the limit, and where what was read has brought too little: so neither what a
     body inflates to, nor members and blocks that hold next to nothing, can make it dear.
     """
+    try:
+        return _inflate(compressed, most, isal_zlib, limits.INFLATE_SECONDS_PER_BYTE)
+    except _SlowError:
+        return _inflate(compressed, most, zlib, math.inf)
+
+
+class _SlowError(Exception):
+    """A body was made of blocks that isal takes long for, and zlib does not."""
+
+
+def _inflate(compressed: bytes, most: int, codec: Any, seconds_per_byte: float) -> bytes:  # noqa: ANN401
+    """The same, with a module like zlib. Raises _SlowError."""
     view = memoryview(compressed)
     pieces: list[bytes] = []
     size = at = 0
+    begun = time.thread_time()
     while at < len(view) or not pieces:
         if not _begins_as_gzip(view[at:]):
             raise _no_gzip(
@@ -202,7 +216,7 @@ def inflate(compressed: bytes, most: int = limits.MAX_INFLATED_BYTES) -> bytes:
                 if at
                 else "it does not begin as gzip does"
             )
-        member = zlib_ng.decompressobj(wbits=31)
+        member = codec.decompressobj(wbits=31)
         while not member.eof:
             if at == len(view):
                 raise errors.TruncatedGzipError(
@@ -211,7 +225,7 @@ def inflate(compressed: bytes, most: int = limits.MAX_INFLATED_BYTES) -> bytes:
             piece = view[at : at + (_PIECE_BYTES if pieces else _FIRST_PIECE_BYTES)]
             try:
                 pieces.append(member.decompress(piece, most + 1 - size))
-            except _GzipError as error:
+            except codec.error as error:
                 raise _no_gzip(f"it is damaged ({error})") from None
             size += len(pieces[-1])
             at += len(piece) - len(member.unused_data)
@@ -222,6 +236,8 @@ def inflate(compressed: bytes, most: int = limits.MAX_INFLATED_BYTES) -> bytes:
                 )
             if 8 * (at - limits.MAX_GZIP_OVERHEAD_BYTES) > 9 * size:
                 raise _no_gzip("it is larger than what it holds. Compress the JSON as one member")
+            if time.thread_time() - begun > seconds_per_byte * (size + _FIRST_PIECE_BYTES):
+                raise _SlowError
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
@@ -291,7 +307,8 @@ def read_batch(body: bytes) -> Batch:
         and body.endswith(_USUAL_TAIL)
         and len(body) == head.end() + len(ndjson) - 1 + len(_USUAL_TAIL)
     )
-    if _has_spread(ndjson, count):
+    # Nearly every body is on one line, which is seen more quickly than lines are counted.
+    if (b"\n" in body or b"\r" in body) and _has_spread(ndjson, count):
         ndjson = _one_line_each(request.data)
     # What marks each record takes many times the memory of a short one.
     del request
@@ -302,7 +319,7 @@ def read_batch(body: bytes) -> Batch:
         records=count,
         ndjson=ndjson,
         sha256=hashlib.sha256(ndjson).hexdigest(),
-        crc32=zlib_ng.crc32(ndjson),
+        crc32=isal_zlib.crc32(ndjson),
     )
 
 
