@@ -57,7 +57,7 @@ class Stub(httpx.AsyncBaseTransport):
                 self.batches.append(request.read())
             return httpx.Response(204)
         limits = {"maxBodyBytes": 4_500_000, "maxInflatedBytes": 2**26, "maxSeqNum": 99_999}
-        created = {"sessionId": SESSION, "expiresAt": "", "limits": limits}
+        created = {"sessionId": SESSION, "expiresAt": "2026-01-01T00:00:00Z", "limits": limits}
         return httpx.Response(201, json=created)
 
 
