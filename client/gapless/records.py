@@ -122,7 +122,7 @@ class Reader:
         self._largest = largest
         self._fits = fits
         self._line = 1
-        """Where the content begins."""
+        """Where the content begins; of NDJSON, where what was not read yet does."""
         self._records = 0
         self._listed = False
         """Whether an array holds the records."""
@@ -204,19 +204,19 @@ class Reader:
             )
 
     def _lines(self, blocks: Iterable[bytes]) -> Iterator[Chunk]:
-        line = self._line
-        for chunk in _whole_lines(blocks, line):
+        for chunk in _whole_lines(blocks, lambda: self._line):
             found = _values(chunk)
+            count = chunk.count(b"\n")
             # Where the records, each with its line end, are all there is, and as many as there are
             # line ends, there is one on every line.
-            plain = len(found) == chunk.count(b"\n") and b"\r" not in chunk
+            plain = len(found) == count and b"\r" not in chunk
             if plain and b"\n".join([*found, b""]) == chunk and _is_utf8(chunk):
                 whole = Chunk(chunk, found)
-                places: Sequence[int] = range(line, line + len(found))
+                places: Sequence[int] = range(self._line, self._line + count)
             else:
                 self.mended = True
                 places = []
-                whole = _chunk(list(self._good_lines(chunk, line, places)))
+                whole = _chunk(list(self._good_lines(chunk, self._line, places)))
             if len(chunk) > self._largest:
                 for index, record in enumerate(whole.records):
                     if len(record) > self._largest:
@@ -224,7 +224,7 @@ class Reader:
             self._records += len(whole.records)
             if whole.records:
                 yield whole
-            line += chunk.count(b"\n")
+            self._line += count
 
     def _good_lines(self, chunk: bytes, line: int, places: list[int]) -> Iterator[bytes]:
         for number, text in enumerate(chunk[:-1].split(b"\n"), line):
@@ -336,22 +336,25 @@ def _refuse_wrapper(record: bytes, chosen: Reading) -> None:
             )
 
 
-def _whole_lines(blocks: Iterable[bytes], line: int, end: bytes = b"\n") -> Iterator[bytes]:
-    """Chunks that end with a line; the last line gets its end where it has none."""
+def _whole_lines(
+    blocks: Iterable[bytes], line: Callable[[], int], end: bytes = b"\n"
+) -> Iterator[bytes]:
+    """Chunks that end with a line; the last line gets its end where it has none.
+
+    ``line`` is asked for the number of the next chunk's first line, where that line is too long.
+    """
     held: list[bytes] = []
     size = 0
     for block in blocks:
         after = block.rfind(end) + 1
         if after:
-            chunk = b"".join([*held, block[:after]])
-            yield chunk
-            line += chunk.count(end)
+            yield b"".join([*held, block[:after]])
             held, size = [], 0
         held.append(block[after:])
         size += len(held[-1])
         if size > MAX_RECORD:
             raise RecordTooLargeError(
-                f"line {line}: it is longer than {MAX_RECORD:,} bytes.", "too_large"
+                f"line {line()}: it is longer than {MAX_RECORD:,} bytes.", "too_large"
             )
     if rest := b"".join(held):
         yield rest + end
@@ -633,7 +636,7 @@ class _TextLines:
 
     def __iter__(self) -> Iterator[str]:
         end = self._end
-        for chunk in _whole_lines(self._blocks, self.number + 1, end.encode()):
+        for chunk in _whole_lines(self._blocks, lambda: self.number + 1, end.encode()):
             for text in self._decoded(chunk).split(end)[:-1]:
                 self.number += 1
                 if '"' in text:
