@@ -335,23 +335,6 @@ def test_every_way_to_fail_has_an_alarm() -> None:
     }
 
 
-def test_alarms_are_told_shown_and_explained() -> None:
-    topic = "arn:aws:sns:us-east-1:123456789012:alarms"
-    stack = Stack(AlarmTopicArn=topic)
-    dashboard = stack.document["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
-    operations = OPERATIONS.read_text(encoding="utf-8")
-    for name, alarm in stack.resources("AWS::CloudWatch::Alarm").items():
-        properties = alarm["Properties"]
-        assert properties["AlarmActions"] == properties["OKActions"] == [topic], name
-        assert properties["TreatMissingData"] == "notBreaching", name
-        assert f'"${{{name}.Arn}}"' in dashboard, name
-        (section,) = re.findall(
-            r'docs/operations\.md,\s+"([^"]+)"\.$', properties["AlarmDescription"]
-        )
-        _, _, below = operations.partition(f"\n### {section}\n")
-        assert name in below.partition("\n### ")[0], name
-
-
 def test_the_dashboard_shows_what_there_is() -> None:
     stack = Stack()
     body = stack.document["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
