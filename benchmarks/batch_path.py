@@ -42,7 +42,7 @@ INVOCATIONS: Final = 20
 """So many in a round."""
 INVOKED: Final = ("100 objects of 100 B", "1,000 objects of 100 B", "10,000 objects of 100 B")
 COMPRESSED: Final = (*INVOKED, "1,000 objects of 1 KB", "10,000 rows of 10 numbers")
-SESSION: Final = Session("0" * 32, "anybody", 2**40, None, 0, 2**40)
+SESSION: Final = Session("0" * 32, "anybody", 2**40, None, 0, 2**40, 2**40)
 CONTEXT: Final = cast("Context", SimpleNamespace(aws_request_id="benchmark"))
 
 Ways = Mapping[str, Callable[[], object]]

@@ -90,7 +90,7 @@ def calls() -> list[report.Row]:
             )
             return SessionStore(made, "sessions")
 
-        reading().create(Session("0" * 32, "anybody", 1, None, 0, 2**40))
+        reading().create(Session("0" * 32, "anybody", 1, None, 0, 2**40, 2**40))
         ways = {
             "botocore as it comes": reading(),
             "a user agent of our own": reading(user_agent="gapless"),

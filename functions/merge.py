@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
@@ -38,7 +39,7 @@ def build(wiring: Wiring) -> dict[str, Task]:
         return None
 
     def complete(execution: Execution, event: Event) -> object:
-        result = long_merge.complete(execution, Planned(**event["planned"]))
+        result = long_merge.complete(execution, msgspec.convert(event["planned"], Planned))
         return result["validationResult"]
 
     def release(execution: Execution, event: Event) -> object:
@@ -55,7 +56,7 @@ def _task(run: Callable[[Execution, Event], object]) -> Task:
     """
 
     def handler(event: Event, context: "Context") -> object:
-        execution = Execution(**event["execution"])
+        execution = msgspec.convert(event["execution"], Execution)
         logger.thread_safe_append_keys(
             session_id=execution.session_id,
             attempt=execution.attempt,

@@ -33,7 +33,8 @@ class Sessions:
             total_record=asked.totalRecord,
             batch_size=asked.batchSize,
             created_at=now,
-            expires_at=now + self._config.session_lifetime,
+            batches_until=now + self._config.session_lifetime,
+            expires_at=now + self._config.session_lifetime + limits.GRACE_SECONDS,
         )
         session.check_batches()
         self._sessions.create(session)
@@ -41,7 +42,7 @@ class Sessions:
             201,
             {
                 "sessionId": session.session_id,
-                "expiresAt": timestamp(session.expires_at),
+                "expiresAt": timestamp(session.ends_at),
                 "limits": {
                     "maxBodyBytes": limits.MAX_BODY_BYTES,
                     "maxInflatedBytes": limits.MAX_INFLATED_BYTES,
@@ -54,13 +55,13 @@ class Sessions:
     def status(self, request: Request) -> Answer:
         session = self._sessions.get(request.session_id, request.owner)
         session.require_unexpired(self._clock())
-        if session.state in {State.OPEN, State.FINISHING}:
+        missing: list[gaps.Range] = []
+        batches = session.decision.batches if session.decision else 0
+        if not session.decision and session.state in {State.OPEN, State.FINISHING}:
             listing = self._batches.list(session.session_id, session.expected_batches)
             present = [batch.seq_num for batch in listing]
             missing = list(gaps.missing(present, session.expected_batches))
             batches = len(present)
-        else:
-            missing, batches = [], session.decision.batches if session.decision else 0
         return answer(
             200,
             {
@@ -69,11 +70,11 @@ class Sessions:
                 "totalRecord": session.total_record,
                 "batchSize": session.batch_size,
                 "createdAt": timestamp(session.created_at),
-                "expiresAt": timestamp(session.expires_at),
+                "expiresAt": timestamp(session.ends_at),
                 "batches": batches,
                 **gaps.report(missing),
                 "merge": self._progress(session),
-                "finish": session.result,
+                "finish": self._wiring.reports.whole(session),
             },
         )
 

@@ -46,6 +46,7 @@
     ├── UnsupportedMediaError      415
     │   ├── UnsupportedEncodingError unsupported_encoding
     │   └── GzipAsTextError          gzip_as_text
+    ├── SessionExpiringError       503 session_expiring
     └── StorageBusyError           503 storage_busy
 
 A class's docstring is the problem's ``title``; ``docs/errors.md`` tells clients what to do.
@@ -341,6 +342,13 @@ class GzipAsTextError(UnsupportedMediaError):
     """A gzip body was sent under a media type that spoils it."""
 
     code = "gzip_as_text"
+
+
+class SessionExpiringError(GaplessError):
+    """The session is about to expire."""
+
+    status = 503
+    code = "session_expiring"
 
 
 class StorageBusyError(GaplessError):

@@ -7,20 +7,21 @@ end.
 import hashlib
 import secrets
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uploads import errors, gaps, limits
 from uploads.merged_store import checksum
 from uploads.plan import plan
-from uploads.session import Decision, Session, State, Upload
+from uploads.session import Counted, Decision, Session, State, Upload
 from uploads.state_machine import Execution
 
 if TYPE_CHECKING:
     from uploads.batch_store import BatchStore, Listing
     from uploads.merged_store import MergedStore
     from uploads.protocol import Clock
+    from uploads.reports import ReportStore
     from uploads.session_store import SessionStore
     from uploads.state_machine import StateMachine
 
@@ -55,6 +56,7 @@ class Finish:
     sessions: "SessionStore"
     batches: "BatchStore"
     merged: "MergedStore"
+    reports: "ReportStore"
     clock: "Clock"
     merged_retention: int
     """Seconds."""
@@ -65,7 +67,8 @@ class Finish:
         """Finish a session, or complete what an earlier attempt decided.
 
         ``seconds_left`` is how long this attempt can take; nobody else begins before. Raises
-        SessionNotFoundError, SessionExpiredError, SessionAbortedError or BatchesGoneError.
+        SessionNotFoundError, SessionExpiredError, SessionExpiringError, SessionAbortedError or
+        BatchesGoneError.
         """
         ends = time.monotonic() + seconds_left
         now = self.clock()
@@ -77,22 +80,32 @@ class Finish:
             lease_until=now + int(seconds_left) + limits.LEASE_MARGIN_SECONDS,
         )
         if not sealed:
+            if session.state is State.OPEN:
+                session.require_unexpired(now)
+                raise errors.SessionExpiringError(
+                    "The session's time is over, so that no finish can begin any more. One that"
+                    " began in time may still be under way. Ask again after Retry-After."
+                )
             return self.outcome_of(session)
-        try:
-            return self._attempt(session, ends)
-        except StaleAttemptError as stale:
-            return self.outcome_of(stale.session)
-        except Exception:
-            ours = True
-            with suppress(Exception):
-                # Whoever comes next need not wait for us.
-                session, ours = self.sessions.lease(session_id, owner, session.attempt, until=now)
-            if not ours:
-                # Whoever moved the session took our upload away, or the batches.
-                return self.outcome_of(session)
-            if outcome := self._commit_published(session):
-                return outcome
-            raise
+        # Given up last: what this attempt holds of the session must be over before.
+        with ExitStack() as upload:
+            try:
+                return self._attempt(session, ends, upload)
+            except StaleAttemptError as stale:
+                return self.outcome_of(stale.session)
+            except Exception:
+                ours = True
+                with suppress(Exception):
+                    # Whoever comes next need not wait for us.
+                    session, ours = self.sessions.lease(
+                        session_id, owner, session.attempt, until=now
+                    )
+                if not ours:
+                    # Whoever moved the session may have taken the batches away.
+                    return self.outcome_of(session)
+                if outcome := self._commit_published(session):
+                    return outcome
+                raise
 
     def outcome_of(self, session: Session) -> Outcome:
         """What ``session``, which somebody else moved, says its finish came to."""
@@ -101,10 +114,13 @@ class Finish:
             raise errors.SessionAbortedError("The session was aborted. Create a new one.")
         if session.state is State.FINISHING:
             return Outcome(None)
-        return Outcome(session.result)
+        return Outcome(self.reports.whole(session))
 
-    def _attempt(self, session: Session, ends: float) -> Outcome:
-        """Finish a session that is sealed by us, before the clock of this machine says ``ends``."""
+    def _attempt(self, session: Session, ends: float, own_upload: ExitStack) -> Outcome:
+        """Finish a session that is sealed by us, before the clock of this machine says ``ends``.
+
+        ``own_upload`` gives up what is begun.
+        """
         started = time.monotonic()
         session_id, decision = session.session_id, session.decision
         if outcome := self._commit_published(session):
@@ -117,34 +133,30 @@ class Finish:
         if decision:
             if digest != decision.digest:
                 raise errors.BatchesGoneError
-        elif failure := _failure(session, listing):
+        elif failure := _failure(session, listing, digest):
             return self.fail(session, failure)
-        elif session.batch_size:
+        # Nothing is decided that cannot be planned.
+        parts = plan(listing)
+        if not decision and session.batch_size:
             # Each batch was counted when it came. What they hold is known from the listing.
             size = sum(batch.size for batch in listing)
             decision = Decision(len(listing), session.total_record, size, digest)
             session = self.decide(session, decision)
-        parts = plan(listing)
         needed = sum(part.seconds for part in parts)
-        if self.state_machine and needed > limits.INLINE_SHARE * (ends - time.monotonic()):
+        too_long = needed > limits.INLINE_SHARE * (ends - time.monotonic())
+        # Whoever died here would die again: it was slower than the estimate says, or worse.
+        if self.state_machine and (too_long or session.died):
             return self._hand_over(session, self.state_machine, len(listing), digest)
-        with self.merged.merge(session_id, parts, digest) as merge:
-            content = merge.transfer()
-            if not decision:
-                if failure := record_count(session, len(listing), content.records):
-                    return self.fail(session, failure, uploads=merge.multipart)
-                decision = Decision(len(listing), content.records, content.bytes, digest)
-                session = self.decide(session, decision)
-            merge.publish(decision, content.checksum)
+        merge = own_upload.enter_context(self.merged.merge(session_id, parts, digest))
+        content = merge.transfer()
+        if not decision:
+            if failure := record_count(session, len(listing), content.records):
+                return self.fail(session, failure, Counted(digest, content.records))
+            decision = Decision(len(listing), content.records, content.bytes, digest)
+            session = self.decide(session, decision)
+        merge.publish(decision, content.checksum)
         merge_seconds = time.monotonic() - started
-        return self.commit(
-            session,
-            decision,
-            content.checksum,
-            self.clock(),
-            merge_seconds,
-            uploads=merge.multipart,
-        )
+        return self.commit(session, decision, content.checksum, self.clock(), merge_seconds)
 
     def _commit_published(self, session: Session) -> Outcome | None:
         """Finish a session whose object another attempt, or a try that failed, has published."""
@@ -184,13 +196,22 @@ class Finish:
             raise StaleAttemptError(session)
         return session
 
-    def fail(self, session: Session, failure: "Failure", *, uploads: bool = False) -> Outcome:
+    def fail(
+        self,
+        session: Session,
+        failure: "Failure",
+        counted: Counted | None = None,
+        *,
+        verdict: bool = True,
+    ) -> Outcome:
         """Re-open a session that is sealed by us and not decided.
 
-        ``uploads`` tells that this attempt has begun one.
+        ``counted`` and ``verdict`` as in ``SessionStore.reopen``.
         """
-        self._abort_uploads(session, begun=uploads)
-        session, reopened = self.sessions.reopen(session, failure.result)
+        stored, report = self.reports.stored(session, failure.result)
+        session, reopened = self.sessions.reopen(
+            session, stored, report=report, counted=counted, verdict=verdict
+        )
         if not reopened:
             return self.outcome_of(session)
         return Outcome(failure.result, failure.missing_batches)
@@ -202,13 +223,8 @@ class Finish:
         crc32: str,
         published: int,
         merge_seconds: float | None = None,
-        *,
-        uploads: bool = False,
     ) -> Outcome:
-        """Finish a session whose object was ``published`` then, seconds since 1970.
-
-        ``uploads`` as in ``fail``.
-        """
+        """Finish a session whose object was ``published`` then, seconds since 1970."""
         session_id = session.session_id
         result: Result = {
             "sessionId": session_id,
@@ -221,22 +237,11 @@ class Finish:
             "manifest": self.merged.manifest_key(session_id),
             "checksum": checksum(crc32),
         }
-        self._abort_uploads(session, begun=uploads)
         # The session is kept as long as its object, whose age counts from when it was published.
         session, _ = self.sessions.commit(
             session, decision, result, published + self.merged_retention
         )
         return Outcome(self.outcome_of(session).result, merge_seconds=merge_seconds)
-
-    def _abort_uploads(self, session: Session, *, begun: bool) -> None:
-        """Leave no upload open behind a session whose merge is at its end.
-
-        Its object is published, or it is held by us and not decided: then nobody else can do
-        anything any more with an upload. Where this attempt has begun one, there may be a second:
-        the client tries again where it hears no answer.
-        """
-        if begun or session.upload or session.attempt > session.settled + 1:
-            self.merged.abort_uploads(session.session_id)
 
 
 def listing_digest(listing: "Listing") -> str:
@@ -261,8 +266,8 @@ class Failure:
         }
 
 
-def _failure(session: Session, listing: "Listing") -> Failure | None:
-    """What the listing shows to be wrong."""
+def _failure(session: Session, listing: "Listing", digest: str) -> Failure | None:
+    """What the listing, which has ``digest``, shows to be wrong."""
     present = (batch.seq_num for batch in listing)
     ranges = list(gaps.missing(present, session.expected_batches))
     if ranges:
@@ -286,6 +291,8 @@ def _failure(session: Session, listing: "Listing") -> Failure | None:
             " Stored batches never change, so this session cannot succeed: start several new ones.",
             batches=len(listing),
         )
+    if session.counted and session.counted.digest == digest:
+        return record_count(session, len(listing), session.counted.records)
     return None
 
 

@@ -22,6 +22,7 @@ Answer = dict[str, Any]
 
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
 _LOGGED_ID: Final = 64
+_UNAVAILABLE: Final = 503
 """How much of an id that a client sent is logged."""
 _OWNER_DIGITS: Final = 16
 """How much of an owner's hash is logged: 64 bits tell a stack's callers apart."""
@@ -202,7 +203,7 @@ def _owner_hash(request: Request, key: str) -> str | None:
 
 def _problem(error: errors.GaplessError) -> Answer:
     headers = {"content_type": "application/problem+json"}
-    if isinstance(error, errors.SessionFinishingError | errors.StorageBusyError):
+    if error.status == _UNAVAILABLE or isinstance(error, errors.SessionFinishingError):
         headers["retry_after"] = str(limits.RETRY_AFTER_SECONDS)
     return answer(error.status, error.problem(), **headers)
 

@@ -37,8 +37,7 @@ MAX_MEMBERS: Final = 1_000
 """Most top-level members of a body; it needs two."""
 
 MAX_MISSING_RANGES: Final = 10_000
-"""Most ranges in a gap report: about 260 KB of JSON, well under DynamoDB's 400 KB an item once
-compressed, and under Lambda's 6 MB an answer."""
+"""Most ranges in a gap report: about 260 KB of JSON, well under Lambda's 6 MB an answer."""
 
 LIST_PAGE: Final = 1_000
 """Most keys in one ListObjectsV2 answer (Amazon S3 API reference)."""
@@ -102,12 +101,30 @@ FINISH_SECONDS: Final = 29
 """How long a finish has at most: the time-out of its function (``template.yaml``), a second less
 than API Gateway waits."""
 
+FLIGHT_SECONDS: Final = 60
+"""How long a request can be under way: what was sent in time may arrive so much later."""
+
+LONGEST_SECONDS: Final = 30 + 12 * 3_600 + 300 + FLIGHT_SECONDS
+"""How long after its seal an attempt can still move the session: the call that hands it over, its
+execution, and a task that outlives it (``statemachine/merge.asl.json``, ``template.yaml``)."""
+
+GRACE_SECONDS: Final = 86_400
+"""How long the item of a session that takes no batches any more is kept, for a finish to end: twice
+``LONGEST_SECONDS``, almost, so that one that died can be taken over."""
+
 LEASE_MARGIN_SECONDS: Final = 3
 """How long a finish keeps its lease after its own invocation must have ended."""
 
 LATEST_FINISH_SECONDS: Final = 8 * 86_400
 """How long after its creation a session whose finish was decided may still be completed: the
 longest session life (7 days) and one more. The batches live 2 days longer (``template.yaml``)."""
+
+STORED_RESULT_BYTES: Final = 1_024
+"""Most bytes of an answer of finish in the session's item, compressed. The item is read with every
+batch, and one read unit is 4 KB; what is larger is a gap report, and goes to S3."""
+
+MAX_OWNER_BYTES: Final = 512
+"""Longest owner in an item, bytes; of a longer one it has the SHA-256."""
 
 RETRY_AFTER_SECONDS: Final = 2
 """What a client waits before it asks again about a merge that runs."""

@@ -4,6 +4,8 @@
 die after any single call to AWS, and may be run again.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ from uploads.finishing import (
 )
 from uploads.merged_store import Content
 from uploads.plan import at_once, plan, shares
-from uploads.session import Decision, State, Upload
+from uploads.session import Counted, Decision, State, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Planned:
-    """What planning gives to the tasks after it."""
+    """What planning gives to the tasks after it, whichever release runs them."""
 
     key: str
     """Of the plan, in the batches bucket."""
@@ -53,24 +55,20 @@ class LongMerge:
         if listing_digest(listing) != execution.digest:
             raise errors.BatchesGoneError
         parts = plan(listing)
-        shared = shares(parts)
+        shared = shares(parts, session.died)
         upload = session.upload
         if upload is None:
-            merged = self.finish.merged
-            upload_id = merged.create_upload(execution.session_id, execution.digest)
+            upload_id = self.finish.merged.create_upload(execution.session_id, execution.digest)
             upload = Upload(upload_id, len(parts))
-            try:
+            with self._useless_where_stale(execution, upload_id):
                 self.finish.hold(execution, upload)
-            except StaleAttemptError:
-                # Whoever took the session has looked for uploads before there was this one.
-                merged.abort_upload(execution.session_id, upload_id)
-                raise
         key = self.merge_plan(execution).write(parts, shared)
         return Planned(key, len(shared), at_once(parts), upload.upload_id)
 
     def compose(self, execution: "Execution", upload_id: str, share: int) -> None:
         """Bring the parts of a share into place."""
-        self.finish.hold(execution)
+        with self._useless_where_stale(execution, upload_id):
+            self.finish.hold(execution)
         merge_plan = self.merge_plan(execution)
         parts = merge_plan.read_share(share)
         done = self.finish.merged.transfer(execution.session_id, upload_id, parts)
@@ -78,32 +76,37 @@ class LongMerge:
 
     def complete(self, execution: "Execution", planned: Planned) -> Result:
         """Count, decide, publish, commit; gives what finish answers from now on."""
-        finish, session_id = self.finish, execution.session_id
         try:
-            session = self.finish.hold(execution)
+            with self._useless_where_stale(execution, planned.upload_id):
+                return self._complete(execution, planned)
         except StaleAttemptError as stale:
             # A try before this one may have got to its end.
             if stale.session.attempt != execution.attempt:
                 raise
-            return finish.outcome_of(stale.session).result or {}
+            return self.finish.outcome_of(stale.session).result or {}
+
+    def _complete(self, execution: "Execution", planned: Planned) -> Result:
+        finish, session_id, upload_id = self.finish, execution.session_id, planned.upload_id
+        session = finish.hold(execution)
         facts = self.merge_plan(execution).read_done(planned.shares)
         content = Content.of(facts)
-        decision = session.decision
-        if not decision:
-            if failure := record_count(session, len(facts), content.records):
-                return finish.fail(session, failure).result or {}
-            decision = Decision(len(facts), content.records, content.bytes, execution.digest)
-            session = finish.decide(session, decision)
-        if not finish.merged.published(session_id, decision):
-            finish.merged.write_manifest(session_id, decision, facts)
-            finish.merged.complete_upload(
-                session_id,
-                planned.upload_id,
-                finish.merged.parts(session_id, planned.upload_id),
-                decision,
-                content.checksum,
-            )
-        return finish.commit(session, decision, content.checksum, finish.clock()).result or {}
+        decision, completed = session.decision, False
+        if failure := None if decision else record_count(session, len(facts), content.records):
+            outcome = finish.fail(session, failure, Counted(execution.digest, content.records))
+        else:
+            if not decision:
+                decision = Decision(len(facts), content.records, content.bytes, execution.digest)
+                session = finish.decide(session, decision)
+            if not finish.merged.published(session_id, decision):
+                finish.merged.write_manifest(session_id, decision, facts)
+                parts = finish.merged.parts(session_id, upload_id)
+                completed = finish.merged.complete_upload(
+                    session_id, upload_id, parts, decision, content.checksum
+                )
+            outcome = finish.commit(session, decision, content.checksum, finish.clock())
+        if not completed:
+            finish.merged.abort_upload(session_id, upload_id)
+        return outcome.result or {}
 
     def release(self, execution: "Execution", upload_id: str | None) -> None:
         """Clear up after a task that failed for good, and let the next finish begin at once.
@@ -115,20 +118,21 @@ class LongMerge:
         ours = session.state is State.FINISHING and session.attempt == execution.attempt
         if ours and session.upload:
             upload_id = session.upload.upload_id
+        if ours and session.decision:
+            finish.sessions.lease(session_id, execution.owner, execution.attempt, finish.clock())
+        elif ours:
+            detail = "The merge failed. Nothing is lost and nothing became visible: finish again."
+            failure = Failure(session, "merge_failed", detail, batches=execution.batches)
+            # It tells nothing of the listing, and so counts as one that died.
+            finish.fail(session, failure, verdict=False)
         if upload_id:
             finish.merged.abort_upload(session_id, upload_id)
-        if not ours:
-            return
-        if session.decision:
-            finish.sessions.lease(session_id, execution.owner, execution.attempt, finish.clock())
-            return
-        finish.fail(
-            session,
-            Failure(
-                session,
-                "merge_failed",
-                "The merge failed. Nothing is lost and nothing became visible: finish again.",
-                batches=execution.batches,
-            ),
-            uploads=True,
-        )
+
+    @contextmanager
+    def _useless_where_stale(self, execution: "Execution", upload_id: str) -> Iterator[None]:
+        """Give up the own upload where another attempt has the session, or nobody any more."""
+        try:
+            yield
+        except StaleAttemptError:
+            self.finish.merged.abort_upload(execution.session_id, upload_id)
+            raise

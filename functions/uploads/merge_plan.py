@@ -3,13 +3,14 @@
 Under ``merges/{sessionId}/{attempt}/``: ``plan.json``, the shares for Step Functions to hand out;
 ``share-{n:05d}.json``, the parts of one share; ``done-{n:05d}.json``, what its batches hold, there
 once its parts are in place. All are the same whichever try of a task writes them, and expire with
-the batches.
+the batches. Each has a version; what is not known here is ignored, whether a member of an object or
+the end of a list. Shares of the release before are the lists alone.
 
 Permissions: ``s3:PutObject`` and ``s3:GetObject`` on them, and ``s3:ListBucket`` on the bucket.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import obstore
@@ -24,6 +25,36 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
     from uploads.state_machine import Execution
+
+
+_VERSION: Final = 1
+
+
+class _Batch(msgspec.Struct, array_like=True, gc=False):
+    seq_num: int
+    size: int
+    etag: str
+
+
+class _Part(msgspec.Struct, array_like=True):
+    number: int
+    copied: bool
+    batches: list[_Batch]
+
+
+class _Facts(msgspec.Struct, array_like=True, gc=False):
+    records: int
+    size: int
+    sha256: str
+    crc32: int
+
+
+class _Share(msgspec.Struct):
+    parts: list[_Part]
+
+
+class _Done(msgspec.Struct):
+    batches: list[_Facts]
 
 
 class MergePlan:
@@ -41,25 +72,27 @@ class MergePlan:
             content = [
                 (index + 1, parts[index].copied, parts[index].batches) for index in shares[number]
             ]
-            self._put(f"share-{number:05d}", content)
+            self._put(f"share-{number:05d}", {"version": _VERSION, "parts": content})
 
         with Threads(limits.READS_IN_FLIGHT) as threads:
             threads.map(write_share, range(len(shares)))
-        return self._put("plan", [{"share": number} for number in range(len(shares))])
+        plan = [{"share": number, "version": _VERSION} for number in range(len(shares))]
+        return self._put("plan", plan)
 
     def read_share(self, number: int) -> dict[int, Part]:
         """The parts of a share, by their numbers: 1 read."""
+        stored = msgspec.json.decode(self._get(f"share-{number:05d}"), type=_Share | list[_Part])
         share = {}
-        for number_of_part, copied, batches in self._get(f"share-{number:05d}"):
-            stored = [StoredBatch(*batch) for batch in batches]
-            size = sum(batch.size for batch in stored)
-            share[number_of_part] = Part(stored, size, copied=copied)
+        for part in stored if isinstance(stored, list) else stored.parts:
+            batches = [StoredBatch(each.seq_num, each.size, each.etag) for each in part.batches]
+            size = sum(batch.size for batch in batches)
+            share[part.number] = Part(batches, size, copied=part.copied)
         return share
 
     def write_done(self, number: int, batches: Iterable[BatchFacts]) -> None:
         """Note what the batches of a share hold: 1 write."""
         content = [(batch.records, batch.size, batch.sha256, batch.crc32) for batch in batches]
-        self._put(f"done-{number:05d}", content)
+        self._put(f"done-{number:05d}", {"version": _VERSION, "batches": content})
 
     def read_done(self, shares: int) -> list[BatchFacts]:
         """What all batches hold, in ``seqNum`` order: 1 read a share.
@@ -68,7 +101,11 @@ class MergePlan:
         """
 
         def read(number: int) -> list[BatchFacts]:
-            return [BatchFacts(*facts) for facts in self._get(f"done-{number:05d}")]
+            stored = msgspec.json.decode(self._get(f"done-{number:05d}"), type=_Done | list[_Facts])
+            return [
+                BatchFacts(facts.records, facts.size, facts.sha256, facts.crc32)
+                for facts in (stored if isinstance(stored, list) else stored.batches)
+            ]
 
         with Threads(limits.READS_IN_FLIGHT) as threads:
             done = threads.map(read, range(shares))
@@ -84,8 +121,8 @@ class MergePlan:
         )
         return key
 
-    def _get(self, name: str) -> Any:  # noqa: ANN401
+    def _get(self, name: str) -> bytes:
         stored = persistently(
             lambda: obstore.get(self._store, f"{self._prefix}/{name}.json").bytes()
         )
-        return msgspec.json.decode(bytes(stored))
+        return bytes(stored)

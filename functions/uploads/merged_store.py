@@ -9,7 +9,8 @@ Beside it, and before it, ``{sessionId}.manifest.json``: what each batch brought
 
 Permissions: on both ``s3:PutObject``, ``s3:GetObject``; on merged objects also
 ``s3:AbortMultipartUpload``, ``s3:ListMultipartUploadParts``; on batches ``s3:GetObject``; on the
-merged bucket ``s3:ListBucketMultipartUploads``, and ``s3:ListBucket`` to be told 404, not 403.
+merged bucket ``s3:ListBucket`` to be told 404, not 403, and to end sessions that are aborted
+``s3:ListBucketMultipartUploads``.
 """
 
 import base64
@@ -299,8 +300,8 @@ class MergedStore:
         parts: "Sequence[CompletedPartTypeDef]",
         decision: Decision,
         crc32: str,
-    ) -> None:
-        """Make the object of ``parts`` visible, whole: 1 write.
+    ) -> bool:
+        """Make the object of ``parts`` visible, whole: 1 write. Gives whether S3 says it did so.
 
         A write that seems to fail may have landed, and another attempt may have been faster: then
         the object must be the decided one. Raises ForeignObjectError where it is not.
@@ -316,6 +317,8 @@ class MergedStore:
                 ChecksumCRC32=crc32,
                 ChecksumType="FULL_OBJECT",
             )
+            return True
+        return False
 
     def put(self, session_id: str, body: BytesIO, decision: Decision, crc32: str) -> None:
         """Write an object that needs no parts: 1 write. As ``complete_upload``."""
@@ -349,8 +352,7 @@ class MergedStore:
     def abort_uploads(self, session_id: str) -> None:
         """Give up whatever multipart uploads a session has: 1 request, and 1 for each.
 
-        Only for who knows that none of them can still be of use: the session's end is written, or
-        this attempt holds it and the others can decide nothing any more.
+        Only where none of them can still be of use to anybody: the session was aborted.
         """
         key = self.key(session_id)
         found = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
@@ -378,7 +380,8 @@ class MergedStore:
 class Merge:
     """An attempt to compose a merged object in this process: ``transfer``, then ``publish``.
 
-    A context manager: the attempt's own multipart upload is completed or aborted, never left.
+    A context manager: the attempt's own multipart upload is completed or aborted, never left. It is
+    aborted unless S3 has said that it is completed, and no upload of anybody else's ever is.
     """
 
     def __init__(
@@ -403,14 +406,9 @@ class Merge:
         traceback: TracebackType | None,
     ) -> None:
         if self._upload_id:
-            # Where this fails too, the next attempt does it, or the bucket's lifecycle rule.
+            # Where this fails too, the bucket's lifecycle rule does it.
             with suppress(ClientError, HTTPClientError, errors.StorageBusyError):
                 self._store.abort_upload(self._session_id, self._upload_id)
-
-    @property
-    def multipart(self) -> bool:
-        """Whether this takes a multipart upload; else it is a single put."""
-        return len(self._plan) > 1 or any(part.copied for part in self._plan)
 
     def transfer(self) -> Content:
         """Bring every batch into place, still invisible: 1 read a batch, 1 write a part.
@@ -418,7 +416,7 @@ class Merge:
         Raises BatchesGoneError where a listed batch is no longer there.
         """
         store = self._store
-        if self.multipart:
+        if len(self._plan) > 1 or any(part.copied for part in self._plan):
             self._upload_id = store.create_upload(self._session_id, self._digest)
             numbered = dict(enumerate(self._plan, 1))
             done = store.transfer(self._session_id, self._upload_id, numbered)
@@ -436,8 +434,10 @@ class Merge:
         store = self._store
         store.write_manifest(self._session_id, decision, self._facts)
         if self._upload_id:
-            store.complete_upload(self._session_id, self._upload_id, self._parts, decision, crc32)
-            self._upload_id = ""
+            if store.complete_upload(
+                self._session_id, self._upload_id, self._parts, decision, crc32
+            ):
+                self._upload_id = ""
         else:
             store.put(self._session_id, self._body, decision, crc32)
 

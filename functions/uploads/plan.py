@@ -5,9 +5,12 @@ A part is a run of whole batches, or one batch that S3 copies by itself without 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from uploads import limits
+
+_HALVINGS: Final = 10
+"""After so many, no share has more than one part."""
 
 
 class StoredBatch(NamedTuple):
@@ -78,10 +81,14 @@ def at_once(parts: Sequence[Part]) -> int:
     return max(1, min(limits.CHILDREN_AT_ONCE, fit))
 
 
-def shares(parts: Sequence[Part]) -> list[range]:
-    """``parts`` in runs of about the same time for as many functions: their indexes."""
+def shares(parts: Sequence[Part], died: int = 0) -> list[range]:
+    """``parts`` in runs of about the same time for as many functions: their indexes.
+
+    ``died`` is how many attempts have come to no end: after each, a function gets half as much, for
+    all is slower here than the estimates say.
+    """
     total = sum(part.seconds for part in parts)
-    most = min(limits.CHILD_SECONDS, total / limits.CHILDREN)
+    most = min(limits.CHILD_SECONDS, total / limits.CHILDREN) / 2 ** min(died, _HALVINGS)
     found: list[range] = []
     first, seconds = 0, 0.0
     for index, part in enumerate(parts):

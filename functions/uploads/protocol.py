@@ -70,7 +70,7 @@ def abort(
         raise errors.SessionFinishingError(
             "The session's finish is decided and can only be completed: call finish."
         )
-    if session.attempt > session.settled:
-        # A finish was under way. It can decide nothing any more.
+    if session.attempt:
+        # One that was under way, or died, can decide nothing any more.
         merged().abort_uploads(session_id)
     batches.delete_all(session_id)

@@ -29,6 +29,15 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """How many records a listing has: a fact that outlives the finish that found it."""
+
+    digest: str
+    """Of the listing, as in a decision."""
+    records: int
+
+
+@dataclass(frozen=True)
 class Upload:
     """The multipart upload that a long merge fills."""
 
@@ -46,7 +55,10 @@ class Session:
     total_record: int
     batch_size: int | None
     created_at: int
+    batches_until: int
+    """It takes batches before this time, which never changes."""
     expires_at: int
+    """The item's time to live."""
     state: State = State.OPEN
     attempt: int = 0
     """How often it was sealed. A counter, so that a seal that arrives late is told apart."""
@@ -54,13 +66,39 @@ class Session:
     """Random token of whoever sealed last."""
     lease_until: int = 0
     settled: int = 0
-    """The last attempt that re-opened the session. Those between it and ``attempt`` have died, and
-    may have left multipart uploads."""
+    """The last attempt that came to a verdict on the listing and re-opened the session."""
     upload: Upload | None = None
     """Of the attempt that holds the session, where that is a long merge."""
     decision: Decision | None = None
+    counted: Counted | None = None
+    """What a finish that failed has counted."""
     result: dict[str, object] | None = None
-    """The last answer of finish."""
+    """The last answer of finish; its gap report may be elsewhere."""
+    report: int | None = None
+    """The attempt whose gap report is elsewhere (``reports``), where it is."""
+
+    @property
+    def died(self) -> int:
+        """How many attempts before this one, since the last verdict, have come to no end."""
+        return self.attempt - self.settled - 1
+
+    @property
+    def ends_at(self) -> int:
+        """What the API calls ``expiresAt``: until when there is something to do with it."""
+        bound = self.state is State.FINISHED or self.decision
+        return self.expires_at if bound else self.batches_until
+
+    def as_created(self) -> "Session":
+        """What never changes of it, and nothing of what does."""
+        return Session(
+            session_id=self.session_id,
+            owner=self.owner,
+            total_record=self.total_record,
+            batch_size=self.batch_size,
+            created_at=self.created_at,
+            batches_until=self.batches_until,
+            expires_at=self.expires_at,
+        )
 
     @property
     def expected_batches(self) -> int | None:
@@ -110,11 +148,19 @@ class Session:
             )
 
     def require_unexpired(self, now: int) -> Self:
-        """Raise SessionExpiredError from ``expires_at`` on."""
-        if now >= self.expires_at:
-            raise errors.SessionExpiredError(
-                "The session has expired. Create a new one and send the batches again."
-            )
+        """Raise SessionExpiredError once nobody can finish it any more, or its result is gone.
+
+        Where it is open, a seal may still be under way that was sent in time.
+        """
+        match self.state:
+            case State.FINISHED:
+                over = self.expires_at
+            case State.FINISHING:
+                over = self.expires_at + limits.FLIGHT_SECONDS
+            case _:
+                over = self.batches_until + limits.FLIGHT_SECONDS
+        if now >= over:
+            raise _expired()
         return self
 
     def require_open(self, now: int) -> Self:
@@ -131,7 +177,15 @@ class Session:
             )
         if self.state is State.ABORTED:
             raise errors.SessionAbortedError("The session was aborted. Create a new one.")
+        if now >= self.batches_until:
+            raise _expired()
         return self
+
+
+def _expired() -> errors.SessionExpiredError:
+    return errors.SessionExpiredError(
+        "The session has expired. Create a new one and send the batches again."
+    )
 
 
 class Move(StrEnum):
@@ -146,35 +200,46 @@ class Move(StrEnum):
 
 
 _OURS_UNDECIDED: Final = "attempt = :attempt AND attribute_not_exists(decision)"
+_OLD: Final = "attribute_not_exists(batchesUntil)"
+"""Of the release that had one time for both, which moved."""
 
-MOVES: Final[dict[Move, tuple[dict[State, str], State]]] = {
+MOVES: Final[dict[Move, tuple[dict[State, tuple[str, ...]], State]]] = {
     Move.SEAL: (
         {
-            State.OPEN: "expiresAt > :now",
-            State.FINISHING: "expiresAt > :now AND leaseUntil <= :now",
+            State.OPEN: ("batchesUntil > :now", f"{_OLD} AND expiresAt > :now"),
+            State.FINISHING: (
+                # There is time for the longest merge before the item's time to live is over.
+                "leaseUntil <= :now AND expiresAt > :soonest",
+                f"{_OLD} AND leaseUntil <= :now AND expiresAt > :now",
+            ),
         },
         State.FINISHING,
     ),
-    Move.LEASE: ({State.FINISHING: "attempt = :attempt"}, State.FINISHING),
-    Move.REOPEN: ({State.FINISHING: _OURS_UNDECIDED}, State.OPEN),
-    Move.DECIDE: ({State.FINISHING: _OURS_UNDECIDED}, State.FINISHING),
-    Move.COMMIT: ({State.FINISHING: "decision.digest = :digest"}, State.FINISHED),
+    Move.LEASE: ({State.FINISHING: ("attempt = :attempt",)}, State.FINISHING),
+    Move.REOPEN: ({State.FINISHING: (_OURS_UNDECIDED,)}, State.OPEN),
+    Move.DECIDE: ({State.FINISHING: (_OURS_UNDECIDED,)}, State.FINISHING),
+    Move.COMMIT: ({State.FINISHING: ("decision.digest = :digest",)}, State.FINISHED),
     Move.ABORT: (
         {
-            State.OPEN: "expiresAt > :now",
-            State.FINISHING: "expiresAt > :now AND attribute_not_exists(decision)",
+            State.OPEN: ("batchesUntil > :past", f"{_OLD} AND expiresAt > :past"),
+            State.FINISHING: ("expiresAt > :past AND attribute_not_exists(decision)",),
         },
         State.ABORTED,
     ),
 }
-"""Move → ({state it may start from: what else must hold, as a condition}, state it ends in).
+"""Move → ({state it may start from: what else must hold, one of these conditions}, state it ends
+in).
 
-The conditions of the sessions table are made from this and from nothing else, so that every one of
-them names the state it moves from."""
+``:past`` is FLIGHT_SECONDS ago, ``:soonest`` is LONGEST_SECONDS from now (``limits``). The
+conditions of the sessions table are made from this and from nothing else, so that every one of them
+names the state it moves from."""
 
 
 def condition(move: Move) -> str:
     """The DynamoDB condition under which ``move`` is legal, whoever else moves at the same time."""
     sources, _ = MOVES[move]
-    owned = "#owner = :owner AND #state"
-    return " OR ".join(f"({owned} = :{state} AND {guard})" for state, guard in sources.items())
+    return " OR ".join(
+        f"(#owner = :owner AND #state = :{state} AND {guard})"
+        for state, guards in sources.items()
+        for guard in guards
+    )

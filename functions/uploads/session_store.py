@@ -1,9 +1,13 @@
 """Sessions in DynamoDB: one item each, changed by nothing but conditional writes.
 
-Item: ``sessionId`` (key), ``owner``, ``totalRecord``, ``batchSize``, ``createdAt``, ``state``,
-``attempt``, ``settled``, ``holder``, ``leaseUntil``, ``upload``, ``decision``, ``result`` (deflated
-JSON: a gap report of 10,000 ranges is 260 KB plain, and every later read of the item would pay for
-it) and ``expiresAt`` (also the table's time to live).
+Item: ``sessionId`` (key), ``version``, ``owner``, ``totalRecord``, ``batchSize``, ``createdAt``,
+``batchesUntil``, ``state``, ``attempt``, ``settled``, ``holder``, ``leaseUntil``, ``upload``,
+``decision``, ``counted``, ``result`` (deflated JSON), ``report`` and ``expiresAt`` (the table's
+time to live). It is read with every batch, and stays under 4 KB, one read unit: a large gap report
+is elsewhere (``reports``).
+
+Another release may have written it: members that are not known here, also inside of others, are
+ignored and kept. Items without a ``version`` are older, and have no ``batchesUntil``.
 
 Permissions: ``dynamodb:PutItem`` to create, ``GetItem``, ``UpdateItem``.
 """
@@ -15,10 +19,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from botocore.exceptions import ClientError, HTTPClientError
 
-from uploads import errors
-from uploads.session import MOVES, Decision, Move, Session, State, Upload, condition
+from uploads import errors, limits
+from uploads.session import MOVES, Counted, Decision, Move, Session, State, Upload, condition
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -27,6 +32,8 @@ _REMEMBERED: Final = 1_024
 """How many sessions a warm function remembers."""
 
 _SERVER_ERROR: Final = 500
+
+_VERSION: Final = 1
 
 
 class SessionStore:
@@ -68,16 +75,16 @@ class SessionStore:
         else:
             if len(self._remembered) >= _REMEMBERED:
                 self._remembered.clear()
-            self._remembered[key] = session
+            self._remembered[key] = session.as_created()
         return session
 
     def recall(self, session_id: str, owner: str, now: int) -> Session:
-        """An unexpired session as it was when this function last saw it open, else as it is now.
+        """A session that this function has seen open, as it was created; else as it is now.
 
         Good for the facts that never change. Whether it is still open, only ``get`` tells.
         """
         session = self._remembered.get((session_id, owner))
-        if session is None or now >= session.expires_at:
+        if session is None or now >= session.batches_until:
             return self.get(session_id, owner)
         return session
 
@@ -93,7 +100,13 @@ class SessionStore:
             session_id,
             owner,
             "attempt = attempt + :one, holder = :holder, leaseUntil = :lease REMOVE upload",
-            {":one": 1, ":holder": holder, ":lease": lease_until, ":now": now},
+            {
+                ":one": 1,
+                ":holder": holder,
+                ":lease": lease_until,
+                ":now": now,
+                ":soonest": now + limits.LONGEST_SECONDS,
+            },
             lambda session: session.state is State.FINISHING and session.holder == holder,
         )
 
@@ -118,14 +131,35 @@ class SessionStore:
             ),
         )
 
-    def reopen(self, session: Session, result: dict[str, object]) -> tuple[Session, bool]:
-        """Let batches in again and keep ``result`` for whoever asks: 1 write."""
+    def reopen(
+        self,
+        session: Session,
+        result: dict[str, object],
+        *,
+        report: bool = False,
+        counted: Counted | None = None,
+        verdict: bool = True,
+    ) -> tuple[Session, bool]:
+        """Let batches in again and keep ``result`` for whoever asks: 1 write.
+
+        ``report``: the gap report of this attempt is elsewhere. ``counted``, if given, is kept.
+        ``verdict``: the listing was judged, so that no attempt until now counts as one that died.
+        """
+        changes = ["#result = :result"]
+        values: dict[str, object] = {":result": pack(result), ":attempt": session.attempt}
+        if report:
+            changes.append("report = :attempt")
+        if verdict:
+            changes.append("settled = :attempt")
+        if counted:
+            changes.append("counted = :counted")
+            values[":counted"] = asdict(counted)
         return self._move(
             Move.REOPEN,
             session.session_id,
             session.owner,
-            "#result = :result, settled = :attempt REMOVE upload",
-            {":result": _pack(result), ":attempt": session.attempt},
+            f"{', '.join(changes)} REMOVE upload{'' if report else ', report'}",
+            values,
             lambda now: now.state is State.OPEN and now.attempt == session.attempt,
         )
 
@@ -155,8 +189,8 @@ class SessionStore:
             Move.COMMIT,
             session.session_id,
             session.owner,
-            "#result = :result, expiresAt = :expires REMOVE upload",
-            {":result": _pack(result), ":expires": expires_at, ":digest": decision.digest},
+            "#result = :result, expiresAt = :expires REMOVE upload, report",
+            {":result": pack(result), ":expires": expires_at, ":digest": decision.digest},
             lambda now: now.state is State.FINISHED,
         )
 
@@ -167,7 +201,7 @@ class SessionStore:
             session_id,
             owner,
             "holder = :nobody",
-            {":nobody": "", ":now": now},
+            {":nobody": "", ":past": now - limits.FLIGHT_SECONDS},
             lambda session: session.state is State.ABORTED,
         )
 
@@ -241,18 +275,21 @@ def _owned(item: dict[str, Any], owner: str) -> Session:
     return _session(item)
 
 
-def _pack(result: dict[str, object]) -> bytes:
+def pack(result: dict[str, object]) -> bytes:
+    """An answer of finish as it is in an item."""
     return zlib.compress(json.dumps(result, separators=(",", ":")).encode())
 
 
 def _item(session: Session) -> dict[str, Any]:
     """A newly created session as an item."""
     values = {
+        "version": _VERSION,
         "sessionId": session.session_id,
         "owner": session.owner,
         "totalRecord": session.total_record,
         "batchSize": session.batch_size,
         "createdAt": session.created_at,
+        "batchesUntil": session.batches_until,
         "expiresAt": session.expires_at,
         "state": session.state.value,
         "attempt": session.attempt,
@@ -261,24 +298,37 @@ def _item(session: Session) -> dict[str, Any]:
 
 
 def _session(item: dict[str, Any]) -> Session:
-    value = {name: _value(attribute) for name, attribute in item.items()}
-    decision, upload, result = (value.get(name) for name in ("decision", "upload", "result"))
+    value = {name: _value(item[name]) for name in _KNOWN & item.keys()}
+    result = value.get("result")
     return Session(
         session_id=value["sessionId"],
         owner=value["owner"],
         total_record=value["totalRecord"],
         batch_size=value.get("batchSize"),
         created_at=value["createdAt"],
+        batches_until=value.get("batchesUntil", value["expiresAt"]),
         expires_at=value["expiresAt"],
         state=State(value["state"]),
         attempt=value["attempt"],
         holder=value.get("holder", ""),
         lease_until=value.get("leaseUntil", 0),
         settled=value.get("settled", 0),
-        upload=Upload(**upload) if upload else None,
-        decision=Decision(**decision) if decision else None,
+        upload=msgspec.convert(value.get("upload"), Upload | None),
+        decision=msgspec.convert(value.get("decision"), Decision | None),
+        counted=msgspec.convert(value.get("counted"), Counted | None),
         result=json.loads(zlib.decompress(result)) if result else None,
+        report=value.get("report"),
     )
+
+
+_KNOWN: Final = frozenset(
+    (
+        *("sessionId", "owner", "totalRecord", "batchSize", "createdAt", "batchesUntil"),
+        *("expiresAt", "state", "attempt", "holder", "leaseUntil", "settled", "upload"),
+        *("decision", "counted", "result", "report"),
+    )
+)
+"""Attributes of an item that are read."""
 
 
 def _attribute(value: object) -> dict[str, Any]:
@@ -296,11 +346,12 @@ def _attribute(value: object) -> dict[str, Any]:
 
 
 def _value(attribute: dict[str, Any]) -> Any:  # noqa: ANN401
-    """The value of an attribute that ``_attribute`` made."""
+    """The value of an attribute that ``_attribute`` made; of any other one, as it is."""
     ((kind, value),) = attribute.items()
     match kind:
         case "N":
-            return int(value)
+            # Members that are not known here may be fractions.
+            return int(value) if value.isdecimal() else value
         case "M":
             return {name: _value(member) for name, member in value.items()}
     return value

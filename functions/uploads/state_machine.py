@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Execution:
-    """A long merge: the input of its execution, and of every task."""
+    """A long merge: the input of its execution, and of every task.
+
+    Another release may have started it: members that are not known here are ignored.
+    """
 
     session_id: str
     owner: str
@@ -26,6 +29,7 @@ class Execution:
     """Exactly the ``seqNum`` below it are merged."""
     digest: str
     """Of their listing."""
+    version: int = 1
 
     @property
     def name(self) -> str:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from uploads.finishing import Finish
     from uploads.long_merge import LongMerge
     from uploads.merged_store import MergedStore
+    from uploads.reports import ReportStore
 
 _CLIENT: Final = ClientConfig(
     connect_timeout=2,
@@ -117,6 +118,13 @@ class Wiring:
         return self._merged(self.config.presign_endpoint_url or self.config.endpoint_url)
 
     @cached_property
+    def reports(self) -> "ReportStore":
+        """Gap reports that sessions have no room for."""
+        from uploads.reports import ReportStore  # noqa: PLC0415 - not in the batch function
+
+        return ReportStore(self._batches_bucket)
+
+    @cached_property
     def finish(self) -> "Finish":
         """Finish, in line or handed over to the stack's state machine, where there is one."""
         from uploads.finishing import Finish  # noqa: PLC0415 - not in the batch function
@@ -133,6 +141,7 @@ class Wiring:
             self.sessions,
             self.batches,
             self.merged,
+            self.reports,
             self.clock,
             self.config.merged_retention,
             StateMachine(client, arn) if arn else None,

@@ -253,7 +253,7 @@ def test_an_expired_session_is_gone(
     any_api.batch(session_id, 0, [1])
     if finished:
         any_api.finish(session_id)
-    stack.change(session_id, expiresAt=1_000_000_000)
+    stack.change(session_id, batchesUntil=1_000_000_000, expiresAt=1_000_000_000)
     answer = any_api.request(method, f"{Api.ROOT}/{session_id}{suffix}", body)
     assert (answer.status, answer.code) == (410, "session_expired")
 

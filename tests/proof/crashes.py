@@ -13,7 +13,7 @@ from threading import Event
 from typing import Final
 
 from tests.aws import Answer, Call, dynamodb_error, s3_error
-from tests.proof.world import History, Process, World, observe, require, scale
+from tests.proof.world import History, Process, World, observe, require, scale, told
 
 DEAD: Final = Answer("418 Dead", [], b"")
 """What a process that has died hears of its calls: a status that no client tries again."""
@@ -47,7 +47,10 @@ def throttled(call: Call) -> Answer:
 class Fault:
     """What happens at the ``at``-th call of a process."""
 
-    def __init__(self, process: Process, at: int, observe: Callable[[Call, Answer], None]) -> None:
+    heard = True
+    """Whether the client hears what ``strike`` answers."""
+
+    def __init__(self, process: Process, at: int, history: History) -> None:
         self.process = process
         self.hit: Call | None = None
         self.died_in = -1
@@ -55,7 +58,7 @@ class Fault:
         """Requests that are still on their way."""
         self._at = at
         self._seen = 0
-        self._observe = observe
+        self._history = history
 
     def handle(self, call: Call, forward: Forward) -> Answer:
         """The handler of the process's calls."""
@@ -65,13 +68,26 @@ class Fault:
 
         def take_effect() -> Answer:
             answer = forward()
-            self._observe(call, answer)
+            observe(self._history, call, answer)
             return answer
 
         if self._seen == self._at:
             self.hit = call
-            return self.strike(call, take_effect)
-        return self.afterwards(call, take_effect)
+            answer = self.strike(call, take_effect)
+            if self.heard:
+                told(self._history, call, answer)
+        else:
+            answer = self.afterwards(call, take_effect)
+            told(self._history, call, answer)
+        if self.gives_up(call):
+            # What it knew is lost.
+            self._history.uploads.clear()
+        return answer
+
+    def gives_up(self, call: Call) -> bool:
+        """Whether what the invocation leaves behind is left to the bucket's rule."""
+        del call
+        return self.died_in >= 0
 
     def strike(self, call: Call, forward: Forward) -> Answer:
         """The call it is about."""
@@ -81,15 +97,6 @@ class Fault:
         """Any other."""
         del call
         return forward()
-
-    @property
-    def leaves_an_upload(self) -> bool:
-        """Whether one was created when nobody was there any more: the bucket's rule aborts it."""
-        return bool(
-            type(self) in {Delayed, Repeated}
-            and self.hit
-            and self.hit.operation == "CreateMultipartUpload"
-        )
 
     def deliver(self) -> None:
         """Let arrive what is on its way."""
@@ -158,6 +165,10 @@ class FailsForGood(Fault):
             return error(call, 500, "InternalError")
         return forward()
 
+    def gives_up(self, call: Call) -> bool:
+        # It cannot give its upload up, or a task cannot note it.
+        return call == self.hit and call.operation in {"AbortMultipartUpload", "UpdateItem"}
+
 
 class Conflict(Fault):
     """S3's answer to a conditional write that meets another one: nothing need be stored."""
@@ -215,8 +226,10 @@ class Repeated(Fault):
 class AnsweredTooLate(Fault):
     """The call takes effect, and the client has tried again before it is answered."""
 
-    def __init__(self, process: Process, at: int, observe: Callable[[Call, Answer], None]) -> None:
-        super().__init__(process, at, observe)
+    heard = False
+
+    def __init__(self, process: Process, at: int, history: History) -> None:
+        super().__init__(process, at, history)
         self._again = Event()
 
     def strike(self, call: Call, forward: Forward) -> Answer:
@@ -286,7 +299,7 @@ class Operation:
         """Do it with a fault, and what the client does then: the end."""
         process = world.processes[1]
         session_id, history = world.create(self.total, self.size)
-        fault = kind(process, at, lambda call, answer: observe(history, call, answer))
+        fault = kind(process, at, history)
         try:
             for seq_num, data in self.before.items():
                 world.send(world.processes[0], history, session_id, seq_num, data)
@@ -298,13 +311,8 @@ class Operation:
             require(fault.hit or not at, "there is no such call", at)
             history.failed.clear()
             fault.deliver()
-            world.run_started(process)
-            return world.settle(
-                session_id,
-                history,
-                {**self.before, **self.data},
-                uploads_left=fault.leaves_an_upload,
-            )
+            world.run_started(process, history)
+            return world.settle(session_id, history, {**self.before, **self.data})
         except Exception as error:
             error.add_note(f"{kind.__name__} at call {at}, {fault.hit}")
             raise
@@ -349,7 +357,7 @@ def status(world: World, process: Process, history: History, session_id: str) ->
 def long_finish(world: World, process: Process, history: History, session_id: str) -> object:
     """Handed over, and merged by the state machine."""
     answer = world.finish(process, history, session_id, long=True)
-    world.run_started(process)
+    world.run_started(process, history)
     return answer
 
 

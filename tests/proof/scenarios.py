@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
+from tests.aws import Answer as AwsAnswer
+from tests.aws import Call, Handler
 from tests.proof.schedules import Choose, Explored, Run, Step, explore
-from tests.proof.world import Answer, History, Process, World, observe, scale
+from tests.proof.world import Answer, History, Process, World, observe, scale, told
 
 Data = Mapping[int, Sequence[object]]
 Made = tuple[list[tuple[str, Step]], list[tuple[str, str, str]]]
@@ -46,9 +48,17 @@ def batch(seq_num: int, *data: object) -> Invocation:
 
 def merge(world: World, process: Process, history: History, session_id: str) -> Answer:
     """The execution that a finish has started, to its end."""
-    del history, session_id
-    world.run_started(process)
+    del session_id
+    world.run_started(process, history)
     return Answer(0, None)
+
+
+def _handle(
+    turn: Handler, history: History, call: Call, forward: Callable[[], AwsAnswer]
+) -> AwsAnswer:
+    answer = turn(call, forward)
+    told(history, call, answer)
+    return answer
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,8 @@ class Scenario:
         try:
             with ExitStack() as handled:
                 for process, act in zip(world.processes, self.invocations, strict=False):
-                    handled.enter_context(process.aws.handled(run.handler(process.name)))
+                    handle = partial(_handle, run.handler(process.name), history)
+                    handled.enter_context(process.aws.handled(handle))
                     run.start(process.name, partial(act, world, process, history, session_id))
                 if not run.finish():
                     return None

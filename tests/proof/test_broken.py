@@ -67,14 +67,14 @@ def no_decision(patch: pytest.MonkeyPatch) -> None:
     """An attempt publishes what it has found, and commits it."""
     patch.setattr(SessionStore, "decide", lambda _, session, *__: (session, True))
     guard = "(attribute_not_exists(decision) OR decision.digest = :digest)"
-    patch.setitem(MOVES, Move.COMMIT, ({State.FINISHING: guard}, State.FINISHED))
+    patch.setitem(MOVES, Move.COMMIT, ({State.FINISHING: (guard,)}, State.FINISHED))
 
 
 def from_any_state(move: Move) -> Break:
     def break_it(patch: pytest.MonkeyPatch) -> None:
         sources, target = MOVES[move]
-        (guard,) = sources.values()
-        patch.setitem(MOVES, move, (dict.fromkeys(State, guard), target))
+        (guards,) = sources.values()
+        patch.setitem(MOVES, move, (dict.fromkeys(State, guards), target))
 
     return break_it
 
@@ -90,7 +90,13 @@ def attempts_are_tokens(patch: pytest.MonkeyPatch) -> None:
             session_id,
             owner,
             "attempt = :token, holder = :holder, leaseUntil = :lease REMOVE upload",
-            {":token": int(holder, 16), ":holder": holder, ":lease": lease_until, ":now": now},
+            {
+                ":token": int(holder, 16),
+                ":holder": holder,
+                ":lease": lease_until,
+                ":now": now,
+                ":soonest": now,
+            },
             lambda session: session.state is State.FINISHING and session.holder == holder,
         )
 

@@ -13,12 +13,6 @@ ORDERS = {
     "an upload begun amid an abort": ("long merge, abort", "P0 " * 2 + "P1 " * 4),
     # The slower one met the object, and forgot its own upload.
     "an upload that came second": ("copied finish, late finish", "P0 " * 3 + "P1 " * 11),
-    # Whoever finished took the slower one's upload away, which then answered 500.
-    "an upload that was taken away": ("multipart finish, late finish", "P0 " * 5 + "P1 " * 12),
-    "an upload that was taken away before the commit": (
-        "multipart finish, late finish",
-        "P0 " * 9 + "P1 " * 6 + "P0 " * 3,
-    ),
     "an upload that an abort took away": ("multipart finish, abort", "P0 " * 6 + "P1 " * 5),
 }
 

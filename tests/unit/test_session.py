@@ -2,11 +2,21 @@
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
-from uploads import errors
-from uploads.session import MOVES, Move, Session, State, condition
+from uploads import errors, limits
+from uploads.session import (
+    MOVES,
+    Counted,
+    Decision,
+    Move,
+    Session,
+    State,
+    Upload,
+    condition,
+)
 
 LARGEST = 2**53 - 1
 BATCHES = 100_000
@@ -18,7 +28,8 @@ SESSION = Session(
     total_record=10,
     batch_size=4,
     created_at=1_000,
-    expires_at=2_000,
+    batches_until=2_000,
+    expires_at=90_000,
 )
 
 
@@ -186,36 +197,105 @@ STATE_ERRORS: list[tuple[State, type[errors.GaplessError], str]] = [
 ]
 
 
-@pytest.mark.parametrize("now", [0, SESSION.created_at, SESSION.expires_at - 1])
-def test_an_open_session_takes_batches_until_it_expires(now: int) -> None:
+@pytest.mark.parametrize("now", [0, SESSION.created_at, SESSION.batches_until - 1])
+def test_an_open_session_takes_batches_until_its_time_is_over(now: int) -> None:
     assert SESSION.require_open(now) is SESSION
     assert SESSION.require_unexpired(now) is SESSION
 
 
 @pytest.mark.parametrize(("state", "error", "advice"), STATE_ERRORS)
+@pytest.mark.parametrize("late", [-1, 0, limits.FLIGHT_SECONDS - 1])
 def test_any_other_session_takes_none(
-    state: State, error: type[errors.GaplessError], advice: str
+    state: State, error: type[errors.GaplessError], advice: str, late: int
 ) -> None:
     with pytest.raises(error) as caught:
-        replace(SESSION, state=state).require_open(SESSION.expires_at - 1)
+        replace(SESSION, state=state).require_open(SESSION.batches_until + late)
     assert type(caught.value) is error
     assert advice in caught.value.detail
 
 
+FLIGHT = limits.FLIGHT_SECONDS
+OVER = {
+    State.OPEN: SESSION.batches_until + FLIGHT,
+    State.ABORTED: SESSION.batches_until + FLIGHT,
+    State.FINISHING: SESSION.expires_at + FLIGHT,
+    State.FINISHED: SESSION.expires_at,
+}
+"""When nobody can finish it any more, or its result is gone."""
+
+
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("late", [0, 1, 86_400])
-def test_a_session_expires_exactly_at_its_time_whatever_its_state(state: State, late: int) -> None:
+def test_a_session_expires_when_nobody_can_finish_it_any_more(state: State, late: int) -> None:
     expired = replace(SESSION, state=state)
     for check in (expired.require_open, expired.require_unexpired):
         with pytest.raises(errors.SessionExpiredError) as caught:
-            check(SESSION.expires_at + late)
+            check(OVER[state] + late)
         assert "Create a new one" in caught.value.detail
 
 
 @pytest.mark.parametrize("state", State)
 def test_an_unexpired_session_may_be_looked_at_in_every_state(state: State) -> None:
     found = replace(SESSION, state=state)
-    assert found.require_unexpired(SESSION.expires_at - 1) is found
+    assert found.require_unexpired(OVER[state] - 1) is found
+
+
+@pytest.mark.parametrize("late", [0, FLIGHT - 1])
+def test_an_open_session_whose_time_is_over_takes_none_though_a_seal_may_be_under_way(
+    late: int,
+) -> None:
+    now = SESSION.batches_until + late
+    with pytest.raises(errors.SessionExpiredError):
+        SESSION.require_open(now)
+    assert SESSION.require_unexpired(now) is SESSION
+
+
+DECISION = Decision(1, 1, 1, "digest")
+
+
+@pytest.mark.parametrize(
+    ("changes", "ends"),
+    [
+        ({}, SESSION.batches_until),
+        ({"state": State.ABORTED}, SESSION.batches_until),
+        ({"state": State.FINISHING}, SESSION.batches_until),
+        ({"state": State.FINISHING, "decision": DECISION}, SESSION.expires_at),
+        ({"state": State.FINISHED, "decision": DECISION}, SESSION.expires_at),
+    ],
+)
+def test_what_the_api_calls_expires_at(changes: dict[str, Any], ends: int) -> None:
+    assert replace(SESSION, **changes).ends_at == ends
+
+
+def test_the_times_leave_room_for_each_other() -> None:
+    """An attempt that is sealed in time ends before the item does, and so does one after it."""
+    assert limits.LONGEST_SECONDS + FLIGHT < limits.GRACE_SECONDS
+    longest_life = 7 * 86_400
+    assert longest_life + limits.GRACE_SECONDS <= limits.LATEST_FINISH_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("attempt", "settled", "died"), [(1, 0, 0), (2, 0, 1), (2, 1, 0), (7, 3, 3)]
+)
+def test_attempts_that_have_come_to_no_end(attempt: int, settled: int, died: int) -> None:
+    assert replace(SESSION, attempt=attempt, settled=settled).died == died
+
+
+def test_what_is_remembered_of_a_session_never_changes() -> None:
+    moved = replace(
+        SESSION,
+        state=State.FINISHING,
+        attempt=3,
+        holder="x",
+        lease_until=5,
+        settled=1,
+        upload=Upload("id", 3),
+        decision=DECISION,
+        counted=Counted("digest", 1),
+        result={"missing": [{"from": 0, "to": 1}]},
+        report=1,
+    )
+    assert moved.as_created() == SESSION
 
 
 LEGAL = {
@@ -248,8 +328,8 @@ def test_nothing_leaves_a_final_state(final: State) -> None:
 @pytest.mark.parametrize("move", Move)
 def test_every_branch_of_a_condition_names_the_owner_and_a_source_state(move: Move) -> None:
     branches = condition(move).split(" OR ")
-    assert len(branches) == len(MOVES[move][0])
-    for branch, source in zip(branches, MOVES[move][0], strict=True):
+    sources = [source for source, guards in MOVES[move][0].items() for _ in guards]
+    for branch, source in zip(branches, sources, strict=True):
         assert branch.startswith("(")
         assert branch.endswith(")")
         assert "#owner = :owner AND " in branch
@@ -258,17 +338,27 @@ def test_every_branch_of_a_condition_names_the_owner_and_a_source_state(move: Mo
 
 @pytest.mark.parametrize("move", [Move.ABORT, Move.REOPEN, Move.DECIDE])
 def test_what_is_decided_is_neither_given_up_nor_decided_again(move: Move) -> None:
-    assert "attribute_not_exists(decision)" in MOVES[move][0][State.FINISHING]
+    guards = MOVES[move][0][State.FINISHING]
+    assert guards
+    assert all("attribute_not_exists(decision)" in guard for guard in guards)
+
+
+NOW = 1_000_000
+SOONEST = NOW + limits.LONGEST_SECONDS
+PAST = NOW - limits.FLIGHT_SECONDS
+TIMES = sorted({t + d for t in (PAST, NOW, SOONEST) for d in (0, 1)})
 
 
 @dataclass(frozen=True)
 class Item:
-    """What a condition can see of a session's item, each fact a yes or a no."""
+    """What a condition can see of a session's item."""
 
     ours: bool
     """The caller owns it."""
     state: State
-    expired: bool
+    batches_until: int | None
+    """None in an item of the release that had one time."""
+    expires_at: int
     lease_out: bool
     decided: bool
     same_attempt: bool
@@ -279,11 +369,17 @@ class Item:
         prefix = "#state = :"
         if term.startswith(prefix):
             return term == prefix + self.state
+        name, _, value = term.partition(" > ")
+        if value:
+            time = {"batchesUntil": self.batches_until, "expiresAt": self.expires_at}[name]
+            return (
+                time is not None and time > {":now": NOW, ":soonest": SOONEST, ":past": PAST}[value]
+            )
         return {
             "#owner = :owner": self.ours,
-            "expiresAt > :now": not self.expired,
             "leaseUntil <= :now": self.lease_out,
             "attempt = :attempt": self.same_attempt,
+            "attribute_not_exists(batchesUntil)": self.batches_until is None,
             "attribute_not_exists(decision)": not self.decided,
             "decision.digest = :digest": self.decided and self.same_digest,
         }[term]
@@ -297,26 +393,32 @@ class Item:
 
     def ought_to_allow(self, move: Move) -> bool:
         """What the protocol says, in its own words."""
-        undecided = self.state is State.FINISHING and not self.decided
+        is_open, finishing = self.state is State.OPEN, self.state is State.FINISHING
+        undecided = finishing and not self.decided
+        until = self.expires_at if self.batches_until is None else self.batches_until
         match move:
             case Move.SEAL:
-                takes_over = self.state is State.FINISHING and self.lease_out
-                legal = not self.expired and (self.state is State.OPEN or takes_over)
+                # Longest merges fit before the item is deleted; as it was for older items.
+                longest = 0 if self.batches_until is None else limits.LONGEST_SECONDS
+                takes_over = finishing and self.lease_out and self.expires_at > NOW + longest
+                legal = (is_open and until > NOW) or takes_over
             case Move.LEASE:
                 # Decided or not: a long merge that is bound must hold the session all the same.
-                legal = self.state is State.FINISHING and self.same_attempt
+                legal = finishing and self.same_attempt
             case Move.REOPEN | Move.DECIDE:
                 legal = undecided and self.same_attempt
             case Move.COMMIT:
-                legal = self.state is State.FINISHING and self.decided and self.same_digest
+                legal = finishing and self.decided and self.same_digest
             case Move.ABORT:
-                legal = not self.expired and (self.state is State.OPEN or undecided)
+                # For as long as it is not answered as expired.
+                legal = (is_open and until > PAST) or (undecided and self.expires_at > PAST)
         return self.ours and legal
 
 
 BOOLS = (False, True)
 ITEMS = [
-    Item(*facts) for facts in itertools.product(BOOLS, State, BOOLS, BOOLS, BOOLS, BOOLS, BOOLS)
+    Item(*facts)
+    for facts in itertools.product(BOOLS, State, [None, *TIMES], TIMES, BOOLS, BOOLS, BOOLS, BOOLS)
 ]
 
 

@@ -211,6 +211,7 @@ MAY_BE_DONE: Final = {
     f"${{BatchesBucket.Arn}}/{SESSION}/????????": {"PutObject", "GetObject", "DeleteObject"},
     f"${{BatchesBucket.Arn}}/merges/{SESSION}/*": {"PutObject", "GetObject"},
     f"${{BatchesBucket.Arn}}/merges/{SESSION}/*/plan.json": {"GetObject"},
+    f"${{BatchesBucket.Arn}}/merges/{SESSION}/*/failed.json": {"PutObject", "GetObject"},
     f"${{MergedBucket.Arn}}/{SESSION}.ndjson": {
         "PutObject",
         "GetObject",

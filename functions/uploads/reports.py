@@ -1,0 +1,61 @@
+"""Gap reports that are too large for a session's item, in the batches bucket.
+
+Key ``merges/{sessionId}/{attempt}/failed.json``, written before the attempt re-opens the session,
+and never changed: where it dies in between, nothing refers to it. The item has the rest of the
+answer, with no gaps and marked as cut, which is also what is answered where the report is gone.
+They expire with the batches.
+
+Permissions: ``s3:PutObject`` to write, ``s3:GetObject`` to read, and ``s3:ListBucket`` to be told
+404 instead of 403.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import obstore
+
+from uploads import limits
+from uploads.batch_store import put_once
+from uploads.retries import persistently
+from uploads.session import Session
+from uploads.session_store import pack
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+Result = dict[str, Any]
+
+
+class ReportStore:
+    """What a session's item has no room for."""
+
+    def __init__(self, store: "S3Store") -> None:
+        self._store = store
+
+    def stored(self, session: Session, result: Result) -> tuple[Result, bool]:
+        """``result`` as the item takes it, and whether its gaps are here now: then 1 write."""
+        if len(pack(result)) <= limits.STORED_RESULT_BYTES:
+            return result, False
+        put_once(
+            self._store,
+            _key(session.session_id, session.attempt),
+            msgspec.json.encode(result),
+            {"Content-Type": "application/json"},
+        )
+        return result | {"missing": [], "missingTruncated": True}, True
+
+    def whole(self, session: Session) -> Result | None:
+        """The last answer of the session's finish: 1 read where its gaps are here."""
+        if session.report is None:
+            return session.result
+        try:
+            key = _key(session.session_id, session.report)
+            stored = persistently(lambda: obstore.get(self._store, key).bytes())
+        except FileNotFoundError:
+            return session.result
+        found: Result = msgspec.json.decode(bytes(stored))
+        return found
+
+
+def _key(session_id: str, attempt: int) -> str:
+    return f"merges/{session_id}/{attempt}/failed.json"
