@@ -4,6 +4,7 @@ import gc
 import hmac
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -65,6 +66,7 @@ class Request:
             is_base64=self.event.get("isBase64Encoded", False),
             headers=self.headers,
             allowance=allowance,
+            cpu=time.thread_time,
         )
 
     @property

@@ -9,11 +9,9 @@ import base64
 import binascii
 import codecs
 import hashlib
-import math
 import re
-import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, NoReturn, TypeVar
 
@@ -55,6 +53,14 @@ class Batch:
     """Of ``ndjson``: merging combines these into the checksum of the whole object."""
 
 
+Meter = Callable[[], float]
+"""Seconds of CPU that this thread has taken."""
+
+
+def _no_meter() -> float:
+    return 0
+
+
 @dataclass(frozen=True)
 class Allowance:
     """How large a body may be, bytes, and what to do where it is larger."""
@@ -82,11 +88,12 @@ def read_body(
     is_base64: bool,
     headers: Mapping[str, str],
     allowance: Allowance = BATCH_ALLOWANCE,
+    cpu: Meter = _no_meter,
 ) -> bytes:
     """The bytes of a request's JSON, checked and inflated, from the event's ``body``.
 
-    ``headers`` have lower-case names. Raises a BadRequestError, BodyTooLargeError,
-    InflatedTooLargeError, UnsupportedEncodingError or GzipAsTextError.
+    ``headers`` have lower-case names; for ``cpu`` see ``inflate``. Raises a BadRequestError,
+    BodyTooLargeError, InflatedTooLargeError, UnsupportedEncodingError or GzipAsTextError.
     """
     if not body:
         raise errors.EmptyBodyError("Send a JSON object as the request's body.")
@@ -115,7 +122,7 @@ def read_body(
     if "content-digest" in headers:
         _check_digest(sent, headers["content-digest"])
     if compressed:
-        sent = inflate(sent, allowance.inflated)
+        sent = inflate(sent, allowance.inflated, cpu)
     if is_base64:
         # Text is valid by now; msgspec does not check the UTF-8 of bytes.
         _check_utf8(sent)
@@ -187,28 +194,31 @@ def _check_digest(sent: bytes, header: str) -> None:
         )
 
 
-def inflate(compressed: bytes, most: int = limits.MAX_INFLATED_BYTES) -> bytes:
+def inflate(
+    compressed: bytes, most: int = limits.MAX_INFLATED_BYTES, cpu: Meter = _no_meter
+) -> bytes:
     """The content of one or more gzip members, at most ``most`` bytes of it.
 
     Inflating stops at the limit, and where what was read has brought too little: so neither what a
-    body inflates to, nor members and blocks that hold next to nothing, can make it dear.
+    body inflates to, nor members and blocks that hold next to nothing, can make it dear. Blocks
+    that isal takes long for, by ``cpu``, are left to zlib, which is slower with all others.
     """
     try:
-        return _inflate(compressed, most, isal_zlib, limits.INFLATE_SECONDS_PER_BYTE)
+        return _inflate(compressed, most, isal_zlib, cpu)
     except _SlowError:
-        return _inflate(compressed, most, zlib, math.inf)
+        return _inflate(compressed, most, zlib, _no_meter)
 
 
 class _SlowError(Exception):
-    """A body was made of blocks that isal takes long for, and zlib does not."""
+    """Inflating takes long for what it brings."""
 
 
-def _inflate(compressed: bytes, most: int, codec: Any, seconds_per_byte: float) -> bytes:  # noqa: ANN401
+def _inflate(compressed: bytes, most: int, codec: Any, cpu: Meter) -> bytes:  # noqa: ANN401
     """The same, with a module like zlib. Raises _SlowError."""
     view = memoryview(compressed)
     pieces: list[bytes] = []
     size = at = 0
-    begun = time.thread_time()
+    begun = cpu()
     while at < len(view) or not pieces:
         if not _begins_as_gzip(view[at:]):
             raise _no_gzip(
@@ -236,7 +246,7 @@ def _inflate(compressed: bytes, most: int, codec: Any, seconds_per_byte: float) 
                 )
             if 8 * (at - limits.MAX_GZIP_OVERHEAD_BYTES) > 9 * size:
                 raise _no_gzip("it is larger than what it holds. Compress the JSON as one member")
-            if time.thread_time() - begun > seconds_per_byte * (size + _FIRST_PIECE_BYTES):
+            if cpu() - begun > limits.INFLATE_SECONDS_PER_BYTE * (size + _FIRST_PIECE_BYTES):
                 raise _SlowError
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

@@ -1,5 +1,6 @@
 """DEFLATE by hand: gzip that no compressor makes."""
 
+import zlib
 from functools import cache
 from typing import Final
 
@@ -18,8 +19,8 @@ def packed(content: bytes) -> bytes:
 @cache
 def bomb(mib: int) -> bytes:
     """One gzip member of so many MiB of spaces: one compressed MiB, repeated."""
-    packer = isal_zlib.compressobj(9, isal_zlib.DEFLATED, -15)
-    block = packer.compress(b" " * MIB) + packer.flush(isal_zlib.Z_FULL_FLUSH)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    block = packer.compress(b" " * MIB) + packer.flush(zlib.Z_FULL_FLUSH)
     crc = 0
     for _ in range(mib):
         crc = isal_zlib.crc32(b" " * MIB, crc)

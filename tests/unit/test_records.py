@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import random
 import re
 import subprocess
 import sys
@@ -984,6 +985,34 @@ def test_gzip_that_brings_next_to_nothing_is_not_read_to_its_end(packed: bytes) 
     for sent in (packed, packed[:500_000]):
         error = refusal(errors.InvalidGzipError, lambda sent=sent: inflate(sent))  # type: ignore[misc]
         assert "larger than what it holds" in error.detail
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        PACKED,
+        PACKED * 3,
+        gzip_of_spaces(3 * MIB),
+        gzip.compress(random.Random(1).randbytes(1_000_000)),
+        blocks(EIGHT_FIXED, 6_500),
+        gzip_of_spaces(MOST_INFLATED // 2) * 3,
+        EMPTY_MEMBER * 225_000,
+        PACKED[:-1],
+        PACKED + b"x",
+        PACKED + changed(-8),
+        PACKED + changed(10, 0x07),
+    ],
+)
+def test_what_is_slow_to_inflate_is_inflated_all_the_same(packed: bytes) -> None:
+    def outcome(cpu: Callable[[], float]) -> object:
+        try:
+            return inflate(packed, cpu=cpu)
+        except errors.GaplessError as error:
+            return type(error)
+
+    seconds = itertools.count()
+    assert outcome(lambda: next(seconds)) == outcome(lambda: 0)
+    assert next(seconds) == 2, "isal was given up after the first piece"
 
 
 WITHIN_MEMORY = """
