@@ -38,6 +38,7 @@ const SLOW_SECONDS = 10;
 const QUICK_SECONDS = 5;
 // So long nothing need succeed before an upload gives up. Time offline or asleep does not count.
 const PATIENCE_SECONDS = 300;
+const PATIENCE_TO_BEGIN_SECONDS = 20;
 const FIRST_PAUSE = 0.5;
 const LONGEST_PAUSE = 20;
 const FINISHING_SECONDS = 40; // After that whoever was at work may have died.
@@ -72,6 +73,7 @@ export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING:
  * @property {number} records
  * @property {number} batchSize
  * @property {number} crc32
+ * @property {string} [expiresAt] When the session ends, by the clock of the service.
  *
  * @typedef {{from: number, to: number}} Gap A range of batches; both ends are included.
  *
@@ -459,18 +461,18 @@ export class Upload extends EventTarget {
     const answer = await this.#call("POST", SESSIONS, [201], JSON.stringify(asked), {
       "Content-Type": "application/json",
     });
-    const { sessionId } = await bodyOf(answer, "sessionId");
+    const { sessionId, expiresAt } = bodyOf(answer, "sessionId");
     const { name, size, lastModified } = this.file;
     this.#saved = {
       ...{ sessionId, url: this.#url, name, size, lastModified },
-      ...{ records: this.#records, batchSize: this.#perBatch, crc32: this.#crc },
+      ...{ records: this.#records, batchSize: this.#perBatch, crc32: this.#crc, expiresAt },
     };
     this.dispatchEvent(new Event("state"));
   }
 
   /** Ask the service what it has. */
   async #look() {
-    const session = await bodyOf(await this.#call("GET", this.#path, [200]), "state");
+    const session = bodyOf(await this.#call("GET", this.#path, [200]), "state");
     if (session.state === "ABORTED") {
       throw new UploadError("session_aborted", "This upload was aborted. Start a new one.");
     }
@@ -551,6 +553,12 @@ export class Upload extends EventTarget {
     try {
       const packed = await gzip(body);
       const sent = packed ?? body;
+      if (sent.length > MAX_BODY || body.length > MAX_INFLATED) {
+        throw new UploadError(
+          "batch_too_large",
+          `Batch ${n} has ${body.length} bytes, ${sent.length} as sent. Put fewer records into each batch.`,
+        );
+      }
       const headers = { ...BATCH, ...(packed && { "Content-Encoding": "gzip" }) };
       await this.#call("POST", this.#path, [204], sent, { ...headers, ...(await contentDigest(sent)) });
     } catch (error) {
@@ -603,7 +611,7 @@ export class Upload extends EventTarget {
     for (;;) {
       await sleep(pause, this.#ended.signal);
       answer = await this.#call("GET", this.#path, [200]);
-      const session = await bodyOf(answer, "state");
+      const session = bodyOf(answer, "state");
       if (session.state !== "FINISHING" && session.finish) return session.finish;
       if (session.merge) {
         this.dispatchEvent(new CustomEvent("merge", { detail: session.merge }));
@@ -653,7 +661,8 @@ export class Upload extends EventTarget {
       const isOffline = globalThis.navigator?.onLine === false;
       if (before !== this.#successes || isOffline) [spent, tried] = [0, 0];
       before = this.#successes;
-      if (spent > PATIENCE_SECONDS) throw error;
+      // Where nothing was begun, the address may well be wrong.
+      if (spent > (this.#saved ? PATIENCE_SECONDS : PATIENCE_TO_BEGIN_SECONDS)) throw error;
       this.#troubled(isOffline ? offline() : error);
       const longest = Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** tried++);
       const pause = (answer ? (retryAfter(answer) ?? 0) : 0) + Math.random() * longest;
@@ -1068,6 +1077,7 @@ export function serviceUrl(url) {
     throw bad("is no address");
   }
   if (!/^https?:$/.test(found.protocol)) throw bad("is no HTTP address");
+  if (found.search || found.hash) throw bad("has a part behind ? or #, which an address of the service has not");
   if (found.username || found.password) throw new UploadError("bad_address", "An address holds no password. Set a token.");
   return found.origin + found.pathname.replace(/\/+$/, "").replace(/\/api\/upload\/sessions$/, "");
 }
@@ -1103,7 +1113,7 @@ function sleep(seconds, ended) {
 const noAnswer = () =>
   new UploadError("no_answer", "The service cannot be reached. Look at the connection and the address.");
 
-const offline = () => new UploadError("offline", "This device is offline. It goes on by itself.");
+const offline = () => new UploadError("offline", "The upload goes on by itself when the connection is back.");
 
 /** @param {string} what @param {number} [status] */
 const notTheService = (what, status) =>

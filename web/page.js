@@ -5,6 +5,7 @@ import { Batch, Upload, UploadError, downloadName, serviceUrl } from "./gapless.
 
 const KEPT = "gapless.upload.";
 const SPOKEN_SECONDS = 10;
+const DAY = 24 * 60 * 60 * 1000;
 const LEGEND = ["waiting", "sending", "stored", "missing", "conflict"];
 
 /** @param {string} id @returns {any} */
@@ -206,7 +207,15 @@ function keep(area, key, value) {
 }
 
 const settings = {
-  url: () => serviceUrl(get("url").value.trim() || defaultUrl()),
+  url: () => {
+    const url = serviceUrl(get("url").value.trim() || defaultUrl());
+    // What the Content-Security-Policy in index.html lets this page talk to.
+    const isOpen = url.startsWith(`${location.origin}/`) || url === location.origin;
+    if (!isOpen && !/^(https:|http:\/\/(localhost|127\.0\.0\.1)(:|\/|$))/.test(url)) {
+      throw new Error("Only an HTTPS address is safe: what is sent to another one can be read by others.");
+    }
+    return url;
+  },
   token: () => get("token").value.trim(),
   reading: () => ({
     format: get("format").value || undefined,
@@ -228,7 +237,10 @@ function unfinished() {
   return kept.flatMap(([key, value]) => {
     try {
       const saved = JSON.parse(value);
-      return KEPT + saved.sessionId === key && saved.url === settings.url() ? [saved] : [];
+      // The clocks may differ. What the service has long forgotten is of no use.
+      if (Date.now() > Date.parse(saved.expiresAt) + DAY) forget(saved.sessionId);
+      else if (KEPT + saved.sessionId === key && saved.url === settings.url()) return [saved];
+      return [];
     } catch {
       return [];
     }
@@ -319,7 +331,7 @@ async function showUnfinished() {
  * @property {Promise<void>} checked
  * @property {() => void} release Lets other tabs have the upload.
  * @property {string} heldId The session that is kept from them.
- * @property {{url: string, ends: number} | null} link
+ * @property {string} link To the merged file, as it was last asked for.
  */
 
 /** @type {Entry[]} */
@@ -380,7 +392,7 @@ async function entryOf(file, isNew = false) {
   });
   /** @type {Entry} */
   const entry = {
-    ...{ upload, isKept: true, checked: Promise.resolve(), link: null },
+    ...{ upload, isKept: true, checked: Promise.resolve(), link: "" },
     ...{ release: release ?? (() => {}), heldId: saved?.sessionId ?? "" },
     note: begun.length && !release ? ["Another tab is uploading this file.", "This is an upload of its own."] : null,
   };
@@ -539,7 +551,7 @@ const mayGoOn = (error) =>
 
 /** Whether the file cannot be sent as it is read. @param {any} error */
 const isAboutFile = (error) =>
-  error?.status === undefined && !["different_file", "checksum_mismatch"].includes(error?.code) && !mayGoOn(error);
+  error?.status === undefined && !["different_file", "checksum_mismatch", "batch_too_large"].includes(error?.code) && !mayGoOn(error);
 
 const others = () => entries.filter((entry) => entry !== shown && ["new", "scanning", "ready"].includes(entry.upload.state));
 
@@ -557,7 +569,7 @@ function primary() {
   if (state === "incomplete") return ["Finish again", () => quietly(now.finish())];
   if (state === "failed" && mayGoOn(error)) return ["Try again", tryAgain];
   if (state === "failed" && !isAboutFile(error)) return ["Start a new upload", startNew];
-  if (state === "failed" && others().length) return [`Upload the other ${others().length}`, isSending ? null : sendAll];
+  if (state === "failed" && others().length) return [`Upload the other ${many(others().length, "file")}`, isSending ? null : sendAll];
   if (["failed", "aborted"].includes(state)) return ["Choose another file", pickOrStart];
   return [state === "finishing" ? "Merging …" : "Checking …", null];
 }
@@ -610,7 +622,8 @@ function showState() {
   get("cancel").textContent = state === "ready" ? "Take off the list" : "Cancel";
   get("another").hidden = !["ready", "finished", "incomplete", "failed"].includes(state) || act === pickOrStart;
   get("another").textContent = entries.length > 1 ? "Add files" : "Choose another file";
-  get("abort").hidden = !saved || !["ready", "sending", "paused", "incomplete", "failed"].includes(state);
+  const mayAbort = ["sending", "paused"].includes(state) || (saved && ["ready", "incomplete", "failed"].includes(state));
+  get("abort").hidden = !mayAbort;
   get("session").hidden = !saved;
   get("session").querySelector("code").textContent = saved?.sessionId ?? "";
   get("map").hidden = !now.batches.length || state === "aborted";
@@ -729,7 +742,8 @@ function say() {
 function alertText() {
   const { state, error, result, saved, trouble, progress } = /** @type {any} */ (upload);
   if (state === "failed") {
-    const title = TITLES[error.code] ?? TITLES[error.status] ?? (isAboutFile(error) ? "Nothing was sent: the file cannot be read as it is." : "The upload has stopped.");
+    const isUnread = error.code === "file_changed" && !progress.batches;
+    const title = isUnread ? "The file cannot be read." : TITLES[error.code] ?? TITLES[error.status] ?? (isAboutFile(error) ? "Nothing was sent: the file cannot be read as it is." : "The upload has stopped.");
     return ["error", title, error.message];
   }
   if (state === "incomplete" && result.reason === "merge_failed") {
@@ -737,7 +751,7 @@ function alertText() {
   }
   if (state === "incomplete") return ["warning", "The service does not have everything yet.", result.detail ?? ""];
   if (state === "aborted") return ["note", "The upload was aborted.", "What had been sent is deleted."];
-  if (trouble) return ["warning", TITLES[trouble.code] ?? TITLES[trouble.status] ?? "The service has a fault.", `${trouble.message} It is tried again.`];
+  if (trouble) return ["warning", TITLES[trouble.code] ?? TITLES[trouble.status] ?? "The service has a fault.", trouble.code === "offline" ? trouble.message : `${trouble.message} It is tried again.`];
   if (state === "finishing") return ["note", "All records are sent.", "The service checks that nothing is missing, and merges them."];
   if (state === "ready" && saved) {
     const stored = progress.stored ? ` ${count.format(progress.stored)} of ${many(progress.batches, "batch")} are stored.` : "";
@@ -760,6 +774,7 @@ function showAlert() {
 const TITLES = {
   malformed_record: "Nothing was sent: the file has a mistake.",
   too_many_batches: "Nothing was sent: the batches are too small.",
+  batch_too_large: "The batches are too large.",
   too_large: "Nothing was sent: a record is too large.",
   file_changed: "The file has changed.",
   different_file: "This file has other records.",
@@ -789,16 +804,15 @@ function showDone() {
     `${many(now.records, "record")}, ${size(bytes)}. The checksum ${checksum.value} is that of what was read from your file` +
     ` (${readingText(now.reading)}).`;
   get("download").download = downloadName(now.file.name);
-  get("download").href = shown?.link?.url ?? "#download";
+  get("download").href = shown?.link || "#download";
   if (!wasDone && entries.length < 2) get("done-title").focus();
-  if (!shown?.link) quietly(renewLink());
+  if (!shown?.link) quietly(renewLink(/** @type {Entry} */ (shown)));
 }
 
-async function renewLink() {
-  const entry = /** @type {Entry} */ (shown);
-  const { url, expiresAt } = await entry.upload.link();
-  entry.link = { url, ends: Date.parse(expiresAt) };
-  if (entry === shown) get("download").href = url;
+/** @param {Entry} entry */
+async function renewLink(entry) {
+  entry.link = (await entry.upload.link()).url;
+  if (entry === shown) get("download").href = entry.link;
 }
 
 function showGaps() {
@@ -835,16 +849,15 @@ get("abort").addEventListener("click", async () => {
 });
 get("download").addEventListener("click", async (/** @type {MouseEvent} */ event) => {
   const entry = /** @type {Entry} */ (shown);
-  if (entry.link && Date.now() < entry.link.ends) return;
+  // A link works for some minutes only, and this page may have been open for long.
   event.preventDefault();
   try {
-    await renewLink();
+    await renewLink(entry);
   } catch (error) {
     entry.note = ["There is no link to the file just now.", /** @type {Error} */ (error).message];
-    showAlert();
-    return;
+    return showAlert();
   }
-  location.assign(/** @type {any} */ (entry.link).url);
+  location.assign(entry.link);
 });
 
 get("settings-form").addEventListener("input", keepSettings);

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -420,27 +420,38 @@ def test_with_the_keyboard_alone(page: Page, front: Front, orders: Orders) -> No
     assert download.value.path().read_bytes() == file.read_bytes()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1120, 390])
-def test_every_state_is_accessible(
-    browser: Browser, url: str, front: Front, orders: Orders, scheme: str, width: int
-) -> None:
-    """By axe-core; and a picture of each."""
+Look = Callable[[str], None]
+
+
+@pytest.fixture(params=["light-1120", "dark-1120", "light-390", "dark-390"])
+def looked_at(
+    browser: Browser, url: str, request: pytest.FixtureRequest
+) -> Iterator[tuple[Page, Look]]:
+    """The page, and what makes a picture of it and has axe-core look at it."""
+    scheme, width = request.param.split("-")
     page = browser.new_page(
         base_url=url,
-        viewport={"width": width, "height": 900},
+        viewport={"width": int(width), "height": 900},
         color_scheme="dark" if scheme == "dark" else "light",
         reduced_motion="reduce",
     )
 
     def look(name: str) -> None:
-        shoot(page, f"{name}-{scheme}-{width}")
+        shoot(page, f"{name}-{request.param}")
         report = Axe().run(page)
         assert report.violations_count == 0, report.generate_report()
         across = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert across <= 0, "nothing sticks out at the side"
 
     page.goto("/")
+    yield page, look
+    page.close()
+
+
+def test_every_state_is_accessible(
+    looked_at: tuple[Page, Look], front: Front, orders: Orders
+) -> None:
+    page, look = looked_at
     look("empty")
     page.get_by_text("Settings").click()
     look("settings")
@@ -464,14 +475,44 @@ def test_every_state_is_accessible(
     page.reload()
     look("unfinished")
     choose(page, file)
+    expect(page.get_by_role("alert")).to_contain_text("are stored.")
+    look("resumed")
     press(page, "Continue the upload")
     finished(page)
     look("finished")
+
+
+def test_every_trouble_is_accessible(
+    looked_at: tuple[Page, Look], front: Front, orders: Orders
+) -> None:
+    page, look = looked_at
+    file = orders(2_000)
+    choose(page, file, batch_size=100)
+    page.context.set_offline(True)
+    press(page, "Upload 2,000 records")
+    expect(page.get_by_role("alert")).to_contain_text("You are offline.")
+    look("offline")
+    merging = Instead(202, (("Retry-After", "1"),), {"state": "FINISHING"})
+    front.instead = lambda route, _: merging if route.endswith("/finish") else None
+    page.context.set_offline(False)
+    expect(page.get_by_role("alert")).to_contain_text("All records are sent.")
+    look("merging")
+    front.instead = lambda _route, _count: None
+    finished(page)
     page.goto("/")
-    file.write_text('{"id": 1}\n{"id": 2\n')
-    choose(page, file)
+    bad = file.with_name("bad.ndjson")
+    bad.write_text('{"id": 1}\n{"id": 2\n')
+    choose(page, bad)
     look("failed")
-    page.close()
+    tables = [file.with_name(name) for name in ("a.csv", "b.tsv")]
+    for table in tables:
+        table.write_text("id\tname\n1\t2\n")
+    page.locator("#file").set_input_files(tables)
+    expect(page.get_by_role("heading", name="0 of 3 files complete, 2 stopped")).to_be_visible()
+    look("queue")
+    press(page, "Upload the other 1 file")
+    expect(page.get_by_role("heading", name="1 of 3 files complete, 2 stopped")).to_be_visible()
+    look("queue-done")
 
 
 # --- The module alone ---

@@ -50,9 +50,9 @@ def test_offline_and_back(page: Page, front: Front, orders: Orders) -> None:
 
 def test_an_hour_offline_is_no_end(page: Page, front: Front, orders: Orders) -> None:
     page.clock.install()
-    choose(page, orders(600), batch_size=100)
+    choose(page, orders(6_000), batch_size=100)
     front.hold_after(2)
-    press(page, "Upload 600 records")
+    press(page, "Upload 6,000 records")
     held(front, 2)
     page.context.set_offline(True)
     front.release()
@@ -176,17 +176,45 @@ def test_an_address_with_a_path(page: Page, local: LocalStack, orders: Orders) -
         finished(page)
 
 
-def test_an_address_that_is_none(page: Page, front: Front, orders: Orders) -> None:
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("ftp://example.com/x", "is no HTTP address."),
+        ("https://example.com/?stage=prod", "has a part behind ? or #"),
+        ("https://me:SECRET@example.com", "An address holds no password."),
+        ("http://example.com", "Only an HTTPS address is safe"),
+    ],
+)
+def test_an_address_that_is_none(
+    page: Page, front: Front, orders: Orders, address: str, why: str
+) -> None:
     page.get_by_text("Settings").click()
-    page.get_by_label("API address").fill("ftp://example.com/x")
+    page.get_by_label("API address").fill(address)
     page.locator("#file").set_input_files(orders(10))
     expect(page.get_by_label("API address")).to_be_focused()
-    assert (
-        page.locator("#url")
-        .evaluate("field => field.validationMessage")
-        .endswith("is no HTTP address.")
-    )
+    said = page.locator("#url").evaluate("field => field.validationMessage")
+    assert why in said
+    assert "SECRET" not in said
     assert front.seen == []
+
+
+def test_a_port_where_nothing_listens(page: Page, front: Front, orders: Orders) -> None:
+    page.clock.install()
+    page.get_by_text("Settings").click()
+    page.get_by_label("API address").fill("http://127.0.0.1:9")
+    page.keyboard.press("Escape")
+    choose(page, orders(10))
+    press(page, "Upload 10 records")
+    expect(page.get_by_role("alert")).to_contain_text("Look at the connection and the address.")
+    while page.locator("#badge").inner_text() != "Stopped":
+        page.clock.run_for(5_000)
+    page.get_by_text("Settings").click()
+    page.get_by_label("API address").fill("")
+    page.keyboard.press("Escape")
+    page.clock.resume()
+    press(page, "Try again")
+    finished(page)
+    assert front.batches == 1
 
 
 def test_a_token_that_no_header_may_hold(page: Page, front: Front, orders: Orders) -> None:
@@ -338,6 +366,21 @@ def test_a_check_is_cancelled(page: Page, front: Front, orders: Orders) -> None:
     assert front.batches == 1
 
 
+def test_batches_that_no_request_takes(page: Page, front: Front, tmp_path: Path) -> None:
+    file = tmp_path / "noise.ndjson"
+    file.write_text("".join(f'"{os.urandom(500_000).hex()}"\n' for _ in range(12)))
+    choose(page, file, batch_size=12)
+    press(page, "Upload 12 records")
+    expect(page.get_by_role("alert")).to_contain_text("Put fewer records into each batch.")
+    assert front.batches == 0
+    page.get_by_text("Settings").click()
+    page.get_by_label("Records in a batch").fill("3")
+    page.keyboard.press("Escape")
+    press(page, "Start a new upload")
+    press(page, "Upload 12 records")
+    finished(page)
+
+
 # --- Several files ---
 
 
@@ -455,6 +498,19 @@ def test_the_download_has_the_name_of_the_file(page: Page, tmp_path: Path) -> No
     )
 
 
+def test_the_link_is_new_whenever_it_is_used(page: Page, front: Front, orders: Orders) -> None:
+    file = orders(100)
+    choose(page, file)
+    press(page, "Upload 100 records")
+    front.instead = lambda route, _: Instead(503) if route.endswith("/file") else None
+    finished(page)
+    front.instead = lambda _route, _count: None
+    assert downloaded(page) == file.read_bytes()
+    front.seen.clear()
+    assert downloaded(page) == file.read_bytes()
+    assert len(routes(front, "/file")) == 1
+
+
 # --- Storage, and other tabs ---
 
 
@@ -528,6 +584,21 @@ def test_what_is_kept_is_spoilt(page: Page, spoilt: str, orders: Orders) -> None
     choose(page, orders(10))
     press(page, "Upload 10 records")
     finished(page)
+
+
+def test_what_the_service_has_forgotten_is_forgotten(page: Page) -> None:
+    page.evaluate(
+        """([url, days]) => days.forEach((day) => {
+          const expiresAt = new Date(Date.now() - day * 86_400_000).toISOString();
+          const saved = { sessionId: `s${day}`, url, name: `${day}.csv`, size: 1, records: 1 };
+          localStorage.setItem(`gapless.upload.s${day}`, JSON.stringify({ ...saved, expiresAt }));
+        })""",
+        [page.url.rstrip("/"), [0.5, 2]],
+    )
+    page.reload()
+    expect(page.get_by_text("0.5.csv")).to_be_visible()
+    expect(page.get_by_text("2.csv")).to_have_count(0)
+    assert page.evaluate("Object.keys(localStorage).join()") == "gapless.upload.s0.5"
 
 
 def test_two_tabs_with_one_file(page: Page, front: Front, orders: Orders) -> None:
