@@ -7,6 +7,7 @@ counts the answers.
 import json
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from tests.aws import Answer, dynamodb_error, s3_error
@@ -87,8 +88,10 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: connections that break are what this is for."""
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
+        """Say nothing of connections that break: they are what this is for."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -141,7 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
             return Answer("502 Bad Gateway", [], b"")
         finally:
             connection.close()
-        code = json.loads(content).get("code", "") if content.startswith(b"{") else ""
+        problem = answer.getheader("Content-Type") == "application/problem+json"
+        code = json.loads(content)["code"] if problem else ""
         self.note(f"{answer.status} {code}".strip())
         return Answer(f"{answer.status} {answer.reason}", answer.getheaders(), content)
 
