@@ -16,6 +16,8 @@ from tests.hostile.deflate import packed
 from tests.hostile.function import Cost, Function
 from tests.hostile.requests import ACCEPTED, HOSTILE, Hostile
 
+pytestmark = pytest.mark.alone
+
 MB = 1_000_000
 MOST_MEMORY = 700 * MB
 CPU_PER_MB = 0.150
