@@ -21,6 +21,7 @@ def build(wiring: Wiring) -> Handler:
         seconds_left = min(seconds_left, limits.FINISH_SECONDS)
         outcome = finish(session_id, request.owner, seconds_left)
         if outcome.result is None:
+            request.count_finishing(outcome.finishing_since, wiring.clock())
             return answer(
                 202,
                 {"sessionId": session_id, "state": "FINISHING"},

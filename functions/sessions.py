@@ -55,6 +55,8 @@ class Sessions:
     def status(self, request: Request) -> Answer:
         session = self._sessions.get(request.session_id, request.owner)
         session.require_unexpired(self._clock())
+        if session.state is State.FINISHING:
+            request.count_finishing(session.finishing_since, self._clock())
         missing: list[gaps.Range] = []
         batches = session.decision.batches if session.decision else 0
         if not session.decision and session.state in {State.OPEN, State.FINISHING}:

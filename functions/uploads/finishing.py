@@ -47,6 +47,8 @@ class Outcome:
     """How many batches this attempt found missing."""
     merge_seconds: float | None = None
     """How long this attempt composed, where it did."""
+    finishing_since: int | None = None
+    """Since when the session is held, by this attempt or those before it."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Finish:
         if session.state is State.ABORTED:
             raise errors.SessionAbortedError("The session was aborted. Create a new one.")
         if session.state is State.FINISHING:
-            return Outcome(None)
+            return Outcome(None, finishing_since=session.finishing_since)
         return Outcome(self.reports.whole(session))
 
     def _attempt(self, session: Session, ends: float, own_upload: ExitStack) -> Outcome:
@@ -122,7 +124,11 @@ class Finish:
         ``own_upload`` gives up what is begun.
         """
         started = time.monotonic()
+        # Before S3 dates anything of this attempt: an object in parts by its upload's beginning.
+        began = self.clock()
         session_id, decision = session.session_id, session.decision
+        # What was decided before may have a manifest that is older.
+        took_over = decision is not None
         if outcome := self._commit_published(session):
             return outcome
         # Only after the seal: whatever was promised before it is in this listing. A late, refused
@@ -156,7 +162,9 @@ class Finish:
             session = self.decide(session, decision)
         merge.publish(decision, content.checksum)
         merge_seconds = time.monotonic() - started
-        return self.commit(session, decision, content.checksum, self.clock(), merge_seconds)
+        if took_over and (published := self.merged.published(session_id, decision)):
+            began = published.at
+        return self.commit(session, decision, content.checksum, began, merge_seconds)
 
     def _commit_published(self, session: Session) -> Outcome | None:
         """Finish a session whose object another attempt, or a try that failed, has published."""
@@ -173,7 +181,7 @@ class Finish:
         # Its first task takes the lease on from here.
         self.hold(execution)
         state_machine.start(execution)
-        return Outcome(None)
+        return Outcome(None, finishing_since=session.finishing_since)
 
     def hold(self, execution: Execution, upload: Upload | None = None) -> Session:
         """Take the lease of a long merge on. Raises StaleAttemptError where it is not its own."""
@@ -224,7 +232,10 @@ class Finish:
         published: int,
         merge_seconds: float | None = None,
     ) -> Outcome:
-        """Finish a session whose object was ``published`` then, seconds since 1970."""
+        """Finish a session whose object and manifest S3 dates no earlier than ``published``.
+
+        Seconds since 1970.
+        """
         session_id = session.session_id
         result: Result = {
             "sessionId": session_id,
@@ -237,10 +248,12 @@ class Finish:
             "manifest": self.merged.manifest_key(session_id),
             "checksum": checksum(crc32),
         }
-        # The session is kept as long as its object, whose age counts from when it was published.
-        session, _ = self.sessions.commit(
-            session, decision, result, published + self.merged_retention
+        # The session goes before its object and manifest do, whose ages S3 counts by their dates.
+        # Where one is old already, whoever has waited for the answer gets it all the same.
+        until = max(
+            published + self.merged_retention, self.clock() + limits.LEAST_RETENTION_SECONDS
         )
+        session, _ = self.sessions.commit(session, decision, result, until)
         return Outcome(self.outcome_of(session).result, merge_seconds=merge_seconds)
 
 

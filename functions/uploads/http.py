@@ -85,6 +85,12 @@ class Request:
             )
         return session_id
 
+    def count_finishing(self, since: int | None, now: int) -> None:
+        """Write down how long the session is ``FINISHING`` that the caller is told so of."""
+        if since is not None:
+            self.metrics.add_metric("FinishingSeconds", MetricUnit.Seconds, now - since)
+            self.metrics.add_metadata("session_id", self.session_id)
+
     @property
     def owner(self) -> str:
         """The principal who calls: the owner of what it creates, and of nothing else.

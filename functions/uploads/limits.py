@@ -126,6 +126,9 @@ batch, and one read unit is 4 KB; what is larger is a gap report, and goes to S3
 MAX_OWNER_BYTES: Final = 512
 """Longest owner in an item, bytes; of a longer one it has the SHA-256."""
 
+LEAST_RETENTION_SECONDS: Final = 3_600
+"""How long a result is kept at least, however old the manifest is that its finish found."""
+
 RETRY_AFTER_SECONDS: Final = 2
 """What a client waits before it asks again about a merge that runs."""
 

@@ -17,7 +17,7 @@ from uploads.finishing import (
     listing_digest,
     record_count,
 )
-from uploads.merged_store import Content
+from uploads.merged_store import Content, ForeignObjectError
 from uploads.plan import at_once, plan, shares
 from uploads.session import Counted, Decision, State, Upload
 
@@ -97,13 +97,17 @@ class LongMerge:
             if not decision:
                 decision = Decision(len(facts), content.records, content.bytes, execution.digest)
                 session = finish.decide(session, decision)
-            if not finish.merged.published(session_id, decision):
+            published = finish.merged.published(session_id, decision)
+            if not published:
                 finish.merged.write_manifest(session_id, decision, facts)
                 parts = finish.merged.parts(session_id, upload_id)
                 completed = finish.merged.complete_upload(
                     session_id, upload_id, parts, decision, content.checksum
                 )
-            outcome = finish.commit(session, decision, content.checksum, finish.clock())
+                published = finish.merged.published(session_id, decision)
+            if not published:
+                raise ForeignObjectError(f"the merged object of {session_id} is gone")
+            outcome = finish.commit(session, decision, content.checksum, published.at)
         if not completed:
             finish.merged.abort_upload(session_id, upload_id)
         return outcome.result or {}

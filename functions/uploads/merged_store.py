@@ -83,7 +83,8 @@ class Published:
     crc32: str
     """Base64 of 4 big-endian bytes, as S3 writes it."""
     at: int
-    """When it was written, seconds since 1970."""
+    """S3's date of the object, or of its manifest where that is older, seconds since 1970. By it
+    they expire. An object in parts has that of the beginning of its upload."""
 
 
 class _Entry(msgspec.Struct, gc=False, rename="camel"):
@@ -120,7 +121,8 @@ class MergedStore:
     def published(self, session_id: str, decision: Decision) -> "Published | None":
         """The object that ``decision`` tells of, if it is there: 1 read, and 1 where it is.
 
-        Raises ForeignObjectError where the key holds anything else.
+        It is not, for who has to publish it, where its older manifest has expired: the same can be
+        written again. Raises ForeignObjectError where the key holds anything else.
         """
         head = self._head(self.key(session_id))
         if head is None:
@@ -130,8 +132,9 @@ class MergedStore:
             raise ForeignObjectError(f"{self.key(session_id)} is not what was decided: {found}")
         manifest = self._head(self.manifest_key(session_id))
         if manifest is None:
-            raise ForeignObjectError(f"{self.key(session_id)} has no manifest")
-        return Published(manifest["Metadata"]["crc32"], int(head["LastModified"].timestamp()))
+            return None
+        at = min(found["LastModified"] for found in (head, manifest))
+        return Published(manifest["Metadata"]["crc32"], int(at.timestamp()))
 
     def _head(self, key: str) -> "HeadObjectOutputTypeDef | None":
         try:

@@ -64,6 +64,8 @@ class Session:
     """How often it was sealed. A counter, so that a seal that arrives late is told apart."""
     holder: str = ""
     """Random token of whoever sealed last."""
+    finishing_since: int | None = None
+    """When it was sealed first since it was open; None where it is open."""
     lease_until: int = 0
     settled: int = 0
     """The last attempt that came to a verdict on the listing and re-opened the session."""

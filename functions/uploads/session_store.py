@@ -1,10 +1,10 @@
 """Sessions in DynamoDB: one item each, changed by nothing but conditional writes.
 
 Item: ``sessionId`` (key), ``version``, ``owner``, ``totalRecord``, ``batchSize``, ``createdAt``,
-``batchesUntil``, ``state``, ``attempt``, ``settled``, ``holder``, ``leaseUntil``, ``upload``,
-``decision``, ``counted``, ``result`` (deflated JSON), ``report`` and ``expiresAt`` (the table's
-time to live). It is read with every batch, and stays under 4 KB, one read unit: a large gap report
-is elsewhere (``reports``).
+``batchesUntil``, ``state``, ``attempt``, ``settled``, ``holder``, ``leaseUntil``,
+``finishingSince``, ``upload``, ``decision``, ``counted``, ``result`` (deflated JSON), ``report``
+and ``expiresAt`` (the table's time to live). It is read with every batch, and stays under 4 KB, one
+read unit: a large gap report is elsewhere (``reports``).
 
 Another release may have written it: members that are not known here, also inside of others, are
 ignored and kept. Items without a ``version`` are older, and have no ``batchesUntil``.
@@ -99,7 +99,8 @@ class SessionStore:
             Move.SEAL,
             session_id,
             owner,
-            "attempt = attempt + :one, holder = :holder, leaseUntil = :lease REMOVE upload",
+            "attempt = attempt + :one, holder = :holder, leaseUntil = :lease,"
+            " finishingSince = if_not_exists(finishingSince, :now) REMOVE upload",
             {
                 ":one": 1,
                 ":holder": holder,
@@ -158,7 +159,7 @@ class SessionStore:
             Move.REOPEN,
             session.session_id,
             session.owner,
-            f"{', '.join(changes)} REMOVE upload{'' if report else ', report'}",
+            f"{', '.join(changes)} REMOVE upload, finishingSince{'' if report else ', report'}",
             values,
             lambda now: now.state is State.OPEN and now.attempt == session.attempt,
         )
@@ -311,6 +312,7 @@ def _session(item: dict[str, Any]) -> Session:
         state=State(value["state"]),
         attempt=value["attempt"],
         holder=value.get("holder", ""),
+        finishing_since=value.get("finishingSince"),
         lease_until=value.get("leaseUntil", 0),
         settled=value.get("settled", 0),
         upload=msgspec.convert(value.get("upload"), Upload | None),
@@ -324,8 +326,8 @@ def _session(item: dict[str, Any]) -> Session:
 _KNOWN: Final = frozenset(
     (
         *("sessionId", "owner", "totalRecord", "batchSize", "createdAt", "batchesUntil"),
-        *("expiresAt", "state", "attempt", "holder", "leaseUntil", "settled", "upload"),
-        *("decision", "counted", "result", "report"),
+        *("expiresAt", "state", "attempt", "holder", "finishingSince", "leaseUntil", "settled"),
+        *("upload", "decision", "counted", "result", "report"),
     )
 )
 """Attributes of an item that are read."""
