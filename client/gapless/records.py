@@ -631,21 +631,24 @@ class _TextLines:
         """Line and column of the quote that is open after the last line."""
         self.was_open: tuple[int, int] | None = None
         """The same before it."""
+        self.is_row: Callable[[str], object] = bool
+        """Whether a line with quotes is a row by itself."""
         self._blocks = blocks
         self._end = end
 
     def __iter__(self) -> Iterator[str]:
         end = self._end
+        is_row = self.is_row
         for chunk in _whole_lines(self._blocks, lambda: self.number + 1, end.encode()):
             for text in self._decoded(chunk).split(end)[:-1]:
                 self.number += 1
-                if '"' in text:
+                # Most lines are rows by themselves.
+                if '"' in text and (self.open or not is_row(text)):
                     self._quotes(text)
-                else:
-                    self.was_open = self.open
                 yield text + end
 
     def _quotes(self, text: str) -> None:
+        """Follow a cell over lines, and what is no row."""
         self.quoted.append(text + self._end)
         self.was_open = self.open
         if text.count('"') % 2:
@@ -670,7 +673,8 @@ def _csv_rows(lines: _TextLines, delimiter: str) -> Iterator[tuple[int, list[str
     csv.field_size_limit(MAX_RECORD)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     cell = rf'(?:"[^"]*(?:""[^"]*)*"|[^"{re.escape(delimiter)}\r\n]*)'
-    row_pattern = re.compile(rf"{cell}(?:{re.escape(delimiter)}{cell})*[\r\n]*")
+    is_row = re.compile(rf"{cell}(?:{re.escape(delimiter)}{cell})*[\r\n]*").fullmatch
+    lines.is_row = is_row
     while True:
         line = lines.number + 1
         try:
@@ -682,7 +686,7 @@ def _csv_rows(lines: _TextLines, delimiter: str) -> Iterator[tuple[int, list[str
             raise _quote_fault(lines, str(error)) from None
         if lines.quoted:
             # The module takes quotes within a cell that does not begin with one.
-            if not row_pattern.fullmatch("".join(lines.quoted)):
+            if not is_row("".join(lines.quoted)):
                 raise InvalidRecordError(line, 1, _STRAY, "quote")
             lines.quoted.clear()
         yield line, row

@@ -5,6 +5,10 @@ The page's reader is tested by the same table.
 
 import io
 import json
+import os
+import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +16,9 @@ from unittest.mock import patch
 
 import pytest
 
-from gapless import reading, records
-from gapless.errors import InputError, InvalidRecordError
+from gapless import reading, records, uploads
+from gapless.errors import InputError, InvalidRecordError, RecordTooLargeError
+from gapless.sessions import Limits
 
 CASES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "tests/readings/cases.json").read_text()
@@ -81,3 +86,71 @@ def test_every_code_is_documented() -> None:
     for code in codes:
         assert f'"{code}"' in sources
         assert f"`{code}`" in table
+
+
+def run(*arguments: str, stdin: bytes | None = None, expect: int = 0) -> str:
+    """What the command prints; no service is there to send anything to."""
+    environ = os.environ | {"GAPLESS_URL": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from gapless.cli import main; main()", *arguments],
+        check=False,
+        input=stdin,
+        capture_output=True,
+        env=environ,
+    )
+    said = (done.stdout + done.stderr).decode()
+    assert done.returncode == expect, said
+    return said
+
+
+def test_inspect_shows_the_reading_and_sends_nothing() -> None:
+    Path("europe.csv").write_text("id;name\n\n1;Anna\n2\n2;Bob\n")
+    said = run("inspect", "europe.csv", "--skip-invalid")
+    assert said.splitlines() == [
+        "europe.csv: CSV, delimiter a semicolon",
+        '{"id":"1","name":"Anna"}',
+        '{"id":"2","name":"Bob"}',
+        "2 records, 49 bytes as NDJSON, 1 malformed record left out, 1 blank line left out",
+    ]
+    assert [path.name for path in Path.cwd().iterdir()] == ["europe.csv"]
+    facts = json.loads(run("inspect", "-", "--json", stdin=b"1\n" * 9))
+    assert (facts["records"], facts["format"], len(facts["first"])) == (9, "ndjson", 5)
+
+
+@pytest.mark.parametrize("options", [(), ("--format", "ndjson"), ("--format", "csv")])
+@pytest.mark.parametrize("command", ["upload", "inspect"])
+def test_an_empty_pipe_is_no_success(command: str, options: tuple[str, ...]) -> None:
+    assert "Nothing came in" in run(command, "-", *options, stdin=b"", expect=3)
+
+
+def test_what_disagrees_is_refused_before_anything_is_sent() -> None:
+    Path("tabs.csv").write_text("id\tname\n1\tAnna\n")
+    assert "--delimiter" in run("upload", "tabs.csv", expect=3)
+    error = json.loads(run("upload", "tabs.csv", "--json", expect=3))
+    assert (error["event"], error["code"]) == ("error", "delimiter_unclear")
+    Path("a.ndjson").write_text("{}\n")
+    assert "--encoding" not in run("upload", "a.ndjson", "--encoding", "utf-17", expect=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "line"),
+    [
+        ("a.ndjson", b"{}\n\n", b"\n{}\n", 3),
+        ("a.json", b"[{},\n\n", b",\n{}]", 3),
+        ("a.csv", b"v\nx\n", b"\nx\n", 3),
+    ],
+)
+def test_a_record_that_is_too_large_is_found_in_the_check(
+    name: str, before: bytes, after: bytes, line: int
+) -> None:
+    """15 MB that no compression makes small; and 15 MB that are small once compressed."""
+    noise = random.Random(1).randbytes(7_500_000).hex().encode()
+    quote = b"" if name == "a.csv" else b'"'
+    Path(name).write_bytes(before + quote + noise + quote + after)
+    source = uploads.Source(Path(name))
+    with pytest.raises(RecordTooLargeError, match=f"record 2, line {line}: it has 15,000,"):
+        uploads.scan(source, Limits())
+    Path(name).write_bytes(before + quote + b"x" * 15_000_000 + quote + after)
+    assert uploads.scan(source, Limits()).plan.records == 3
+    with pytest.raises(RecordTooLargeError, match=f"record 2, line {line}: "):
+        uploads.scan(source, Limits(), compress=False)
