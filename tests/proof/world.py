@@ -625,8 +625,8 @@ def observe(history: History, call: Call, answer: AwsAnswer) -> None:
 def world(processes: int, *, impatient: bool = False) -> Iterator[World]:
     """A world where a few bytes make a multipart upload, and clients try again without waiting.
 
-    What an invocation reads in parallel it reads here one by one. Clients that are ``impatient``
-    wait a second for an answer, and not 20.
+    What an invocation does in parallel it does here one by one. Clients that are ``impatient``
+    wait a second for an answer, and the others as long as it takes.
     """
     with ExitStack() as running, pytest.MonkeyPatch.context() as patch:
         patch.setattr(logging.getLogger("gapless").manager, "disable", logging.CRITICAL)
@@ -640,15 +640,16 @@ def world(processes: int, *, impatient: bool = False) -> Iterator[World]:
         patch.setattr(limits, "PARTS_IN_FLIGHT", 1)
         patch.setattr(limits, "LISTS_IN_FLIGHT", 1)
         patch.setattr(Tries, "pause", _at_once)
-        if impatient:
-            patch.setattr(wiring, "_CLIENT", wiring._CLIENT.merge(_IMPATIENT))  # noqa: SLF001
-        patch.setattr(wiring, "S3Store", partial(_store, S3Store, impatient))
+        seconds = 1 if impatient else _PATIENCE_SECONDS
+        client = wiring._CLIENT.merge(ClientConfig(read_timeout=seconds))  # noqa: SLF001
+        patch.setattr(wiring, "_CLIENT", client)
+        patch.setattr(wiring, "S3Store", partial(_store, S3Store, seconds))
         yield World(running, processes)
 
 
 _TRIES: Final = 4
-_IMPATIENT_SECONDS: Final = 1
-_IMPATIENT: Final = ClientConfig(read_timeout=_IMPATIENT_SECONDS)
+_PATIENCE_SECONDS: Final = 300
+"""However busy the machine is, who waits for its turn does not call again."""
 
 
 def _at_once(tries: Tries, why: object) -> float:
@@ -661,10 +662,9 @@ def _at_once(tries: Tries, why: object) -> float:
 
 def _store(
     kind: Callable[..., object],
-    impatient: bool,  # noqa: FBT001
+    seconds: int,
     bucket: str,
     **options: Any,  # noqa: ANN401
 ) -> object:
-    if impatient:
-        options["client_options"]["timeout"] = timedelta(seconds=_IMPATIENT_SECONDS)
+    options["client_options"]["timeout"] = timedelta(seconds=seconds)
     return kind(bucket, **options)
