@@ -24,7 +24,7 @@ import httpx
 from anyio.from_thread import start_blocking_portal
 
 from gapless import state, uploads
-from gapless.auth import SigV4Auth, TokenAuth
+from gapless.auth import SigV4Auth, TokenAuth, TokenError
 from gapless.blocking import Client, Session
 from gapless.errors import (
     ApiError,
@@ -42,6 +42,7 @@ from gapless.errors import (
     RequestError,
     ServerError,
     SessionStateError,
+    SettingError,
     StateError,
     TooLargeError,
     UnavailableError,
@@ -89,12 +90,16 @@ __all__ = [
     "ServerError",
     "Session",
     "SessionStateError",
+    "SettingError",
     "SigV4Auth",
     "StateError",
     "Status",
     "TokenAuth",
+    "TokenError",
     "TooLargeError",
     "UnavailableError",
+    "UnexpectedAnswerError",
+    "UnreachableError",
     "resume",
     "resume_async",
     "upload",

@@ -11,14 +11,19 @@ Exit codes are what a script can act on:
 5     the service could not be reached in time: run ``gapless resume`` later
 6     the credentials were refused: run ``gapless resume`` with new ones
 7     a checksum does not match: what is stored, or downloaded, is not what was sent
-130   interrupted: ``gapless resume`` goes on
+130   interrupted: ``gapless resume`` goes on; 143 and 129 after SIGTERM and SIGHUP
 ====  =============================================================================
 """
 
+import os
 import re
+import signal
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -29,24 +34,28 @@ import click
 import httpx
 import msgspec
 
-from gapless import records, state, uploads
+from gapless import atomic, state, uploads
 from gapless.auth import SigV4Auth, TokenAuth, TokenError
-from gapless.conformance import Service
-from gapless.conformance import run as run_checks
-from gapless.display import Display, display
+from gapless.display import Display, display, steady_streams
 from gapless.errors import (
     ApiError,
     AuthError,
     ChecksumError,
+    ExpiredError,
     GaplessError,
     IncompleteError,
     InputError,
     InvalidRecordError,
+    NotFoundError,
+    SessionStateError,
+    SettingError,
     StateError,
     UnavailableError,
 )
 from gapless.reading import Format, read_options
-from gapless.sessions import AsyncClient, Limits, Result
+from gapless.sessions import AsyncClient, Limits, Result, service_url
+from gapless.text import command, count, longer, named, redact
+from gapless.text import shown as printable
 
 EXIT_CODES: Final[list[tuple[type[GaplessError], int]]] = [
     (InputError, 3),
@@ -56,14 +65,15 @@ EXIT_CODES: Final[list[tuple[type[GaplessError], int]]] = [
     (TokenError, 6),
     (ChecksumError, 7),
     (StateError, 2),
+    (SettingError, 2),
 ]
-_INTERRUPTED: Final = 130
+_SIGNALED: Final = 128
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def _options(*, sends: bool = False) -> Callable[[_Command], _Command]:
+def _options(*, sends: bool = False, quiet: bool = True) -> Callable[[_Command], _Command]:
     """The options of every command, and those of the commands that send."""
     common = [
         click.option("--url", envvar="GAPLESS_URL", help="Where the service is. [GAPLESS_URL]"),
@@ -87,10 +97,12 @@ def _options(*, sends: bool = False) -> Callable[[_Command], _Command]:
             type=click.FloatRange(min=0),
             default=300.0,
             show_default=True,
-            help="Seconds that each request is tried for.",
+            help="Seconds to go on without a good answer.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line."),
     ]
+    if quiet:
+        common.append(click.option("-q", "--quiet", is_flag=True, help="Print errors alone."))
     sending = [
         click.option(
             "--parallel",
@@ -161,10 +173,11 @@ def cli() -> None:
       export GAPLESS_URL=http://localhost:3000
       gapless upload orders.ndjson          send it, finish, check what is stored
       gapless resume orders.ndjson          after a crash: send only what is missing
-      gapless download orders.ndjson        the merged object, to orders.merged.ndjson
+      gapless list                          what is unfinished on this machine
+      gapless download orders.ndjson        the merged object: orders.merged.ndjson
       pg_dump_as_json | gapless upload -    from a pipe
       gapless status 1f6d0e9c52b84a7fb3d27c0a94e8f615
-      gapless conformance https://…         does this service keep the guarantees?
+      gapless conformance https://…         does a service keep the guarantees?
 
     \b
     Shell completion (zsh and fish likewise):
@@ -173,43 +186,56 @@ def cli() -> None:
     \b
     Exit codes:
       0 done   1 refused   2 usage   3 bad input   4 gaps   5 unreachable
-      6 credentials   7 checksum   130 interrupted
+      6 credentials   7 checksum   130 interrupted (143, 129: by a signal)
     """
 
 
-@cli.command()
+@cli.command(short_help="Upload files, finish, and check what is stored.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
 @_input_options
 @click.option("--batch-size", type=click.IntRange(1), help="Records in a batch; otherwise chosen.")
 @click.option("--new", "anew", is_flag=True, help="Start over where an upload is unfinished.")
 @_options(sends=True)
 def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - click's
-    """Upload FILES, each into a session of its own, finish, and check what is stored.
+    """Upload FILES, each into a session of its own; finish; check what is stored.
 
-    NDJSON, a JSON array, CSV or TSV, each also as .gz; - is standard input. Nothing is sent before
-    the whole file was read once: a malformed record is named by its line and column.
+    NDJSON, a JSON array, CSV or TSV, each also as .gz; - is standard input, and it and other pipes
+    are copied to a temporary file. Nothing is sent before the whole file was read once: a malformed
+    record is named by its line and column. All files are tried.
 
     \b
     Examples:
       gapless upload orders.ndjson --url http://localhost:3000
       gapless upload january.csv.gz february.csv.gz --typed
       zcat orders.gz | gapless upload - --format ndjson
-      gapless upload orders.ndjson --aws                      signed, AuthMode IAM
-      gapless upload orders.ndjson --token-command "get-token --audience uploads"
+      gapless upload orders.ndjson --aws                signed, AuthMode IAM
+      gapless upload orders.ndjson --token-command "get-token --scope uploads"
     """
+    job = _Job(options, sends=True)
 
-    async def work(client: AsyncClient, shown: Display) -> None:
+    async def work(client: AsyncClient, shown: Display) -> int:
+        codes: dict[Path, int] = {}
         for file in files:
-            with _source(file, options) as source:
-                result = await uploads.upload(
-                    client, source, batch_size=options["batch_size"], anew=options["anew"]
-                )
-            _show(shown, result, file)
+            job.begin(file)
+            try:
+                with _source(file, options) as source:
+                    result = await uploads.upload(
+                        client, source, batch_size=options["batch_size"], anew=options["anew"]
+                    )
+            except (GaplessError, OSError) as error:
+                if len(files) == 1:
+                    raise
+                codes[file] = _tell(shown, error, job)
+            else:
+                _show(shown, result, file)
+        if len(files) > 1:
+            _sum_up(shown, files, codes)
+        return _one_code(codes)
 
-    _run(work, options, options["url"])
+    _run(work, options, options["url"], job)
 
 
-@cli.command()
+@cli.command(short_help="Show how a file is read; sends nothing.")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @_input_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
@@ -222,7 +248,14 @@ def inspect(file: Path, **options: Any) -> None:  # noqa: ANN401 - click's
       gapless inspect export.txt --format csv --delimiter semicolon
     """
     shown = display(as_json=options["as_json"])
-    with _ending(shown), shown, _source(file, options) as source:
+    job = _Job(options)
+    _heed_signals(shown, job)
+    with (
+        _ending(shown, job),
+        shown,
+        _source(file, options) as given,
+        uploads.readable(given) as source,
+    ):
         found = uploads.scan(source, Limits(), keep_invalid=False)
         facts: dict[str, Any] = {
             "file": source.name,
@@ -251,7 +284,7 @@ def inspect(file: Path, **options: Any) -> None:  # noqa: ANN401 - click's
         )
 
 
-@cli.command()
+@cli.command(short_help="Go on with an upload: send only what is missing.")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--session", help="The session's id, where this machine does not know it.")
 @_input_options
@@ -265,27 +298,65 @@ def resume(file: Path, session: str | None, **options: Any) -> None:  # noqa: AN
       gapless resume orders.ndjson --session 1f6d0e9c52b84a7fb3d27c0a94e8f615 \\
         --url http://localhost:3000                           on another machine
     """
-    begun = state.load(file)
-    if begun and session not in {None, begun.session_id}:
-        begun = None
+    begun = state.load(file, session_id=session)
     session_id = session or (begun.session_id if begun else None)
+    url = options["url"] or (begun.url if begun else None)
+    job = _Job(options, sends=True)
+    job.begin(file, session_id or "", remembered=begun is not None)
 
     async def work(client: AsyncClient, shown: Display) -> None:
         if session_id is None:
-            raise StateError(f"No upload of {file} is known here. Give its --session.")
+            raise StateError(
+                f"No unfinished upload of {printable(file)} is known here. See gapless list; or"
+                " give the session's id with --session, and --url."
+            )
+        job.url = client.url
         if begun:
-            result = await uploads.resume(client, uploads.source_of(begun), session_id, begun)
+            source = uploads.source_of(begun, file)
+            result = await uploads.resume(client, source, session_id, begun)
         else:
             with _source(file, options) as source:
                 result = await uploads.resume(client, source, session_id)
         _show(shown, result, file)
 
-    _run(work, options, options["url"] or (begun.url if begun else None))
+    _run(work, options, url, job)
 
 
-@cli.command()
+@cli.command("list", short_help="List what is unfinished on this machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+def list_(as_json: bool) -> None:
+    """List the uploads that are unfinished on this machine; asks no service.
+
+    \b
+    Example:
+      gapless list
+    """
+    shown = display(as_json=as_json)
+    begun = state.unfinished()
+    for one in begun:
+        go_on = command("resume", named(one.path), "--session", one.session_id)
+        when = datetime.fromtimestamp(one.begun, timezone.utc).astimezone()
+        facts = {
+            "file": str(one.path),
+            "sessionId": one.session_id,
+            "url": one.url,
+            "totalRecord": one.plan.records,
+            "begun": when.isoformat(timespec="seconds"),
+            "resume": go_on,
+        }
+        records = count(one.plan.records, "record")
+        text = (
+            f"{printable(one.path)}: {records}, begun {when:%Y-%m-%d %H:%M}"
+            f"\n  session {one.session_id} at {one.url}\n  {go_on}"
+        )
+        shown.result(text, facts)
+    if not begun:
+        shown.say("No upload is unfinished here.")
+
+
+@cli.command(short_help="Show what has arrived, and what is missing.")
 @click.argument("target")
-@_options()
+@_options(quiet=False)
 def status(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
     """Show what has arrived of TARGET, a file or a session's id, and what is missing.
 
@@ -301,8 +372,8 @@ def status(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
         number = sum(gap.last - gap.first + 1 for gap in found.missing)
         more = "more than " if found.missing_truncated else ""
         shown.result(
-            f"session {found.session_id}: {found.state}, {found.total_record:,} records,"
-            f" {found.batches:,} batches stored, {more}{number:,} missing,"
+            f"session {found.session_id}: {found.state}, {count(found.total_record, 'record')},"
+            f" {count(found.batches, 'batch', 'batches')} stored, {more}{number:,} missing,"
             f" expires {facts['expiresAt']}",
             facts,
         )
@@ -312,7 +383,7 @@ def status(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
     _run_on(target, work, options)
 
 
-@cli.command()
+@cli.command(short_help="Check for gaps and merge; sends nothing.")
 @click.argument("target")
 @_options()
 def finish(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
@@ -337,54 +408,72 @@ def finish(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
             shown.gaps(facts["missing"], batch_size, result.total_record)
             raise result.incomplete()
         if begun:
+            state.finished(begun)
             uploads.verify(result, begun.plan)
-            state.save(msgspec.structs.replace(begun, finished=True))
         _show(shown, result, target, checked=begun is not None)
 
     _run_on(target, work, options)
 
 
-@cli.command()
+@cli.command(short_help="Download the merged object, checked.")
 @click.argument("target")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Where to write; otherwise NAME.merged.ndjson, or NAME.manifest.json, in this folder.",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Where to write, - is standard output; otherwise NAME.merged.ndjson in this folder.",
 )
-@click.option(
-    "--manifest", is_flag=True, help="Get the manifest: where each batch is, its SHA-256."
-)
+@click.option("--force", is_flag=True, help="Write over a file that is there already.")
+@click.option("--manifest", is_flag=True, help="Get the manifest: each batch's place and SHA-256.")
 @_options()
 def download(
     target: str,
     output: Path | None,
+    force: bool,
     manifest: bool,
     **options: Any,  # noqa: ANN401 - click's
 ) -> None:
-    """Download what was merged of TARGET, a file or a session's id: there whole, or not at all.
+    """Download what was merged of TARGET, a file or a session's id: whole, or not at all.
+
+    Without --output no file is written over, unless told to by --force. Devices and pipes are
+    written into, and so are the targets of links.
 
     \b
     Examples:
       gapless download orders.ndjson
       gapless download 1f6d0e9c52b84a7fb3d27c0a94e8f615 -o merged.ndjson
+      gapless download orders.ndjson -o - | head
       gapless download orders.ndjson --manifest
     """
-    name = Path(target).name.split(".")[0] or target
-    path = output or Path(f"{name}.{'manifest.json' if manifest else 'merged.ndjson'}")
+    suffix = ".manifest.json" if manifest else ".merged.ndjson"
+    path = output or longer(Path(_stem(Path(target).name) or target), suffix)
+    taken = not (output or force) and os.path.lexists(path)
 
     async def work(client: AsyncClient, shown: Display, session_id: str, _: object) -> None:
+        if taken:
+            raise SettingError(
+                f"{printable(path)} is there already. --force writes over it, --output names"
+                " another file."
+            )
         session = client.session(session_id)
-        size = await (session.manifest(path) if manifest else session.download(path))
+        get = session.manifest if manifest else session.download
+        if str(path) == "-":
+            with atomic.standard_output() as stream:
+                size = await get(stream)
+            if not options["quiet"]:
+                shown.say(count(size, "byte") + ("" if manifest else ", the checksum is right"))
+            return
+        size = await get(path)
         shown.result(
-            f"{path}: {size:,} bytes" + ("" if manifest else ", its checksum is right"),
+            f"{printable(path)}: {count(size, 'byte')}"
+            + ("" if manifest else ", its checksum is right"),
             {"sessionId": session_id, "file": str(path), "bytes": size},
         )
 
-    _run_on(target, work, options)
+    _run_on(target, work, options, finished=True)
 
 
-@cli.command()
+@cli.command(short_help="Give an upload up; its batches are deleted.")
 @click.argument("target")
 @_options()
 def abort(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
@@ -398,15 +487,20 @@ def abort(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
     async def work(
         client: AsyncClient, shown: Display, session_id: str, begun: state.State | None
     ) -> None:
-        await client.session(session_id).abort()
-        if begun:
-            state.forget(Path(target))
-        shown.result(f"session {session_id}: aborted", {"sessionId": session_id, "aborted": True})
+        said = "aborted"
+        try:
+            await client.session(session_id).abort()
+        except (NotFoundError, ExpiredError) as error:
+            if not (begun and error.code):
+                raise
+            said = "not there any more, expired or given up before; forgotten here, too"
+        state.forget(begun)
+        shown.result(f"session {session_id}: {said}", {"sessionId": session_id, "aborted": True})
 
     _run_on(target, work, options)
 
 
-@cli.command()
+@cli.command(short_help="Check that a service keeps its guarantees.")
 @click.argument("service", required=False)
 @click.option("--only", multiple=True, help="Run only checks whose name holds this; repeatable.")
 @_options()
@@ -422,20 +516,21 @@ def conformance(service: str | None, only: tuple[str, ...], **options: Any) -> N
       gapless conformance https://….amazonaws.com --aws --json
       gapless conformance --only finish --only gap
     """
+    # Not every command needs the suite.
+    from gapless.conformance import Service, run  # noqa: PLC0415
 
     def check(url: str, shown: Display) -> None:
         tested = Service(url, _auth(options))
-        outcomes = []
-        for outcome in run_checks(tested, only):
-            outcomes.append(outcome)
+        checks = failed = 0
+        for outcome in run(tested, only, lambda name: shown("checking", {"check": name})):
+            checks += 1
+            failed += not outcome.passed
             shown("check", outcome.facts())
         tested.close()
-        shown.checks(outcomes)
-        failed = sum(not outcome.passed for outcome in outcomes)
-        said = f"{len(outcomes)} checks, {tested.requests:,} requests, {failed} failed"
-        if failed or not outcomes:
+        said = f"{count(checks, 'check')}, {count(tested.requests, 'request')}, {failed} failed"
+        if failed or not checks:
             raise GaplessError(f"{tested.url}: {said}")
-        facts = {"checks": len(outcomes), "requests": tested.requests, "failed": failed}
+        facts = {"checks": checks, "requests": tested.requests, "failed": failed}
         shown.result(f"{tested.url}: {said}", facts)
 
     async def work(client: AsyncClient, shown: Display) -> None:
@@ -451,24 +546,25 @@ def _source(file: Path, options: dict[str, Any]) -> Iterator[uploads.Source]:
     if str(file) != "-":
         yield uploads.Source(file, how, options["skip_invalid"])
         return
-    pipe = iter(lambda: sys.stdin.buffer.read(records.CHUNK), b"")
-    with uploads.spooled(pipe) as path:
-        if not path.stat().st_size:
-            raise InputError("Nothing came in: did the command before the pipe fail?", "empty")
-        aside = Path("stdin.invalid")
-        yield uploads.Source(
-            path, how, options["skip_invalid"], remembered=False, aside=aside, label="-"
-        )
+    if sys.stdin is None:
+        raise InputError("Standard input is closed.")
+    stream = sys.stdin.buffer
+    yield uploads.Source(file, how, options["skip_invalid"], stream=stream, label="standard input")
+
+
+def _stem(name: str) -> str:
+    """A file's name without the suffixes that say how it is read."""
+    stem = re.sub(r"(?i)\.(?:gz|gzip)$", "", name)
+    return re.sub(r"(?i)\.(?:ndjson|jsonl|json|csv|tsv|tab|txt)$", "", stem)
 
 
 def _show(shown: Display, result: Result, name: object, *, checked: bool = True) -> None:
     facts = msgspec.to_builtins(result) | {"file": str(name), "verified": checked}
     proof = ", and what is stored is what was sent" if checked else ""
-    plural = "batch" if result.batches == 1 else "batches"
     shown.result(
-        f"{result.key}: {result.received_record or 0:,} records, {result.bytes:,} bytes"
-        f" in {result.batches:,} {plural}{proof}"
-        + (f"; read as {result.reading}" if result.reading else ""),
+        f"{printable(str(name))}: {count(result.received_record or 0, 'record')},"
+        f" {count(result.bytes, 'byte')} in {count(result.batches, 'batch', 'batches')}"
+        f" are {result.key}{proof}" + (f"; read as {result.reading}" if result.reading else ""),
         facts,
     )
 
@@ -484,74 +580,205 @@ def _counted(found: uploads.Scan) -> str:
         (found.literal, "line with quotes or backslashes", "lines with quotes or backslashes"),
     ]
     return ", ".join(
-        f"{number:,} {one if number == 1 else more}"
+        count(number, one, more)
         for number, one, more in always + [counted for counted in maybe if counted[0]]
     )
 
 
-_Work = Callable[[AsyncClient, Display], Awaitable[None]]
+def _sum_up(shown: Display, files: tuple[Path, ...], codes: dict[Path, int]) -> None:
+    """Say at the end what became of several files."""
+    done = len(files) - len(codes)
+    text = f"{done} of {len(files)} files uploaded"
+    if codes:
+        text += f"; not: {', '.join(map(printable, codes))}"
+    failed = [str(file) for file in codes]
+    shown("summary", {"text": text, "files": len(files), "uploaded": done, "failed": failed})
+
+
+def _one_code(codes: dict[Path, int]) -> int:
+    """The exit code of several files: the one of those that failed, or 1 where they differ."""
+    found = set(codes.values())
+    return found.pop() if len(found) == 1 else int(bool(found))
+
+
+def _name(file: Path) -> str:
+    return "standard input" if str(file) == "-" else printable(file)
+
+
+@dataclass
+class _Job:
+    """What a command works at, and what to type to go on with it."""
+
+    options: dict[str, Any]
+    sends: bool = False
+    file: Path | None = None
+    session_id: str = ""
+    url: str = ""
+    remembered: bool = False
+
+    def begin(self, file: Path, session_id: str = "", *, remembered: bool = False) -> None:
+        """Work at another file."""
+        self.file, self.session_id, self.remembered = file, session_id, remembered
+
+    def note(self, event: str, facts: dict[str, Any]) -> None:
+        """See how far it is."""
+        if event == "session":
+            self.session_id, self.url = facts["sessionId"], facts["url"]
+            self.remembered = facts["remembered"]
+
+    def advice(self, error: BaseException | None) -> str:
+        """What to do next; "" where the error says it, or there is nothing to do."""
+        if self.file is None or isinstance(error, (InputError, StateError, SettingError)):
+            return ""
+        gone = isinstance(error, ExpiredError) or (
+            isinstance(error, (NotFoundError, SessionStateError))
+            and error.code in {"session_not_found", "session_aborted"}
+        )
+        if gone:
+            return f"Start over with: {command('upload', '--new', named(self.file))}"
+        if isinstance(error, ChecksumError):
+            return f"Upload it again with: {command('upload', named(self.file))}"
+        if not self.sends and not isinstance(error, IncompleteError):
+            return ""
+        if not self.session_id:
+            return f"Nothing of {_name(self.file)} was sent."
+        words = ["resume", named(self.file)]
+        if not self.remembered:
+            words += ["--session", self.session_id, "--url", self.url]
+        if self.options.get("aws"):
+            words.append("--aws")
+        if self.options.get("region"):
+            words += ["--region", self.options["region"]]
+        again = "Send the same again" if str(self.file) == "-" else "Go on"
+        return f"{again} with: {command(*words)}"
+
+
+_Work = Callable[[AsyncClient, Display], Awaitable["int | None"]]
 _WorkOn = Callable[[AsyncClient, Display, str, "state.State | None"], Awaitable[None]]
 
 
-def _run_on(target: str, work: _WorkOn, options: dict[str, Any]) -> None:
-    """Run ``work`` on the session that ``target`` names."""
-    begun = state.load(Path(target))
+def _run_on(target: str, work: _WorkOn, options: dict[str, Any], *, finished: bool = False) -> None:
+    """Run ``work`` on the session that ``target`` names; rather on one that is ``finished``."""
+    begun = state.load(Path(target), finished=finished) or state.of_session(target)
     session_id = begun.session_id if begun else target
+    job = _Job(options)
+    if begun:
+        job.begin(Path(target) if target != session_id else begun.path, session_id, remembered=True)
 
     async def known(client: AsyncClient, shown: Display) -> None:
         if not _SESSION_ID.fullmatch(session_id):
-            raise StateError(f"No upload of {target} is known here, and it is no session's id.")
+            raise StateError(
+                f"No upload of {printable(target)} is known here, and it is no session's id. See"
+                " gapless list."
+            )
         await work(client, shown, session_id, begun)
 
-    _run(known, options, options["url"] or (begun.url if begun else None))
+    _run(known, options, options["url"] or (begun.url if begun else None), job)
 
 
-def _run(work: _Work, options: dict[str, Any], url: str | None) -> None:
+def _run(work: _Work, options: dict[str, Any], url: str | None, job: _Job | None = None) -> None:
     """Run ``work`` with a client; ends the process with the code of what went wrong."""
-    shown = display(as_json=options["as_json"])
+    job = job or _Job(options)
+    made: list[Any] = []
 
-    async def run() -> None:
+    def secrets() -> list[str]:
+        token = (options["token"] or "").strip()
+        return [token, *(secret for auth in made for secret in getattr(auth, "secrets", ()))]
+
+    shown = display(as_json=options["as_json"], quiet=options.get("quiet", False), secrets=secrets)
+
+    def report(event: str, facts: dict[str, Any]) -> None:
+        job.note(event, facts)
+        shown(event, facts)
+
+    async def run() -> int | None:
         if not url:
-            raise StateError("Say where the service is: --url, or GAPLESS_URL.")
+            raise SettingError("Say where the service is: --url, or GAPLESS_URL.")
+        auth = _auth(options)
+        made.append(auth)
         async with AsyncClient(
-            url,
-            auth=_auth(options),
+            service_url(url),
+            auth=auth,
             gzip=not options.get("no_gzip"),
             parallel=options.get("parallel", 1),
             patience=options["patience"],
-            report=shown,
+            report=report,
         ) as client:
-            await work(client, shown)
+            return await work(client, shown)
 
-    with _ending(shown), shown:
-        anyio.run(partial(run))
+    _heed_signals(shown, job)
+    with _ending(shown, job), shown:
+        code = anyio.run(partial(run))
+    if code:
+        sys.exit(code)
 
 
 @contextmanager
-def _ending(shown: Display) -> Iterator[None]:
+def _ending(shown: Display, job: "_Job") -> Iterator[None]:
     """Say what went wrong, and end the process with its code."""
     try:
         yield
-    except GaplessError as error:
-        code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
-        facts: dict[str, Any] = {"error": type(error).__name__, "exitCode": code}
-        if isinstance(error, InputError):
-            facts["code"] = error.code
-        if isinstance(error, InvalidRecordError):
-            facts |= {"line": error.line, "column": error.column, "reason": error.reason}
-        if isinstance(error, ApiError):
-            facts |= {"status": error.status, "code": error.code, "problem": error.problem}
-        shown.failed(str(error), facts)
-        sys.exit(code)
-    except OSError as error:
-        shown.failed(str(error), {"error": type(error).__name__, "exitCode": 1})
-        sys.exit(1)
-    except KeyboardInterrupt:
+    except (GaplessError, OSError) as error:
+        sys.exit(_tell(shown, error, job))
+    except Exception:  # noqa: BLE001 - a fault of ours; its trace may hold anything
         shown.failed(
-            "interrupted. Go on with: gapless resume",
-            {"error": "Interrupted", "exitCode": _INTERRUPTED},
+            f"This is a fault of gapless, please report it.\n{traceback.format_exc()}",
+            {"error": "InternalError", "exitCode": 1},
         )
-        sys.exit(_INTERRUPTED)
+        sys.exit(1)
+
+
+def _tell(shown: Display, error: GaplessError | OSError, job: _Job) -> int:
+    """Say what went wrong and what to do; gives the exit code."""
+    code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
+    facts: dict[str, Any] = {"error": type(error).__name__, "exitCode": code}
+    if isinstance(error, InputError):
+        facts["code"] = error.code
+    if isinstance(error, InvalidRecordError):
+        facts |= {"line": error.line, "column": error.column, "reason": error.reason}
+    if isinstance(error, ApiError):
+        facts |= {"status": error.status, "code": error.code, "problem": error.problem}
+    message = str(error)
+    if isinstance(error, OSError):
+        name = f"{printable(str(error.filename))}: " if error.filename else ""
+        message = f"{name}{error.strerror or error}"
+    if advice := job.advice(error):
+        message = f"{message.rstrip('.')}. {advice}"
+    if job.sends:
+        facts["file"] = str(job.file)
+        name = _name(job.file or Path("-"))
+        if name not in message:
+            message = f"{name}: {message}"
+    shown.failed(message, facts)
+    return code
+
+
+def _heed_signals(shown: Display, job: _Job) -> None:
+    """End at once, whatever a thread is busy with, and leave nothing behind.
+
+    What was acknowledged is stored, and the state was written when the session was opened: there
+    is nothing to wait for.
+    """
+
+    def end(number: int, frame: object) -> None:
+        del frame
+        shown.restore()
+        atomic.discard()
+        code = _SIGNALED + number
+        advice = job.advice(None)
+        message = f"interrupted. {advice}" if advice else "interrupted"
+        try:
+            shown.failed(message, {"error": "Interrupted", "exitCode": code})
+        except RuntimeError:  # in the middle of another line
+            with suppress(OSError):
+                os.write(2, f"\ngapless: {redact(message)}\n".encode())
+        os._exit(code)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # What is ignored stays so: nohup, and jobs in the background.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
 
 
 def _auth(options: dict[str, Any]) -> httpx.Auth | None:
@@ -564,4 +791,5 @@ def _auth(options: dict[str, Any]) -> httpx.Auth | None:
 
 def main() -> None:
     """Run the command."""
+    steady_streams()
     cli(prog_name="gapless")

@@ -18,8 +18,9 @@ from typing import Any, Final
 
 import httpx
 
-from gapless.errors import GaplessError
-from gapless.sessions import MEDIA_TYPE, ROOT
+from gapless.errors import GaplessError, UnavailableError
+from gapless.sessions import MEDIA_TYPE, ROOT, service_url
+from gapless.transport import described, permanent, proxy_of, trusted
 
 _PROBLEM: Final = "application/problem+json"
 _UNKNOWN: Final = "0" * 32
@@ -87,10 +88,18 @@ class Service:
     """The service under test: plain requests, nothing of the client's own ways."""
 
     def __init__(self, url: str, auth: httpx.Auth | None = None) -> None:
-        self.url = url.rstrip("/").removesuffix(ROOT)
+        self.url = service_url(url)
         self.requests = 0
+        self._answered = False
         self._auth = auth
-        self._http = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=16))
+        proxy = proxy_of(httpx.URL(self.url))
+        self._http = httpx.Client(
+            timeout=60,
+            limits=httpx.Limits(max_connections=16),
+            proxy=proxy[0] if proxy else None,
+            trust_env=False,
+            verify=trusted(),
+        )
 
     def close(self) -> None:
         """Close the connections."""
@@ -103,7 +112,10 @@ class Service:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send a request below the sessions; again where the service is busy or unreachable."""
+        """Send a request below the sessions; again where the service is busy or unreachable.
+
+        Raises UnavailableError where it stays so: then no check can find anything.
+        """
         named = {"Content-Type": "application/json"} if body is not None else {}
         for attempt in range(_ATTEMPTS):
             self.requests += 1
@@ -116,13 +128,16 @@ class Service:
                     auth=self._auth,
                 )
             except httpx.TransportError as error:
-                if attempt + 1 == _ATTEMPTS:
-                    raise Failed(f"no answer: {error!r}") from None
+                if not self._answered and (fault := permanent(error, self.url)):
+                    raise fault from None
+                said = described(error)
             else:
-                if answer.status_code not in {429, 503} or attempt + 1 == _ATTEMPTS:
-                    break
+                self._answered = True
+                if answer.status_code not in {429, 503}:
+                    return Answer(answer.status_code, answer.headers, answer.content)
+                said = f"it answers {answer.status_code}"
             time.sleep(0.5 * 2**attempt)
-        return Answer(answer.status_code, answer.headers, answer.content)
+        raise UnavailableError(f"{self.url} is not there any more: {said}. The checks stop here.")
 
     def create(self, total: int, size: int | None = None) -> str:
         """Open a session."""
@@ -205,11 +220,17 @@ class Outcome:
         return asdict(self)
 
 
-def run(service: Service, names: Sequence[str] = ()) -> Iterator[Outcome]:
-    """Run all checks, or those of which the name holds one of ``names``."""
+def run(
+    service: Service, names: Sequence[str] = (), begin: Callable[[str], object] = str
+) -> Iterator[Outcome]:
+    """Run all checks, or those of which the name holds one of ``names``; ``begin`` gets each name.
+
+    Raises UnavailableError where nothing answers.
+    """
     for name, (guarantee, function) in CHECKS.items():
         if names and not any(part in name for part in names):
             continue
+        begin(name)
         began = time.monotonic()
         try:
             function(service)

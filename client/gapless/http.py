@@ -50,6 +50,9 @@ _SLOW_SECONDS: Final = 10.0
 _JUMP_SECONDS: Final = 5.0
 """A pause that took this much longer was a process that stood still, or a machine that slept."""
 
+_FIRST_ATTEMPTS: Final = 3
+"""How often a host that has never answered may drop a connection, or not take one in time."""
+
 _MENDS: Final = 2
 """How often a body that was spoiled on its way is sent again (docs/errors.md)."""
 
@@ -139,8 +142,7 @@ class Trouble:
         if waited + seconds > http.patience:
             raise UnavailableError(
                 f"Given up after {count(self._failures, 'attempt')}, {waited:.0f} s without a good"
-                f" answer: {reason}. Nothing that was acknowledged is lost;"
-                " go on with: gapless resume"
+                f" answer: {reason.rstrip('.')}. Nothing that was acknowledged is lost."
             ) from cause
         facts = {"reason": reason, "seconds": round(seconds, 1), "attempt": self._failures}
         http.report("retry", facts)
@@ -218,7 +220,7 @@ class Http:
             try:
                 answer = await self._send(method, path, body, headers, patient * 2**timeouts)
             except httpx.RequestError as error:
-                said, cause = self._no_answer(error), error
+                said, cause = self._no_answer(error, trouble.attempts), error
                 if isinstance(error, httpx.TimeoutException):
                     timeouts += 1
                     self.gate.congested(round_)
@@ -241,7 +243,7 @@ class Http:
         else:
             self.gate.went_well()
 
-    def _no_answer(self, error: httpx.RequestError) -> str:
+    def _no_answer(self, error: httpx.RequestError, attempts: int) -> str:
         """Why; raises where another attempt would end in the same way."""
         if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
             # Its text may hold the header, and that the token.
@@ -249,7 +251,8 @@ class Http:
                 f"The request to {self._host} cannot be sent: a header holds a character that HTTP"
                 " does not allow. Check the token and the other credentials."
             ) from None
-        if not self._answered and (fault := permanent(error, self._url)):
+        last = attempts + 1 >= _FIRST_ATTEMPTS
+        if not self._answered and (fault := permanent(error, self._url, last=last)):
             raise fault from None
         return f"no answer from {self._host}: {described(error)}"
 
@@ -338,8 +341,8 @@ def explained(failure: ApiError) -> ApiError:
     advice = ""
     if isinstance(failure, AuthError):
         advice = (
-            "The token or the signature was refused: check the credentials and the clock, and go"
-            " on with new ones by: gapless resume. What is stored stays."
+            "The token or the signature was refused: check the credentials and the clock. What is"
+            " stored stays."
         )
     elif failure.status == HTTPStatus.NOT_FOUND:
         advice = "There is no Gapless service at this address: check --url or GAPLESS_URL."
@@ -352,19 +355,22 @@ def explained(failure: ApiError) -> ApiError:
     return failure
 
 
-def unexpected(answer: httpx.Response) -> UnexpectedAnswerError:
+def unexpected(answer: httpx.Response, reason: str = "") -> UnexpectedAnswerError:
     """The error for a success that the service does not give, or a redirect."""
     host = answer.request.url.host
     if answer.is_redirect:
-        # Its query may hold anything.
-        to = httpx.URL(answer.headers["Location"]).host or host
-        what = f"a redirect to {to} ({answer.status_code})"
+        try:
+            to = answer.request.url.join(answer.headers["Location"])
+        except httpx.InvalidURL:
+            to = answer.request.url
+        # Its path and query may hold anything.
+        what = f"a redirect to {to.scheme}://{to.host} ({answer.status_code})"
     elif "html" in answer.headers.get("Content-Type", ""):
         title = re.search(r"(?is)<title>\s*([^<]{1,80})", answer.text)
         named = f", {' '.join(redact(title[1]).split())!r}" if title else ""
         what = f"a web page{named} ({answer.status_code})"
     else:
-        what = f"status {answer.status_code}"
+        what = f"status {answer.status_code}{f', {reason}' if reason else ''}"
     return UnexpectedAnswerError(
         f"Gapless did not answer at {host}: {what} came instead. A portal or a log-in stands before"
         " the service, or it is another one. Log in, or check --url or GAPLESS_URL."

@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import os
+import re
 import zlib
 from collections.abc import (
     AsyncGenerator,
@@ -28,7 +29,6 @@ import msgspec
 from gapless import atomic, objects
 from gapless.errors import (
     ChecksumError,
-    GaplessError,
     IncompleteError,
     RecordTooLargeError,
     SettingError,
@@ -154,9 +154,7 @@ def _decode(answer: httpx.Response, kind: type[_Body]) -> _Body:
     try:
         return msgspec.json.decode(answer.content, type=kind)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise GaplessError(
-            f"{answer.request.url.host} does not answer as Gapless does: {error}. Is the URL right?"
-        ) from None
+        raise unexpected(answer, str(error)) from None
 
 
 def service_url(url: str) -> str:
@@ -170,7 +168,8 @@ def service_url(url: str) -> str:
         raise SettingError(
             f"The URL of the service, {shown!r}, is malformed. Check --url or GAPLESS_URL."
         ) from None
-    if parts.scheme not in {"http", "https"} or not host or port == 0:
+    spaced = re.search(r"[\s\x00-\x20]", text)
+    if parts.scheme not in {"http", "https"} or not host or port == 0 or spaced:
         raise SettingError(
             f"{shown!r} is not the URL of a service; it begins with http:// or https:// and a host."
             " Check --url or GAPLESS_URL."

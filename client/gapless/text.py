@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 _SECRETS: Final = [
@@ -24,6 +25,9 @@ _SECRETS: Final = [
 ]
 _LEAST_SECRET: Final = 4
 """Characters. What is shorter stands in too many words."""
+
+_LONGEST_NAME: Final = 255
+"""Bytes of a file's name."""
 
 _NAMELESS: Final = re.compile(r"[^ -~\x80-\ud7ff\ue000-\U0010ffff]|[\x80-\x9f]")
 """Control characters, and bytes of a name that are no UTF-8 (PEP 383)."""
@@ -75,3 +79,11 @@ def shown(path: str | os.PathLike[str]) -> str:
     return _NAMELESS.sub(
         lambda found: "".join(f"\\x{byte:02x}" for byte in os.fsencode(found[0])), os.fspath(path)
     )
+
+
+def longer(path: Path, suffix: str) -> Path:
+    """``path`` with a suffix more; cut, where a name would be longer than file systems take."""
+    name = path.name
+    while len(os.fsencode(name + suffix)) > _LONGEST_NAME:
+        name = name[:-1]
+    return path.with_name(name + suffix)

@@ -127,47 +127,54 @@ def bad_proxy(variable: str, error: Exception) -> SettingError:
 
 
 def permanent(
-    error: httpx.RequestError, url: str, source: str = "--url or GAPLESS_URL"
+    error: httpx.RequestError,
+    url: str,
+    source: str = "--url or GAPLESS_URL",
+    *,
+    last: bool = False,
 ) -> UnreachableError | None:
     """What to say of an error that is the same however often it is tried; None for others.
 
-    ``source`` is where ``url`` came from. Only before anything answered there: afterwards a name
-    that is not found, or a port where nothing listens, is a network that will be back.
+    ``source`` is where ``url`` came from; ``last`` is whether what may pass was tried enough. Only
+    before anything answered there: afterwards a name that is not found, or a port where nothing
+    listens, is a network that will be back.
     """
-    causes = list(_chain(error))
-    service = redact(url).split("?")[0]
-    via, look = "", f"Check {source}."
+    reason = _lasting(error, last=last)
+    if not reason:
+        return None
+    service = redact(url).split("?", maxsplit=1)[0]
+    via, look = "", source
     if found := proxy_of(httpx.URL(url)):
-        via = f" (through the proxy that {found[1]} names)"
-        look = f"Check {found[1]} and NO_PROXY, and {source}."
+        via = f" through the proxy that {found[1]} names"
+        look = f"{found[1]} and NO_PROXY, and {source}"
+    return UnreachableError(f"There is no answer from {service}{via}: {reason} Check {look}.")
+
+
+def _lasting(error: httpx.RequestError, *, last: bool) -> str:  # noqa: PLR0911 - each its own
+    """Why another attempt would end in the same way; "" where it might not."""
+    causes = list(_chain(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return UnreachableError(
-                f"The certificate of {service} is not trusted{via}: {cause.verify_message}. Name"
-                f" the file with its authority's certificate in SSL_CERT_FILE. {look}"
+            return (
+                f"its certificate is not trusted ({cause.verify_message}). Name the file with its"
+                " authority's certificate in SSL_CERT_FILE."
             )
         if isinstance(cause, ssl.SSLError):
-            return UnreachableError(
-                f"There is no TLS at {service}{via}: {cause.reason or 'the handshake failed'}."
-                f" Does the URL begin with http://? {look}"
-            )
+            return f"there is no TLS ({cause.reason or 'it ended'}). Does it begin with http://?"
         if isinstance(cause, socket.gaierror):
-            return UnreachableError(
-                f"There is no answer from {service}{via}: the host's name is not known"
-                f" ({cause.strerror}). {look}"
-            )
+            return f"the host's name is not known ({cause.strerror})."
     if isinstance(error, httpx.ProxyError):
-        return UnreachableError(
-            f"There is no answer from {service}{via}: the proxy says {redact(str(error))!r}. {look}"
-        )
+        return f"the proxy says {redact(str(error))!r}."
     if isinstance(error, httpx.ConnectError):
-        reason = next(
-            (_reason(c) for c in causes if isinstance(c, OSError) and c.errno), "no connection"
-        )
-        return UnreachableError(
-            f"There is no answer from {service}{via}: {reason}. Does it run there? {look}"
-        )
-    return None
+        numbered = (cause for cause in causes if isinstance(cause, OSError) and cause.errno)
+        return f"{_reason(next(numbered, OSError('no connection')))}. Does it run there?"
+    if isinstance(error, httpx.RemoteProtocolError) and "illegal" in str(error):
+        return "what listens there does not speak HTTP."
+    if last and isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError)):
+        return "every connection ends without one. Does it begin with https://?"
+    if last and isinstance(error, httpx.ConnectTimeout):
+        return "no connection is made in time."
+    return ""
 
 
 def described(error: Exception) -> str:

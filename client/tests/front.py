@@ -49,6 +49,8 @@ class Said:
     status: int
     body: dict[str, Any]
     headers: dict[str, str] = field(default_factory=dict)
+    text: str = ""
+    """Instead of the body, as it is."""
 
 
 class DroppedError(OSError):
@@ -82,11 +84,11 @@ class Front:
         try:
             said = self.rule(seen)
             if said is not None:
-                seen.status, headers, body = said.status, [*said.headers.items()], b""
-                body = (
-                    json.dumps(said.body).encode() if said.status != HTTPStatus.NO_CONTENT else b""
-                )
-                headers.append(("Content-Type", "application/json"))
+                named = {"Content-Type": "application/json", **said.headers}
+                seen.status, headers = said.status, [*named.items()]
+                body = (said.text or json.dumps(said.body)).encode()
+                if said.status == HTTPStatus.NO_CONTENT:
+                    body = b""
             else:
                 seen.status, headers, body = self._pass_on(seen, environ)
             self.after(seen)
@@ -152,3 +154,11 @@ def merged(name: object = "in.ndjson") -> bytes:
     """The merged object, as the command downloads it."""
     run("download", name, "-o", "merged.out")
     return Path("merged.out").read_bytes()
+
+
+def begin(front: Front, file: Path) -> None:
+    """Begin an upload that stops after some batches."""
+    front.rule = lambda seen: Said(403, {"message": "Forbidden"}) if seen.seq_num == 4 else None
+    run("upload", file, "--batch-size", 10, "--parallel", 1, expect=6)
+    front.rule = lambda _: None
+    front.seen.clear()
