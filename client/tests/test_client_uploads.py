@@ -412,7 +412,7 @@ def test_a_long_merge_is_waited_for(front: Front) -> None:
             return None
         merge = next(states)
         status = {"sessionId": "0" * 32, "totalRecord": 1, "batchSize": 1, "missing": []}
-        status |= {"expiresAt": "", "batches": 1, "merge": merge}
+        status |= {"expiresAt": "2026-01-01T00:00:00Z", "batches": 1, "merge": merge}
         state = "FINISHING" if merge else "FINISHED"
         return Said(200, status | {"state": state, "finish": None if merge else result})
 
@@ -473,7 +473,7 @@ def test_the_memory_it_takes_has_a_bound(front: Front, folder: Path) -> None:
     def sink(seen: Seen) -> Said:
         status = 201 if seen.path == SESSIONS else 204
         limits = {"maxBodyBytes": 4_500_000, "maxInflatedBytes": 2**26, "maxSeqNum": 99_999}
-        answer: dict[str, Any] = {"sessionId": "0" * 32, "expiresAt": "", "limits": limits}
+        answer: dict[str, Any] = {"sessionId": "0" * 32, "expiresAt": "2026-01-01T00:00:00Z", "limits": limits}
         if seen.path.endswith("/finish"):
             answer |= {"validationResult": "Success", "bytes": times * len(part)}
             answer["checksum"] = {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": value}
