@@ -213,58 +213,49 @@ def test_no_temporary_file_stays(front: Front, folder: Path) -> None:
 # --- A signal that is not heeded ------------------------------------------------------------------
 
 
-class Relay:
-    """Passes bytes on to a service, slowly: it has buffers of its own, as a modem has."""
+RELAY = """
+import socket, sys, threading, time
+host, port, rate = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+turn = threading.Lock()
 
-    def __init__(self, upstream: str, rate: int) -> None:
-        self._to = httpx.URL(upstream)
-        self._rate = rate
-        self._turn = threading.Lock()
-        self._sockets: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+def pump(source, sink, slow):
+    try:
+        while block := source.recv(16384):
+            if slow:
+                with turn:
+                    time.sleep(len(block) / rate)
+            sink.sendall(block)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection((self._to.host, self._to.port or 80))
-            self._sockets += [client, server]
-            for pair in ((client, server, True), (server, client, False)):
-                threading.Thread(target=self._pump, args=pair, daemon=True).start()
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+while True:
+    client, _ = listener.accept()
+    server = socket.create_connection((host, port))
+    for pair in ((client, server, True), (server, client, False)):
+        threading.Thread(target=pump, args=pair, daemon=True).start()
+"""
 
-    def _pump(self, source: socket.socket, sink: socket.socket, slow: bool) -> None:  # noqa: FBT001
-        size = 16 * 1024
-        try:
-            while block := source.recv(size):
-                if slow:
-                    with self._turn:
-                        threading.Event().wait(len(block) / self._rate)
-                sink.sendall(block)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
 
-    def close(self) -> None:
-        for one in [self._listener, *self._sockets]:
-            one.close()
+@contextmanager
+def relay(upstream: str, rate: int) -> Iterator[str]:
+    """A line of ``rate`` bytes per second for all that is sent; it has buffers, as a modem has."""
+    to = httpx.URL(upstream)
+    line = [sys.executable, "-c", RELAY, to.host, str(to.port), str(rate)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        process.kill()
 
 
 def test_a_slow_uplink_goes_through(front: Front) -> None:
     """A body takes far longer than the silence that is allowed; two at once would take twice."""
-    relay = Relay(os.environ["GAPLESS_URL"], 600_000)
-    file = written(
-        Path("in.ndjson"), [b'"%s"' % os.urandom(500).hex().encode() for _ in range(6000)]
-    )
-    told: list[str] = []
-    result = gapless.upload(
-        file, relay.url, silence=0.5, batch_size=1000, report=lambda event, _: told.append(event)
-    )
-    relay.close()
-    assert result.ok
+    records = [b'"%s"' % os.urandom(500).hex().encode() for _ in range(6000)]
+    file = written(Path("in.ndjson"), records)
+    with relay(os.environ["GAPLESS_URL"], 600_000) as url:
+        assert gapless.upload(file, url, silence=0.5, batch_size=1000).ok
     assert sorted(set(front.batches())) == list(range(6))
     assert merged() == file.read_bytes()
 

@@ -473,7 +473,11 @@ def test_the_memory_it_takes_has_a_bound(front: Front, folder: Path) -> None:
     def sink(seen: Seen) -> Said:
         status = 201 if seen.path == SESSIONS else 204
         limits = {"maxBodyBytes": 4_500_000, "maxInflatedBytes": 2**26, "maxSeqNum": 99_999}
-        answer: dict[str, Any] = {"sessionId": "0" * 32, "expiresAt": "2026-01-01T00:00:00Z", "limits": limits}
+        answer: dict[str, Any] = {
+            "sessionId": "0" * 32,
+            "expiresAt": "2026-01-01T00:00:00Z",
+            "limits": limits,
+        }
         if seen.path.endswith("/finish"):
             answer |= {"validationResult": "Success", "bytes": times * len(part)}
             answer["checksum"] = {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": value}
