@@ -20,6 +20,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from local import gateway, stack, storage
+from local.other_storage import OtherStorage, OtherStorageError
 from local.server import Server, with_files
 from local.template import Template
 
@@ -41,7 +42,7 @@ def main() -> None:
             Event().wait()
     except KeyboardInterrupt:
         pass
-    except (UsageError, BotoCoreError, ClientError) as error:
+    except (UsageError, OtherStorageError, BotoCoreError, ClientError) as error:
         sys.exit(f"gapless: {error}")
 
 
@@ -72,6 +73,7 @@ def _storage(running: ExitStack, template: Template) -> str:
     """Set the environment for the storage that is asked for; says where that is."""
     environ = os.environ
     where = environ.get("AWS_ENDPOINT_URL") or "AWS"
+    other = where if where != "AWS" else None
     given = [name for name in _RESOURCES if environ.get(name)]
     if where == "AWS" and not given:
         moto = running.enter_context(storage.serve_moto())
@@ -87,10 +89,23 @@ def _storage(running: ExitStack, template: Template) -> str:
     region = region or storage.REGION
     environ["AWS_REGION"] = environ["AWS_DEFAULT_REGION"] = region
     stack.set_environment(template, environ)
-    if where != "AWS":
-        table, *buckets = (environ[name] for name in _RESOURCES)
+    table, *buckets = (environ[name] for name in _RESOURCES)
+    if other:
+        where += _use(OtherStorage(other), template, table, *buckets)
+    elif where != "AWS":
         storage.provision(template, table, buckets)
     return f"S3 and DynamoDB: {where}"
+
+
+def _use(store: OtherStorage, template: Template, table: str, batches: str, merged: str) -> str:
+    """Create what is missing in a store that was given, and see that it will do; what it lacks."""
+    store.require_both(table, batches)
+    try:
+        with store.explained():
+            storage.provision(template, table, [batches, merged])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return "".join(f"\n  not ensured there: {one}" for one in store.check(table, batches, merged))
 
 
 def _port() -> int:

@@ -4,12 +4,14 @@ Every call to them is real HTTP, so that any client can be used, and counted or 
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import boto3
+from botocore.exceptions import ClientError
 
 from local.server import HOST, KeepAliveHandler, Server
 from local.template import Template
@@ -57,17 +59,27 @@ def point_to_moto(environ: MutableMapping[str, str], url: str) -> None:
 
 
 def provision(template: Template, table: str, buckets: Iterable[str]) -> None:
-    """Create what is not there yet of the stack's table and buckets, where boto3 points to."""
+    """Create what is not there yet of the stack's table and buckets, where boto3 points to.
+
+    Whatever an earlier call got done, this one does the rest. Raises ValueError where a table of
+    this name is another's.
+    """
     dynamodb = boto3.client("dynamodb")
-    try:
+    with suppress(dynamodb.exceptions.ResourceInUseException):
         dynamodb.create_table(TableName=table, **template.table.create)
-    except dynamodb.exceptions.ResourceInUseException:
-        pass
-    else:
-        dynamodb.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1})
-        dynamodb.update_time_to_live(
-            TableName=table, TimeToLiveSpecification=template.table.time_to_live
-        )
+    dynamodb.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1})
+    key = dynamodb.describe_table(TableName=table)["Table"]["KeySchema"]
+    if key != template.table.create["KeySchema"]:
+        raise ValueError(f"the table {table} is not one of Gapless: its key is {key}")
+    try:
+        found = dynamodb.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
+        if found.get("TimeToLiveStatus") not in {"ENABLING", "ENABLED"}:
+            dynamodb.update_time_to_live(
+                TableName=table, TimeToLiveSpecification=template.table.time_to_live
+            )
+    except ClientError as error:
+        # Sessions work without it; they are only never deleted.
+        print(f"No time to live for {table}: {error}", file=sys.stderr)  # noqa: T201
     s3 = boto3.client("s3")
     # S3's oldest region is named by naming none.
     region = s3.meta.region_name
@@ -75,5 +87,8 @@ def provision(template: Template, table: str, buckets: Iterable[str]) -> None:
         {} if region == REGION else {"CreateBucketConfiguration": {"LocationConstraint": region}}
     )
     for bucket in buckets:
-        with suppress(s3.exceptions.BucketAlreadyOwnedByYou, s3.exceptions.BucketAlreadyExists):
+        try:
             s3.create_bucket(Bucket=bucket, **place)
+        except ClientError:
+            # Stores say in many ways that it is there. It must be ours.
+            s3.head_bucket(Bucket=bucket)
