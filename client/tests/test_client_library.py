@@ -297,6 +297,16 @@ def test_sources_of_every_kind(front: Front) -> None:  # noqa: ARG001 - it is th
     assert results[3].reading == "CSV, typed"
 
 
+def test_no_records_are_an_empty_object(front: Front) -> None:  # noqa: ARG001
+    """An empty list is said on purpose; an empty pipe is a producer that failed."""
+    url = os.environ["GAPLESS_URL"]
+    for records in ([], iter(()), (record for record in list[int]())):
+        result = gapless.upload(records, url)
+        assert (result.ok, result.total_record, stored(result)) == (True, 0, b"")
+    with pytest.raises(gapless.InputError, match="nothing"):
+        gapless.upload(io.BytesIO(b""), url)
+
+
 def test_how_a_file_is_read_cannot_be_said_of_records() -> None:
     option: Any
     for option in ({"format": "csv"}, {"typed": True}, {"skip_invalid": True}, {"header": False}):
