@@ -300,6 +300,7 @@ def test_sources_of_every_kind(front: Front) -> None:  # noqa: ARG001 - it is th
 def test_no_records_are_an_empty_object(front: Front) -> None:  # noqa: ARG001
     """An empty list is said on purpose; an empty pipe is a producer that failed."""
     url = os.environ["GAPLESS_URL"]
+    records: Any
     for records in ([], iter(()), (record for record in list[int]())):
         result = gapless.upload(records, url)
         assert (result.ok, result.total_record, stored(result)) == (True, 0, b"")
