@@ -41,10 +41,26 @@ DYNAMODB_FAILURES = {
 }
 
 
+class Clock:
+    """A time that passes by itself no more."""
+
+    now = 1_000.0
+    time = staticmethod(time.time)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give up soon."""
-    monkeypatch.setattr(limits, "PATIENCE_SECONDS", 0.4)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time of calls that are tried again: a machine that is busy takes no longer."""
+    made = Clock()
+    for module in (retries, batch_store, endpoint, gateway):
+        monkeypatch.setattr(module, "time", made)
+    return made
 
 
 def small(api: Api) -> str:
@@ -120,7 +136,7 @@ def logged() -> Iterator[list[logging.LogRecord]]:
     inner.removeHandler(handler)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(("route", "operation", "failure"), CASES)
 def test_what_stays_busy_is_a_503_that_a_retry_heals(
     api: Api,
@@ -155,28 +171,6 @@ def test_far_more_tries_than_eleven_are_made(
     with aws.failing(operation, answer, landed=False, times=40) as failed:
         assert api.batch(session_id, 0, [0]).status == 204
     assert len(failed) == 40
-
-
-class Clock:
-    """A time that passes by itself no more."""
-
-    now = 1_000.0
-    time = staticmethod(time.time)
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time of calls that are tried again."""
-    made = Clock()
-    for module in (retries, batch_store, endpoint, gateway):
-        monkeypatch.setattr(module, "time", made)
-    return made
 
 
 @pytest.mark.parametrize("takes", [0, 0.3, 1.2, 20], ids="a try takes {} s".format)
@@ -240,7 +234,7 @@ def test_a_wrong_set_up_is_a_fault_and_is_not_tried_again(
     assert len(failed) == 1
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("clock")
 def test_a_busy_finish_gives_the_session_back_and_the_next_one_succeeds(
     api: Api, aws: Aws, stack: Stack
 ) -> None:
