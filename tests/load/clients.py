@@ -80,7 +80,7 @@ async def client(number: int, url: str, plans: list[Plan], ledger: Ledger) -> No
 async def _see_through(
     plan: Plan, session: gapless.AsyncSession, ledger: Ledger, chance: Random
 ) -> None:
-    status = await session.status()
+    status = await _found(session)
     missing = [n for gap in status.missing for n in range(gap.first, gap.last + 1)]
     if not plan.strict:
         missing += range(status.batches + len(missing), BATCHES)
@@ -101,6 +101,18 @@ async def _see_through(
         if result.reason == "record_count":
             share = [*range(result.batches, BATCHES)]
         chance.shuffle(share)
+
+
+async def _found(session: gapless.AsyncSession) -> gapless.Status:
+    """The session's status, whether or not the API was just killed and starts anew.
+
+    Who has never had an answer is told at once that nobody is there.
+    """
+    while True:
+        try:
+            return await session.status()
+        except gapless.UnavailableError:
+            await anyio.sleep(0.1)
 
 
 async def _send(

@@ -25,7 +25,7 @@ def press(page: Page, button: str) -> None:
 
 
 def finished(page: Page) -> None:
-    expect(page.get_by_text("Every record is there.")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Every record is there.")).to_be_visible()
 
 
 def downloaded(page: Page) -> bytes:
