@@ -20,9 +20,10 @@ demo: .venv/.run ## upload 100,000 records, lose some, find the gap, compare the
 test: .venv/.dev ## run every test (OPTIONS=… for pytest)
 	@$(BIN)/python -m pytest $(OPTIONS)
 
-proof: .venv/.dev ## every order of calls, every crash, bytes at random, killed processes (PROOF_SCALE=… for more)
+proof: .venv/.dev ## every order of calls, every crash, hostile requests, bytes at random, killed processes (PROOF_SCALE=… for more)
 	@$(BIN)/python -m pytest -o faulthandler_timeout=0 tests/proof
 	@$(BIN)/python -m pytest -o faulthandler_timeout=0 tests/load
+	@$(BIN)/python -m pytest -o faulthandler_timeout=0 tests/hostile
 	@$(BIN)/python -m tests.fuzz
 
 test-web: .venv/.dev ## run the tests of the page, in Chromium

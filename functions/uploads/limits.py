@@ -15,7 +15,8 @@ MAX_BODY_BYTES: Final = 4_500_000
 makes 6.0 MB of this and leaves 290 KB for headers and claims."""
 
 MAX_INFLATED_BYTES: Final = 64 * MIB
-"""Largest gzip body after inflating, bytes: five times this fits the function's memory."""
+"""Largest gzip body after inflating, bytes. Four times this, and what `MAX_VALUES` records take,
+is 600 MB of the function's 1,769 MB."""
 
 MAX_SESSION_BODY_BYTES: Final = 128 * 1024
 """Largest body that opens a session, bytes, as sent and inflated: it needs a hundred."""
@@ -29,9 +30,8 @@ INFLATE_SECONDS_PER_BYTE: Final = 20e-9
 cost it up to 330 ns a byte that was sent, and zlib a quarter of that."""
 
 MAX_VALUES: Final = 5_000_000
-"""Most values in a batch body, counted by their commas. A record takes up to 170 bytes of memory
-whatever its length, so that these take 850 MB of the function's 1,769 MB. Only a gzip body can hold
-more."""
+"""Most values in a batch body, counted by their commas. A record takes 64 bytes of memory on top of
+its own, and so many of them 320 MB. Only a gzip body can hold more."""
 
 MAX_MEMBERS: Final = 1_000
 """Most top-level members of a body; it needs two."""

@@ -11,6 +11,8 @@ import hashlib
 import io
 import json
 import re
+import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -174,6 +176,63 @@ def _is_utf8(content: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+LONGEST: Final = 256 * 1024
+"""Bytes of the bodies of which the cost is measured: where it grows with their square, it shows."""
+CPU_PER_BYTE: Final = 150e-9
+CPU_OF_ANY: Final = 0.020
+CPU_OF_ODD_GZIP: Final = 0.100
+"""Seconds, as above: what it takes to find out that isal takes long for a body."""
+BYTES_PER_BYTE: Final = 4
+BYTES_PER_VALUE: Final = 136
+"""A record takes 48 bytes and its place in a list that grows, and one over lines takes it twice."""
+BYTES_OF_ANY: Final = 1_000_000
+
+
+def _unfolded(content: bytes) -> bytes:
+    """Pieces that end in ``|``, each as often as two to the power of its first byte says."""
+    pieces = (piece[1:] * (1 << piece[0] % 18) for piece in content.split(b"|") if piece)
+    return b"".join(pieces)[:LONGEST]
+
+
+def cost(content: bytes) -> None:
+    """What a request's body costs: the first byte says how it is sent, the rest what it is."""
+    kind, body = content[:1], _unfolded(content[1:])
+    headers = {"content-encoding": "gzip"} if kind in {b"g", b"z"} else {}
+    sent = _as_text(gzip.compress(body, 1, mtime=0) if kind == b"g" else body)
+    size = len(body)
+
+    def take() -> None:
+        nonlocal size
+        with suppress(errors.GaplessError):
+            read = records.read_body(sent, is_base64=True, headers=headers, cpu=time.thread_time)
+            size = max(size, len(read))
+            if kind == b"s":
+                records.read_session_request(read)
+            else:
+                records.read_batch(read)
+
+    def seconds() -> float:
+        start = time.thread_time()
+        take()
+        return time.thread_time() - start
+
+    taken = seconds()
+    most = (CPU_OF_ODD_GZIP if kind == b"z" else CPU_OF_ANY) + CPU_PER_BYTE * size
+    for _ in range(4):  # A busy machine counts as CPU what is not.
+        taken = taken if taken <= most else min(taken, seconds())
+    _holds(f"{taken * 1000:.0f} ms of CPU for {size} bytes", taken <= most)
+    if kind == b"z":
+        return  # How many values there are in it is not known.
+    tracemalloc.start()
+    try:
+        take()
+        held = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    allowed = BYTES_OF_ANY + BYTES_PER_BYTE * size + BYTES_PER_VALUE * body.count(b",")
+    _holds(f"{held} bytes of memory for {size}, {allowed} allowed", held <= allowed)
 
 
 Read = tuple[list[bytes], list[bytes], client_errors.InputError | None]
@@ -345,6 +404,7 @@ TARGETS: Final[dict[str, Callable[[bytes], object]]] = {
     "batch": batch,
     "session": session,
     "body": body,
+    "cost": cost,
     "ndjson": ndjson,
     "array": array,
     "table": table,

@@ -23,7 +23,8 @@ MOST_MEMORY = 700 * MB
 CPU_PER_MB = 0.150
 """Seconds a MB: of what was sent or of what it inflates to, whichever is more, and at least one."""
 TIMES = 4
-"""A request that took longer is sent again, so often: a busy machine counts as CPU what is not."""
+"""A request that took longer, or calls that were made again, are looked at so often: a busy machine
+counts as CPU what is not, and lets calls time out."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Lab:
         if kind == "aborted":
             self.near.abort(session_id)
         if kind == "expired":
-            self.stack.change(session_id, expiresAt=1)
+            self.stack.change(session_id, batchesUntil=1, expiresAt=1)
         return session_id
 
     def send(self, hostile: Hostile, body: bytes) -> tuple[Answer, Counter[str], Cost]:
@@ -105,7 +106,7 @@ class Lab:
         }.get(hostile.to, (f"{Api.ROOT}/{session_id}", "batch"))
         function = self.functions[name]
         route = f"POST {path.replace(session_id, '{sessionId}')}"
-        gateway = Gateway({route: Lambda(function, timeout=29)}, integration_seconds=60)
+        gateway = Gateway({route: Lambda(function, timeout=29)}, integration_seconds=600)
         with self.stack.aws.recording() as calls:
             answer = in_process(gateway)("POST", path, body, hostile.headers)
         for key in self.stack.stored_keys(session_id):
@@ -121,9 +122,10 @@ class Lab:
                 body = packed(body)
         found = Measured(len(body), inflated, *self.send(hostile, body))
         for _ in range(TIMES - 1):
-            if found.cost.cpu > CPU_PER_MB * found.mb:
-                again = self.send(hostile, body)[-1]
-                found = replace(found, cost=min(found.cost, again, key=lambda cost: cost.cpu))
+            if found.calls == Counter(hostile.calls) and found.cpu_per_mb <= CPU_PER_MB:
+                break
+            again = Measured(len(body), inflated, *self.send(hostile, body))
+            found = min(again, replace(again, cost=found.cost), key=lambda one: one.cost.cpu)
         return found
 
 
@@ -169,6 +171,6 @@ def test_to_refuse_takes_no_more_than_to_accept(
 ) -> None:
     with capsys.disabled():
         print(HEAD, *(found.row(name) for name, found in measured.items()), sep="\n")
-    accepted = [measured[name].cpu_per_mb for name in ACCEPTED]
+    accepted = [measured[name].cpu_per_mb for name in ACCEPTED if name in measured]
     refused = {name: found.cpu_per_mb for name, found in measured.items() if name not in ACCEPTED}
     assert not {name: cpu for name, cpu in refused.items() if cpu > max(accepted)}

@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from moto.core.models import DEFAULT_ACCOUNT_ID
@@ -12,6 +13,8 @@ from moto.s3.models import s3_backends
 
 from tests.api import Api
 from tests.aws import Aws, Call
+from tests.conftest import Stack
+from uploads import records
 from uploads.batch_store import key
 from uploads.records import BATCH_MEDIA_TYPE
 
@@ -41,6 +44,67 @@ def test_batch(api: Api, aws: Aws) -> None:
     assert counted(again) == {"PutObject": 1, "HeadObject": 1, "GetItem": 1}
     assert counted(conflict) == {"PutObject": 1, "HeadObject": 1}
     assert warm[0].headers["if-none-match"] == "*"
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The length of each body that is decoded, as it is sent."""
+    seen: list[int] = []
+    real = records.read_body
+
+    def read_body(body: str | None, **options: Any) -> bytes:  # noqa: ANN401
+        seen.append(len(body or ""))
+        return real(body, **options)
+
+    monkeypatch.setattr(records, "read_body", read_body)
+    return seen
+
+
+BROKEN = b'{"seqNum":0,"data":[1,'
+
+
+def test_no_body_is_read_for_who_has_no_session(api: Api, aws: Aws, read: list[int]) -> None:
+    with aws.recording() as calls:
+        for session_id in ("0" * 32, "0" * 31, "no-id"):
+            assert api.raw_batch(session_id, BROKEN).code == "session_not_found"
+    assert (counted(calls), read) == ({"GetItem": 1}, [])
+
+
+@pytest.mark.parametrize("state", ["finished", "aborted", "finishing", "expired"])
+def test_no_body_is_read_for_a_session_that_takes_none(
+    api: Api, aws: Aws, stack: Stack, read: list[int], state: str
+) -> None:
+    """One at most, where the function still remembers that the session was open."""
+    session_id = api.create(1)
+    api.batch(session_id, 0, [1])
+    read.clear()
+    match state:
+        case "finished":
+            api.finish(session_id)
+        case "aborted":
+            api.abort(session_id)
+        case "finishing":
+            stack.change(session_id, state="FINISHING", leaseUntil=2**40, attempt=1)
+        case "expired":
+            stack.change(session_id, batchesUntil=1, expiresAt=1)
+    with aws.recording() as first:
+        assert api.raw_batch(session_id, BROKEN).code == f"session_{state}"
+    with aws.recording() as later:
+        for body in (BROKEN, b"", b'{"seqNum":1,"data":[2]}', BROKEN):
+            assert api.raw_batch(session_id, body).code == f"session_{state}"
+    assert (counted(first), counted(later)) == ({"GetItem": 1}, {"GetItem": 4})
+    assert len(read) == 1
+
+
+def test_a_refused_body(api: Api, aws: Aws, read: list[int]) -> None:
+    """The session is read before it and after it; before it once, as long as it is remembered."""
+    session_id = api.create(3)
+    read.clear()
+    for reads in (2, 1, 1):
+        with aws.recording() as calls:
+            assert api.raw_batch(session_id, BROKEN).code == "truncated_json"
+        assert counted(calls) == {"GetItem": reads}
+    assert len(read) == 3
 
 
 @pytest.mark.parametrize("batch_size", [None, 1], ids=["flexible", "strict"])
