@@ -178,10 +178,10 @@ def _is_utf8(content: bytes) -> bool:
     return True
 
 
-LONGEST: Final = 256 * 1024
+LONGEST: Final = 128 * 1024
 """Bytes of the bodies of which the cost is measured: where it grows with their square, it shows."""
 CPU_PER_BYTE: Final = 150e-9
-CPU_OF_ANY: Final = 0.020
+CPU_OF_ANY: Final = 0.010
 CPU_OF_ODD_GZIP: Final = 0.100
 """Seconds, as above: what it takes to find out that isal takes long for a body."""
 BYTES_PER_BYTE: Final = 4
