@@ -1,5 +1,6 @@
 """Sessions, and what happens to them at once."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -27,12 +28,20 @@ def late_finish(world: World, process: Process, history: History, session_id: st
     return world.finish(process, history, session_id)
 
 
-def much_too_late_finish(
-    world: World, process: Process, history: History, session_id: str
-) -> Answer:
-    """For this one the session has expired, unless its finish is decided."""
-    process.clock.ahead = 2 * 86_400
-    return world.finish(process, history, session_id)
+def when_time_is_over(act: Invocation, seconds: int) -> Invocation:
+    """``act``, so many seconds after the session has stopped taking batches."""
+
+    def later(world: World, process: Process, history: History, session_id: str) -> Answer:
+        item = world.facts(session_id).item
+        assert item is not None
+        process.clock.ahead = item["batchesUntil"] + seconds - int(time.time())
+        return act(world, process, history, session_id)
+
+    return later
+
+
+def status(world: World, process: Process, history: History, session_id: str) -> Answer:
+    return world.status(process, history, session_id)
 
 
 def abort(world: World, process: Process, history: History, session_id: str) -> Answer:
@@ -172,8 +181,34 @@ SCENARIOS: Final = {
     "streamed finish, abort": Scenario(5, None, STREAMED, [finish, abort]),
     "multipart finish, late finish": Scenario(2, None, LONG, [finish, late_finish]),
     "copied finish, late finish": Scenario(2, 1, LONG, [finish, late_finish], bound=1),
-    # At the end of a session's life.
-    "finish, much too late finish": Scenario(1, None, ONE, [finish, much_too_late_finish]),
+    # At the end of a session's life: what was sent in time may come a minute late.
+    "finish in time, another too late": Scenario(
+        1, None, ONE, [when_time_is_over(finish, -10), when_time_is_over(finish, 40)]
+    ),
+    "finish in time, status too late": Scenario(
+        1, 1, ONE, [when_time_is_over(finish, -10), when_time_is_over(status, 40)]
+    ),
+    "finish begun in time, another much later": Scenario(
+        2,
+        None,
+        LONG,
+        [when_time_is_over(finish, -10), when_time_is_over(finish, 3_600)],
+        bound=1,
+        begins=("P0",),
+    ),
+    "abort, finish too late": Scenario(
+        1, None, ONE, [when_time_is_over(abort, -10), when_time_is_over(finish, 40)]
+    ),
+    # One that thinks its lease has run out, or whose did.
+    "failing finish, late finish in parts, batch": Scenario(
+        2,
+        1,
+        {0: LONG[0]},
+        [finish, late_finish, batch(1, *LONG[1])],
+        {1: LONG[1]},
+        bound=1,
+        begins=("P0", "P0", "P2", "P1", "P1", "P1", "P1"),
+    ),
     # A long merge.
     "long merge, abort": Scenario(2, None, LONG, [merge, abort], long=True),
     "long merge, late finish": Scenario(2, None, LONG, [merge, late_finish], long=True, bound=1),

@@ -205,10 +205,19 @@ class Process:
         return self._invoke(self._batches, f"POST {ROOT}/{{sessionId}}", session_id, body, user)
 
     def finish(
-        self, session_id: str, user: str = OWNER, *, long: bool = False, seconds_left: float = 25
+        self,
+        session_id: str,
+        user: str = OWNER,
+        *,
+        long: bool = False,
+        state_machine: bool = False,
+        seconds_left: float = 25,
     ) -> Answer:
-        """``long``: there is no time left to merge in line, and a state machine to do it."""
-        function = self._finish_by_state_machine if long else self._finish
+        """``long``: there is no time left to merge in line, and a state machine to do it.
+
+        ``state_machine``: there is one, and time enough to do without.
+        """
+        function = self._finish_by_state_machine if long or state_machine else self._finish
         return self._invoke(
             function,
             f"POST {ROOT}/{{sessionId}}/finish",
@@ -280,6 +289,8 @@ class History:
     promised: dict[int, bytes] = field(default_factory=dict)
     finishes: list[Answer] = field(default_factory=list)
     aborted: bool = False
+    expired: bool = False
+    """Finish or status said that nobody can finish it any more."""
     strangers: list[Answer] = field(default_factory=list)
     failed: list[Answer] = field(default_factory=list)
     """Answers that say that the service failed."""
@@ -393,12 +404,27 @@ class World:
         return answer
 
     def finish(
-        self, process: Process, history: History, session_id: str, *, long: bool = False
+        self,
+        process: Process,
+        history: History,
+        session_id: str,
+        *,
+        long: bool = False,
+        state_machine: bool = False,
     ) -> Answer:
         """Finish and remember what came of it."""
         with self._tracking(process, history):
-            answer = process.finish(session_id, long=long)
+            answer = process.finish(session_id, long=long, state_machine=state_machine)
         history.finishes.append(answer)
+        history.expired |= answer.code == "session_expired"
+        if answer.status >= 500 and answer.code != "session_expiring":
+            history.failed.append(answer)
+        return answer
+
+    def status(self, process: Process, history: History, session_id: str) -> Answer:
+        """Ask for a session and remember what came of it."""
+        answer = process.status(session_id)
+        history.expired |= answer.code == "session_expired"
         if answer.status >= 500:
             history.failed.append(answer)
         return answer
@@ -463,6 +489,7 @@ class World:
         require(
             (facts.state == "FINISHED") <= (facts.merged is not None), "finished without an object"
         )
+        require(not history.expired or facts.state != "FINISHED", "410, then Success")
         successes = [answer.body for answer in history.finishes if answer.result == "Success"]
         for body in successes:
             require(facts.state == "FINISHED", "Success, yet the session is", facts.state)
@@ -542,7 +569,8 @@ class World:
         """
         before = self.check(session_id, history)
         process = self.processes[0]
-        process.clock.ahead = LATER
+        # Time does not go back.
+        process.clock.ahead = LATER + max(each.clock.ahead for each in self.processes)
         answer = self.finish(process, history, session_id)
         facts = self.check(session_id, history)
         require(answer.status != 202, "stuck", facts.item)
@@ -590,7 +618,7 @@ def _plain(value: Mapping[str, Any]) -> Any:  # noqa: ANN401
     ((kind, content),) = value.items()
     match kind:
         case "N":
-            return int(content)
+            return int(content) if content.isdecimal() else float(content)
         case "M":
             return {name: _plain(member) for name, member in content.items()}
         case "B":

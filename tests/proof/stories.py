@@ -1,0 +1,259 @@
+"""What happens to a session one thing after the other, over days: attempts that die, and time.
+
+A story ends well, or raises ViolationError. Its clock goes where it says; nothing waits.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Self
+
+from tests.proof.crashes import DEAD, LONG, STREAMED
+from tests.proof.world import (
+    LATER,
+    Answer,
+    History,
+    Process,
+    ViolationError,
+    World,
+    count,
+    require,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.aws import Answer as AwsAnswer
+    from tests.aws import Call
+
+Data = Mapping[int, Sequence[object]]
+
+HANDING_OVER: Final = 5
+"""Calls a finish needs to hand a session over, at most: to seal it, to look for what is published
+or to decide, to list, to hold on, to start the execution."""
+PATIENCE: Final = 4
+"""Finishes after which there must be an end."""
+
+
+@dataclass
+class Story:
+    """A session, and a client that finishes it until there is an end."""
+
+    world: World
+    total: int
+    size: int | None
+    data: Data
+    session_id: str = ""
+    history: History = field(init=False)
+
+    def __enter__(self) -> Self:
+        self.session_id, self.history = self.world.create(self.total, self.size)
+        for seq_num, records in self.data.items():
+            self.world.send(self.process, self.history, self.session_id, seq_num, records)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.world.remove(self.session_id)
+
+    @property
+    def process(self) -> Process:
+        return self.world.processes[0]
+
+    @contextmanager
+    def dying(self, after: int) -> "Iterator[None]":
+        """Whoever makes calls dies after so many."""
+        made = 0
+
+        def handle(_: "Call", forward: "Callable[[], AwsAnswer]") -> "AwsAnswer":
+            nonlocal made
+            made += 1
+            return forward() if made <= after else DEAD
+
+        with self.process.aws.handled(handle):
+            yield
+        # It was told so.
+        self.history.failed.clear()
+
+    @contextmanager
+    def failing(self, *operations: str) -> "Iterator[None]":
+        """No call of these does anything."""
+
+        def handle(call: "Call", forward: "Callable[[], AwsAnswer]") -> "AwsAnswer":
+            return DEAD if call.operation in operations else forward()
+
+        with self.process.aws.handled(handle):
+            yield
+        self.history.failed.clear()
+
+    def finish(self, *, state_machine: bool = True) -> Answer:
+        """``state_machine``: there is one, and time enough to do without."""
+        return self.world.finish(
+            self.process, self.history, self.session_id, state_machine=state_machine
+        )
+
+    def run(self) -> None:
+        """Run what was handed over."""
+        self.world.run_started(self.process, self.history)
+
+    def wait(self, seconds: int = LATER) -> None:
+        self.process.clock.ahead += seconds
+
+    def at(self, moment: int) -> None:
+        """Set the clock to ``moment``, seconds since 1970."""
+        self.process.clock.ahead = moment - int(time.time())
+
+    def state(self) -> str:
+        return self.world.check(self.session_id, self.history).state
+
+    def number(self, name: str) -> int:
+        """An attribute of the item."""
+        item = self.world.facts(self.session_id).item
+        assert item is not None
+        return int(item[name])
+
+    def must_succeed(self, within: int = PATIENCE, *, state_machine: bool = True) -> None:
+        """Finish until there is an end, with nobody dying any more."""
+        for _ in range(within):
+            answer = self.finish(state_machine=state_machine)
+            self.run()
+            if self.state() == "FINISHED":
+                require(self.finish().result == "Success", "finished, yet", answer)
+                return
+            self.wait()
+        raise ViolationError("stuck")
+
+
+def sessions(world: World) -> "Iterator[Story]":
+    """One of each kind whose merge has parts, or none."""
+    yield Story(world, 2, 1, {0: [0], 1: [1]})
+    yield Story(world, 2, None, {0: [0], 1: [1]})
+    yield Story(world, 2, 1, LONG)
+    yield Story(world, 2, None, LONG)
+    yield Story(world, 5, None, STREAMED)
+
+
+def every_attempt_dies(world: World) -> None:
+    """Each finish is killed after n calls, for every small n: storage is that slow."""
+    for story in sessions(world):
+        for after in range(1, 16):
+            with story:
+                for _ in range(PATIENCE):
+                    with story.dying(after):
+                        story.finish()
+                    story.wait()
+                    story.run()
+                    if story.state() == "FINISHED":
+                        break
+                else:
+                    require(after < HANDING_OVER, "stuck", after, story.size)
+                # Who cannot hand over does so as soon as it can.
+                story.must_succeed(1)
+                count("attempts killed")
+
+
+def nobody_takes_over(world: World) -> None:
+    """The same without a state machine: the first that is let alone comes to the end."""
+    for story in sessions(world):
+        for after in range(1, 16, 3):
+            with story:
+                for _ in range(2):
+                    with story.dying(after):
+                        story.finish(state_machine=False)
+                    story.wait()
+                    story.state()
+                story.must_succeed(1, state_machine=False)
+                count("attempts killed")
+
+
+def an_execution_fails(world: World) -> None:
+    """For good: no part can be brought into place. The next one does it."""
+    for story in list(sessions(world))[2:]:
+        with story:
+            for died in range(2):
+                with story.dying(died):
+                    story.finish()
+                story.wait()
+            story.finish()
+            with story.failing("UploadPart", "UploadPartCopy"):
+                story.run()
+            state = story.state()
+            require(state == ("FINISHING" if story.size else "OPEN"), "after a failure", state)
+            # At once: nobody waits for a lease that has ended.
+            answer = story.finish()
+            require(answer.status == 202, "not handed over again", answer)
+            story.run()
+            require(story.state() == "FINISHED", "stuck", answer)
+            require(not story.world.facts(story.session_id).uploads, "an upload was left open")
+
+
+LONGEST: Final = 30 + 12 * 3_600 + 300
+"""How long after its seal an attempt may still be at work, seconds: the call, its execution, and a
+task that outlives it."""
+
+
+def the_last_seal(world: World) -> None:
+    """Whoever seals a session late has time for the longest merge before the item is deleted."""
+    for size in (1, None):
+        for late in (-3_600, -10, 30, 100, 3_600):
+            for take_over in (False, True):
+                with Story(world, 2, size, LONG) as story:
+                    if take_over:
+                        story.at(story.number("batchesUntil") - 10)
+                        with story.dying(3):
+                            story.finish()
+                    ends = story.number("expiresAt" if take_over else "batchesUntil")
+                    for moment in (ends + late, ends - LONGEST + late):
+                        _seal_at(story, moment)
+
+
+def _seal_at(story: Story, moment: int) -> None:
+    before = story.number("attempt")
+    story.at(moment)
+    with story.dying(1):
+        story.finish()
+    item = story.world.facts(story.session_id).item
+    require(item, "the session is gone")
+    if story.number("attempt") > before:
+        count("late seals")
+        gone = story.number("expiresAt")
+        require(gone > moment + LONGEST, "deleted under a merge", gone - moment, item)
+
+
+def nobody_is_told_410(world: World) -> None:
+    """… by finish or status while an attempt may still win."""
+    for size in (1, None):
+        for late in (0, 30, 59, 3_600, 11 * 3_600):
+            with Story(world, 2, size, LONG) as story:
+                until = story.number("batchesUntil")
+                story.at(until - 10)
+                with story.dying(3):
+                    story.finish()
+                story.at(until + late)
+                for answer in (
+                    story.world.status(story.process, story.history, story.session_id),
+                    story.process.batch(story.session_id, 2, [2]),
+                ):
+                    require(answer.status != 410, "410, yet it may succeed", answer)
+                story.must_succeed(2)
+
+
+def a_count_is_no_verdict(world: World) -> None:
+    """What was counted holds for one listing: a session that is whole succeeds."""
+    for data in ({0: [0]}, {0: ["a" * 20]}, {0: [0], 1: [1, 2], 2: [3]}):
+        total = sum(map(len, data.values())) + 1
+        with Story(world, total, None, data) as story:
+            for _ in range(2):
+                require(story.finish().result == "Failed", "not whole, yet")
+            story.world.send(story.process, story.history, story.session_id, len(data), ["rest"])
+            story.must_succeed(1)
+
+
+STORIES: Final[Mapping[str, Callable[[World], None]]] = {
+    "every attempt dies": every_attempt_dies,
+    "nobody takes over": nobody_takes_over,
+    "an execution fails": an_execution_fails,
+    "the last seal": the_last_seal,
+    "nobody is told 410": nobody_is_told_410,
+    "a count is no verdict": a_count_is_no_verdict,
+}
