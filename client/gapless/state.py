@@ -139,14 +139,15 @@ def save(state: State) -> None:
     place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with atomic.written(place) as file:
         file.write(msgspec.json.format(msgspec.json.encode(state)))
-    if not state.finished:
-        _tidy(state)
+    _tidy(state)
 
 
 def _tidy(latest: State) -> None:
     """Delete what nobody will ask for: earlier uploads of the file that ended, and old ones."""
     for state in _read("*-*.json"):
-        ended = state.finished and state.file == latest.file
+        if state.session_id == latest.session_id:
+            continue
+        ended = latest.finished and state.finished and state.file == latest.file
         if ended or state.begun < time.time() - _KEPT_SECONDS:
             forget(state)
 
