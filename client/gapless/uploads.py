@@ -131,8 +131,6 @@ async def _upload(client: AsyncClient, source: Source, batch_size: int | None) -
     limits = Limits()
     while True:
         found = await _scan(client, source, limits, batch_size)
-        if source.label and not found.plan.records:
-            raise InputError(_NOTHING, "empty")
         session = await client.create(found.plan.records, found.plan.batch_size)
         if _fits(found.plan, session.limits):
             break
