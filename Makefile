@@ -21,9 +21,8 @@ test: .venv/.dev ## run every test (OPTIONS=… for pytest)
 	@$(BIN)/python -m pytest $(OPTIONS)
 
 proof: .venv/.dev ## every order of calls, every crash, hostile requests, bytes at random, killed processes (PROOF_SCALE=… for more)
-	@$(BIN)/python -m pytest -o faulthandler_timeout=0 tests/proof
-	@$(BIN)/python -m pytest -o faulthandler_timeout=0 tests/load
-	@$(BIN)/python -m pytest -o faulthandler_timeout=0 tests/hostile
+	@$(BIN)/python -m pytest -o faulthandler_timeout=0 $(OPTIONS) tests/proof
+	@$(BIN)/python -m pytest -o faulthandler_timeout=0 $(OPTIONS) tests/load tests/hostile
 	@$(BIN)/python -m tests.fuzz
 
 test-web: .venv/.dev ## run the tests of the page, in Chromium
