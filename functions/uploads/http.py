@@ -1,6 +1,7 @@
 """From an API Gateway event to an operation, and from its outcome or error to an answer."""
 
 import gc
+import hashlib
 import hmac
 import json
 import re
@@ -115,7 +116,11 @@ class Request:
         if self.auth_mode is AuthMode.JWT and (jwt := authorizer.get("jwt")):
             claims = jwt.get("claims") or {}
             if claims.get("iss") and claims.get("sub"):
-                return json.dumps(["jwt", claims["iss"], claims["sub"]])
+                owner = json.dumps(["jwt", claims["iss"], claims["sub"]])
+                if len(owner) <= limits.MAX_OWNER_BYTES:
+                    return owner
+                # It is in every item, which must stay small.
+                return json.dumps(["jwt", hashlib.sha256(owner.encode()).hexdigest()])
         raise errors.NoIdentityError(
             "The request carries no identity. Sign it with AWS Signature Version 4."
             if self.auth_mode is AuthMode.IAM

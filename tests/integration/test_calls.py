@@ -12,7 +12,7 @@ from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
 from tests.api import Api
-from tests.aws import Aws, Call
+from tests.aws import Answer, Aws, Call
 from tests.conftest import Stack
 from uploads import records
 from uploads.batch_store import key
@@ -262,3 +262,74 @@ def test_a_stranger_costs_what_an_unknown_id_costs(api: Api, aws: Aws) -> None:
             assert act("0" * 32).code == "session_not_found"
         # What refuses a write comes with it from DynamoDB; elsewhere it may have to be read.
         assert counted(calls) in ({"GetItem": 1}, {"UpdateItem": 1, "GetItem": 1})
+
+
+def test_a_finish_that_fails_by_count_reads_every_batch_once(api: Api, aws: Aws) -> None:
+    """However often it is called; one batch more is another listing, and is counted anew."""
+    session_id = api.create(9)
+    for seq_num in range(5):
+        api.batch(session_id, seq_num, [seq_num])
+    with aws.recording() as first:
+        failed = api.finish(session_id).json
+    assert (failed["reason"], failed["receivedRecord"]) == ("record_count", 5)
+    assert counted(first) == {"UpdateItem": 2, "ListObjectsV2": 1, "GetObject": 5}
+    for _ in range(3):
+        with aws.recording() as again:
+            assert api.finish(session_id).json == failed
+        assert counted(again) == {"UpdateItem": 2, "ListObjectsV2": 1}
+    api.batch(session_id, 5, [5])
+    with aws.recording() as calls:
+        assert api.finish(session_id).json["receivedRecord"] == 6
+    assert counted(calls) == {"UpdateItem": 2, "ListObjectsV2": 1, "GetObject": 6}
+
+
+@pytest.mark.parametrize("batch_size", [None, 1], ids=["flexible", "strict"])
+def test_a_status_lists_only_what_is_not_decided(
+    api: Api, aws: Aws, batch_size: int | None
+) -> None:
+    def status() -> Counter[str]:
+        with aws.recording() as calls:
+            answer = api.status(session_id)
+        assert (answer.json["batches"], answer.json["missing"]) == (2, [])
+        return counted(calls)
+
+    session_id = api.create(2, batch_size)
+    for seq_num in range(2):
+        api.batch(session_id, seq_num, [seq_num])
+    assert status() == {"GetItem": 1, "ListObjectsV2": 1}
+    dead = Answer("418 Dead", [], b"")
+    with aws.failing("PutObject", dead, landed=False):
+        assert api.finish(session_id).status == 500
+    # Decided, and not published.
+    assert status() == {"GetItem": 1}
+    assert api.finish(session_id).json["validationResult"] == "Success"
+    assert status() == {"GetItem": 1}
+
+
+def test_a_take_over_of_what_is_decided(api: Api, aws: Aws) -> None:
+    session_id = api.create(2, 1)
+    for seq_num in range(2):
+        api.batch(session_id, seq_num, [seq_num])
+    dead = Answer("418 Dead", [], b"")
+    with aws.failing("PutObject", dead, landed=False):
+        assert api.finish(session_id).status == 500
+    with aws.recording() as calls:
+        api.finish(session_id)
+    assert counted(calls) == {
+        "UpdateItem": 2,
+        "HeadObject": 1,
+        "ListObjectsV2": 1,
+        "GetObject": 2,
+        "PutObject": 2,
+    }
+
+
+def test_status_of_an_aborted_session_lists_nothing(api: Api, aws: Aws) -> None:
+    session_id = api.create(1)
+    api.batch(session_id, 0, [0])
+    with aws.recording() as calls:
+        api.abort(session_id)
+    assert counted(calls) == {"UpdateItem": 1, "ListObjectsV2": 1, "DeleteObjects": 1}
+    with aws.recording() as calls:
+        assert api.status(session_id).json["state"] == "ABORTED"
+    assert counted(calls) == {"GetItem": 1}
