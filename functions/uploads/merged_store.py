@@ -167,7 +167,7 @@ class MergedStore:
             ],
         }
         key = self.manifest_key(session_id)
-        try:
+        with _unless_there(lambda: self._head(key)):
             self._client.put_object(
                 Bucket=self._bucket,
                 Key=key,
@@ -176,9 +176,6 @@ class MergedStore:
                 Body=BytesIO(msgspec.json.encode(manifest)),
                 IfNoneMatch="*",
             )
-        except (ClientError, HTTPClientError):
-            if self._head(key) is None:
-                raise
 
     def create_upload(self, session_id: str, digest: str) -> str:
         """Begin a multipart upload of the batches whose listing has ``digest``; gives its id."""
@@ -309,7 +306,7 @@ class MergedStore:
         A write that seems to fail may have landed, and another attempt may have been faster: then
         the object must be the decided one. Raises ForeignObjectError where it is not.
         """
-        with self._unless_published(session_id, decision):
+        with _unless_there(lambda: self.published(session_id, decision)):
             self._client.complete_multipart_upload(
                 Bucket=self._bucket,
                 Key=self.key(session_id),
@@ -325,7 +322,7 @@ class MergedStore:
 
     def put(self, session_id: str, body: BytesIO, decision: Decision, crc32: str) -> None:
         """Write an object that needs no parts: 1 write. As ``complete_upload``."""
-        with self._unless_published(session_id, decision):
+        with _unless_there(lambda: self.published(session_id, decision)):
             self._client.put_object(
                 Bucket=self._bucket,
                 Key=self.key(session_id),
@@ -336,14 +333,6 @@ class MergedStore:
                 ChecksumAlgorithm="CRC32",
                 ChecksumCRC32=crc32,
             )
-
-    @contextmanager
-    def _unless_published(self, session_id: str, decision: Decision) -> Iterator[None]:
-        try:
-            yield
-        except (ClientError, HTTPClientError):
-            if self.published(session_id, decision) is None:
-                raise
 
     def abort_upload(self, session_id: str, upload_id: str) -> None:
         """Give up a multipart upload; again, or where it was completed, does nothing."""
@@ -443,6 +432,25 @@ class Merge:
                 self._upload_id = ""
         else:
             store.put(self._session_id, self._body, decision, crc32)
+
+
+@contextmanager
+def _unless_there(find: "Callable[[], object | None]") -> Iterator[None]:
+    """A write that creates an object may fail where ``find`` then finds it."""
+    try:
+        yield
+    except (ClientError, HTTPClientError) as error:
+        if find() is not None:
+            return
+        if (
+            isinstance(error, ClientError)
+            and error.response["Error"]["Code"] == "ConditionalRequestConflict"
+        ):
+            # Another write of the key was under way, and has not made the object.
+            raise errors.StorageBusyError(
+                "Another write of this object is under way. Call finish again after Retry-After."
+            ) from None
+        raise
 
 
 def checksum(crc32: str) -> dict[str, str]:

@@ -246,6 +246,32 @@ def test_a_busy_finish_gives_the_session_back_and_the_next_one_succeeds(
     assert api.finish(session_id).json["validationResult"] == "Success"
 
 
+@pytest.mark.parametrize(
+    ("prepare", "operation", "key"),
+    [
+        (small, "PutObject", "manifest.json"),
+        (small, "PutObject", ".ndjson"),
+        (large, "CompleteMultipartUpload", ".ndjson"),
+    ],
+)
+def test_a_merge_that_meets_another_write_of_its_object_is_finished_by_the_next(
+    api: Api, aws: Aws, stack: Stack, prepare: Callable[[Api], str], operation: str, key: str
+) -> None:
+    """S3's 409 ConditionalRequestConflict: nothing need be stored, and the parts may be gone."""
+    session_id = prepare(api)
+
+    def conflict(call: Call, forward: Callable[[], Answer]) -> Answer:
+        if call.operation == operation and call.key.endswith(key):
+            return s3_error(409, "ConditionalRequestConflict")
+        return forward()
+
+    with aws.handled(conflict):
+        refused = api.finish(session_id)
+    assert (refused.status, refused.code) == (503, "storage_busy")
+    assert stack.open_uploads(session_id) == 0
+    assert api.finish(session_id).json["validationResult"] == "Success"
+
+
 def test_what_is_said_of_it_tells_no_more_than_the_client_needs() -> None:
     problem = errors.StorageBusyError("Come again.", why="SlowDown at a secret place").problem()
     assert "secret" not in json.dumps(problem)
