@@ -163,3 +163,14 @@ def test_an_execution_that_fails_for_good_is_healed_by_the_next_finish(
     assert api.finish(session_id).status == 202
     assert ended(session_id, 2) == "SUCCEEDED"
     success(api, stack, session_id)
+
+
+def test_a_merge_whose_attempt_died_is_healed_by_the_next_finish(api: Api, stack: Stack) -> None:
+    """The estimate would merge it in the call, which died there: the next one hands over."""
+    session_id = fill(api, stack, 1)
+    # What a call that was ended amid its merge leaves, once its lease has run out.
+    stack.change(session_id, state="FINISHING", attempt=1, leaseUntil=0)
+    handed_over = api.finish(session_id)
+    assert (handed_over.status, handed_over.json["state"]) == (202, "FINISHING")
+    assert ended(session_id, 2) == "SUCCEEDED"
+    success(api, stack, session_id)
