@@ -306,24 +306,6 @@ def test_a_status_lists_only_what_is_not_decided(
     assert status() == {"GetItem": 1}
 
 
-def test_a_take_over_of_what_is_decided(api: Api, aws: Aws) -> None:
-    session_id = api.create(2, 1)
-    for seq_num in range(2):
-        api.batch(session_id, seq_num, [seq_num])
-    dead = Answer("418 Dead", [], b"")
-    with aws.failing("PutObject", dead, landed=False):
-        assert api.finish(session_id).status == 500
-    with aws.recording() as calls:
-        api.finish(session_id)
-    assert counted(calls) == {
-        "UpdateItem": 2,
-        "HeadObject": 1,
-        "ListObjectsV2": 1,
-        "GetObject": 2,
-        "PutObject": 2,
-    }
-
-
 def test_status_of_an_aborted_session_lists_nothing(api: Api, aws: Aws) -> None:
     session_id = api.create(1)
     api.batch(session_id, 0, [0])
