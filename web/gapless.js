@@ -149,6 +149,11 @@ export class Upload extends EventTarget {
   // Doubled in each round until something tells the limit.
   #allowed = 2;
   #hasLimit = false;
+  #underWay = 0;
+  /** @type {((value: unknown) => void)[]} */
+  #waiting = [];
+  /** @type {Promise<void> | null} */
+  #probing = null;
   #lastCut = 0;
   #silence = SILENCE_SECONDS;
   #lastHeard = 0;
@@ -506,7 +511,9 @@ export class Upload extends EventTarget {
     this.#sample();
     for (let n = 0; n < this.batches.length; n++) {
       if (this.batches[n] === Batch.STORED) continue;
-      while (running.size >= Math.max(1, Math.floor(this.#allowed))) await Promise.race(running);
+      while (!failure && running.size >= Math.max(1, Math.floor(this.#allowed))) {
+        await Promise.race(running);
+      }
       if (this.#sendsHeld) {
         await this.#sendsHeld;
         this.#samples = [];
@@ -645,19 +652,28 @@ export class Upload extends EventTarget {
     let [tried, digests, spent] = [0, 0, 0];
     let before = this.#successes;
     for (;;) {
-      if (this.#sendsHeld && isBatch) await this.#sendsHeld;
+      // One that is tried again waits for its turn too: a line that is full takes no more of them.
+      if (isBatch) await this.#turn(ended);
       const startedAt = performance.now();
-      const [answer, isTimeout] = await this.#once(method, path, body, headers, ended);
-      if (answer && successes.includes(answer.status)) {
-        this.#succeeded(startedAt, isBatch);
-        return answer;
+      /** @type {Answer | null} */
+      let answer;
+      let isTimeout;
+      try {
+        [answer, isTimeout] = await this.#once(method, path, body, headers, ended);
+        // Before the next one's turn, which this decides.
+        if (answer && successes.includes(answer.status)) {
+          this.#succeeded(startedAt, isBatch);
+          return answer;
+        }
+        if (isTimeout || answer?.status === 429 || answer?.status === 503) this.#cut(startedAt, isTimeout);
+      } finally {
+        if (isBatch) this.#leave();
       }
       const error = answer ? await problem(answer) : noAnswer();
       if (error.code === "digest_mismatch" && ++digests > 2) throw error;
       if (!mayBeRepeated(error)) throw error;
       // Not what the clock says, which goes on while the machine sleeps.
       spent += Math.min((performance.now() - startedAt) / 1000, this.#silence);
-      if (isTimeout || error.status === 429 || error.status === 503) this.#cut(startedAt, isTimeout);
       const isOffline = globalThis.navigator?.onLine === false;
       if (before !== this.#successes || isOffline) [spent, tried] = [0, 0];
       before = this.#successes;
@@ -669,8 +685,23 @@ export class Upload extends EventTarget {
       // Some browsers say that they are offline when they are not.
       await this.#pause(isOffline ? LONGEST_PAUSE : pause, ended);
       spent += pause;
-      if (!answer && isBatch) await this.#probe(ended);
+      if (!answer && isBatch) await (this.#probing ??= this.#probe(ended).finally(() => (this.#probing = null)));
     }
+  }
+
+  /** Wait until one more batch may be on its way. @param {AbortSignal} ended */
+  async #turn(ended) {
+    // Who waits here is woken by one that is under way, however that one ends.
+    while (this.#sendsHeld || this.#underWay >= Math.max(1, Math.floor(this.#allowed))) {
+      await (this.#sendsHeld ?? new Promise((resolve) => this.#waiting.push(resolve)));
+      ended.throwIfAborted();
+    }
+    this.#underWay++;
+  }
+
+  #leave() {
+    this.#underWay--;
+    for (const wake of this.#waiting.splice(0)) wake(undefined);
   }
 
   /**

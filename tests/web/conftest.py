@@ -54,9 +54,6 @@ class Front:
         self._lock = threading.Lock()
         self._may_pass = threading.Event()
         self._hold_after = 10**9
-        self._held = 0
-        self.most_held = 0
-        """The most batches that were on their way at a time."""
         self.seen: list[Seen] = []
         self.instead: Callable[[str, int], Instead | None] = lambda _route, _count: None
         """Of a route and the count of all requests so far."""
@@ -71,15 +68,10 @@ class Front:
         with self._lock:
             self.seen.append(Seen(route, environ.get("HTTP_AUTHORIZATION", "")))
             instead = self.instead(route, len(self.seen))
-            if self.batches > self._hold_after:
-                self._may_pass.clear()
-        if _BATCH.fullmatch(route):
-            with self._lock:
-                self._held += 1
-                self.most_held = max(self.most_held, self._held)
+            is_held = bool(_BATCH.fullmatch(route)) and self.batches > self._hold_after
+        # One that may pass does so, even where the next one comes before it is through here.
+        if is_held:
             self._may_pass.wait(PATIENCE_SECONDS)
-            with self._lock:
-                self._held -= 1
         if instead is None:
             return self._app(environ, start_response)
         if not instead.status:
@@ -99,6 +91,7 @@ class Front:
 
     def hold_after(self, batches: int) -> None:
         """Let no more than so many batches through, until ``release``."""
+        self._may_pass.clear()
         self._hold_after = batches
 
     def release(self) -> None:

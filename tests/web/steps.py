@@ -5,7 +5,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from tests.web.conftest import Front
+from tests.web.conftest import PATIENCE_SECONDS, Front
 
 ARTIFACTS = Path(__file__).parents[2] / "build" / "web"
 
@@ -40,7 +40,7 @@ def session_id(page: Page) -> str:
 
 def held(front: Front, batches: int) -> None:
     """Wait until the server holds back what it lets not through."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while front.batches <= batches:
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,19 +71,24 @@ def test_a_time_out_is_congestion(page: Page, front: Front, orders: Orders) -> N
     file = orders(2_000)
     choose(page, file, batch_size=100)
     front.hold_after(6)
+    # What is stored in no time lets more be on their way; over HTTP/1.1 five at most.
+    page.clock.pause_at(datetime.now(UTC) + timedelta(minutes=1))
     press(page, "Upload 2,000 records")
-    held(front, 9)
-    before = front.most_held
-    assert before > 2
-    front.seen.clear()
+    held(front, 10)
+    page.clock.resume()
     # Nothing is heard for as long as a request may be silent, and a little.
     page.clock.run_for(41_000)
     expect(page.get_by_role("alert")).to_contain_text("The connection is lost.")
+    # On a busy machine the clock did not always go on by itself after ``run_for``.
+    for _ in range(300):
+        if front.batches > 12:
+            break
+        page.clock.run_for(100)
+    page.wait_for_timeout(1_000)
+    assert front.batches == 13, "half as many at a time, those that are sent again too"
     front.release()
-    front.most_held = 0
     page.clock.resume()
     finished(page)
-    assert front.most_held <= before // 2 + 1, "half as many at a time, and one more for a round"
     assert downloaded(page) == file.read_bytes()
 
 
