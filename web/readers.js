@@ -833,6 +833,9 @@ class Table {
       this.blank++;
       return "";
     }
+    if (cells[0].startsWith("\ufeff")) {
+      throw this.#wrong("encoding", "the row begins with a byte order mark, as where files were put one after the other. Send each by itself");
+    }
     if (!this.columns) {
       const keys = this.#options.header === false ? null : this.#keys(cells);
       this.columns = { width: cells.length, keys };
@@ -841,6 +844,10 @@ class Table {
     const { width, keys } = this.columns;
     if (cells.length !== width) {
       throw this.#wrong("ragged", `the row has ${cells.length} cells, ${keys ? "the header" : "the first"} ${width}`);
+    }
+    // A single cell may well hold what its column is called.
+    if (width > 1 && keys?.every((key, i) => key === `${quoted(cells[i])}:`)) {
+      throw this.#wrong("header_repeated", "the row is the header once more, as where files were put one after the other. Send each by itself");
     }
     const values = cells.map(this.#options.typed ? typedCell : quoted);
     return keys ? `{${keys.map((key, i) => key + values[i]).join(",")}}` : `[${values.join(",")}]`;

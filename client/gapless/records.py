@@ -273,17 +273,15 @@ class Reader:
                     self.blank += 1
                     continue
                 row = [""]
+            if row[0].startswith("\ufeff"):
+                raise InvalidRecordError(line, 1, _MARK, "encoding")
             if not width:
                 width = len(row)
                 if chosen.header:
                     names = row
                     _check_names(names, line, chosen, self._options)
                     continue
-            if len(row) != width:
-                than = f"the header {width}" if names else f"the first {width}"
-                fault = InvalidRecordError(
-                    line, 1, f"the row has {len(row)} cells, {than}", "ragged"
-                )
+            if fault := _row_fault(row, line, width, names):
                 self._on_invalid(fault, _row(row, chosen))
                 continue
             cells = map(_typed, row) if chosen.typed else row
@@ -427,6 +425,14 @@ class _Fault(NamedTuple):
 
 _NOT_UTF8: Final = "this is not UTF-8; --encoding says what it is, for instance windows-1252"
 _BARE: Final = "a line end of another kind than the others, outside quotes"
+_MARK: Final = (
+    "the row begins with a byte order mark, as where files were put one after the other. Send each"
+    " by itself"
+)
+_REPEATED: Final = (
+    "the row is the header once more, as where files were put one after the other. Send each by"
+    " itself, or leave this row out with --skip-invalid"
+)
 
 
 def _fault(record: bytes) -> _Fault | None:
@@ -608,6 +614,19 @@ def _check_names(names: list[str], line: int, chosen: Reading, options: ReadOpti
         if len(numbers) > 1:
             what = f"are both called {name!r}" if name else "both have no name"
             fail(f"columns {' and '.join(numbers[:2])} {what}", "header_names")
+
+
+def _row_fault(
+    row: list[str], line: int, width: int, names: list[str] | None
+) -> InvalidRecordError | None:
+    """Why ``row`` is no record of a table of so many columns; None where it is one."""
+    if len(row) != width:
+        than = f"the header {width}" if names else f"the first {width}"
+        return InvalidRecordError(line, 1, f"the row has {len(row)} cells, {than}", "ragged")
+    # A single cell may well hold what its column is called.
+    if row == names and width > 1:
+        return InvalidRecordError(line, 1, _REPEATED, "header_repeated")
+    return None
 
 
 def _row(cells: list[str], chosen: Reading) -> bytes:
