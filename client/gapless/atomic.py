@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
+_PREFIX: Final = ".gapless-"
 _temporary: Final[set[str]] = set()
 
 
@@ -41,14 +42,24 @@ def written(path: Path) -> Iterator[IO[bytes]]:
     A link stays one: its target is written. What is no regular file, a device or a pipe, cannot be
     replaced and is written into.
     """
-    if not replaceable(path):
-        with path.open("wb") as file:
-            yield file
-        return
+    try:
+        if replaceable(path):
+            yield from _replaced(path)
+        else:
+            with path.open("wb") as file:
+                yield file
+    except OSError as error:
+        # A temporary file, and a write that fails, say nothing to whoever named the file.
+        if error.filename is None or Path(error.filename).name.startswith(_PREFIX):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
+
+
+def _replaced(path: Path) -> Iterator[IO[bytes]]:
     path = Path(os.path.realpath(path))
     # Beside it, for a rename is atomic within one file system alone; and short, as names have a
     # greatest length.
-    temporary = path.with_name(f".gapless-{secrets.token_hex(8)}")
+    temporary = path.with_name(f"{_PREFIX}{secrets.token_hex(8)}")
     with _registered(temporary):
         with temporary.open("xb") as file:
             yield file

@@ -11,6 +11,7 @@ Exit codes are what a script can act on:
 5     the service could not be reached in time: run ``gapless resume`` later
 6     the credentials were refused: run ``gapless resume`` with new ones
 7     a checksum does not match: what is stored, or downloaded, is not what was sent
+141   ``download -o -``: whoever read it closed the pipe
 130   interrupted: ``gapless resume`` goes on; 143 and 129 after SIGTERM and SIGHUP
 ====  =============================================================================
 """
@@ -32,7 +33,6 @@ import anyio
 import anyio.to_thread
 import click
 import httpx
-import msgspec
 
 from gapless import atomic, state, uploads
 from gapless.auth import SigV4Auth, TokenAuth, TokenError
@@ -52,8 +52,8 @@ from gapless.errors import (
     StateError,
     UnavailableError,
 )
-from gapless.reading import Format, read_options
-from gapless.sessions import AsyncClient, Limits, Result, service_url
+from gapless.reading import Format, ReadOptions, read_options
+from gapless.sessions import AsyncClient, Limits, Result, facts_of, service_url
 from gapless.text import command, count, longer, named, redact
 from gapless.text import shown as printable
 
@@ -67,7 +67,10 @@ EXIT_CODES: Final[list[tuple[type[GaplessError], int]]] = [
     (StateError, 2),
     (SettingError, 2),
 ]
+_USAGE: Final = 2
 _SIGNALED: Final = 128
+_CLOSED_PIPE: Final = 141
+"""What a shell says of a filter that SIGPIPE ended."""
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -214,6 +217,7 @@ def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - c
     job = _Job(options, sends=True)
 
     async def work(client: AsyncClient, shown: Display) -> int:
+        _read_options(options)
         codes: dict[Path, int] = {}
         for file in files:
             job.begin(file)
@@ -305,6 +309,7 @@ def resume(file: Path, session: str | None, **options: Any) -> None:  # noqa: AN
     job.begin(file, session_id or "", remembered=begun is not None)
 
     async def work(client: AsyncClient, shown: Display) -> None:
+        _read_options(options)
         if session_id is None:
             raise StateError(
                 f"No unfinished upload of {printable(file)} is known here. See gapless list; or"
@@ -368,7 +373,7 @@ def status(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
 
     async def work(client: AsyncClient, shown: Display, session_id: str, _: object) -> None:
         found = await client.session(session_id).status()
-        facts = msgspec.to_builtins(found)
+        facts = facts_of(found)
         number = sum(gap.last - gap.first + 1 for gap in found.missing)
         more = "more than " if found.missing_truncated else ""
         shown.result(
@@ -402,7 +407,7 @@ def finish(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
         session = client.session(session_id)
         result = await session.finish()
         if not result.ok:
-            facts = msgspec.to_builtins(result)
+            facts = facts_of(result)
             batch_size = (await session.status()).batch_size
             shown("finish", facts)
             shown.gaps(facts["missing"], batch_size, result.total_record)
@@ -458,8 +463,12 @@ def download(
         session = client.session(session_id)
         get = session.manifest if manifest else session.download
         if str(path) == "-":
-            with atomic.standard_output() as stream:
-                size = await get(stream)
+            try:
+                with atomic.standard_output() as stream:
+                    size = await get(stream)
+            except BrokenPipeError:
+                # Whoever reads has enough, as head: no fault, and no whole file either.
+                sys.exit(_CLOSED_PIPE)
             if not options["quiet"]:
                 shown.say(count(size, "byte") + ("" if manifest else ", the checksum is right"))
             return
@@ -539,10 +548,14 @@ def conformance(service: str | None, only: tuple[str, ...], **options: Any) -> N
     _run(work, options, service or options["url"])
 
 
+def _read_options(options: dict[str, Any]) -> ReadOptions:
+    names = ("format", "delimiter", "encoding", "header", "typed")
+    return read_options(**{name: options[name] for name in names})
+
+
 @contextmanager
 def _source(file: Path, options: dict[str, Any]) -> Iterator[uploads.Source]:
-    names = ("format", "delimiter", "encoding", "header", "typed")
-    how = read_options(**{name: options[name] for name in names})
+    how = _read_options(options)
     if str(file) != "-":
         yield uploads.Source(file, how, options["skip_invalid"])
         return
@@ -559,7 +572,7 @@ def _stem(name: str) -> str:
 
 
 def _show(shown: Display, result: Result, name: object, *, checked: bool = True) -> None:
-    facts = msgspec.to_builtins(result) | {"file": str(name), "verified": checked}
+    facts = facts_of(result) | {"file": str(name), "verified": checked}
     proof = ", and what is stored is what was sent" if checked else ""
     shown.result(
         f"{printable(str(name))}: {count(result.received_record or 0, 'record')},"
@@ -731,6 +744,8 @@ def _ending(shown: Display, job: "_Job") -> Iterator[None]:
 def _tell(shown: Display, error: GaplessError | OSError, job: _Job) -> int:
     """Say what went wrong and what to do; gives the exit code."""
     code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
+    if isinstance(error, InputError) and error.code == "option":
+        code = _USAGE
     facts: dict[str, Any] = {"error": type(error).__name__, "exitCode": code}
     if isinstance(error, InputError):
         facts["code"] = error.code
@@ -744,9 +759,9 @@ def _tell(shown: Display, error: GaplessError | OSError, job: _Job) -> int:
         message = f"{name}{error.strerror or error}"
     if advice := job.advice(error):
         message = f"{message.rstrip('.')}. {advice}"
-    if job.sends:
+    if job.sends and job.file is not None:
         facts["file"] = str(job.file)
-        name = _name(job.file or Path("-"))
+        name = _name(job.file)
         if name not in message:
             message = f"{name}: {message}"
     shown.failed(message, facts)

@@ -27,6 +27,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
@@ -120,8 +121,9 @@ class ApiError(GaplessError):
     """
 
     def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
-        said = (
-            problem.get("detail") or problem.get("title") or problem.get("message") or "no reason"
+        said = next(
+            (text for name in ("detail", "title", "message") if (text := problem.get(name))),
+            HTTPStatus(status).phrase if status in set(HTTPStatus) else "no reason",
         )
         self.status = status
         self.code: str = str(problem.get("code", ""))

@@ -140,6 +140,8 @@ class Trouble:
         self._failures += 1
         waited = http.clock() - began
         if waited + seconds > http.patience:
+            if answer is not None and (asked := http.retry_after(answer)) > http.patience:
+                reason = f"{reason.rstrip('.')}; it asks to wait {asked:,.0f} s, see --patience"
             raise UnavailableError(
                 f"Given up after {count(self._failures, 'attempt')}, {waited:.0f} s without a good"
                 f" answer: {reason.rstrip('.')}. Nothing that was acknowledged is lost."
@@ -344,6 +346,11 @@ def explained(failure: ApiError) -> ApiError:
             "The token or the signature was refused: check the credentials and the clock. What is"
             " stored stays."
         )
+    elif failure.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        advice = (
+            "What stands before the service takes no body of this size. Start over in smaller"
+            " batches, with --new and --batch-size; or raise its limit."
+        )
     elif failure.status == HTTPStatus.NOT_FOUND:
         advice = "There is no Gapless service at this address: check --url or GAPLESS_URL."
     elif failure.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
@@ -365,6 +372,11 @@ def unexpected(answer: httpx.Response, reason: str = "") -> UnexpectedAnswerErro
             to = answer.request.url
         # Its path and query may hold anything.
         what = f"a redirect to {to.scheme}://{to.host} ({answer.status_code})"
+        if (to.host, to.scheme) == (host, "https") and answer.request.url.scheme == "http":
+            return UnexpectedAnswerError(
+                f"Gapless did not answer at {host}: {what} came instead. Let the URL begin with"
+                " https://, in --url or GAPLESS_URL."
+            )
     elif "html" in answer.headers.get("Content-Type", ""):
         title = re.search(r"(?is)<title>\s*([^<]{1,80})", answer.text)
         named = f", {' '.join(redact(title[1]).split())!r}" if title else ""

@@ -18,7 +18,7 @@ from contextlib import aclosing
 from datetime import datetime
 from http import HTTPStatus
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Final, TypedDict, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
 import anyio
@@ -135,6 +135,15 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     missing_truncated: bool = False
     finish: Result | None = None
     merge: Merge | None = None
+
+
+def facts_of(found: Result | Status) -> dict[str, Any]:
+    """``found`` as JSON has it; without a ``reading`` where nothing was read."""
+    facts: dict[str, Any] = msgspec.to_builtins(found)
+    for one in (facts, facts.get("finish") or {}):
+        if not one.get("reading", True):
+            del one["reading"]
+    return facts
 
 
 class _Created(msgspec.Struct, rename="camel"):

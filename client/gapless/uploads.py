@@ -45,6 +45,7 @@ from gapless.sessions import (
     check,
     crc32,
     encode_batch,
+    facts_of,
 )
 from gapless.state import State
 from gapless.text import command, count, longer, named, shown
@@ -217,6 +218,11 @@ async def _resume(
             remembered = _remember(client, begun)
     elif not await anyio.to_thread.run_sync(_is_same, source, begun):
         start_over = command("upload", "--new", named(source.path))
+        if begun.finished:
+            raise FileChangedError(
+                f"{source.name} has changed since it was uploaded; that upload, session"
+                f" {session_id}, is finished. Upload the new content with: {start_over}"
+            )
         give_up = command("abort", session_id, "--url", client.url)
         raise FileChangedError(
             f"{source.name} has changed since session {session_id} was opened for it. Bring the"
@@ -256,7 +262,7 @@ async def _complete(
         result = await session.finish()
         if result.ok:
             break
-        client.report("finish", msgspec.to_builtins(result))
+        client.report("finish", facts_of(result))
         status = await session.status()
         wanted = _Wanted(status)
     else:

@@ -544,6 +544,19 @@ def test_a_link_and_its_target_are_one_file(
     assert merged(names[1]) == file.read_bytes()
 
 
+def test_a_change_after_an_upload_is_no_unfinished_one(front: Front) -> None:
+    """What is finished cannot be given up: the advice uploads the new content."""
+    assert front
+    written(Path("a.ndjson"), [b"1"])
+    run("upload", "a.ndjson")
+    written(Path("a.ndjson"), [b"1", b"2"])
+    printed = shell("gapless resume a.ndjson", expect=3)
+    assert "is finished" in printed
+    assert "abort" not in printed
+    assert PROVED in shell(advised(printed))
+    assert merged("a.ndjson") == b"1\n2\n"
+
+
 def test_another_file_under_an_old_name_is_uploaded(front: Front) -> None:
     """The job of the next night is not blocked by the crash of the last."""
     file = written(Path("in.ndjson"), lines(100))
@@ -786,6 +799,22 @@ def test_a_closed_standard_output_takes_no_download(stored: bytes) -> None:
     assert "Standard output is closed" in printed
 
 
+def test_a_reader_that_has_enough_is_no_fault(stored: bytes) -> None:
+    """As a filter that SIGPIPE ended: nothing is said, and the exit code is not 0."""
+    assert stored
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        gapless_command("download", "a.ndjson", "-o", "-"),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=120,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_a_pipe_a_link_and_standard_output_are_written_into(stored: bytes) -> None:
     os.mkfifo("pipe")
     assert shell("cat pipe > got & gapless download a.ndjson -o pipe; wait")
@@ -864,7 +893,29 @@ def test_a_download_that_fails_leaves_nothing(stored: bytes, front: Front) -> No
     assert "s3cret" not in said
     assert set(Path().iterdir()) == before
     _, said = run("download", "a.ndjson", "-o", "no/such/folder", expect=1)
-    assert said.startswith("gapless: no/such")
+    assert said.startswith("gapless: no/such/folder: No such file")
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "says"),
+    [
+        (Said(413, {}, text="<html><title>413 Too Large</title></html>"), 1, "--batch-size"),
+        (Said(429, {}, {"Retry-After": "86400"}), 5, "it asks to wait 86,400 s, see --patience"),
+        (Said(308, {}, {"Location": "https://127.0.0.1/x?s3cret"}), 1, "begin with https://"),
+        (Said(502, {}, text="<html><title>Bad\n Gateway</title></html>"), 5, "Bad Gateway [502]"),
+        (Said(503, {}), 5, "Service Unavailable [503]"),
+    ],
+)
+def test_what_stands_before_the_service_is_explained(
+    front: Front, answer: Said, code: int, says: str
+) -> None:
+    """A proxy knows none of the service's codes: what it says is said, and what to do."""
+    written(Path("a.ndjson"), [b"1"])
+    front.rule = lambda seen: answer if seen.seq_num is not None else None
+    out, said = run("upload", "a.ndjson", "--patience", 0, expect=code)
+    assert says in said
+    assert "s3cret" not in out + said
+    assert "<" not in said
 
 
 PORTAL = "<html><head><title>Welcome to the\n airport</title></head>please log in</html>"

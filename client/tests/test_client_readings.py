@@ -128,8 +128,21 @@ def test_what_disagrees_is_refused_before_anything_is_sent() -> None:
     assert "--delimiter" in run("upload", "tabs.csv", expect=3)
     error = json.loads(run("upload", "tabs.csv", "--json", expect=3))
     assert (error["event"], error["code"]) == ("error", "delimiter_unclear")
-    Path("a.ndjson").write_text("{}\n")
-    assert "--encoding" not in run("upload", "a.ndjson", "--encoding", "utf-17", expect=3)
+
+
+@pytest.mark.parametrize("command", ["upload", "inspect", "resume"])
+@pytest.mark.parametrize(
+    "wrong",
+    [("--encoding", "utf-17"), ("--delimiter", ";;"), ("--delimiter", ""), ("--format", "xml"),
+     ("--format", "json", "--delimiter", ";")],
+)  # fmt: skip
+def test_an_option_that_cannot_be_is_a_usage_error(command: str, wrong: tuple[str, ...]) -> None:
+    """Exit 2, before anything is read: it would wait for the pipe for ever."""
+    os.mkfifo("pipe")
+    printed = run(command, "pipe", *wrong, "--json", expect=2)
+    if wrong[-1] != "xml":  # click's own
+        error = json.loads(printed)
+        assert (error["event"], error["code"], error["exitCode"]) == ("error", "option", 2)
 
 
 @pytest.mark.parametrize(
