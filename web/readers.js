@@ -352,9 +352,18 @@ function encodingOf(start, given) {
     if (name.startsWith("utf-32")) throw refuse("The file is UTF-32. Save it as UTF-8.");
     return [name, mark.length];
   }
-  if (given) return [given === "utf-16" ? "utf-16le" : given, 0];
   let [even, odd] = [0, 0];
   for (let i = 0; i < start.length; i++) if (start[i] === "\0") i % 2 ? odd++ : even++;
+  if (given) {
+    // A line end or a brace of UTF-16 has a zero byte.
+    if (given.startsWith("utf-16") && !isBlank(start) && !even && !odd) {
+      throw refuse(`The file has no zero bytes, and is no ${given}. Set no encoding.`);
+    }
+    return [given === "utf-16" ? "utf-16le" : given, 0];
+  }
+  if ((even + odd) * 2 > start.length) {
+    throw refuse("More than half of the file's bytes are zero: it is UTF-32, or damaged. Save it as UTF-8.");
+  }
   if (Math.max(even, odd) * 4 > start.length) {
     const likely = even > odd ? "utf-16be" : "utf-16le";
     throw refuse(
@@ -397,9 +406,10 @@ function choose(head, isAll, name, options) {
   const nul = head.indexOf("\0");
   if (nul >= 0) {
     const line = linesIn(head.slice(0, nul)) + 1;
-    throw new ReadingError("nul", `Line ${line} has a NUL byte.`, line);
+    throw new ReadingError("nul", `Line ${line} has a NUL byte. Is the file UTF-16? Then set the encoding.`, line);
   }
-  if (/^<(?:!doctype|\?xml|html|!--)/i.test(text)) {
+  const isMarkup = /^<(?:!doctype|\?xml|html|!--)/i.test(text);
+  if (isMarkup || (!options.format && /^<[a-z]/i.test(text) && text.includes("</"))) {
     throw new ReadingError(
       "markup",
       "The file is HTML or XML, perhaps the page of an error or a log-in. Export NDJSON, JSON or CSV.",
@@ -468,6 +478,19 @@ function tableOf(head, chosen, options) {
   };
 }
 
+/** Where one column may be several. @param {string} names @param {string[]} rows */
+function refuseOddDelimiter(names, rows) {
+  const count = (/** @type {string} */ row, /** @type {string} */ mark) => row.split(mark).length;
+  const odd = { "\x01": "U+0001", "\x1f": "U+001F", "^": "“^”", "~": "“~”", "  ": "several spaces, which is none" };
+  for (const [mark, name] of Object.entries(odd)) {
+    if (!rows.length || !names.includes(mark) || count(names, mark) !== count(rows[0], mark)) continue;
+    throw new ReadingError(
+      "delimiter_unclear",
+      `The first rows look delimited by ${name}. Set the delimiter: this, or a comma, if there is one column.`,
+    );
+  }
+}
+
 /** @param {string} head @param {boolean} isTsv */
 function delimiterOf(head, isTsv) {
   const marks = DELIMITERS.map(([mark]) => mark);
@@ -480,7 +503,10 @@ function delimiterOf(head, isTsv) {
     // One column; or a title above the table.
     found = [";", "\t", "|", ","].filter((mark) => mark !== usual && rows.some((row) => row.includes(mark)));
     if (isTsv) found = found.filter((mark) => mark !== "\t");
-    if (!found.length) return usual;
+    if (!found.length) {
+      refuseOddDelimiter(names, rows);
+      return usual;
+    }
   } else if (!isTsv) {
     if (found.length > 1 && rows.length) {
       const equal = found.filter((mark) => count(names, mark) === count(rows[0], mark));
@@ -855,8 +881,11 @@ class Table {
 
   /** What stands before each value. @param {string[]} names */
   #keys(names) {
-    if (this.#options.header === undefined && NUMBER.test(names[0])) {
-      throw this.#wrong("header_unclear", `the first row should name the columns, and begins with the number ${names[0]}`);
+    if (this.#options.header === undefined) {
+      const isNote = /^sep=/i.test(names[0]) || (names.length === 1 && names[0].startsWith("#"));
+      if (isNote || /^[-+.]?[0-9]/.test(names[0])) {
+        throw this.#wrong("header_unclear", `the first row should name the columns, and begins with ${names[0]}`);
+      }
     }
     if (this.#chosen.format === "tsv" && !this.#chosen.isGiven) {
       const name = names.find((one) => one.length > 1 && one.startsWith('"') && one.endsWith('"'));
@@ -1136,12 +1165,19 @@ function refuseWrapper(record, chosen) {
     );
   }
   if (chosen.isNamed || value === null || typeof value !== "object") return;
-  for (const [name, member] of Object.entries(value)) {
-    if (!Array.isArray(member) || !member.some((one) => one !== null && typeof one === "object")) continue;
-    throw new ReadingError(
-      "wrapped",
-      `The file is one object, and its member “${name}” is a list of ${member.length}. Take the list out to send` +
-        " its records, or read the file as NDJSON to send the object as one record.",
-    );
+  const objects = [value];
+  for (const object of objects) {
+    for (const [name, member] of Object.entries(object)) {
+      if (!Array.isArray(member)) {
+        if (member !== null && typeof member === "object") objects.push(member);
+        continue;
+      }
+      if (!member.some((one) => one !== null && typeof one === "object")) continue;
+      throw new ReadingError(
+        "wrapped",
+        `The file is one object, and its member “${name}” is a list of ${member.length}. Take the list out to send` +
+          " its records, or read the file as NDJSON to send the object as one record.",
+      );
+    }
   }
 }

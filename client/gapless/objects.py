@@ -53,6 +53,16 @@ def is_file(source: object) -> bool:
     return hasattr(source, "read")
 
 
+_PIECES: Final = (
+    type(iter("a")),
+    type(iter("é")),
+    type(iter(b"")),
+    type(iter(bytearray())),
+    type(iter(dict[str, str]())),
+    type(iter(set[str]())),
+)
+
+
 def check_iterable(records: object) -> None:
     """Raise TypeError for what is no iterable of records, though Python may iterate over it."""
     kind = type(records).__name__
@@ -64,6 +74,10 @@ def check_iterable(records: object) -> None:
     if isinstance(records, Mapping) or hasattr(records, "keys") or _fields(records):
         raise TypeError(
             f"This {kind} is one record, or a table, not a list of records. {_RECORDS}."
+        )
+    if isinstance(records, _PIECES):
+        raise TypeError(
+            f"A {kind} goes over the pieces of one value, which are no records. {_RECORDS}."
         )
     if isinstance(records, AbstractSet):
         raise TypeError(f"A {kind} has no order. {_RECORDS}, for instance sorted(…).")
@@ -142,7 +156,7 @@ def _exact(value: Any, number: int, where: str) -> Any:  # noqa: ANN401 - any va
     if kind is dict or kind is list or kind is tuple:
         return _members(value, number, where)
     if kind is float or kind is Decimal:
-        if not math.isfinite(value):
+        if not (math.isfinite(value) if kind is float else value.is_finite()):
             _refuse(number, where, f"{value} is not JSON")
         return _SAME
     if kind is msgspec.Raw:
@@ -202,7 +216,7 @@ def _advice(value: object) -> str:
         ("_asdict", "pass ._asdict()"),
         ("__struct_fields__", "pass msgspec.to_builtins(…), or msgspec.json.encode(…)"),
         ("keys", "pass dict(…)"),
-        ("item", "pass .item(), a number of Python's"),
+        ("tolist", "pass .tolist(), of Python's own types"),
     ):
         if hasattr(value, mark):
             return advice

@@ -148,17 +148,22 @@ def read_options(
     )
 
 
+_ESCAPES: Final = {"idna", "punycode", "raw-unicode-escape", "unicode-escape"}
+"""What Python calls encodings, and no file is written in."""
+
+
 def _codec(name: str) -> str:
     try:
-        found = codecs.lookup(name)
-        b"".decode(found.name)  # LookupError for what is no text: base64, bz2
+        found = codecs.lookup(name).name
+        "a".encode(found)  # LookupError for what is no text: base64, rot13
     except (LookupError, ValueError):
+        found = ""
+    if not found or found in _ESCAPES:
         raise InputError(
             f"{name!r} is not a known encoding. For instance: utf-8, utf-16le, windows-1252.",
             "option",
-        ) from None
-    # cp1252 leaves five bytes without a character, as it should; latin-1 takes any.
-    return {"utf-8-sig": "utf-8", "ascii": "utf-8"}.get(found.name, found.name)
+        )
+    return {"utf-8-sig": "utf-8", "ascii": "utf-8"}.get(found, found)
 
 
 _OTHER_FILES: Final[list[tuple[bytes, str, str]]] = [
@@ -232,10 +237,21 @@ def choose_encoding(start: bytes, given: str | None) -> tuple[str, int]:
             if name.startswith("utf-32"):
                 raise InputError("The file is UTF-32. Save it as UTF-8.", "encoding")
             return name, len(mark)
-    if given is not None:
-        return {"utf-16": "utf-16-le"}.get(given, given), 0
     head = start[:HEAD]
+    if given is not None:
+        # A line end or a brace of UTF-16 has a zero byte.
+        if given.startswith("utf-16") and head.strip(_BLANK) and b"\x00" not in head:
+            raise InputError(
+                f"The file has no zero bytes, and is no {given}. Leave --encoding out.", "encoding"
+            )
+        return {"utf-16": "utf-16-le"}.get(given, given), 0
     even, odd = head[0::2].count(0), head[1::2].count(0)
+    if (even + odd) * 2 > len(head):
+        raise InputError(
+            "More than half of the file's bytes are zero: it is UTF-32, or damaged. Save it as"
+            " UTF-8.",
+            "encoding",
+        )
     if max(even, odd) * 4 > len(head):
         likely = "utf-16be" if even > odd else "utf-16le"
         raise InputError(
@@ -244,6 +260,9 @@ def choose_encoding(start: bytes, given: str | None) -> tuple[str, int]:
             "encoding",
         )
     return "utf-8", 0
+
+
+_C1: Final = re.compile(r"[\x80-\x9f]")
 
 
 def transcoded(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
@@ -265,6 +284,17 @@ def transcoded(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
                 f"this is not {encoding}",
                 "encoding",
             ) from None
+        if encoding.startswith("iso8859") and (found := _C1.search(text)):
+            # The standard has control characters here, which no text has: this is what Windows
+            # calls so.
+            before = text[: found.start()]
+            raise InvalidRecordError(
+                line + before.count("\n"),
+                len(before) - before.rfind("\n"),
+                f"the byte {ord(found[0]):02x} is no character of {encoding}; try --encoding"
+                " windows-1252",
+                "encoding",
+            )
         line += text.count("\n")
         if text:
             yield text.encode()
@@ -282,7 +312,7 @@ def choose(head: bytes, name: str, options: ReadOptions) -> Reading:
     whole = bool(ended) or len(head) < HEAD
     if not text:
         return _empty(named, options)
-    _refuse_nul_and_markup(head, text)
+    _refuse_nul_and_markup(head, text, options)
     first = text[:1]
     form = options.format
     if form is None and named in {Format.CSV, Format.TSV}:
@@ -333,11 +363,14 @@ def _empty(named: Format | None, options: ReadOptions) -> Reading:
     )
 
 
-def _refuse_nul_and_markup(head: bytes, text: bytes) -> None:
+def _refuse_nul_and_markup(head: bytes, text: bytes, options: ReadOptions) -> None:
     if (at := head.find(b"\x00")) >= 0:
         line = head.count(b"\n", 0, at) + 1
-        raise InvalidRecordError(line, at - head.rfind(b"\n", 0, at), "a NUL byte", "nul")
-    if re.match(rb"<(?:!doctype|\?xml|html|!--)", text, re.IGNORECASE):
+        reason = "a NUL byte; is the file UTF-16? Then say --encoding utf-16le or utf-16be"
+        raise InvalidRecordError(line, at - head.rfind(b"\n", 0, at), reason, "nul")
+    if re.match(rb"<(?:!doctype|\?xml|html|!--)", text, re.IGNORECASE) or (
+        options.format is None and re.match(rb"<[a-z]", text, re.IGNORECASE) and b"</" in text
+    ):
         raise InputError(
             "The file is HTML or XML, perhaps the page of an error or a log-in. Export NDJSON, JSON"
             " or CSV.",
@@ -411,6 +444,7 @@ def _delimiter(head: bytes, *, tsv: bool) -> str:
         # One column; or a title above the table.
         others = [mark for mark in ";\t|," if mark != "," or tsv]
         if not any(mark.encode() in row for row in rows for mark in others):
+            _refuse_odd_delimiter(names, rows)
             return usual
         found = [mark for mark in others if any(mark.encode() in row for row in rows)]
     elif not tsv:
@@ -433,6 +467,26 @@ def _delimiter(head: bytes, *, tsv: bool) -> str:
         f" Say {ways}.",
         "delimiter_unclear",
     )
+
+
+def _refuse_odd_delimiter(names: bytes, rows: list[bytes]) -> None:
+    """Where one column may be several: what Hive and old databases write, and aligned columns."""
+    for mark, name in _ODD_DELIMITERS.items():
+        if rows and names.count(mark) == rows[0].count(mark) > 0:
+            raise InputError(
+                f"The first rows look delimited by {name}. Say --delimiter and this character; or"
+                " --delimiter comma, if there is one column.",
+                "delimiter_unclear",
+            )
+
+
+_ODD_DELIMITERS: Final = {
+    b"\x01": "U+0001",
+    b"\x1f": "U+001F",
+    b"^": "'^'",
+    b"~": "'~'",
+    b"  ": "several spaces, which is none",
+}
 
 
 def _unquoted(record: bytes) -> bytes:

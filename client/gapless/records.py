@@ -236,9 +236,9 @@ class Reader:
                 yield one_line(record)
             else:
                 margin = len(text) - len(text.lstrip(_BLANK))
+                reason = _on_a_line(fault, record)
                 self._on_invalid(
-                    InvalidRecordError(number, margin + fault.at + 1, fault.reason, fault.code),
-                    text,
+                    InvalidRecordError(number, margin + fault.at + 1, reason, fault.code), text
                 )
 
     def _values(self, blocks: Iterator[bytes], chosen: Reading) -> Iterator[bytes]:
@@ -324,14 +324,18 @@ def _refuse_wrapper(record: bytes, chosen: Reading) -> None:
         )
     if chosen.named or not isinstance(value, dict):
         return
-    for name, member in value.items():
-        if isinstance(member, list) and any(isinstance(one, (dict, list)) for one in member):
-            raise InputError(
-                f"The file is one object, and its member {name!r} is a list of {len(member):,}."
-                " Take the list out to send its records, or say --format ndjson to send the object"
-                " as one record.",
-                "wrapped",
-            )
+    objects = [value]
+    for one in objects:
+        for name, member in one.items():
+            if isinstance(member, dict):
+                objects.append(member)
+            if isinstance(member, list) and any(isinstance(each, (dict, list)) for each in member):
+                raise InputError(
+                    f"The file is one object, and its member {name!r} is a list of"
+                    f" {len(member):,}. Take the list out to send its records, or say --format"
+                    " ndjson to send the object as one record.",
+                    "wrapped",
+                )
 
 
 def _whole_lines(
@@ -461,6 +465,17 @@ def _fault(record: bytes) -> _Fault | None:
     return _Fault("a \\ud800 … \\udfff escape without its other half", half.start() if half else 0)
 
 
+def _on_a_line(fault: _Fault, record: bytes) -> str:
+    """The reason of a fault in a line, with what may help."""
+    if fault.code == "malformed_record" and record[:1] in b"[{":
+        rest = record.decode()[fault.at :]
+        if fault.reason == "Extra data" and rest[0] in "[{":
+            return "another value follows on the line; say --format json if that is meant"
+        if not rest:
+            return f"{fault.reason}; say --format json if records go on over lines"
+    return fault.reason
+
+
 # Numbers stay text: nothing is done with them, and to read an integer of 5,000 digits takes long.
 _scanner: Final = json.JSONDecoder(parse_int=str, parse_float=str)
 _decoder: Final = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_constant)
@@ -587,18 +602,24 @@ def _typed(cell: str) -> object:
     return msgspec.Raw(cell.encode()) if readings.NUMBER.fullmatch(cell) else cell
 
 
+def _no_name(names: list[str]) -> str:
+    """How the first row begins where that is no name, and what to do; "" where it may be one."""
+    seen = repr(names[0][:40])
+    if re.match(r"[-+.]?[0-9]", names[0]):
+        return f"{seen}. Say --no-header if it is a record, --header if it is the header"
+    if names[0][:4].lower() == "sep=" or (len(names) == 1 and names[0][:1] == "#"):
+        return f"{seen}. Take this line out, or say --header if it is the header"
+    return ""
+
+
 def _check_names(names: list[str], line: int, chosen: Reading, options: ReadOptions) -> None:
     """Raise InvalidRecordError where the first row does not name the columns."""
 
     def fail(reason: str, code: str) -> NoReturn:
         raise InvalidRecordError(line, 1, reason, code)
 
-    if options.header is None and readings.NUMBER.fullmatch(names[0]):
-        fail(
-            f"the first row should name the columns, and begins with the number {names[0]}. Say"
-            " --no-header if it is a record, --header if it is the header",
-            "header_unclear",
-        )
+    if options.header is None and (reason := _no_name(names)):
+        fail(f"the first row should name the columns, and begins with {reason}", "header_unclear")
     if chosen.format is Format.TSV and not chosen.given:
         for name in names:
             if len(name) > 1 and name[0] == name[-1] == '"':
@@ -725,7 +746,10 @@ def _quote_fault(lines: _TextLines, reason: str) -> InvalidRecordError:
         return InvalidRecordError(lines.number, 1, reason, "too_large")
     if "expected after" in reason:
         place = lines.was_open or (lines.number, 1)
-        reason = f"a quoted cell is followed by text, on line {lines.number}"
+        reason = (
+            f"a quoted cell is followed by text, on line {lines.number}; a quote within it is"
+            ' written ""'
+        )
         return InvalidRecordError(*place, reason, "quote")
     place = lines.open or (lines.number, 1)
     return InvalidRecordError(*place, "the quote that opens here is never closed", "quote")

@@ -237,3 +237,40 @@ def test_regression_a_damaged_gzip_is_an_input_error(form: Format) -> None:
 def test_regression_a_json_array_may_begin_after_any_space() -> None:
     """After a read full of it, the array was taken for a record."""
     assert read(b" " * (records.CHUNK + 1) + b"[1,2]", Format.JSON) == b"1\n2\n"
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    ["idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "rot13", "hex", ""],
+)
+def test_what_python_calls_encodings_and_no_file_is_written_in_is_no_option(encoding: str) -> None:
+    with pytest.raises(InputError, match="is not a known encoding") as raised:
+        read_options(encoding=encoding)
+    assert raised.value.code == "option"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "iso-8859-15"])
+def test_quotes_of_windows_are_not_control_characters(encoding: str) -> None:
+    file: Any = io.BufferedReader(io.BytesIO("a,b\n1,é\n2,“x”\n".encode("cp1252")))
+    read = Reader(file, "a.csv", read_options(encoding=encoding))
+    with pytest.raises(InvalidRecordError, match=r"byte 93 .* windows-1252") as raised:
+        list(read)
+    assert (raised.value.code, raised.value.line) == ("encoding", 3)
+    file = io.BufferedReader(io.BytesIO("a\né\n".encode(encoding)))
+    read = Reader(file, "a.csv", read_options(encoding=encoding))
+    assert b"".join(chunk.lines for chunk in read) == '{"a":"é"}\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"a":1}{"a":2}', "another value follows on the line; say --format json"),
+        (b'{"a":1', "say --format json if records go on over lines"),
+        (b'{"a":1},', "Extra data"),
+    ],
+)
+def test_a_line_that_is_no_record_says_what_may_help(line: bytes, said: str) -> None:
+    file: Any = io.BufferedReader(io.BytesIO(b'{"b":1}\n' + line + b"\n"))
+    with pytest.raises(InvalidRecordError, match=said) as raised:
+        list(Reader(file, "a.ndjson"))
+    assert raised.value.line == 2
