@@ -471,21 +471,21 @@ def _delimiter(head: bytes, *, tsv: bool) -> str:
 
 def _refuse_odd_delimiter(names: bytes, rows: list[bytes]) -> None:
     """Where one column may be several: what Hive and old databases write, and aligned columns."""
-    for mark, name in _ODD_DELIMITERS.items():
+    for mark, way in _ODD_DELIMITERS.items():
         if rows and names.count(mark) == rows[0].count(mark) > 0:
             raise InputError(
-                f"The first rows look delimited by {name}. Say --delimiter and this character; or"
-                " --delimiter comma, if there is one column.",
+                f"The first rows look like several columns. {way}; or say --delimiter comma, if"
+                " they are one.",
                 "delimiter_unclear",
             )
 
 
 _ODD_DELIMITERS: Final = {
-    b"\x01": "U+0001",
-    b"\x1f": "U+001F",
-    b"^": "'^'",
-    b"~": "'~'",
-    b"  ": "several spaces, which is none",
+    b"\x01": "Say --delimiter $'\\x01'",
+    b"\x1f": "Say --delimiter $'\\x1f'",
+    b"^": "Say --delimiter '^'",
+    b"~": "Say --delimiter '~'",
+    b"  ": "Put a delimiter in place of the spaces",
 }
 
 

@@ -274,3 +274,14 @@ def test_a_line_that_is_no_record_says_what_may_help(line: bytes, said: str) -> 
     with pytest.raises(InvalidRecordError, match=said) as raised:
         list(Reader(file, "a.ndjson"))
     assert raised.value.line == 2
+
+
+@pytest.mark.parametrize(
+    ("mark", "said"),
+    [("\x01", r"--delimiter \$'\\x01'"), ("\x1f", r"\$'\\x1f'"), ("^", r"'\^'"), ("  ", "spaces")],
+)
+def test_an_odd_delimiter_is_said_as_it_is_typed(mark: str, said: str) -> None:
+    file: Any = io.BufferedReader(io.BytesIO(f"a{mark}b\n1{mark}2\n".encode()))
+    with pytest.raises(InputError, match=said) as raised:
+        list(Reader(file, "a.csv"))
+    assert raised.value.code == "delimiter_unclear"
