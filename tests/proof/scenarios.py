@@ -1,6 +1,5 @@
 """Sessions, and what happens to them at once."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -34,7 +33,7 @@ def when_time_is_over(act: Invocation, seconds: int) -> Invocation:
     def later(world: World, process: Process, history: History, session_id: str) -> Answer:
         item = world.facts(session_id).item
         assert item is not None
-        process.clock.ahead = item["batchesUntil"] + seconds - int(time.time())
+        process.clock.ahead = item["batchesUntil"] + seconds - process.clock.START
         return act(world, process, history, session_id)
 
     return later

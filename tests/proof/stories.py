@@ -3,7 +3,6 @@
 A story ends well, or raises ViolationError. Its clock goes where it says; nothing waits.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -101,7 +100,7 @@ class Story:
 
     def at(self, moment: int) -> None:
         """Set the clock to ``moment``, seconds since 1970."""
-        self.process.clock.ahead = moment - int(time.time())
+        self.process.clock.ahead = moment - self.process.clock.START
 
     def state(self) -> str:
         return self.world.check(self.session_id, self.history).state

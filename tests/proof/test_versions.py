@@ -6,7 +6,6 @@ state, as it was. The release after adds members everywhere, which must be kept 
 
 import base64
 import json
-import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import boto3
 import pytest
 
 from tests.conftest import LocalStack
-from tests.proof.world import History, World
+from tests.proof.world import Clock, History, World
 from tests.state_machine import StateMachine
 
 BEFORE: Final[dict[str, dict[str, Any]]] = json.loads(
@@ -35,7 +34,7 @@ NEW: Final[dict[str, Any]] = {
 
 def item_of(left: Mapping[str, Any], *, after: bool, upload_id: str) -> dict[str, Any]:
     """The item as it was so long ago as it is now."""
-    late = int(time.time()) - left["now"]
+    late = Clock.START - left["now"]
     item: dict[str, Any] = json.loads(json.dumps(left["item"]))
     for name in {"createdAt", "expiresAt", "leaseUntil"} & item.keys():
         item[name] = {"N": str(int(item[name]["N"]) + late)}

@@ -99,11 +99,11 @@ class Clock:
     A process may be ahead of it.
     """
 
-    _START: Final = int(time.time())
+    START: Final = int(time.time())
     ahead = 0
 
     def __call__(self) -> int:
-        return self._START + self.ahead
+        return self.START + self.ahead
 
 
 @dataclass(frozen=True)
