@@ -35,6 +35,7 @@ _AGAIN: Final = _BUSY | {
 }
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 20.0
+_LEAST_PAUSE: Final = 0.001
 
 SILENCE: Final = 40.0
 """Seconds without any progress until a request counts as lost. API Gateway answers within 30 s of
@@ -139,13 +140,17 @@ class Trouble:
         self.attempts += 1
         self._failures += 1
         waited = http.clock() - began
-        if waited + seconds > http.patience:
-            if answer is not None and (asked := http.retry_after(answer)) > http.patience:
+        left = http.patience - waited
+        asked = 0.0 if answer is None else http.retry_after(answer)
+        if left < _LEAST_PAUSE or asked > left:
+            if asked > http.patience:
                 reason = f"{reason.rstrip('.')}; it asks to wait {asked:,.0f} s, see --patience"
             raise UnavailableError(
                 f"Given up after {count(self._failures, 'attempt')}, {waited:.0f} s without a good"
                 f" answer: {reason.rstrip('.')}. Nothing that was acknowledged is lost."
             ) from cause
+        # The last attempt is at the end of patience, and not where a long pause would be over.
+        seconds = min(seconds, left)
         facts = {"reason": reason, "seconds": round(seconds, 1), "attempt": self._failures}
         http.report("retry", facts)
         before = http.clock()
