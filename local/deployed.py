@@ -226,7 +226,9 @@ def _start_ministack() -> None:
     until = time.monotonic() + START_SECONDS
     while not _answers():
         if process.poll() is not None or time.monotonic() > until:
-            raise StackError(f"MiniStack did not start; {LOG.relative_to(sam.ROOT)} says why")
+            # What it said goes with `make stack-down`.
+            said = LOG.read_text(errors="replace").strip()[-4000:]
+            raise StackError(f"MiniStack did not start. {LOG.relative_to(sam.ROOT)} ends:\n{said}")
         time.sleep(0.2)
 
 

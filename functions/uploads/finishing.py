@@ -204,22 +204,13 @@ class Finish:
             raise StaleAttemptError(session)
         return session
 
-    def fail(
-        self,
-        session: Session,
-        failure: "Failure",
-        counted: Counted | None = None,
-        *,
-        verdict: bool = True,
-    ) -> Outcome:
+    def fail(self, session: Session, failure: "Failure", counted: Counted | None = None) -> Outcome:
         """Re-open a session that is sealed by us and not decided.
 
-        ``counted`` and ``verdict`` as in ``SessionStore.reopen``.
+        ``counted`` as in ``SessionStore.reopen``.
         """
         stored, report = self.reports.stored(session, failure.result)
-        session, reopened = self.sessions.reopen(
-            session, stored, report=report, counted=counted, verdict=verdict
-        )
+        session, reopened = self.sessions.reopen(session, stored, report=report, counted=counted)
         if not reopened:
             return self.outcome_of(session)
         return Outcome(failure.result, failure.missing_batches)

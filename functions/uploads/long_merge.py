@@ -127,8 +127,9 @@ class LongMerge:
         elif ours:
             detail = "The merge failed. Nothing is lost and nothing became visible: finish again."
             failure = Failure(session, "merge_failed", detail, batches=execution.batches)
-            # It tells nothing of the listing, and so counts as one that died.
-            finish.fail(session, failure, verdict=False)
+            # It tells nothing of the listing, and so counts as one that died. A session that
+            # somebody else has moved by now stays as it is.
+            finish.sessions.reopen(session, failure.result, verdict=False)
         if upload_id:
             finish.merged.abort_upload(session_id, upload_id)
 

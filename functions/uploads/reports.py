@@ -5,14 +5,16 @@ and never changed: where it dies in between, nothing refers to it. The item has 
 answer, with no gaps and marked as cut, which is also what is answered where the report is gone.
 They expire with the batches.
 
-Permissions: ``s3:PutObject`` to write, ``s3:GetObject`` to read, and ``s3:ListBucket`` to be told
-404 instead of 403.
+Permissions: ``s3:PutObject`` to write; ``s3:GetObject`` to read, and ``s3:ListBucket`` with the
+prefix ``merges/{sessionId}/{attempt}/``.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import obstore
+from obstore.exceptions import PermissionDeniedError
 
 from uploads import limits
 from uploads.batch_store import put_once
@@ -48,13 +50,24 @@ class ReportStore:
         """The last answer of the session's finish: 1 read where its gaps are here."""
         if session.report is None:
             return session.result
+        key = _key(session.session_id, session.report)
         try:
-            key = _key(session.session_id, session.report)
             stored = persistently(lambda: obstore.get(self._store, key).bytes())
         except FileNotFoundError:
             return session.result
+        except PermissionDeniedError:
+            # Also S3's word for what is not there, to who may not list the whole bucket.
+            if self._is_there(key):
+                raise
+            return session.result
         found: Result = msgspec.json.decode(bytes(stored))
         return found
+
+    def _is_there(self, key: str) -> bool:
+        folder, _, _ = key.rpartition("/")
+        pages = partial(obstore.list, self._store, prefix=f"{folder}/")
+        found = persistently(lambda: next(iter(pages()), []))
+        return key in (entry["path"] for entry in found)
 
 
 def _key(session_id: str, attempt: int) -> str:

@@ -306,6 +306,34 @@ def test_a_status_lists_only_what_is_not_decided(
     assert status() == {"GetItem": 1}
 
 
+def test_a_take_over_of_what_is_decided(api: Api, aws: Aws) -> None:
+    session_id = api.create(2, 1)
+    for seq_num in range(2):
+        api.batch(session_id, seq_num, [seq_num])
+    dead = Answer("418 Dead", [], b"")
+    with aws.failing("PutObject", dead, landed=False):
+        assert api.finish(session_id).status == 500
+    with aws.recording() as calls:
+        api.finish(session_id)
+    # Before it merges it looks whether the object is there. After it, it asks for the dates of the
+    # object and of the manifest: the session must be gone before either of them.
+    assert [call.operation for call in calls] == [
+        "UpdateItem",
+        "HeadObject",
+        "ListObjectsV2",
+        "GetObject",
+        "GetObject",
+        "PutObject",
+        "PutObject",
+        "HeadObject",
+        "HeadObject",
+        "UpdateItem",
+    ]
+    manifest, merged = f"{session_id}.manifest.json", f"{session_id}.ndjson"
+    assert [c.key for c in calls if c.operation == "PutObject"] == [manifest, merged]
+    assert [c.key for c in calls if c.operation == "HeadObject"] == [merged, merged, manifest]
+
+
 def test_status_of_an_aborted_session_lists_nothing(api: Api, aws: Aws) -> None:
     session_id = api.create(1)
     api.batch(session_id, 0, [0])

@@ -1,23 +1,29 @@
 """The item of a session: read with every batch, and so never larger than one read unit."""
 
 import json
+import os
+import secrets
 from collections.abc import Callable
 from typing import Any, Final
 
 import boto3
 import pytest
+from hypothesis import given, settings, target
+from hypothesis import strategies as st
 
 from tests.api import Api
-from tests.aws import Answer, Aws, Call
+from tests.aws import Answer, Aws, Call, s3_error
 from tests.conftest import LocalStack
 from uploads import limits
-from uploads.config import AuthMode
+from uploads.config import AuthMode, Config
+from uploads.finishing import Failure, Finish, record_count
 from uploads.http import Request
-from uploads.session import Counted, Decision, Session, Upload
+from uploads.session import Counted, Decision, Session, State, Upload
 from uploads.session_store import SessionStore
+from uploads.state_machine import Execution
+from uploads.wiring import Wiring
 
 READ_UNIT: Final = 4_096
-WRITE_UNIT: Final = 1_024
 LARGEST: Final = 2**53 - 1
 
 
@@ -109,42 +115,167 @@ def test_a_report_whose_attempt_died_before_the_reopening_is_referred_to_by_nobo
     assert len(api.finish(session_id).json["missing"]) == 699
 
 
-def test_the_largest_item_there_can_be(local: LocalStack) -> None:
-    store = SessionStore(boto3.client("dynamodb"), local.table.name)
-    session = Session(
-        session_id="f" * 32,
-        owner="x" * limits.MAX_OWNER_BYTES,
-        total_record=LARGEST,
-        batch_size=LARGEST,
-        created_at=9_999_999_999,
-        batches_until=9_999_999_999,
-        expires_at=9_999_999_999,
+FUTURE: Final = 9_999_999_999
+"""Seconds since 1970: as many digits as a time will have."""
+DIGEST: Final = "f" * 64
+FAILURES: Final = st.builds(
+    lambda random, ranges: [
+        [first, first + random.randrange(50)] for first in random.sample(range(99_900), ranges)
+    ],
+    st.randoms(use_true_random=False),
+    # Most of which make a report that is about as large as the item takes, compressed.
+    st.integers(120, 260),
+)
+
+
+@given(data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_no_item_is_larger_than_a_read_unit_whatever_happens_to_it(
+    local: LocalStack, data: st.DataObject
+) -> None:
+    """Any moves there can be, with the largest values there can be, by the code that makes them."""
+    owner = "x" * limits.MAX_OWNER_BYTES
+    finish = Wiring(Config.from_env(os.environ), clock=lambda: FUTURE - 90_000).finish
+    store, session_id = finish.sessions, secrets.token_hex(16)
+    store.create(
+        Session(
+            session_id,
+            owner,
+            total_record=LARGEST,
+            batch_size=LARGEST,
+            created_at=FUTURE - 600_000,
+            batches_until=FUTURE - 80_000,
+            expires_at=FUTURE,
+        )
     )
-    store.create(session)
+    local.change(session_id, attempt=999_999)
+    largest = 0
     try:
-        session, _ = store.seal(
-            session.session_id,
-            session.owner,
-            holder="f" * 16,
-            now=1,
-            lease_until=9_999_999_999,
-        )
-        # Random, so that it does not compress: as much as is stored at most.
-        result: dict[str, object] = {"detail": "".join(map(chr, range(33, 33 + 94))) * 8}
-        counted = Counted("f" * 64, LARGEST)
-        store.reopen(session, result, report=True, counted=counted)
-        session, _ = store.seal(
-            session.session_id, session.owner, holder="f" * 16, now=1, lease_until=9_999_999_999
-        )
-        upload = Upload("u" * 1_024, limits.MAX_PARTS)
-        store.lease(session.session_id, session.owner, session.attempt, 9_999_999_999, upload)
-        decision = Decision(100_000, LARGEST, LARGEST, "f" * 64)
-        store.decide(session, decision, 9_999_999_999)
-        item = raw(local, session.session_id)
-        largest = size(item) - len(item["result"]["B"]) + limits.STORED_RESULT_BYTES
-        assert largest <= READ_UNIT
+        for _ in range(data.draw(st.integers(4, 12))):
+            session = store.get(session_id, owner)
+            if not (moves := _moves(finish, session, data)):
+                break
+            moves[data.draw(st.sampled_from(sorted(moves)))]()
+            largest = max(largest, size(raw(local, session_id)))
+            assert largest <= READ_UNIT, store.get(session_id, owner)
+        # Hypothesis looks for larger ones.
+        target(float(largest))
     finally:
-        local.table.delete_item(Key={"sessionId": session.session_id})
+        local.table.delete_item(Key={"sessionId": session_id})
+
+
+def _moves(finish: Finish, now: Session, data: st.DataObject) -> dict[str, Callable[[], object]]:
+    """What can be done to a session, as the service does it."""
+    clock, decision = finish.clock(), now.decision
+    counted = Counted(DIGEST, LARGEST)
+    execution = Execution(now.session_id, now.owner, now.attempt, 100_000, DIGEST)
+
+    def seal() -> object:
+        return finish.sessions.seal(
+            now.session_id, now.owner, holder="f" * 16, now=clock, lease_until=clock
+        )
+
+    def fail() -> object:
+        ranges = data.draw(FAILURES)
+        missing = {"missing": ranges, "missingTruncated": False}
+        failure = Failure(now, "missing_batches", "9" * 200, **missing, batches=100_000)
+        return finish.fail(now, failure)
+
+    def miscount() -> object:
+        failure = record_count(now, 100_000, LARGEST - 1)
+        assert failure
+        return finish.fail(now, failure, counted)
+
+    def give_back() -> object:
+        failed = Failure(now, "merge_failed", "x" * 80, batches=100_000)
+        return finish.sessions.reopen(now, failed.result, verdict=False)
+
+    match now.state, decision:
+        case (State.OPEN, _):
+            return {"seal": seal}
+        case (State.FINISHING, _):
+            upload = Upload("u" * 1_024, limits.MAX_PARTS)
+            common = {"seal": seal, "hold": lambda: finish.hold(execution, upload)}
+            if decision:
+                end = {"commit": lambda: finish.commit(now, decision, "A" * 8, FUTURE)}
+                return common | end
+            bound = Decision(100_000, LARGEST, LARGEST, DIGEST)
+            return common | {
+                "fail": fail,
+                "miscount": miscount,
+                "give back": give_back,
+                "decide": lambda: finish.decide(now, bound),
+            }
+    return {}
+
+
+def _with_a_report(api: Api, local: LocalStack) -> tuple[str, str, dict[str, Any]]:
+    """A session whose gap report is in S3; the report's key; and its last answer."""
+    session_id = gaps(api, 700)
+    key = f"merges/{session_id}/1/failed.json"
+    assert "Contents" in local.s3.list_objects_v2(Bucket=local.batches_bucket, Prefix=key)
+    return session_id, key, api.status(session_id).json["finish"]
+
+
+def test_a_report_that_is_gone_is_no_error_to_who_may_not_list_the_bucket(
+    api: Api, aws: Aws, local: LocalStack
+) -> None:
+    """S3 tells nobody else that an object is not there: it answers 403, as if it were forbidden."""
+    session_id, key, whole = _with_a_report(api, local)
+    with aws.failing("GetObject", s3_error(403, "AccessDenied"), landed=False):
+        # It is there, and so the role is wrong.
+        assert api.status(session_id).status == 500
+    local.s3.delete_object(Bucket=local.batches_bucket, Key=key)
+    with (
+        aws.failing("GetObject", s3_error(403, "AccessDenied"), landed=False),
+        aws.recording() as calls,
+    ):
+        answer = api.status(session_id)
+    assert answer.status == 200
+    assert answer.json["finish"] == whole | {"missing": [], "missingTruncated": True}
+    # The batches, the report, and whether the report is there.
+    asked = ["GetItem", "ListObjectsV2", "GetObject", "ListObjectsV2"]
+    assert [call.operation for call in calls] == asked
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        {"state": "ABORTED"},
+        {"state": "FINISHING", "attempt": 2},
+        {"state": "OPEN", "attempt": 2, "report": 2},
+    ],
+    ids=["aborted", "taken over", "taken over, failed"],
+)
+def test_a_release_that_is_overtaken_gives_up_its_own_upload_and_nothing_else(
+    api: Api, aws: Aws, local: LocalStack, moved: dict[str, Any]
+) -> None:
+    session_id = api.create(2)
+    key = f"{session_id}.ndjson"
+    ours, theirs = (
+        local.s3.create_multipart_upload(Bucket=local.merged_bucket, Key=key)["UploadId"]
+        for _ in range(2)
+    )
+    owner = str(local.item(session_id)["owner"])
+    noted = {"upload_id": ours, "parts": 1}
+    local.change(session_id, state="FINISHING", attempt=1, upload=noted)
+
+    def handle(call: Call, forward: Callable[[], Answer]) -> Answer:
+        if call.operation == "UpdateItem":
+            # Between its read and its write.
+            aws.handler = None
+            local.change(session_id, **moved)
+        return forward()
+
+    with aws.handled(handle):
+        long_merge = Wiring(Config.from_env(os.environ)).long_merge
+        long_merge.release(Execution(session_id, owner, 1, 0, DIGEST), ours)
+    item = local.item(session_id)
+    assert {name: item[name] for name in moved} == moved
+    assert "result" not in item
+    uploads = local.s3.list_multipart_uploads(Bucket=local.merged_bucket, Prefix=key)["Uploads"]
+    assert [upload["UploadId"] for upload in uploads] == [theirs]
+    local.s3.abort_multipart_upload(Bucket=local.merged_bucket, Key=key, UploadId=theirs)
 
 
 def test_an_owner_of_any_length_has_a_short_name() -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
@@ -234,6 +235,23 @@ def test_a_role_reaches_objects_of_the_right_form_only(role: str) -> None:
             assert resource in buckets
         else:
             assert name in MAY_BE_DONE[resource["Sub"]]
+
+
+def test_the_sessions_function_lists_a_sessions_batches_or_report_and_nothing_else() -> None:
+    (statement,) = (
+        statement
+        for policy in ROLES["SessionsRole"]["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Action"] == "s3:ListBucket"
+    )
+    patterns = statement["Condition"]["StringLike"]["s3:prefix"]
+
+    def listed(prefix: str) -> bool:
+        return any(fnmatchcase(prefix, pattern) for pattern in patterns)
+
+    session_id = "0" * 32
+    assert all(map(listed, [f"{session_id}/", f"merges/{session_id}/12/"]))
+    assert not any(map(listed, ["", "0", "merges/", f"merges/{session_id}"]))
 
 
 def test_only_who_publishes_writes_manifests() -> None:
