@@ -98,10 +98,12 @@ class Sessions:
         now = self._clock()
         if session.require_unexpired(now).state is not State.FINISHED:
             raise errors.NotFinishedError(
-                "There is no merged object before finish has answered Success."
+                "The session was aborted, so there will be no merged object. Create a new one."
+                if session.state is State.ABORTED
+                else "There is no merged object before finish has answered Success."
             )
         url = self._links.presign(key(session.session_id))
-        if "application/json" in request.headers.get("accept", ""):
+        if request.accepts("application/json"):
             expires = timestamp(now + limits.PRESIGNED_URL_SECONDS)
             return answer(200, {"url": url, "expiresAt": expires}, vary="Accept")
         return answer(307, location=url, vary="Accept")

@@ -5,6 +5,7 @@
     GaplessError
     ├── BadRequestError            400
     │   ├── EmptyBodyError           empty_body
+    │   ├── InvalidBase64Error       invalid_base64
     │   ├── InvalidUtf8Error         invalid_utf8
     │   ├── MalformedJsonError       malformed_json
     │   │   ├── TruncatedJsonError     truncated_json
@@ -89,6 +90,12 @@ class EmptyBodyError(BadRequestError):
     """The request has no body."""
 
     code = "empty_body"
+
+
+class InvalidBase64Error(BadRequestError):
+    """The body is not the base64 that it is called."""
+
+    code = "invalid_base64"
 
 
 class InvalidUtf8Error(BadRequestError):

@@ -29,6 +29,10 @@ _UNAVAILABLE: Final = 503
 _OWNER_DIGITS: Final = 16
 """How much of an owner's hash is logged: 64 bits tell a stack's callers apart."""
 
+# A comma in a string separates nothing.
+_ACCEPTED: Final = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*+(?:"|\\?\Z))++')
+_EXCLUDED: Final = re.compile(r";\s*+q=0(?:\.0*+)?+\s*+(?:;|\Z)", re.IGNORECASE)
+
 logger: Final = Logger()
 
 # What a start makes stays. Searching it for garbage, time and again, would take a twentieth of the
@@ -58,13 +62,14 @@ class Request:
     @cached_property
     def headers(self) -> Mapping[str, str]:
         """The headers by lower-case name. API Gateway sends them so; ``sam local`` does not."""
-        return {name.lower(): value for name, value in (self.event.get("headers") or {}).items()}
+        given = _object(self.event.get("headers")).items()
+        return {name.lower(): value for name, value in given if isinstance(value, str)}
 
     def body(self, allowance: records.Allowance = records.BATCH_ALLOWANCE) -> bytes:
         """The body's JSON as bytes, inflated and checked. Raises what is wrong with it."""
         return records.read_body(
-            self.event.get("body"),
-            is_base64=self.event.get("isBase64Encoded", False),
+            _text(self.event.get("body")),
+            is_base64=self.event.get("isBase64Encoded") is True,
             headers=self.headers,
             allowance=allowance,
             cpu=time.thread_time,
@@ -73,8 +78,7 @@ class Request:
     @property
     def given_session_id(self) -> str:
         """The id in the path as it was sent; empty where the route has none."""
-        found: str = (self.event.get("pathParameters") or {}).get("sessionId", "")
-        return found
+        return _text(_object(self.event.get("pathParameters")).get("sessionId"))
 
     @property
     def session_id(self) -> str:
@@ -85,6 +89,19 @@ class Request:
                 "There is no session of this id. Create one by POST /api/upload/sessions."
             )
         return session_id
+
+    @property
+    def request_context(self) -> Mapping[str, Any]:
+        """What API Gateway tells of the request."""
+        return _object(self.event.get("requestContext"))
+
+    def accepts(self, media_type: str) -> bool:
+        """Whether the header Accept names ``media_type``, and does not exclude it (RFC 9110)."""
+        for one in _ACCEPTED.findall(self.headers.get("accept", "")):
+            name, _, parameters = one.partition(";")
+            if name.strip().lower() == media_type:
+                return not _EXCLUDED.search(f";{parameters}")
+        return False
 
     def count_finishing(self, since: int | None, now: int) -> None:
         """Write down how long the session is ``FINISHING`` that the caller is told so of."""
@@ -102,21 +119,23 @@ class Request:
         """
         if self.auth_mode is AuthMode.NONE:
             return "anybody"
-        authorizer = self.event.get("requestContext", {}).get("authorizer") or {}
-        if self.auth_mode is AuthMode.IAM and (iam := authorizer.get("iam")):
-            cognito = (iam.get("cognitoIdentity") or {}).get("identityId")
+        authorizer = _object(self.request_context.get("authorizer"))
+        if self.auth_mode is AuthMode.IAM:
+            iam = _object(authorizer.get("iam"))
+            cognito = _text(_object(iam.get("cognitoIdentity")).get("identityId"))
             if cognito:
                 return json.dumps(["cognito", cognito])
-            account, user = iam.get("accountId"), iam.get("userId") or ""
+            account, user = _text(iam.get("accountId")), _text(iam.get("userId"))
             # A role's id comes with the name of its session, a federated user's own name with the
             # account's id, and root's is the account's id alone.
             unique = user.partition(":")[0]
             if account and unique:
                 return json.dumps(["iam", account, user if unique == account else unique])
-        if self.auth_mode is AuthMode.JWT and (jwt := authorizer.get("jwt")):
-            claims = jwt.get("claims") or {}
-            if claims.get("iss") and claims.get("sub"):
-                owner = json.dumps(["jwt", claims["iss"], claims["sub"]])
+        if self.auth_mode is AuthMode.JWT:
+            claims = _object(_object(authorizer.get("jwt")).get("claims"))
+            issuer, subject = _text(claims.get("iss")), _text(claims.get("sub"))
+            if issuer and subject:
+                owner = json.dumps(["jwt", issuer, subject])
                 if len(owner) <= limits.MAX_OWNER_BYTES:
                     return owner
                 # It is in every item, which must stay small.
@@ -143,11 +162,11 @@ def entry(operations: Mapping[str, Operation], config: Config) -> Handler:
     def lambda_handler(event: Mapping[str, Any], context: Context) -> Answer:
         request = Request(event, context, config.auth_mode)
         logger.thread_safe_append_keys(
-            correlation_id=event.get("requestContext", {}).get("requestId"),
+            correlation_id=request.request_context.get("requestId"),
             session_id=request.given_session_id[:_LOGGED_ID],
             owner=_owner_hash(request, config.sessions_table),
             function_request_id=context.aws_request_id,
-            route=event["routeKey"],
+            route=event.get("routeKey"),
         )
         try:
             with within(context):
@@ -172,6 +191,16 @@ def entry(operations: Mapping[str, Operation], config: Config) -> Handler:
     gc.freeze()
     gc.enable()
     return lambda_handler
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    """``value`` where it is an object, else an empty one: an event may lack what it wants."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: object) -> str:
+    """``value`` where it is text, else none."""
+    return value if isinstance(value, str) else ""
 
 
 def answer(status: int, body: object = None, **headers: str) -> Answer:

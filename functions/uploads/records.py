@@ -67,18 +67,19 @@ class Allowance:
 
     sent: int
     inflated: int
-    advice: str
+    advice_sent: str
+    advice_inflated: str
 
 
 BATCH_ALLOWANCE: Final = Allowance(
     limits.MAX_BODY_BYTES,
     limits.MAX_INFLATED_BYTES,
     "Send smaller batches, or compress them with gzip.",
+    "Send smaller batches.",
 )
+_SESSION_ADVICE: Final = "Opening a session takes no more than totalRecord and batchSize."
 SESSION_ALLOWANCE: Final = Allowance(
-    limits.MAX_SESSION_BODY_BYTES,
-    limits.MAX_SESSION_BODY_BYTES,
-    "Opening a session takes no more than totalRecord and batchSize.",
+    limits.MAX_SESSION_BODY_BYTES, limits.MAX_SESSION_BODY_BYTES, _SESSION_ADVICE, _SESSION_ADVICE
 )
 
 
@@ -100,7 +101,7 @@ def read_body(
     if is_base64:
         # Its length tells how many bytes it stands for: too many are not even decoded.
         _check_size(len(body) // 4 * 3 - body.count("=", -2), allowance)
-        sent = base64.b64decode(body)
+        sent = _decode_base64(body)
     else:
         sent = _encode(body)
     _check_size(len(sent), allowance)
@@ -122,7 +123,7 @@ def read_body(
     if "content-digest" in headers:
         _check_digest(sent, headers["content-digest"])
     if compressed:
-        sent = inflate(sent, allowance.inflated, cpu)
+        sent = inflate(sent, allowance, cpu)
     if is_base64:
         # Text is valid by now; msgspec does not check the UTF-8 of bytes.
         _check_utf8(sent)
@@ -132,9 +133,19 @@ def read_body(
 def _check_size(size: int, allowance: Allowance) -> None:
     if size > allowance.sent:
         raise errors.BodyTooLargeError(
-            f"The body has {size} bytes, {allowance.sent} are allowed. {allowance.advice}",
+            f"The body has {size} bytes, {allowance.sent} are allowed. {allowance.advice_sent}",
             limit=allowance.sent,
         )
+
+
+def _decode_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        # API Gateway makes it. Whatever stands in its place must not lose bytes in silence.
+        raise errors.InvalidBase64Error(
+            "The function was told that the body is base64, and it is not. Send it to the API."
+        ) from None
 
 
 def _encode(text: str) -> bytes:
@@ -165,7 +176,10 @@ def _check_utf8(content: bytes) -> None:
 
 def _check_length(sent: bytes, content_length: str | None) -> None:
     # Where a body comes as text, API Gateway has replaced each invalid byte by U+FFFD: 3 bytes.
-    if content_length is not None and content_length != str(len(sent)):
+    if content_length is None:
+        return
+    # Several header lines are one, with commas: they must agree.
+    if {one.strip().lstrip("0") for one in content_length.split(",")} != {str(len(sent))}:
         raise errors.InvalidUtf8Error(
             f"The body arrived as {len(sent)} bytes but Content-Length says {content_length[:20]}:"
             f" it is not UTF-8. Send UTF-8, or {BATCH_MEDIA_TYPE} to find the place.",
@@ -173,12 +187,7 @@ def _check_length(sent: bytes, content_length: str | None) -> None:
 
 
 def _check_digest(sent: bytes, header: str) -> None:
-    # RFC 9530 with the byte sequences of RFC 9651; what stands beside sha-256 is ignored.
-    found = re.search(r"(?:^|,)\s*sha-256\s*=\s*:([A-Za-z0-9+/=]*):", header)
-    try:
-        expected = base64.b64decode(found[1], validate=True) if found else b""
-    except binascii.Error:
-        expected = b""
+    expected = _sha256_of(header)
     if len(expected) != hashlib.sha256().digest_size:
         raise errors.InvalidDigestError(
             "Content-Digest must hold sha-256=:…: with the base64 of the 32 bytes of SHA-256 over"
@@ -194,27 +203,77 @@ def _check_digest(sent: bytes, header: str) -> None:
         )
 
 
+# A dictionary of RFC 9651 (RFC 9530), by its grammar. Nothing is tried twice: it takes linear time.
+_KEY: Final = r"[a-z*][a-z0-9_.*-]*+"
+_BYTES: Final = r":[A-Za-z0-9+/=]*+:"
+_BARE_ITEM: Final = "|".join(
+    (
+        _BYTES,
+        r'"(?:[ !#-\[\]-~]|\\["\\])*+"',
+        r"[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*+",
+        r"-?[0-9]{1,12}\.[0-9]{1,3}",
+        r"@?-?[0-9]{1,15}",
+        r"\?[01]",
+        r'%"(?:[ !#$&-~]|%[0-9a-f]{2})*+"',
+    )
+)
+_PARAMETERS: Final = f"(?:; *+{_KEY}(?:=(?:{_BARE_ITEM}))?+)*+"
+_INNER_LIST: Final = rf"\( *+(?:(?:{_BARE_ITEM}){_PARAMETERS}(?: ++|(?=\))))*+\)"
+_MEMBER: Final = f"({_KEY})(?:=(?:({_BYTES})|{_BARE_ITEM}|{_INNER_LIST}))?+{_PARAMETERS}"
+_COMMA: Final = r"[ \t]*+,[ \t]*+"
+
+
+def _sha256_of(header: str) -> bytes:
+    """What a Content-Digest says of ``sha-256``; empty where it cannot be read, or does not.
+
+    Of a key that is given twice the last value holds, and whatever stands beside it is ignored.
+    """
+    header = header.strip(" \t")
+    found = ""
+    at = 0
+    while member := re.compile(_MEMBER).match(header, at):
+        if member[1] == "sha-256":
+            found = (member[2] or "").strip(":")
+        at = member.end()
+        if at == len(header):
+            try:
+                # Padding may be left out.
+                return base64.b64decode(found + "=" * (-len(found) % 4), validate=True)
+            except binascii.Error:
+                return b""
+        if not (comma := re.compile(_COMMA).match(header, at)):
+            return b""
+        at = comma.end()
+    return b""
+
+
 def inflate(
-    compressed: bytes, most: int = limits.MAX_INFLATED_BYTES, cpu: Meter = _no_meter
+    compressed: bytes, allowance: Allowance = BATCH_ALLOWANCE, cpu: Meter = _no_meter
 ) -> bytes:
-    """The content of one or more gzip members, at most ``most`` bytes of it.
+    """The content of one or more gzip members, as much as ``allowance`` has room for.
 
     Inflating stops at the limit, and where what was read has brought too little: so neither what a
     body inflates to, nor members and blocks that hold next to nothing, can make it dear. Blocks
     that isal takes long for, by ``cpu``, are left to zlib, which is slower with all others.
     """
     try:
-        return _inflate(compressed, most, isal_zlib, cpu)
+        return _inflate(compressed, allowance, isal_zlib, cpu)
     except _SlowError:
-        return _inflate(compressed, most, zlib, _no_meter)
+        return _inflate(compressed, allowance, zlib, _no_meter)
 
 
 class _SlowError(Exception):
     """Inflating takes long for what it brings."""
 
 
-def _inflate(compressed: bytes, most: int, codec: Any, cpu: Meter) -> bytes:  # noqa: ANN401
+def _inflate(
+    compressed: bytes,
+    allowance: Allowance,
+    codec: Any,  # noqa: ANN401
+    cpu: Meter,
+) -> bytes:
     """The same, with a module like zlib. Raises _SlowError."""
+    most = allowance.inflated
     view = memoryview(compressed)
     pieces: list[bytes] = []
     size = at = 0
@@ -241,7 +300,7 @@ def _inflate(compressed: bytes, most: int, codec: Any, cpu: Meter) -> bytes:  # 
             at += len(piece) - len(member.unused_data)
             if size > most:
                 raise errors.InflatedTooLargeError(
-                    f"The body inflates to more than {most} bytes. Send smaller batches.",
+                    f"The body inflates to more than {most} bytes. {allowance.advice_inflated}",
                     limit=most,
                 )
             if 8 * (at - limits.MAX_GZIP_OVERHEAD_BYTES) > 9 * size:

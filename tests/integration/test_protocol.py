@@ -178,7 +178,10 @@ def test_abort(any_api: Api, stack: Stack) -> None:
     assert (status["state"], status["batches"]) == ("ABORTED", 0)
     assert any_api.batch(session_id, 0, [1]).code == "session_aborted"
     assert any_api.finish(session_id).code == "session_aborted"
-    assert any_api.file(session_id).code == "session_not_finished"
+    file = any_api.file(session_id)
+    assert file.code == "session_not_finished"
+    # Nobody waits for what will never be.
+    assert "aborted" in file.json["detail"]
 
 
 def test_a_finished_session_cannot_be_aborted(any_api: Api, stack: Stack) -> None:
@@ -200,6 +203,8 @@ def test_file(any_api: Api, download: Callable[[str], bytes]) -> None:
     assert set(link.json) == {"url", "expiresAt"}
     for answer in (redirect, link, any_api.manifest(session_id)):
         assert answer.headers["vary"] == "Accept"
+    refused = any_api.file(session_id, {"accept": "application/json;q=0, */*"})
+    assert (refused.status, refused.body) == (307, b"")
     for url in (redirect.headers["location"], link.json["url"]):
         assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in url
         assert "X-Amz-Expires=900" in url

@@ -104,3 +104,22 @@ def test_each_request_is_one_line_that_names_its_session_and_not_its_content() -
         "code": "internal_error",
         "requestId": "request-1",
     }
+
+
+BROKEN = """
+for event in (
+    {"routeKey": "a", "requestContext": None, "pathParameters": None, "headers": None},
+    {"routeKey": "a", "requestContext": "secret", "pathParameters": {"sessionId": None}},
+    {"routeKey": "a", "pathParameters": ["secret"], "headers": "secret"},
+    {"routeKey": "secret"},
+    {},
+):
+    for auth_mode in AuthMode:
+        print(json.dumps(entry(operations, config(auth_mode))(event, context)))
+"""
+
+
+def test_an_event_that_is_broken_has_an_answer_too() -> None:
+    printed = [json.loads(line) for line in output(SCRIPT + BROKEN).splitlines()[6:]]
+    assert [line["statusCode"] for line in printed if "statusCode" in line] == [204] * 9 + [500] * 6
+    assert len([line for line in printed if line.get("message") in {"answered", "failed"}]) == 15

@@ -46,7 +46,7 @@ def iam_event(
     return {"requestContext": {"authorizer": {"iam": iam}}}
 
 
-def jwt_event(**claims: str) -> dict[str, Any]:
+def jwt_event(**claims: object) -> dict[str, Any]:
     """An event as API Gateway makes it from a bearer token that it has checked."""
     return {"requestContext": {"authorizer": {"jwt": {"claims": claims, "scopes": None}}}}
 
@@ -156,12 +156,16 @@ def test_without_authorization_everybody_is_one(event: dict[str, Any]) -> None:
     assert request(event, AuthMode.NONE).owner == request({}, AuthMode.NONE).owner
 
 
+ODD: list[Any] = ["text", ["a", "list"], 5, True]
 NO_IDENTITY: list[dict[str, Any]] = [
     {},
     {"requestContext": {}},
     {"requestContext": {"authorizer": None}},
     {"requestContext": {"authorizer": {}}},
     {"requestContext": {"authorizer": {"lambda": {"sub": "42", "iss": ISSUER}}}},
+    {"requestContext": None},
+    *({"requestContext": odd} for odd in ODD),
+    *({"requestContext": {"authorizer": odd}} for odd in ODD),
 ]
 NO_IAM = [
     {"requestContext": {"authorizer": {"iam": None}}},
@@ -172,6 +176,11 @@ NO_IAM = [
     iam_event("AIDAUSER", None),
     iam_event("AIDAUSER", ""),
     jwt_event(iss=ISSUER, sub="42"),
+    *({"requestContext": {"authorizer": {"iam": odd}}} for odd in ODD),
+    *({"requestContext": {"authorizer": {"iam": {"cognitoIdentity": odd}}}} for odd in ODD),
+    {"requestContext": {"authorizer": {"iam": {"cognitoIdentity": {"identityId": 5}}}}},
+    {"requestContext": {"authorizer": {"iam": {"accountId": 1, "userId": "AIDAUSER"}}}},
+    {"requestContext": {"authorizer": {"iam": {"accountId": ACCOUNT, "userId": ["AIDAUSER"]}}}},
 ]
 NO_JWT = [
     {"requestContext": {"authorizer": {"jwt": None}}},
@@ -184,6 +193,11 @@ NO_JWT = [
     iam_event("AIDAUSER"),
     # A client credentials token of some issuers: it names an application, and no subject.
     jwt_event(iss=ISSUER, client_id="42"),
+    *({"requestContext": {"authorizer": {"jwt": odd}}} for odd in ODD),
+    *({"requestContext": {"authorizer": {"jwt": {"claims": odd}}}} for odd in ODD),
+    # RFC 7519: both are text. A list of one is not its element, and 42 is not "42".
+    *(jwt_event(iss=ISSUER, sub=odd) for odd in (["42"], 42, 4.2, True, {"sub": "42"}, None)),
+    *(jwt_event(iss=odd, sub="42") for odd in ([ISSUER], 42, True, {"iss": ISSUER}, None)),
 ]
 
 
@@ -235,7 +249,74 @@ def test_a_malformed_session_id_is_one_that_does_not_exist(session_id: str) -> N
     assert not caught.value.members
 
 
-@pytest.mark.parametrize("event", [{}, {"pathParameters": {}}, {"pathParameters": None}], ids=str)
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"pathParameters": {}},
+        {"pathParameters": None},
+        {"pathParameters": "text"},
+        {"pathParameters": {"sessionId": None}},
+        {"pathParameters": {"sessionId": 5}},
+        {"pathParameters": {"sessionId": ["0" * 32]}},
+    ],
+    ids=str,
+)
 def test_a_path_without_an_id_names_no_session(event: dict[str, Any]) -> None:
     with pytest.raises(errors.SessionNotFoundError):
         _ = request(event).session_id
+
+
+@pytest.mark.parametrize("headers", [None, "text", [], {}, {"Accept": None}, {"accept": ["a"]}])
+def test_headers_that_are_none(headers: object) -> None:
+    assert request({"headers": headers}).headers == {}
+    assert not request({"headers": headers}).accepts("application/json")
+
+
+@pytest.mark.parametrize("body", [None, "", {}, {"totalRecord": 1}, [1], 5])
+@pytest.mark.parametrize("is_base64", [None, True, False, "true", 1])
+def test_a_body_that_is_no_text_is_none(body: object, is_base64: object) -> None:
+    with pytest.raises(errors.EmptyBodyError):
+        request({"body": body, "isBase64Encoded": is_base64}).body()
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/json",
+        "Application/JSON",
+        " application/json ; charset=utf-8",
+        "text/html, application/json",
+        "text/html,application/json;q=0.5,*/*",
+        "application/json;q=0.001",
+        "application/json;x=0",
+        'text/html;x=",", application/json',
+        'text/html;x="\\",", application/json',
+    ],
+)
+def test_what_accepts_json(accept: str) -> None:
+    assert request({"headers": {"Accept": accept}}).accepts("application/json")
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "",
+        ",",
+        "*/*",
+        "application/*",
+        "application/jsonx",
+        "application/json-seq",
+        "application/problem+json",
+        "x/application/json",
+        "application/json;q=0",
+        "application/json; Q=0.000 ;x=1",
+        'text/html;x="application/json"',
+        'text/html;x=", application/json"',
+        'text/html;x=", application/json',
+        '"' + '\\"' * 50_000,
+        '"\\',
+    ],
+)
+def test_what_does_not(accept: str) -> None:
+    assert not request({"headers": {"accept": accept}}).accepts("application/json")

@@ -714,6 +714,61 @@ def test_the_length_of_what_came_whole_does_not_matter(length: str) -> None:
     assert read_body(body, content_length=length) == body
 
 
+@pytest.mark.parametrize("length", ["2", "02", " 2 ", "2, 2", "2,2"])
+def test_spellings_of_the_right_length(length: str) -> None:
+    assert read_text("{}", content_length=length) == b"{}"
+
+
+@pytest.mark.parametrize(
+    "length", ["", "0", "3", "22", "-2", "+2", "2,3", "2.0", "two", "9" * 5000]
+)
+def test_wrong_lengths(length: str) -> None:
+    refusal(errors.InvalidUtf8Error, lambda: read_text("{}", content_length=length))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "A",
+        "AAA",
+        "A===",
+        "AB=C",
+        "e30",
+        "e30=\n",
+        "!!!!",
+        "-_-_",
+        "e30=e30=",
+        "====",
+        "    ",
+        "éééé",
+        "\ud800AAA",
+        '{"totalRecord":1}',
+    ],
+)
+def test_what_is_no_base64_is_refused(body: str) -> None:
+    error = refusal(
+        errors.InvalidBase64Error, lambda: records.read_body(body, is_base64=True, headers={})
+    )
+    assert error.status == 400
+
+
+def test_a_session_that_inflates_to_too_much_is_told_what_it_needs() -> None:
+    packed = base64.b64encode(
+        gzip.compress(b"{}" + b" " * records.SESSION_ALLOWANCE.inflated)
+    ).decode()
+    error = refusal(
+        errors.InflatedTooLargeError,
+        lambda: records.read_body(
+            packed,
+            is_base64=True,
+            headers={"content-encoding": "gzip"},
+            allowance=records.SESSION_ALLOWANCE,
+        ),
+    )
+    assert "totalRecord and batchSize" in error.detail
+    assert "batches" not in error.detail
+
+
 @pytest.mark.parametrize("encoding", ["identity", "Identity", " identity ", "", " "])
 def test_identity(encoding: str) -> None:
     assert read_body(b"{}", content_encoding=encoding) == b"{}"
@@ -1080,6 +1135,19 @@ GOOD_DIGESTS = {
     "with a wrong one of another algorithm": f"sha-512=:AAAA:, {RIGHT}",
     "with a parameter": f"{RIGHT};a=1",
     "with space around": f"  {RIGHT}  ",
+    "with parameters of every type": (
+        f'{RIGHT};a;b=?0;c=-1.5;d=@1659578233;e="\\"\\\\, x";f=tok/en:*;g=:AAAA:;h=%"%c3%a9"; i=1'
+    ),
+    # RFC 9651, 3.2: of a key that is given twice, the last value holds.
+    "after a wrong one": f"{WRONG}, {RIGHT}",
+    "after one that is no byte sequence": f"sha-256, sha-256=(1 2), {RIGHT}",
+    "after a wrong one in a string": f'x="a, {WRONG}", {RIGHT}',
+    "before a wrong one in a string": f'{RIGHT};x=", {WRONG}"',
+    "after a wrong one in an inner list": f'x=("a, {WRONG}";sha-256=:AAAA: {WRONG[8:]});y, {RIGHT}',
+    "after an empty inner list": f"x=( ),{RIGHT}",
+    "with tabs around the comma": f"{SHA512}\t,\t{RIGHT}",
+    # RFC 9651, 4.2.7: what lacks padding should be read.
+    "without its padding": f"sha-256=:{digest(BODY).rstrip('=')}:",
 }
 
 
@@ -1101,7 +1169,17 @@ def test_the_digest_is_over_the_bytes_as_sent() -> None:
     assert "after compression" in error.detail
 
 
-@pytest.mark.parametrize("header", [WRONG, f"{SHA512}, {WRONG}", f"{WRONG},{SHA512}"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        WRONG,
+        f"{SHA512}, {WRONG}",
+        f"{WRONG},{SHA512}",
+        f"{RIGHT}, {WRONG}",
+        f'x="a, {RIGHT}", {WRONG}',
+        f'{WRONG};x=", {RIGHT}"',
+    ],
+)
 def test_wrong_digests(header: str) -> None:
     error = refusal(
         errors.DigestMismatchError, lambda: read_text(BODY.decode(), content_digest=header)
@@ -1129,7 +1207,6 @@ BAD_DIGESTS = {
     "nothing in it": "sha-256=::",
     "too short": "sha-256=:AAAA:",
     "too long": f"sha-256=:{digest(BODY, 'sha512')}:",
-    "without its padding": f"sha-256=:{digest(BODY).rstrip('=')}:",
     "URL-safe alphabet": "sha-256=:" + "_-" * 21 + "_=:",
     "not base64": "sha-256=:" + "%" * 44 + ":",
     "hexadecimal": f"sha-256=:{hashlib.sha256(BODY).hexdigest()}:",
@@ -1137,6 +1214,27 @@ BAD_DIGESTS = {
     "a name that ends alike": f"x{RIGHT}",
     "a name that begins alike": RIGHT.replace("256", "256x"),
     "Digest of RFC 3230": f"SHA-256={digest(BODY)}",
+    "an upper-case key": f"SHA-256=:{digest(BODY)}:",
+    "in a string alone": f'x="a, {RIGHT}"',
+    "in an inner list alone": f"x=({RIGHT[8:]})",
+    "a parameter alone": f"x;{RIGHT}",
+    "an inner list": f"sha-256=({RIGHT[8:]})",
+    "no byte sequence after a right one": f"{RIGHT}, sha-256",
+    "a comma at its end": f"{RIGHT},",
+    "a comma at its beginning": f",{RIGHT}",
+    "two commas": f"{SHA512},,{RIGHT}",
+    "something behind it": f"{RIGHT} x",
+    "something close behind it": f"{RIGHT}x",
+    "something broken before it": f"%%%, {RIGHT}",
+    "a string without its end": f'x="a, {RIGHT}',
+    "an inner list without its end": f"x=(1, {RIGHT}",
+    "an integer of 16 digits": f"x=1234567890123456, {RIGHT}",
+    "space around the equals sign": RIGHT.replace("=", " = ", 1),
+    "a line end behind it": f"{RIGHT}\n",
+    "space that is none in HTTP": f"\u00a0{RIGHT}",
+    "padding in the middle": "sha-256=:" + "AA==" * 10 + "AAA=:",
+    "very many members": "a," * 50_000,
+    "very many escapes": 'a="' + '\\"' * 50_000,
 }
 
 
