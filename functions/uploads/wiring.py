@@ -203,23 +203,32 @@ def _dns_suffix(session: Session, region: str) -> str:
 def _read_what_refused(client: "DynamoDBClient") -> None:
     """Read the item that failed a condition, where the answer does not have it.
 
-    DynamoDB's has it, unless there is none; others leave it out. There a call costs one more.
+    DynamoDB's has it, unless there is none; others leave it out. There a call costs one more, and
+    for a stranger too, to whom an id that is not theirs must look like one that never was.
     """
 
-    def keep_key(**event: Any) -> None:  # noqa: ANN401
+    def keep_own(**event: Any) -> None:  # noqa: ANN401
         given = event["params"]
         if "ConditionExpression" in given:
-            key = given.get("Key") or {"sessionId": given["Item"]["sessionId"]}
-            event["context"]["refused"] = {"TableName": given["TableName"], "Key": key}
+            own = given.get("Item") or {
+                **given["Key"],
+                "owner": given["ExpressionAttributeValues"][":owner"],
+            }
+            event["context"]["own"] = own
+            event["context"]["refused"] = {
+                "TableName": given["TableName"],
+                "Key": {"sessionId": own["sessionId"]},
+            }
 
     def add_item(**event: Any) -> None:  # noqa: ANN401
-        answer = event["parsed"]
-        refused = answer.get("Error", {}).get("Code") == "ConditionalCheckFailedException"
-        if refused and "Item" not in answer:
-            found = client.get_item(**event["context"]["refused"], ConsistentRead=True)
+        answer, context = event["parsed"], event["context"]
+        if answer.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
+            return
+        if answer.get("Item", {}).get("owner") != context["own"]["owner"]:
+            found = client.get_item(**context["refused"], ConsistentRead=True)
             answer["Item"] = found.get("Item", {})
 
-    client.meta.events.register("provide-client-params", keep_key)
+    client.meta.events.register("provide-client-params", keep_own)
     client.meta.events.register("after-call", add_item)
 
 
