@@ -175,9 +175,9 @@ def cli() -> None:
     Examples:
       export GAPLESS_URL=http://localhost:3000
       gapless upload orders.ndjson          send it, finish, check what is stored
-      gapless resume orders.ndjson          after a crash: send only what is missing
+      gapless resume orders.ndjson          after a crash: send what is missing
       gapless list                          what is unfinished on this machine
-      gapless download orders.ndjson        the merged object: orders.merged.ndjson
+      gapless download orders.ndjson        into orders.merged.ndjson
       pg_dump_as_json | gapless upload -    from a pipe
       gapless status 1f6d0e9c52b84a7fb3d27c0a94e8f615
       gapless conformance https://…         does a service keep the guarantees?
