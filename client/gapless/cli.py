@@ -20,6 +20,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -69,6 +71,8 @@ EXIT_CODES: Final[list[tuple[type[GaplessError], int]]] = [
 ]
 _USAGE: Final = 2
 _SIGNALED: Final = 128
+_SIGNAL_SECONDS: Final = 0.5
+"""How long the main thread has to end it by itself."""
 _CLOSED_PIPE: Final = 141
 """What a shell says of a filter that SIGPIPE ended."""
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -774,9 +778,13 @@ def _heed_signals(shown: Display, job: _Job) -> None:
     What was acknowledged is stored, and the state was written when the session was opened: there
     is nothing to wait for.
     """
+    ending = threading.Lock()
+    heeded = set()
 
-    def end(number: int, frame: object) -> None:
+    def end(number: int, frame: object = None) -> None:
         del frame
+        if not ending.acquire(blocking=False):
+            return
         shown.restore()
         atomic.discard()
         code = _SIGNALED + number
@@ -794,6 +802,27 @@ def _heed_signals(shown: Display, job: _Job) -> None:
         # What is ignored stays so: nohup, and jobs in the background.
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
+            heeded.add(number)
+    if os.name == "posix":
+        _watch(heeded, end)
+
+
+def _watch(numbers: set[int], end: Callable[[int], None]) -> None:
+    """See to it that ``end`` is called where the main thread does not get to it.
+
+    It does not see a signal that comes just before it begins to wait until that is over.
+    """
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while (number := os.read(told, 1)[0]) not in numbers:
+            pass
+        time.sleep(_SIGNAL_SECONDS)
+        end(number)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _auth(options: dict[str, Any]) -> httpx.Auth | None:
