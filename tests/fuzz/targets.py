@@ -250,7 +250,10 @@ def _read(content: bytes, form: Format, block: int, **options: Any) -> Read:  # 
 
     failure: client_errors.InputError | None = None
     chosen = read_options(format=form, **options)
-    with patch.object(inputs, "CHUNK", block), patch.object(reading, "HEAD", block):
+    # Of a head that is all space, the space is no part of the content.
+    space = len(content) - len(content.lstrip(b" \t\r\n"))
+    head = max(block, space + 1)
+    with patch.object(inputs, "CHUNK", block), patch.object(reading, "HEAD", head):
         try:
             for chunk in inputs.Reader(file, "", chosen, on_invalid=on_invalid):
                 lines += chunk.lines.split(b"\n")[:-1]
@@ -372,7 +375,10 @@ def table(content: bytes) -> None:
             continue
         if failure:
             # Stricter than csv: quotes within a cell, names that are given twice, kinds of ends.
-            _holds("why", failure.code in {"quote", "header_names", "line_end", "empty"})
+            why = {"quote", "header_names", "line_end", "empty"}
+            if any(row and row[0].startswith("\ufeff") for row in rows):
+                why.add("encoding")  # another file begins there
+            _holds("why", failure.code in why)
             continue
         if bare or _SEP.match(text):
             continue
@@ -380,7 +386,8 @@ def table(content: bytes) -> None:
             del rows[0]
         names = rows[0] if rows else []
         rows = [row or [""] for row in rows[1:] if row or len(names) == 1]
-        kept = [row for row in rows if len(row) == len(names)]
+        # Where the header stands again, another table begins.
+        kept = [row for row in rows if len(row) == len(names) and (row != names or len(names) == 1)]
         _same("left out", len(refused), len(rows) - len(kept))
         _same("rows", len(lines), len(kept))
         for line, row in zip(lines, kept, strict=True):
