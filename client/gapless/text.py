@@ -9,7 +9,7 @@ from typing import Final
 
 _SECRETS: Final = [
     # What follows the path of a URL may be a signature; what comes before the host a password.
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s\"'<>@]*@"), r"\1"),
+    (re.compile(r"(?i)((?:\b[a-z][a-z0-9+.-]*:)?//)[^/\s\"'<>@]*@"), r"\1"),
     (re.compile(r"(?i)\b(https?://[^\s\"'<>?#\\]+)[?#][^\s\"'<>\\]*"), r"\1?…"),
     (re.compile(r"(?i)\b(bearer|basic)(\s+)[\w.~+/=-]{4,}"), r"\1\2…"),
     (

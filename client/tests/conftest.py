@@ -33,6 +33,9 @@ def service() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GAPLESS_STATE_DIR", str(tmp_path / "state"))
+    # The local storage that this process may serve has set it.
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
