@@ -36,9 +36,14 @@ _CONTINUATION: Final = bytes(range(0x80, 0xC0))
 def explain(body: bytes) -> errors.MalformedJsonError:
     """The error of ``body``, which is UTF-8 and was refused by msgspec as malformed."""
     try:
-        reason, at = _scan([body, _BEHIND])
+        return _explain(body)
     except RecursionError:
+        # What msgspec followed to its end may be too deep from here, a few calls further down.
         return too_deeply_nested()
+
+
+def _explain(body: bytes) -> errors.MalformedJsonError:
+    reason, at = _scan([body, _BEHIND])
     if reason == "trailing characters":
         return _error(errors.TrailingTextError, body, at - 1, "There is text after the JSON,")
     if reason == _TRUNCATED or at >= len(body):

@@ -1504,3 +1504,18 @@ def test_what_json_accepts_is_accepted_and_what_it_refuses_is_refused(document: 
     assert found == expected, refused
     if isinstance(refused, errors.LoneSurrogateError):
         assert re.match(r"\\u[dD][89a-fA-F]", document[index(document, refused) :])
+
+
+@pytest.mark.parametrize(
+    "wrong", ['"a\n"', '"\\ud800"', '"\\x"', "tru", "[1,]", "NaN", '"a', "{1:2}", "1 2"]
+)
+def test_what_is_wrong_at_the_greatest_depth_is_told_or_too_deep(wrong: str) -> None:
+    """To explain takes a few calls more than to refuse."""
+    told = set()
+    for depth in range(800, 1_100):
+        body = f'{{"seqNum":0,"data":{"[" * depth}{wrong}{"]" * depth}}}'.encode()
+        with pytest.raises(errors.MalformedJsonError) as refused:
+            read_batch(body)
+        told.add(refused.value.code)
+    assert "too_deeply_nested" in told
+    assert len(told) > 1
