@@ -411,7 +411,9 @@ _SEP: Final = re.compile(r'"?sep=([^\r\n"])"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORE
 def _table(head: bytes, reading: Reading, options: ReadOptions) -> Reading:
     """CSV or TSV, with its delimiter."""
     tsv = reading.format is Format.TSV
-    line_end = "\r" if b"\r" in head and b"\n" not in head else "\n"
+    # Behind a full head may be the LF of the CR at its end.
+    known = head[:-1] if len(head) == HEAD else head
+    line_end = "\r" if b"\r" in known and b"\n" not in head else "\n"
     delimiter = options.delimiter
     first_line = 1
     if not tsv and (sep := _SEP.match(head.decode(errors="replace"))):
