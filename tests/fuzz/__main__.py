@@ -37,8 +37,8 @@ else:
 MORE: Final = "FUZZ_SECONDS" in os.environ
 """Whether more is asked for than the usual run."""
 
-MEMORY_MB: Final = 700
-"""What a run of a target may take: the largest batch inflated, and its reference."""
+MEMORY_MB: Final = 1_400
+"""Most memory of a run, MB: the 700 of a request, and what ``tracemalloc`` notes of it."""
 
 ONE_INPUT_SECONDS: Final = 120
 
