@@ -32,10 +32,10 @@ test-seaweedfs: .venv/.dev ## run the protocol's tests, and large merges, on the
 	@S3=seaweedfs $(BIN)/python -m pytest tests/integration/test_protocol.py tests/integration/test_merges.py
 
 stack: .venv/.dev ## deploy the stack to an emulated AWS on this machine, with IAM enforced
-	@$(BIN)/python -m local.deployed up
+	@$(BIN)/python -m local.ministack up
 
 stack-down: .venv/.dev ## delete that stack
-	@$(BIN)/python -m local.deployed down
+	@$(BIN)/python -m local.ministack down
 
 test-stack: stack ## run the protocol's tests against that stack
 	@STACK=build/stack/stack.json $(BIN)/python -m pytest tests/integration/test_protocol.py tests/deployed

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from benchmarks import report
-from local import sam, stack
+from local import in_process, sam
 from local.runtime import RUNTIME, runtime_bin
 from local.template import Template
 
@@ -92,7 +92,7 @@ def pack_plain(target: Path) -> None:
 
 def environment() -> dict[str, str]:
     """What Lambda sets, and ``template.yaml``."""
-    settings = Template.load(stack.TEMPLATE).environment(stack.LOCAL_VALUES)
+    settings = Template.load(in_process.TEMPLATE).environment(in_process.LOCAL_VALUES)
     settings |= {
         "AWS_REGION": "us-east-1",
         "AWS_DEFAULT_REGION": "us-east-1",

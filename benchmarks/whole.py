@@ -96,12 +96,12 @@ def finish(endpoint: str, warm: str, session_id: str) -> dict[str, Any]:
 def serve_locally(endpoint: str) -> None:
     """The API by the local server, on S3 and DynamoDB at ``endpoint``."""
     os.environ.update(ENVIRON | {"AWS_ENDPOINT_URL": endpoint, "POWERTOOLS_LOG_LEVEL": "WARNING"})
-    from local import stack
+    from local import in_process
     from local.gateway import wsgi
     from local.server import Server
     from local.template import Template
 
-    with Server(wsgi(stack.load_gateway(Template.load(stack.TEMPLATE)))) as server:
+    with Server(wsgi(in_process.load_gateway(Template.load(in_process.TEMPLATE)))) as server:
         print(urlsplit(server.url).port, flush=True)
         time.sleep(86_400)
 

@@ -19,7 +19,7 @@ from threading import Event
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local import gateway, stack, storage
+from local import gateway, in_process, storage
 from local.other_storage import OtherStorage, OtherStorageError
 from local.server import Server, with_files
 from local.template import Template
@@ -48,9 +48,9 @@ def main() -> None:
 
 def _serve(running: ExitStack) -> None:
     port = _port()
-    template = Template.load(stack.TEMPLATE)
+    template = Template.load(in_process.TEMPLATE)
     where = _storage(running, template)
-    api = with_files(gateway.wsgi(stack.load_gateway(template)), _PAGE)
+    api = with_files(gateway.wsgi(in_process.load_gateway(template)), _PAGE)
     try:
         server = running.enter_context(Server(api, port))
     except OSError as error:
@@ -88,7 +88,7 @@ def _storage(running: ExitStack, template: Template) -> str:
         raise UsageError("for a stack at AWS set AWS_REGION and credentials, or AWS_PROFILE")
     region = region or storage.REGION
     environ["AWS_REGION"] = environ["AWS_DEFAULT_REGION"] = region
-    stack.set_environment(template, environ)
+    in_process.set_environment(template, environ)
     table, *buckets = (environ[name] for name in _RESOURCES)
     if other:
         where += _use(OtherStorage(other), template, table, *buckets)

@@ -26,7 +26,7 @@ from typing import IO, Final
 
 from samcli.local.docker.lambda_image import LambdaImage  # type: ignore[import-untyped]
 
-from local import sam, stack, storage
+from local import in_process, sam, storage
 from local.runtime import RUNTIME, runtime_bin
 from local.server import HOST, Server
 from local.template import Template
@@ -112,9 +112,9 @@ def test(options: Sequence[str]) -> int:
             description = {
                 "name": "sam local",
                 "url": url,
-                "table": stack.LOCAL_VALUES["SessionsTable"],
-                "batchesBucket": stack.LOCAL_VALUES["BatchesBucket"],
-                "mergedBucket": stack.LOCAL_VALUES["MergedBucket"],
+                "table": in_process.LOCAL_VALUES["SessionsTable"],
+                "batchesBucket": in_process.LOCAL_VALUES["BatchesBucket"],
+                "mergedBucket": in_process.LOCAL_VALUES["MergedBucket"],
                 "environment": {
                     name: value
                     for name, value in os.environ.items()
@@ -146,14 +146,14 @@ def started(port: int, log: IO[str] | None = None) -> Iterator[tuple[str, subpro
     """
     _require_docker()
     _check_port(port)
-    template = Template.load(stack.TEMPLATE)
+    template = Template.load(in_process.TEMPLATE)
     base = _base_image()
     host = _host_seen_from(base)
     built = _build()
     with ExitStack() as running:
         moto = running.enter_context(_serve_moto(host))
         storage.point_to_moto(os.environ, moto.url)
-        settings = template.environment(stack.LOCAL_VALUES)
+        settings = template.environment(in_process.LOCAL_VALUES)
         table, *buckets = (
             settings[name] for name in ("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET")
         )

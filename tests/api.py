@@ -54,7 +54,7 @@ Send = Callable[[str, str, bytes, Headers], Answer]
 """Method, path, body and headers to an answer."""
 
 
-def in_process(gateway: Gateway) -> Send:
+def through_gateway(gateway: Gateway) -> Send:
     """Requests go straight to the gateway."""
 
     def send(method: str, path: str, body: bytes, headers: Headers) -> Answer:

@@ -43,7 +43,7 @@ class Answer:
     body: bytes
 
 
-class Aws:
+class AwsProxy:
     """The middleware. ``handler``, if set, decides what becomes of each call."""
 
     def __init__(self) -> None:

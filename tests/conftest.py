@@ -13,14 +13,13 @@ import pytest
 import requests
 from hypothesis import HealthCheck, Phase, settings
 
-from local import stack as local_stack
-from local import storage
+from local import in_process, storage
 from local.gateway import Gateway, wsgi
 from local.server import Server
 from local.template import Template
 from tests import seaweedfs
-from tests.api import Api, deployed, in_process, over_http
-from tests.aws import Aws
+from tests.api import Api, deployed, over_http, through_gateway
+from tests.aws import AwsProxy
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -104,7 +103,7 @@ class Stack:
 class LocalStack(Stack):
     """A stack in this process, on moto or, its S3, on another server."""
 
-    aws: Aws
+    aws: AwsProxy
     gateway: Gateway
 
 
@@ -127,8 +126,8 @@ def _deployed_stack() -> Iterator[Stack]:
 
 
 def _local_stack() -> Iterator[Stack]:
-    aws = Aws()
-    template = Template.load(local_stack.TEMPLATE)
+    aws = AwsProxy()
+    template = Template.load(in_process.TEMPLATE)
     before = dict(os.environ)
     with ExitStack() as running:
         middleware: Callable[[WSGIApplication], WSGIApplication] = aws
@@ -139,14 +138,14 @@ def _local_stack() -> Iterator[Stack]:
         storage.point_to_moto(os.environ, moto.url)
         if OTHER_S3:
             os.environ.update(seaweedfs.CREDENTIALS)
-        local_stack.set_environment(template, os.environ)
+        in_process.set_environment(template, os.environ)
         table, batches, merged = (
             os.environ[name] for name in ("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET")
         )
         storage.provision(template, table, [batches, merged])
         yield LocalStack(
             aws=aws,
-            gateway=local_stack.load_gateway(template),
+            gateway=in_process.load_gateway(template),
             s3=boto3.client("s3"),
             table=boto3.resource("dynamodb").Table(table),
             batches_bucket=batches,
@@ -190,13 +189,13 @@ def server_url(local: LocalStack) -> Iterator[str]:
 
 
 @pytest.fixture
-def aws(local: LocalStack) -> Aws:
+def aws(local: LocalStack) -> AwsProxy:
     """What the stack calls."""
     return local.aws
 
 
 _TRANSPORTS: dict[str, Callable[[pytest.FixtureRequest], Api]] = {
-    "in process": lambda request: Api(in_process(request.getfixturevalue("local").gateway)),
+    "in process": lambda request: Api(through_gateway(request.getfixturevalue("local").gateway)),
     "local server": lambda request: Api(over_http(request.getfixturevalue("server_url"))),
 }
 if DEPLOYED:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import boto3
 import pytest
 
-from local import deployed as make
+from local import ministack
 from tests.api import Api, deployed
 from tests.conftest import DEPLOYED, Stack
 
@@ -34,8 +34,8 @@ class Deployment:
 def deployment(stack: Stack) -> Iterator[Deployment]:  # noqa: ARG001 - sets the environment
     arn = boto3.client("acm").request_certificate(DomainName=DOMAIN)["CertificateArn"]
     given = {"DomainName": DOMAIN, "CertificateArn": arn, "DisableExecuteApiEndpoint": "true"}
-    yield Deployment(arn, make.deploy(NAME, {"AuthMode": "NONE", **given}))
-    make.delete(NAME)
+    yield Deployment(arn, ministack.deploy(NAME, {"AuthMode": "NONE", **given}))
+    ministack.delete(NAME)
 
 
 def test_the_outputs_tell_what_to_put_into_dns(deployment: Deployment) -> None:
@@ -66,7 +66,7 @@ def test_status_and_finish_have_throttles_of_their_own(deployment: Deployment) -
 
 
 def test_an_upload_goes_through(deployment: Deployment) -> None:
-    url = f"https://localhost:{make.port()}/_aws/execute-api/{deployment.api_id}"
+    url = f"https://localhost:{ministack.port()}/_aws/execute-api/{deployment.api_id}"
     api = Api(deployed({"url": url, "ca": DEPLOYED["ca"]}))
     session_id = api.create(2)
     assert api.batch(session_id, 0, [1, 2]).status == 204

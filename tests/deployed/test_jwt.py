@@ -15,7 +15,7 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 from werkzeug.serving import make_server
 
-from local import deployed as make
+from local import ministack
 from tests.conftest import DEPLOYED, Stack
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Issuer:
 
     def __init__(self) -> None:
         self.key = RSAKey.generate_key(2048, parameters={"kid": "one", "alg": "RS256"})
-        certificate = make.CERTIFICATE
+        certificate = ministack.CERTIFICATE
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, certificate.with_name("server.key"))
         self.server = make_server("127.0.0.1", 0, self.answer, threaded=True, ssl_context=context)
@@ -64,7 +64,7 @@ def issuer() -> Iterator[Issuer]:
 
 @pytest.fixture(scope="module")
 def outputs(stack: Stack, issuer: Issuer) -> dict[str, str]:  # noqa: ARG001 - sets the environment
-    return make.deploy(NAME, parameters(issuer))
+    return ministack.deploy(NAME, parameters(issuer))
 
 
 def parameters(issuer: Issuer) -> dict[str, str]:
@@ -76,7 +76,7 @@ def call(
 ) -> requests.Response:
     return requests.request(
         method,
-        make.api_url(outputs) + path,
+        ministack.api_url(outputs) + path,
         json={"totalRecord": 0} if path == ROOT else None,
         headers={"authorization": f"Bearer {token}"} if token else {},
         verify=DEPLOYED["ca"],
@@ -136,9 +136,9 @@ def test_deploying_again_changes_nothing_and_deleting_keeps_the_data(
         return found.get("LastUpdatedTime"), found["StackStatus"]
 
     before = when()
-    assert make.deploy(NAME, parameters(issuer)) == outputs
+    assert ministack.deploy(NAME, parameters(issuer)) == outputs
     assert when() == before
-    make.delete(NAME)
+    ministack.delete(NAME)
     assert NAME not in {
         found["StackName"]
         for found in cloudformation.describe_stacks()["Stacks"]

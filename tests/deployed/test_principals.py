@@ -9,7 +9,7 @@ import pytest
 import requests
 from botocore.exceptions import ClientError
 
-from local import deployed as make
+from local import ministack
 from tests.api import Api, deployed
 from tests.conftest import DEPLOYED, Stack
 
@@ -26,7 +26,7 @@ BATCH = b'{"seqNum":0,"data":[1]}'
 
 @pytest.fixture(scope="module")
 def stranger(stack: Stack) -> Api:  # noqa: ARG001 - sets the environment
-    return Api(deployed(DEPLOYED | {"credentials": make.make_caller("stranger")}))
+    return Api(deployed(DEPLOYED | {"credentials": ministack.make_caller("stranger")}))
 
 
 @pytest.mark.parametrize(("method", "suffix"), [*ROUTES, ("POST", "create")])
@@ -53,7 +53,7 @@ def test_a_session_is_a_404_to_a_second_principal(api: Api, stranger: Api, stack
 
 def resources() -> dict[str, str]:
     """What the stack is made of: logical id → physical id."""
-    found = boto3.client("cloudformation").describe_stack_resources(StackName=make.NAME)
+    found = boto3.client("cloudformation").describe_stack_resources(StackName=ministack.NAME)
     return {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in found["StackResources"]}
 
 
@@ -87,7 +87,7 @@ def as_function(stack: Stack) -> Iterator[Any]:  # noqa: ARG001 - sets the envir
 
     def client(function: str, service: str) -> Any:  # noqa: ANN401 - a client of any service
         name = f"as-{function.lower()}"
-        keys = make.make_caller(name)
+        keys = ministack.make_caller(name)
         users.add(name)
         iam.put_user_policy(
             UserName=name, PolicyName="call", PolicyDocument=json.dumps(roles()[function][2])

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from local import stack as local_stack
+from local import in_process
 from local.gateway import Gateway, Lambda
 from local.template import Template
-from tests.api import Answer, Api, in_process
+from tests.api import Answer, Api, through_gateway
 from tests.conftest import LocalStack
 from tests.hostile.deflate import packed
 from tests.hostile.function import Cost, Function
@@ -78,7 +78,7 @@ class Lab:
     @property
     def near(self) -> Api:
         """Sets things up."""
-        return Api(in_process(self.stack.gateway))
+        return Api(through_gateway(self.stack.gateway))
 
     def session(self, kind: str) -> str:
         """A session of that kind: its id."""
@@ -108,7 +108,7 @@ class Lab:
         route = f"POST {path.replace(session_id, '{sessionId}')}"
         gateway = Gateway({route: Lambda(function, timeout=29)}, integration_seconds=600)
         with self.stack.aws.recording() as calls:
-            answer = in_process(gateway)("POST", path, body, hostile.headers)
+            answer = through_gateway(gateway)("POST", path, body, hostile.headers)
         for key in self.stack.stored_keys(session_id):
             self.stack.s3.delete_object(Bucket=self.stack.batches_bucket, Key=key)
         return answer, Counter(call.operation for call in calls), function.cost
@@ -131,7 +131,7 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def lab(stack: LocalStack) -> Iterator[Lab]:
-    template = Template.load(local_stack.TEMPLATE)
+    template = Template.load(in_process.TEMPLATE)
     names = {"create": "POST /api/upload/sessions"}
     names["batch"] = names["create"] + "/{sessionId}"
     names["finish"] = names["batch"] + "/finish"

@@ -16,8 +16,8 @@ from botocore import endpoint
 from local import gateway
 from local.gateway import Gateway
 from tests.api import Answer as ApiAnswer
-from tests.api import Api, in_process
-from tests.aws import Answer, Aws, Call, dynamodb_error, s3_error
+from tests.api import Api, through_gateway
+from tests.aws import Answer, AwsProxy, Call, dynamodb_error, s3_error
 from tests.conftest import LocalStack, Stack
 from uploads import batch_store, errors, limits, retries
 from uploads.records import BATCH_MEDIA_TYPE
@@ -140,7 +140,7 @@ def logged() -> Iterator[list[logging.LogRecord]]:
 @pytest.mark.parametrize(("route", "operation", "failure"), CASES)
 def test_what_stays_busy_is_a_503_that_a_retry_heals(
     api: Api,
-    aws: Aws,
+    aws: AwsProxy,
     logged: list[logging.LogRecord],
     route: str,
     operation: str,
@@ -162,7 +162,7 @@ def test_what_stays_busy_is_a_503_that_a_retry_heals(
 @pytest.mark.parametrize("failure", ["ProvisionedThroughputExceeded", "no connection"])
 @pytest.mark.parametrize("operation", ["PutObject", "GetItem"])
 def test_far_more_tries_than_eleven_are_made(
-    api: Api, aws: Aws, monkeypatch: pytest.MonkeyPatch, operation: str, failure: str
+    api: Api, aws: AwsProxy, monkeypatch: pytest.MonkeyPatch, operation: str, failure: str
 ) -> None:
     """Time ends them, not their number."""
     monkeypatch.setattr(limits, "LONGEST_PAUSE_SECONDS", 0.01)
@@ -176,12 +176,12 @@ def test_far_more_tries_than_eleven_are_made(
 @pytest.mark.parametrize("takes", [0, 0.3, 1.2, 20], ids="a try takes {} s".format)
 @pytest.mark.parametrize("operation", ["PutObject", "GetItem", "ListObjectsV2"])
 def test_no_try_begins_that_the_invocation_has_no_time_for(
-    local: LocalStack, aws: Aws, clock: Clock, operation: str, takes: float
+    local: LocalStack, aws: AwsProxy, clock: Clock, operation: str, takes: float
 ) -> None:
     """An invocation that has five seconds to try, and then some to answer."""
     timeout = 5 + limits.ANSWER_SECONDS
     routes = {key: replace(found, timeout=timeout) for key, found in local.gateway.routes.items()}
-    api, hurried = Api(in_process(local.gateway)), Api(in_process(Gateway(routes)))
+    api, hurried = Api(through_gateway(local.gateway)), Api(through_gateway(Gateway(routes)))
     session_id = small(api)
     ended: list[float] = []
 
@@ -225,7 +225,7 @@ def test_a_read_by_a_thread_keeps_to_the_time_of_its_invocation() -> None:
     ],
 )
 def test_a_wrong_set_up_is_a_fault_and_is_not_tried_again(
-    api: Api, aws: Aws, operation: str, answer: Answer
+    api: Api, aws: AwsProxy, operation: str, answer: Answer
 ) -> None:
     session_id = api.create(1)
     with aws.failing(operation, answer, landed=False) as failed:
@@ -236,7 +236,7 @@ def test_a_wrong_set_up_is_a_fault_and_is_not_tried_again(
 
 @pytest.mark.usefixtures("clock")
 def test_a_busy_finish_gives_the_session_back_and_the_next_one_succeeds(
-    api: Api, aws: Aws, stack: Stack
+    api: Api, aws: AwsProxy, stack: Stack
 ) -> None:
     session_id = large(api)
     with aws.failing("UploadPart", s3_error(503, "SlowDown"), landed=False):
@@ -255,7 +255,7 @@ def test_a_busy_finish_gives_the_session_back_and_the_next_one_succeeds(
     ],
 )
 def test_a_merge_that_meets_another_write_of_its_object_is_finished_by_the_next(
-    api: Api, aws: Aws, stack: Stack, prepare: Callable[[Api], str], operation: str, key: str
+    api: Api, aws: AwsProxy, stack: Stack, prepare: Callable[[Api], str], operation: str, key: str
 ) -> None:
     """S3's 409 ConditionalRequestConflict: nothing need be stored, and the parts may be gone."""
     session_id = prepare(api)

@@ -12,7 +12,7 @@ from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
 from tests.api import Api
-from tests.aws import Answer, Aws, Call
+from tests.aws import Answer, AwsProxy, Call
 from tests.conftest import Stack
 from uploads import records
 from uploads.batch_store import key
@@ -23,13 +23,13 @@ def counted(calls: list[Call]) -> Counter[str]:
     return Counter(call.operation for call in calls)
 
 
-def test_create(api: Api, aws: Aws) -> None:
+def test_create(api: Api, aws: AwsProxy) -> None:
     with aws.recording() as calls:
         api.create(1)
     assert counted(calls) == {"PutItem": 1}
 
 
-def test_batch(api: Api, aws: Aws) -> None:
+def test_batch(api: Api, aws: AwsProxy) -> None:
     session_id = api.create(3)
     with aws.recording() as cold:
         api.batch(session_id, 0, [1])
@@ -63,7 +63,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 BROKEN = b'{"seqNum":0,"data":[1,'
 
 
-def test_no_body_is_read_for_who_has_no_session(api: Api, aws: Aws, read: list[int]) -> None:
+def test_no_body_is_read_for_who_has_no_session(api: Api, aws: AwsProxy, read: list[int]) -> None:
     with aws.recording() as calls:
         for session_id in ("0" * 32, "0" * 31, "no-id"):
             assert api.raw_batch(session_id, BROKEN).code == "session_not_found"
@@ -72,7 +72,7 @@ def test_no_body_is_read_for_who_has_no_session(api: Api, aws: Aws, read: list[i
 
 @pytest.mark.parametrize("state", ["finished", "aborted", "finishing", "expired"])
 def test_no_body_is_read_for_a_session_that_takes_none(
-    api: Api, aws: Aws, stack: Stack, read: list[int], state: str
+    api: Api, aws: AwsProxy, stack: Stack, read: list[int], state: str
 ) -> None:
     """One at most, where the function still remembers that the session was open."""
     session_id = api.create(1)
@@ -96,7 +96,7 @@ def test_no_body_is_read_for_a_session_that_takes_none(
     assert len(read) == 1
 
 
-def test_a_refused_body(api: Api, aws: Aws, read: list[int]) -> None:
+def test_a_refused_body(api: Api, aws: AwsProxy, read: list[int]) -> None:
     """The session is read before it and after it; before it once, as long as it is remembered."""
     session_id = api.create(3)
     read.clear()
@@ -109,7 +109,7 @@ def test_a_refused_body(api: Api, aws: Aws, read: list[int]) -> None:
 
 @pytest.mark.parametrize("batch_size", [None, 1], ids=["flexible", "strict"])
 @pytest.mark.parametrize("batches", [0, 1, 7])
-def test_finish(api: Api, aws: Aws, batches: int, batch_size: int | None) -> None:
+def test_finish(api: Api, aws: AwsProxy, batches: int, batch_size: int | None) -> None:
     session_id = api.create(batches, batch_size)
     for seq_num in range(batches):
         api.batch(session_id, seq_num, [seq_num])
@@ -125,7 +125,7 @@ def test_finish(api: Api, aws: Aws, batches: int, batch_size: int | None) -> Non
     assert counted(again) == {"UpdateItem": 1}
 
 
-def test_finish_of_many_parts(api: Api, aws: Aws) -> None:
+def test_finish_of_many_parts(api: Api, aws: AwsProxy) -> None:
     session_id = api.create(4)
     for seq_num in range(4):
         api.batch(session_id, seq_num, ["x" * 4_000_000])
@@ -153,7 +153,7 @@ def test_finish_of_many_parts(api: Api, aws: Aws) -> None:
     assert not any("expect" in c.headers for c in calls)
 
 
-def test_a_copied_part_is_pinned_and_not_read(api: Api, aws: Aws) -> None:
+def test_a_copied_part_is_pinned_and_not_read(api: Api, aws: AwsProxy) -> None:
     session_id = api.create(2)
     for seq_num in range(2):
         body = json.dumps({"seqNum": seq_num, "data": ["x" * 6_000_000]}).encode()
@@ -174,7 +174,7 @@ def test_a_copied_part_is_pinned_and_not_read(api: Api, aws: Aws) -> None:
     assert all("x-amz-copy-source-if-match" in call.headers for call in copies)
 
 
-def test_a_failed_finish(api: Api, aws: Aws) -> None:
+def test_a_failed_finish(api: Api, aws: AwsProxy) -> None:
     session_id = api.create(3, 1)
     api.batch(session_id, 1, [1])
     with aws.recording() as calls:
@@ -202,7 +202,7 @@ def fill(session_id: str, seq_nums: Iterable[int]) -> None:
     ids=["strict", "flexible"],
 )
 def test_listings_of_2001_batches(
-    api: Api, aws: Aws, batch_size: int | None, listings: int
+    api: Api, aws: AwsProxy, batch_size: int | None, listings: int
 ) -> None:
     session_id = api.create(2_001, batch_size)
     fill(session_id, range(2_001))
@@ -230,7 +230,7 @@ def test_listings_of_2001_batches(
     ids=str,
 )
 def test_listings_of_batches_far_apart(
-    api: Api, aws: Aws, seq_nums: range, batch_size: int | None, listings: int
+    api: Api, aws: AwsProxy, seq_nums: range, batch_size: int | None, listings: int
 ) -> None:
     """For n batches, wherever they are, at most 2 * ceil(n / 1,000) + 2 requests."""
     session_id = api.create(10_000, batch_size)
@@ -244,7 +244,7 @@ def test_listings_of_batches_far_apart(
     assert counted(calls)["ListObjectsV2"] == listings <= 2 * -(-len(seq_nums) // 1_000) + 2
 
 
-def test_reading(api: Api, aws: Aws) -> None:
+def test_reading(api: Api, aws: AwsProxy) -> None:
     session_id = api.create(0)
     with aws.recording() as calls:
         api.status(session_id)
@@ -256,7 +256,7 @@ def test_reading(api: Api, aws: Aws) -> None:
     assert counted(calls) == {"GetItem": 2}
 
 
-def test_a_stranger_costs_what_an_unknown_id_costs(api: Api, aws: Aws) -> None:
+def test_a_stranger_costs_what_an_unknown_id_costs(api: Api, aws: AwsProxy) -> None:
     for act in (api.status, api.file, api.finish, api.abort, lambda s: api.batch(s, 0, [1])):
         with aws.recording() as calls:
             assert act("0" * 32).code == "session_not_found"
@@ -264,7 +264,7 @@ def test_a_stranger_costs_what_an_unknown_id_costs(api: Api, aws: Aws) -> None:
         assert counted(calls) in ({"GetItem": 1}, {"UpdateItem": 1, "GetItem": 1})
 
 
-def test_a_finish_that_fails_by_count_reads_every_batch_once(api: Api, aws: Aws) -> None:
+def test_a_finish_that_fails_by_count_reads_every_batch_once(api: Api, aws: AwsProxy) -> None:
     """However often it is called; one batch more is another listing, and is counted anew."""
     session_id = api.create(9)
     for seq_num in range(5):
@@ -285,7 +285,7 @@ def test_a_finish_that_fails_by_count_reads_every_batch_once(api: Api, aws: Aws)
 
 @pytest.mark.parametrize("batch_size", [None, 1], ids=["flexible", "strict"])
 def test_a_status_lists_only_what_is_not_decided(
-    api: Api, aws: Aws, batch_size: int | None
+    api: Api, aws: AwsProxy, batch_size: int | None
 ) -> None:
     def status() -> Counter[str]:
         with aws.recording() as calls:
@@ -306,7 +306,7 @@ def test_a_status_lists_only_what_is_not_decided(
     assert status() == {"GetItem": 1}
 
 
-def test_a_take_over_of_what_is_decided(api: Api, aws: Aws) -> None:
+def test_a_take_over_of_what_is_decided(api: Api, aws: AwsProxy) -> None:
     session_id = api.create(2, 1)
     for seq_num in range(2):
         api.batch(session_id, seq_num, [seq_num])
@@ -334,7 +334,7 @@ def test_a_take_over_of_what_is_decided(api: Api, aws: Aws) -> None:
     assert [c.key for c in calls if c.operation == "HeadObject"] == [merged, merged, manifest]
 
 
-def test_status_of_an_aborted_session_lists_nothing(api: Api, aws: Aws) -> None:
+def test_status_of_an_aborted_session_lists_nothing(api: Api, aws: AwsProxy) -> None:
     session_id = api.create(1)
     api.batch(session_id, 0, [0])
     with aws.recording() as calls:

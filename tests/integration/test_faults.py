@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from tests.api import Api
-from tests.aws import Answer, Aws, Call, s3_error
+from tests.aws import Answer, AwsProxy, Call, s3_error
 from tests.conftest import Stack
 from uploads import limits
 
@@ -38,7 +38,7 @@ def lease_over(stack: Stack, session_id: str) -> None:
 
 
 def nth(
-    aws: Aws, operation: str, number: int, act: Callable[[Callable[[], Answer]], Answer]
+    aws: AwsProxy, operation: str, number: int, act: Callable[[Callable[[], Answer]], Answer]
 ) -> AbstractContextManager[None]:
     """Let ``act`` handle the ``number``-th call of ``operation``."""
     seen = 0
@@ -65,7 +65,7 @@ SEAL, DECIDE, COMMIT = 1, 2, 3
 @pytest.mark.parametrize("write", [SEAL, DECIDE, COMMIT], ids=["seal", "decide", "commit"])
 @pytest.mark.parametrize("make", [ready, large], ids=["put", "multipart"])
 def test_a_lost_answer_to_a_write_is_found_out(
-    api: Api, aws: Aws, stack: Stack, write: int, make: Callable[[Api], str]
+    api: Api, aws: AwsProxy, stack: Stack, write: int, make: Callable[[Api], str]
 ) -> None:
     session_id = make(api)
     with nth(aws, "UpdateItem", write, lost):
@@ -76,14 +76,14 @@ def test_a_lost_answer_to_a_write_is_found_out(
     assert stack.open_uploads(session_id) == 0
 
 
-def test_a_lost_answer_to_the_reopening_is_found_out(api: Api, aws: Aws, stack: Stack) -> None:
+def test_a_lost_answer_to_the_reopening_is_found_out(api: Api, aws: AwsProxy, stack: Stack) -> None:
     session_id = api.create(2, 1)
     with nth(aws, "UpdateItem", 2, lost):
         assert api.finish(session_id).json["validationResult"] == "Failed"
     assert stack.item(session_id)["state"] == "OPEN"
 
 
-def test_a_lost_answer_to_create_makes_one_session(api: Api, aws: Aws) -> None:
+def test_a_lost_answer_to_create_makes_one_session(api: Api, aws: AwsProxy) -> None:
     with aws.failing("PutItem", landed=True, times=1) as failed:
         session_id = api.create(1)
     assert len(failed) == 1
@@ -91,7 +91,7 @@ def test_a_lost_answer_to_create_makes_one_session(api: Api, aws: Aws) -> None:
 
 
 def test_a_lost_answer_to_a_batch_is_acknowledged_once_it_is_read(
-    api: Api, aws: Aws, stack: Stack
+    api: Api, aws: AwsProxy, stack: Stack
 ) -> None:
     session_id = api.create(1)
     with aws.failing("PutObject", landed=True, times=1) as failed:
@@ -101,7 +101,7 @@ def test_a_lost_answer_to_a_batch_is_acknowledged_once_it_is_read(
 
 
 def test_a_write_that_met_another_is_not_believed_to_be_stored(
-    api: Api, aws: Aws, stack: Stack
+    api: Api, aws: AwsProxy, stack: Stack
 ) -> None:
     """S3's 409 ConditionalRequestConflict: nothing need be stored."""
     session_id = api.create(1)
@@ -112,7 +112,7 @@ def test_a_write_that_met_another_is_not_believed_to_be_stored(
 
 
 def test_a_write_that_is_never_settled_asks_for_a_retry(
-    api: Api, aws: Aws, monkeypatch: pytest.MonkeyPatch
+    api: Api, aws: AwsProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "PATIENCE_SECONDS", 0.5)
     session_id = api.create(1)
@@ -123,7 +123,7 @@ def test_a_write_that_is_never_settled_asks_for_a_retry(
     assert int(answer.headers["retry-after"]) > 0
 
 
-def test_no_204_when_a_finish_came_before_the_write(api: Api, aws: Aws, stack: Stack) -> None:
+def test_no_204_when_a_finish_came_before_the_write(api: Api, aws: AwsProxy, stack: Stack) -> None:
     session_id = ready(api, records=2)
 
     def finish_first(forward: Callable[[], Answer]) -> Answer:
@@ -153,7 +153,7 @@ class DiedError(BaseException):
 @pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(("operation", "number"), DIES_AT)
 def test_whoever_comes_after_a_crash_reaches_the_same_end(
-    api: Api, aws: Aws, stack: Stack, operation: str, number: int, *, landed: bool
+    api: Api, aws: AwsProxy, stack: Stack, operation: str, number: int, *, landed: bool
 ) -> None:
     session_id = ready(api)
     died = False
@@ -196,7 +196,7 @@ def test_whoever_comes_after_a_crash_reaches_the_same_end(
 )
 @pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
 def test_a_multipart_merge_heals(
-    api: Api, aws: Aws, stack: Stack, operation: str, number: int, *, landed: bool
+    api: Api, aws: AwsProxy, stack: Stack, operation: str, number: int, *, landed: bool
 ) -> None:
     session_id = large(api)
     seen = 0
@@ -221,7 +221,7 @@ def test_a_multipart_merge_heals(
     assert stack.open_uploads(session_id) == 0
 
 
-def test_a_take_over_keeps_to_the_decision(api: Api, aws: Aws, stack: Stack) -> None:
+def test_a_take_over_keeps_to_the_decision(api: Api, aws: AwsProxy, stack: Stack) -> None:
     """A batch that was refused after the decision must not turn a decided Success into Failed."""
     session_id = ready(api)
     with aws.failing("PutObject", DEAD, landed=False):
@@ -237,7 +237,7 @@ def test_a_take_over_keeps_to_the_decision(api: Api, aws: Aws, stack: Stack) -> 
     assert stack.merged(session_id) == b"0\n1\n2\n"
 
 
-def test_a_slow_attempt_and_its_take_over_agree(api: Api, aws: Aws, stack: Stack) -> None:
+def test_a_slow_attempt_and_its_take_over_agree(api: Api, aws: AwsProxy, stack: Stack) -> None:
     """The first attempt stalls before its decision; the second reopens; nothing is committed."""
     session_id = api.create(3)
     for seq_num in range(3):
@@ -260,7 +260,9 @@ def test_a_slow_attempt_and_its_take_over_agree(api: Api, aws: Aws, stack: Stack
     assert not stack.has_merged(session_id)
 
 
-def test_a_slow_attempt_cannot_overwrite_its_take_over(api: Api, aws: Aws, stack: Stack) -> None:
+def test_a_slow_attempt_cannot_overwrite_its_take_over(
+    api: Api, aws: AwsProxy, stack: Stack
+) -> None:
     session_id = large(api)
     answers = []
 
@@ -277,7 +279,9 @@ def test_a_slow_attempt_cannot_overwrite_its_take_over(api: Api, aws: Aws, stack
     assert stack.open_uploads(session_id) == 0
 
 
-def test_abort_during_a_merge_wins_before_the_decision(api: Api, aws: Aws, stack: Stack) -> None:
+def test_abort_during_a_merge_wins_before_the_decision(
+    api: Api, aws: AwsProxy, stack: Stack
+) -> None:
     session_id = large(api)
 
     def aborted(forward: Callable[[], Answer]) -> Answer:
@@ -293,7 +297,9 @@ def test_abort_during_a_merge_wins_before_the_decision(api: Api, aws: Aws, stack
     assert stack.stored_keys(session_id) == []
 
 
-def test_decided_batches_that_are_gone_cannot_be_finished(api: Api, aws: Aws, stack: Stack) -> None:
+def test_decided_batches_that_are_gone_cannot_be_finished(
+    api: Api, aws: AwsProxy, stack: Stack
+) -> None:
     session_id = ready(api)
     with aws.failing("PutObject", DEAD, landed=False):
         api.finish(session_id)
@@ -317,7 +323,7 @@ def test_a_foreign_object_under_the_merged_key_is_never_taken_for_ours(
 
 
 def test_a_delayed_duplicate_of_a_seal_cannot_lose_a_batch(
-    api: Api, aws: Aws, stack: Stack
+    api: Api, aws: AwsProxy, stack: Stack
 ) -> None:
     """It lands after the re-opening, and seals an attempt that is not the one it came from."""
     session_id = api.create(2, 1)
@@ -339,7 +345,7 @@ def test_a_delayed_duplicate_of_a_seal_cannot_lose_a_batch(
 
 
 def test_what_refuses_a_write_is_read_where_the_answer_lacks_it(
-    api: Api, aws: Aws, stack: Stack
+    api: Api, aws: AwsProxy, stack: Stack
 ) -> None:
     """Other stores than DynamoDB give no old item with a failed condition."""
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings, target
 from hypothesis import strategies as st
 
 from tests.api import Api
-from tests.aws import Answer, Aws, Call, s3_error
+from tests.aws import Answer, AwsProxy, Call, s3_error
 from tests.conftest import LocalStack
 from uploads import limits
 from uploads.config import AuthMode, Config
@@ -68,7 +68,7 @@ def test_a_gap_report_of_any_length_leaves_the_item_small(
 
 
 def test_the_last_answer_is_whole_wherever_its_gaps_are(
-    api: Api, aws: Aws, local: LocalStack
+    api: Api, aws: AwsProxy, local: LocalStack
 ) -> None:
     session_id = api.create(1_400, 1)
     for seq_num in range(1, 1_400, 2):
@@ -91,7 +91,7 @@ def test_the_last_answer_is_whole_wherever_its_gaps_are(
 
 
 def test_a_report_whose_attempt_died_before_the_reopening_is_referred_to_by_nobody(
-    api: Api, aws: Aws, local: LocalStack
+    api: Api, aws: AwsProxy, local: LocalStack
 ) -> None:
     session_id = gaps(api, 700)
     before = api.status(session_id).json["finish"]
@@ -218,7 +218,7 @@ def _with_a_report(api: Api, local: LocalStack) -> tuple[str, str, dict[str, Any
 
 
 def test_a_report_that_is_gone_is_no_error_to_who_may_not_list_the_bucket(
-    api: Api, aws: Aws, local: LocalStack
+    api: Api, aws: AwsProxy, local: LocalStack
 ) -> None:
     """S3 tells nobody else that an object is not there: it answers 403, as if it were forbidden."""
     session_id, key, whole = _with_a_report(api, local)
@@ -248,7 +248,7 @@ def test_a_report_that_is_gone_is_no_error_to_who_may_not_list_the_bucket(
     ids=["aborted", "taken over", "taken over, failed"],
 )
 def test_a_release_that_is_overtaken_gives_up_its_own_upload_and_nothing_else(
-    api: Api, aws: Aws, local: LocalStack, moved: dict[str, Any]
+    api: Api, aws: AwsProxy, local: LocalStack, moved: dict[str, Any]
 ) -> None:
     session_id = api.create(2)
     key = f"{session_id}.ndjson"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
-from tests.aws import Answer, Aws, Call
+from tests.aws import Answer, AwsProxy, Call
 from tests.conftest import LocalStack
 from uploads import limits
 from uploads.batch_store import BatchStore, key
@@ -55,7 +55,7 @@ def fill(seq_nums: Iterable[int]) -> None:
         backend.put_object(BUCKET, key(session, seq_num), b"x")
 
 
-def check(batches: BatchStore, aws: Aws, there: set[int], below: int | None) -> int:
+def check(batches: BatchStore, aws: AwsProxy, there: set[int], below: int | None) -> int:
     """How many requests the listing of these takes, which must be right."""
     with aws.recording() as calls:
         listing = batches.list(SESSION, below)
@@ -85,7 +85,7 @@ def check(batches: BatchStore, aws: Aws, there: set[int], below: int | None) -> 
         pytest.param(set(range(10_000)), 15, id="10,000"),
     ],
 )
-def test_pages_of_1000(batches: BatchStore, aws: Aws, there: set[int], requests: int) -> None:
+def test_pages_of_1000(batches: BatchStore, aws: AwsProxy, there: set[int], requests: int) -> None:
     fill(there)
     assert check(batches, aws, there, None) == requests
     assert check(batches, aws, there, 2_001) <= requests
@@ -95,7 +95,7 @@ def test_pages_of_1000(batches: BatchStore, aws: Aws, there: set[int], requests:
 
 
 @pytest.mark.usefixtures("small_pages")
-def test_100_full_pages_are_read_many_at_once(batches: BatchStore, aws: Aws) -> None:
+def test_100_full_pages_are_read_many_at_once(batches: BatchStore, aws: AwsProxy) -> None:
     there = set(range(MOST // SMALLER))
     fill(there)
     meet = Barrier(limits.LISTS_IN_FLIGHT)
@@ -130,7 +130,7 @@ RUNS = st.lists(
 @settings(max_examples=40, derandomize=True)
 def test_any_holes(
     batches: BatchStore,
-    aws: Aws,
+    aws: AwsProxy,
     runs: list[range],
     holes: set[int],
     more: set[int],

@@ -7,26 +7,26 @@ from itertools import count
 
 import pytest
 
-from local import stack as local_stack
+from local import in_process
 from local.gateway import Gateway
 from local.template import Template
-from tests.api import Api, in_process
-from tests.aws import Answer, Aws, Call
+from tests.api import Api, through_gateway
+from tests.aws import Answer, AwsProxy, Call
 from tests.conftest import LocalStack
 
 
 @pytest.fixture
 def hasty(local: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Api:
     """The local API behind a gateway that waits a moment, where 30 s are over at once."""
-    monkeypatch.setattr(local_stack, "RENEWAL_SECONDS", 0.02)
-    routes = local_stack.load_gateway(Template.load(local_stack.TEMPLATE)).routes
+    monkeypatch.setattr(in_process, "RENEWAL_SECONDS", 0.02)
+    routes = in_process.load_gateway(Template.load(in_process.TEMPLATE)).routes
     assert local.gateway.routes.keys() == routes.keys()
-    return Api(in_process(Gateway(routes, integration_seconds=0.2)))
+    return Api(through_gateway(Gateway(routes, integration_seconds=0.2)))
 
 
 @pytest.mark.parametrize("batch_size", [None, 1], ids=["flexible", "strict"])
 def test_a_merge_that_outlives_the_gateway_and_its_lease_ends(
-    api: Api, hasty: Api, aws: Aws, local: LocalStack, batch_size: int | None
+    api: Api, hasty: Api, aws: AwsProxy, local: LocalStack, batch_size: int | None
 ) -> None:
     session_id = api.create(3, batch_size)
     for seq_num in range(3):
@@ -59,7 +59,7 @@ def test_a_merge_that_outlives_the_gateway_and_its_lease_ends(
 
 
 def test_a_local_finish_has_the_time_of_a_long_merge_and_no_longer_lease(
-    api: Api, local: LocalStack, aws: Aws
+    api: Api, local: LocalStack, aws: AwsProxy
 ) -> None:
     """Where the process is killed, the session is free again after half a minute."""
     (finish,) = (made for key, made in local.gateway.routes.items() if key.endswith("/finish"))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.api import Api
-from tests.aws import Aws, Call, s3_error
+from tests.aws import AwsProxy, Call, s3_error
 from tests.conftest import Stack
 from uploads.records import BATCH_MEDIA_TYPE
 
@@ -125,7 +125,7 @@ def test_a_session_without_an_object_has_none(any_api: Api, stack: Stack) -> Non
 
 @pytest.mark.parametrize("records", [["x"], ["x" * 4_000_000]], ids=["put", "multipart"])
 def test_it_is_there_before_the_object(
-    api: Api, aws: Aws, stack: Stack, records: list[object]
+    api: Api, aws: AwsProxy, stack: Stack, records: list[object]
 ) -> None:
     """Whoever starts on the object's event finds it, and no write makes one without the other."""
     session_id = api.create(3)
@@ -145,7 +145,7 @@ def test_it_is_there_before_the_object(
 
 @pytest.mark.parametrize("batch_size", [None, 1], ids=["flexible", "strict"])
 def test_a_second_attempt_keeps_it(
-    api: Api, aws: Aws, stack: Stack, batch_size: int | None
+    api: Api, aws: AwsProxy, stack: Stack, batch_size: int | None
 ) -> None:
     session_id = api.create(2, batch_size)
     send(api, session_id, [[1], [2]])
@@ -167,7 +167,7 @@ def test_a_second_attempt_keeps_it(
 
 @pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
 def test_a_write_of_it_that_fails_once_does_not_matter(
-    api: Api, aws: Aws, stack: Stack, *, landed: bool
+    api: Api, aws: AwsProxy, stack: Stack, *, landed: bool
 ) -> None:
     session_id = api.create(1)
     send(api, session_id, [[1]])
@@ -190,7 +190,7 @@ def test_a_write_of_it_that_fails_once_does_not_matter(
 # --- How far a long merge is ---
 
 
-def test_the_status_tells_how_far_a_long_merge_is(api: Api, aws: Aws, stack: Stack) -> None:
+def test_the_status_tells_how_far_a_long_merge_is(api: Api, aws: AwsProxy, stack: Stack) -> None:
     session_id = api.create(1)
     assert api.status(session_id).json["merge"] is None
     key = f"{session_id}.ndjson"

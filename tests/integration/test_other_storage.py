@@ -15,12 +15,11 @@ import boto3
 import pytest
 from werkzeug.test import run_wsgi_app
 
-from local import stack as local_stack
-from local import storage
+from local import in_process, storage
 from local.other_storage import OtherStorage, OtherStorageError
 from local.server import Server
 from local.template import Template
-from tests.aws import Aws, dynamodb_error, s3_error
+from tests.aws import AwsProxy, dynamodb_error, s3_error
 from tests.conftest import LocalStack
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ LACKS: dict[str, tuple[Lacking, str]] = {
 
 
 @pytest.fixture
-def serve(local: LocalStack) -> Iterator[Callable[[Lacking | Aws], str]]:
+def serve(local: LocalStack) -> Iterator[Callable[[Lacking | AwsProxy], str]]:
     """Moto behind a middleware; its URL."""
     assert local
     with ExitStack() as running:
@@ -154,7 +153,7 @@ def left(local: LocalStack) -> list[int]:
 
 
 def test_a_store_that_has_all_of_it_is_used_and_left_as_it_was(
-    serve: Callable[[Lacking | Aws], str], local: LocalStack
+    serve: Callable[[Lacking | AwsProxy], str], local: LocalStack
 ) -> None:
     before = left(local)
     # Moto ignores one condition, on which nothing rests.
@@ -166,7 +165,7 @@ def test_a_store_that_has_all_of_it_is_used_and_left_as_it_was(
 
 @pytest.mark.parametrize("name", LACKS)
 def test_what_a_store_lacks_is_named(
-    serve: Callable[[Lacking | Aws], str], local: LocalStack, name: str
+    serve: Callable[[Lacking | AwsProxy], str], local: LocalStack, name: str
 ) -> None:
     middleware, expected = LACKS[name]
     before = left(local)
@@ -177,10 +176,10 @@ def test_what_a_store_lacks_is_named(
 
 
 def test_a_store_that_fails_now_and_then_is_not_refused(
-    serve: Callable[[Lacking | Aws], str], local: LocalStack
+    serve: Callable[[Lacking | AwsProxy], str], local: LocalStack
 ) -> None:
     """Each kind of call once, after it took effect; tried again, a write meets itself."""
-    aws = Aws()
+    aws = AwsProxy()
     seen: set[str] = set()
 
     def fail_once(call: Any, forward: Callable[[], Any]) -> Any:  # noqa: ANN401
@@ -347,10 +346,10 @@ def test_a_missing_feature_ends_the_start(local: LocalStack) -> None:
 
 @pytest.mark.parametrize("last", ["CreateTable", "UpdateTimeToLive", "CreateBucket"])
 def test_provisioning_goes_on_where_it_was_cut(
-    local: LocalStack, aws: Aws, last: str, monkeypatch: pytest.MonkeyPatch
+    local: LocalStack, aws: AwsProxy, last: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert local
-    template = Template.load(local_stack.TEMPLATE)
+    template = Template.load(in_process.TEMPLATE)
     names = (f"table-{last}", [f"one-{last.lower()}", f"two-{last.lower()}"])
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with (
@@ -377,4 +376,4 @@ def test_a_table_of_somebody_else_is_not_used(local: LocalStack) -> None:
         BillingMode="PAY_PER_REQUEST",
     )
     with pytest.raises(ValueError, match="foreign is not one of Gapless"):
-        storage.provision(Template.load(local_stack.TEMPLATE), "foreign", [])
+        storage.provision(Template.load(in_process.TEMPLATE), "foreign", [])

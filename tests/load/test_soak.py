@@ -21,7 +21,7 @@ import boto3
 import pytest
 
 import gapless
-from local import stack, storage
+from local import in_process, storage
 from tests.load import clients
 from tests.load.clients import BATCHES, CLIENTS, PROCESSES, SIZE, Plan
 
@@ -180,7 +180,7 @@ def judge(soak: Soak, plans: list[Plan], acknowledged: list[dict[str, Any]]) -> 
     )
     found: Counter[str] = Counter(lost=0, duplicated=0, wrong=0)
     sha256 = {}
-    bucket = stack.LOCAL_VALUES["MergedBucket"]
+    bucket = in_process.LOCAL_VALUES["MergedBucket"]
     for plan in plans:
         merged = s3.get_object(Bucket=bucket, Key=f"{plan.session_id}.ndjson")["Body"].read()
         manifest = json.load(

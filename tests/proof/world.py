@@ -31,7 +31,7 @@ from obstore.store import S3Store
 
 from local import storage
 from tests.aws import Answer as AwsAnswer
-from tests.aws import Aws, Call, s3_error
+from tests.aws import AwsProxy, Call, s3_error
 from tests.state_machine import ExecutionFailedError, StateMachine
 from uploads import errors, limits, wiring
 from uploads.config import AuthMode, Config
@@ -162,7 +162,7 @@ class Process:
 
     def __init__(self, running: ExitStack, step_functions: StepFunctions, name: str) -> None:
         self.name = name
-        self.aws = Aws()
+        self.aws = AwsProxy()
         self.clock = Clock()
         self.invocations = 0
         server = running.enter_context(

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 
 from local.gateway import Gateway, Lambda
 from tests.api import Answer as ApiAnswer
-from tests.api import Api, in_process
+from tests.api import Api, through_gateway
 from tests.aws import Answer, Call
 from tests.conftest import LocalStack
 from uploads.config import AuthMode, Config
@@ -68,7 +68,7 @@ def api_of(clock: Clock, owner: str) -> Api:
 
     root = "/api/upload/sessions"
     return Api(
-        in_process(
+        through_gateway(
             Gateway(
                 {
                     f"POST {root}": authorized(sessions),

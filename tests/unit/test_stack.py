@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from local.stack import LOCAL_VALUES
+from local.in_process import LOCAL_VALUES
 from local.template import Template
 from uploads import limits
 from uploads.config import AuthMode, Config

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from local.stack import LOCAL_VALUES, TEMPLATE
+from local.in_process import LOCAL_VALUES, TEMPLATE
 from local.template import Node, Template, _Loader
 
 OPERATIONS = TEMPLATE.parent / "docs/operations.md"

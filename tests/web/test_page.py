@@ -12,11 +12,11 @@ import yaml
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, Page, expect
 
-from local import stack as local_stack
+from local import in_process
 from local.gateway import wsgi
 from local.server import Server, with_files
 from local.template import _Loader
-from tests.api import Api, in_process, over_http
+from tests.api import Api, over_http, through_gateway
 from tests.conftest import LocalStack
 from tests.web.conftest import WEB, Front, Instead
 from tests.web.steps import choose, downloaded, finished, held, press, session_id, shoot
@@ -128,7 +128,7 @@ def test_the_gap_report(page: Page, front: Front, local: LocalStack, orders: Ord
     expect(page.locator("[data-batch=sending] dd")).to_have_text("0")
     # Other batches come on another way.
     lines = file.read_bytes().splitlines()
-    api = Api(in_process(local.gateway))
+    api = Api(through_gateway(local.gateway))
     lost = {57, *range(118, 123), 231, 232, 305, 400}
     for n in set(range(front.batches, 401)) - lost:
         data = b",".join(lines[n * 50 : (n + 1) * 50])
@@ -159,7 +159,7 @@ def test_a_conflict_is_shown(page: Page, front: Front, local: LocalStack, orders
     front.hold_after(3)
     press(page, "Upload 2,000 records")
     held(front, 3)
-    api = Api(in_process(local.gateway))
+    api = Api(through_gateway(local.gateway))
     assert api.batch(session_id(page), 19, [{"id": "another"}] * 100).status == 204
     front.release()
     expect(page.get_by_role("alert")).to_contain_text("Other records are stored")
@@ -347,7 +347,7 @@ def test_the_token_is_sent_and_not_kept(page: Page, front: Front, orders: Orders
 
 def with_cors(app: "WSGIApplication") -> "WSGIApplication":
     """As API Gateway does it, with what the template says."""
-    document = yaml.load(local_stack.TEMPLATE.read_text(), _Loader)  # noqa: S506 - a SafeLoader
+    document = yaml.load(in_process.TEMPLATE.read_text(), _Loader)  # noqa: S506 - a SafeLoader
     cors = document["Resources"]["Api"]["Properties"]["CorsConfiguration"]["Fn::If"][1]
 
     def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:

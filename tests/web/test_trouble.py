@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from local.gateway import wsgi
 from local.server import Server, with_files
-from tests.api import Api, in_process
+from tests.api import Api, through_gateway
 from tests.conftest import LocalStack
 from tests.web.conftest import CHROMIUM, WEB, Front, Instead
 from tests.web.steps import choose, downloaded, finished, held, press, session_id, shoot
@@ -659,7 +659,7 @@ def test_somebody_else_finishes(
     front.hold_after(10)
     press(page, "Upload 2,000 records")
     held(front, 10)
-    api = Api(in_process(local.gateway))
+    api = Api(through_gateway(local.gateway))
     lines = file.read_bytes().splitlines()
     for n in range(20):
         body = b'{"seqNum":%d,"data":[%b]}' % (n, b",".join(lines[n * 100 : (n + 1) * 100]))

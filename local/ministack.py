@@ -1,6 +1,6 @@
 """``make stack``: the stack of ``template.yaml``, really deployed, to AWS as MiniStack emulates it.
 
-``python -m local.deployed up`` starts MiniStack on the loopback interface, IAM and TLS enforced,
+``python -m local.ministack up`` starts MiniStack on the loopback interface, IAM and TLS enforced,
 runs ``sam build`` and ``sam deploy``, makes a user who may call the API, and prints the URL and a
 signed curl. ``down`` deletes the stack and stops MiniStack. All of it is in ``build/stack``.
 
@@ -33,7 +33,7 @@ LOG: Final = HOME / "ministack.log"
 CERTIFICATE: Final = HOME / "tmp" / "ministack-tls" / "server.crt"
 NAME: Final = "gapless"
 REGION: Final = "us-east-1"
-EMULATOR: Final = sam.ROOT / "local" / "emulated_aws.py"
+EMULATOR: Final = sam.ROOT / "local" / "ministack_patch.py"
 START_SECONDS: Final = 300
 STOP_SECONDS: Final = 60
 LACKS: Final = {
@@ -55,7 +55,7 @@ def main() -> None:
     """Bring the stack up, or take it down."""
     commands = {"up": up, "down": down}
     if len(sys.argv) != 2 or sys.argv[1] not in commands:  # noqa: PLR2004
-        sys.exit("usage: python -m local.deployed up|down")
+        sys.exit("usage: python -m local.ministack up|down")
     try:
         commands[sys.argv[1]]()
     except StackError as error:

@@ -1,6 +1,6 @@
 """MiniStack, with two things that 1.5.33 does not know.
 
-Run by MiniStack's own Python (``local.deployed`` does).
+Run by MiniStack's own Python (``local.ministack`` does).
 
 Full-object checksums of multipart uploads: it takes the checksum of a completion for one of the
 parts' checksums, and so refuses every right one; here it is held against the object.
