@@ -31,7 +31,7 @@ PLOTS: Final = DOCS / "performance"
 PYTHON: Final = BUILD / "venv" / "bin" / "python"
 WITH_THE_DEVELOPERS: Final = ("cold_start",)
 """Need what a developer needs, and start the functions' own Python by themselves."""
-BENCHMARKS: Final = ("batch_path", "compose", "whole", "cold_start", "tried", "cost")
+BENCHMARKS: Final = ("batch_path", "compose", "whole", "cold_start", "cost")
 
 
 def install() -> None:

@@ -3,7 +3,7 @@
     make bench ONLY=batch_path
 
 The handler is the deployed one; only its calls to AWS do nothing, but for the last table, where
-they go to ``benchmarks.store`` in another process. All ways take the same event and make the same
+they go to ``tests.stand_in`` in another process. All ways take the same event and make the same
 NDJSON, in alternating rounds of one process. CPU time, medians, per MB (10⁶ bytes) of JSON.
 """
 
@@ -25,8 +25,9 @@ import msgspec
 import orjson  # type: ignore[import-not-found]
 from isal import isal_zlib
 
-from benchmarks import data, report, store
+from benchmarks import data, report
 from benchmarks.handlers import BATCH, ENVIRON, Functions, event
+from tests import stand_in
 from uploads import records
 from uploads.config import AuthMode
 from uploads.session import Session
@@ -200,8 +201,8 @@ def row(shape: str, size: int, found: Mapping[str, list[float]]) -> report.Row:
 
 def with_clients(body: str) -> dict[str, list[float]]:
     """Milliseconds of CPU of whole invocations: S3 and DynamoDB are in another process."""
-    with store.serve() as (endpoint, _):
-        functions = Functions(endpoint)
+    with stand_in.serve() as s3:
+        functions = Functions(s3.url)
         session_id = functions.create(2**40)
         handler = on_nothing(NoStore())
         sent = 0

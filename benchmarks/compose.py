@@ -3,7 +3,7 @@
     make bench ONLY=compose
 
 Runs the deployed modules, and what anybody would write with boto3, smart_open and s3fs, against the
-look-alike of ``benchmarks.lookalike``. The limit is what cannot be done without: read all, then
+stand-in of ``tests.stand_in``. The limit is what cannot be done without: read all, then
 write all, by the fastest client there is, in as much memory as that takes. Each run is a process of
 its own; the ways alternate, and medians are shown: wall seconds, CPU seconds, and the peak of
 resident memory above the start.
@@ -11,23 +11,18 @@ resident memory above the start.
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
-from threading import Event, Thread
 from typing import Final
-from urllib.request import urlopen
 
 from benchmarks import report
 from benchmarks.handlers import ENVIRON
+from tests import composing, stand_in
+from tests.composing import SESSION
 
-SESSION: Final = "0" * 32
 NO_NETWORK: Final = (0, 0)
 NETWORK: Final = (15, 30)
 """Milliseconds a read and a write."""
@@ -49,36 +44,6 @@ SLOW: Final = ("smart_open", "s3fs", "boto3, 64 threads")
 """Ways that run once."""
 GROWTH: Final = (10, 100, 1_000, 10_000, 100_000)
 """Batches of 10 KB. As long as it is in line: finish would hand the last two over."""
-PROMISED_MIB: Final = 80
-
-
-def resident() -> int:
-    """Bytes of this process's memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def gapless(endpoint: str) -> Callable[[], int]:
-    """The deployed modules: checksums and conditions on. Gives the number of records."""
-    from uploads.config import Config
-    from uploads.finishing import listing_digest
-    from uploads.plan import plan
-    from uploads.session import Decision
-    from uploads.wiring import Wiring
-
-    wiring = Wiring(Config.from_env(ENVIRON | {"AWS_ENDPOINT_URL": endpoint}))
-    merged, batches = wiring.merged, wiring.batches
-    batches.list(SESSION, below=1)
-
-    def run() -> int:
-        listing = batches.list(SESSION)
-        digest = listing_digest(listing)
-        with merged.merge(SESSION, plan(listing), digest) as merge:
-            content = merge.transfer()
-            decision = Decision(len(listing), content.records, content.bytes, digest)
-            merge.publish(decision, content.checksum)
-        return content.records
-
-    return run
 
 
 def boto3_threads(threads: int, endpoint: str) -> Callable[[], int]:
@@ -229,51 +194,12 @@ def s3fs(endpoint: str) -> Callable[[], int]:
 
 WAYS: Final[dict[str, Callable[[str], Callable[[], int]]]] = {
     "limit": limit,
-    "gapless": gapless,
+    "gapless": composing.prepare,
     "boto3, 16 threads": lambda endpoint: boto3_threads(16, endpoint),
     "boto3, 64 threads": lambda endpoint: boto3_threads(64, endpoint),
     "smart_open": smart_opened,
     "s3fs": s3fs,
 }
-
-
-def measure(way: str, endpoint: str) -> dict[str, float]:
-    """Compose one session from ``endpoint``, in this process."""
-    run = WAYS[way](endpoint)
-    start_bytes, peak, done = resident(), 0, Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.002):
-            peak = max(peak, resident())
-
-    watcher = Thread(target=watch, daemon=True)
-    watcher.start()
-    cpu, started = time.process_time(), time.perf_counter()
-    records = run()
-    found = {
-        "records": records,
-        "seconds": time.perf_counter() - started,
-        "cpu": time.process_time() - cpu,
-    }
-    done.set()
-    watcher.join()
-    return found | {"mib": (peak - start_bytes) / 2**20}
-
-
-@contextmanager
-def look_alike(*case: float) -> Iterator[str]:
-    """A look-alike for a while; gives its URL."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.lookalike", *map(str, case)],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-        finally:
-            process.terminate()
 
 
 def in_a_process(way: str, endpoint: str) -> dict[str, float]:
@@ -291,21 +217,15 @@ def in_a_process(way: str, endpoint: str) -> dict[str, float]:
     return found
 
 
-def calls(endpoint: str) -> int:
-    """How many calls there were since it was asked last."""
-    with urlopen(f"{endpoint}/calls") as answer:  # noqa: S310 - our own
-        return int(answer.read())
-
-
 def compare(case: tuple[int, int, int, int]) -> tuple[list[report.Row], dict[str, list[float]]]:
     """The rows of a case, and the seconds of each way, round by round."""
     batches, size, read_ms, write_ms = case
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    with look_alike(*case) as endpoint:
+    with stand_in.serve(*case) as s3:
         for turn in range(ROUNDS):
             for way, measured in found.items():
                 if turn == 0 or way not in SLOW:
-                    measured.append(in_a_process(way, endpoint))
+                    measured.append(in_a_process(way, s3.url))
     assert all(one["records"] == batches for measured in found.values() for one in measured)
     seconds = {way: [one["seconds"] for one in measured] for way, measured in found.items()}
     rows: list[report.Row] = [
@@ -330,9 +250,9 @@ def grow() -> list[report.Row]:
     sizes += [(1_000, size) for size in (1_000, 100_000, 1_000_000, 4_000_000)]
     rows: list[report.Row] = []
     for batches, size in sizes:
-        with look_alike(batches, size, *NETWORK) as endpoint:
-            found = [in_a_process("gapless", endpoint) for _ in range(3 if batches < 10_000 else 1)]
-            each = calls(endpoint) / len(found)
+        with stand_in.serve(batches, size, *NETWORK) as s3:
+            found = [in_a_process("gapless", s3.url) for _ in range(3 if batches < 10_000 else 1)]
+            each = s3.calls() / len(found)
         median = {name: statistics.median(one[name] for one in found) for name in found[0]}
         rows.append(
             {
@@ -399,6 +319,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(json.dumps(measure(*sys.argv[1:])))
+        print(json.dumps(composing.measure(WAYS[sys.argv[1]](sys.argv[2]))))
     else:
         main()

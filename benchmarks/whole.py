@@ -6,7 +6,7 @@ Own work is what the code behind the routes does, in a process that is handed on
 other: for Gapless the deployed handlers with their clients, for the Express server of the seed's
 design its three routes. The front doors are measured apart, as whole uploads over HTTP by four
 senders: for Gapless that is the local server, which stands for API Gateway and Lambda, and which
-nobody deploys. S3 and DynamoDB are ``benchmarks.store``, for all; Express writes to a folder.
+nobody deploys. S3 and DynamoDB are ``tests.stand_in``, for all; Express writes to a folder.
 Batches of 10,000 records of 100 B.
 """
 
@@ -27,8 +27,9 @@ from queue import SimpleQueue
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from benchmarks import data, report, store
+from benchmarks import data, report
 from benchmarks.handlers import ENVIRON, Functions
+from tests import stand_in
 
 BATCH: Final = 10_000
 SIZES: Final = (100_000, 1_000_000)
@@ -229,9 +230,9 @@ def express_work(template_file: Path, batches: int) -> Measured:
 
 def gapless_work(template_file: Path, batches: int) -> Measured:
     """The handlers' work on one upload: as in Lambda, finish is a process of its own."""
-    with store.serve() as (endpoint, s3):
-        received = in_a_process("receive", endpoint, str(template_file), str(batches))
-        finished = in_a_process("finish", endpoint, *received["sessions"])
+    with stand_in.serve() as s3:
+        received = in_a_process("receive", s3.url, str(template_file), str(batches))
+        finished = in_a_process("finish", s3.url, *received["sessions"])
         assert finished["records"] == batches * BATCH
         return {
             "finish": finished["seconds"],
@@ -244,8 +245,8 @@ def gapless_work(template_file: Path, batches: int) -> Measured:
 
 def gapless_over_http(template: str, batches: int) -> Measured:
     """A whole upload through the local server."""
-    with store.serve() as (endpoint, s3):
-        command = (sys.executable, "-m", "benchmarks.whole", "serve_locally", endpoint)
+    with stand_in.serve() as s3:
+        command = (sys.executable, "-m", "benchmarks.whole", "serve_locally", s3.url)
         with server(*command) as (port, pid):
             before = cpu_of(pid)
             found = over_http(port, template, batches)
@@ -316,12 +317,12 @@ def main() -> None:
                 report.Target("10,000,000 records merged: MiB", largest["merge mib"], 200)
             )
         straight: list[Measured] = []
-        with store.serve() as (endpoint, _):
+        with stand_in.serve() as s3:
             pieces: dict[int, list[Measured]] = {1_000_000: [], 8_000_000: []}
             for _ in range(ROUNDS):
                 for piece, rounds in pieces.items():
-                    rounds.append(by_tus(endpoint, piece))
-                straight.append(in_a_process("boto3_upload", endpoint, str(file), "100"))
+                    rounds.append(by_tus(s3.url, piece))
+                straight.append(in_a_process("boto3_upload", s3.url, str(file), "100"))
     ours = found["Gapless, own work"]
     theirs = found["Express, own work"]
     http = found["Gapless, local server"]

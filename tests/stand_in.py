@@ -1,10 +1,14 @@
-"""S3 and DynamoDB in memory: keep what they are given, and are not what is measured.
+"""S3 and DynamoDB in memory, for measurements: fast, so that the client is what is measured.
 
-    python -m benchmarks.store
+    python -m tests.stand_in [BATCHES BYTES READ_MS WRITE_MS]
 
 Prints its port. As much of S3 as Gapless, boto3 and tus ask for, and as much of DynamoDB as moves a
 session where a write says; conditions are kept by S3 alone. moto, which the tests run on, does all
 of it right and takes fifty times as long.
+
+With arguments, every session has so many batches of one record each, all the same, and what is
+written is thrown away, so that no size takes memory. Each read and write takes so many
+milliseconds, as a network would.
 """
 
 import asyncio
@@ -14,10 +18,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, unquote
-
-from benchmarks import lookalike
+from urllib.request import urlopen
+from zlib import crc32
 
 PAGE: Final = 1_000
 DATE: Final = "Mon, 23 Nov 2026 00:00:00 GMT"
@@ -44,15 +49,28 @@ class Store:
     """What is asked for, and what is answered."""
 
     keeps = 2**40
+    """Of requests up to so many bytes it is given the body."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_ms: float = 0, write_ms: float = 0) -> None:
+        self.read_seconds = read_ms / 1000
+        self.write_seconds = write_ms / 1000
+        self.calls = 0
         self.objects: dict[str, Object] = {}
         self.uploads: dict[str, Upload] = {}
         self.items: dict[str, dict[str, Any]] = {}
         self.made = 0
 
     def answer(self, method: str, target: str, head: bytes, body: bytes) -> tuple[float, bytes]:
-        """Answer at once."""
+        """The seconds to wait, and the answer."""
+        if target == "/calls":
+            calls, self.calls = self.calls, 0
+            return 0, reply(200, "", str(calls).encode())
+        self.calls += 1
+        seconds = self.read_seconds if method in {"GET", "HEAD"} else self.write_seconds
+        return seconds, self.respond(method, target, head, body)
+
+    def respond(self, method: str, target: str, head: bytes, body: bytes) -> bytes:
+        """The answer."""
         path, _, raw_query = target.partition("?")
         headers = {
             name.lower(): value.strip()
@@ -61,7 +79,7 @@ class Store:
             )
         }
         if "x-amz-target" in headers:
-            return 0, self.table(headers["x-amz-target"].partition(".")[2], json.loads(body))
+            return self.table(headers["x-amz-target"].partition(".")[2], json.loads(body))
         query = {
             name: values[0] for name, values in parse_qs(raw_query, keep_blank_values=True).items()
         }
@@ -69,10 +87,10 @@ class Store:
             body = unchunked(body)
         key = unquote(path)
         if "uploads" in query or "uploadId" in query:
-            return 0, self.multipart(method, key, query, headers, body)
+            return self.multipart(method, key, query, headers, body)
         if "list-type" in query:
-            return 0, self.page(key.rstrip("/") + "/", query)
-        return 0, self.object(method, key, headers, body)
+            return self.page(key.rstrip("/") + "/", query)
+        return self.object(method, key, headers, body)
 
     def new(self, pieces: list[bytes], headers: str = "") -> Object:
         """An object with a tag of its own."""
@@ -81,7 +99,7 @@ class Store:
 
     def object(self, method: str, key: str, headers: dict[str, str], body: bytes) -> bytes:
         """Requests for one object."""
-        found = self.objects.get(key)
+        found = self.found(key)
         if method == "PUT":
             if found and headers.get("if-none-match") == "*":
                 return error(412, "PreconditionFailed")
@@ -117,7 +135,9 @@ class Store:
             case "PUT":
                 pieces = [body]
                 if source := headers.get("x-amz-copy-source"):
-                    pieces = self.objects["/" + unquote(source).lstrip("/")].pieces
+                    copied = self.found("/" + unquote(source).lstrip("/"))
+                    assert copied
+                    pieces = copied.pieces
                 part = upload.parts[int(query["partNumber"])] = self.new(pieces)
                 if source:
                     return xml("CopyPartResult", f"<ETag>{part.etag}</ETag>")
@@ -130,7 +150,7 @@ class Store:
             case "DELETE":
                 del self.uploads[upload_id]
                 return reply(204)
-        if key in self.objects and headers.get("if-none-match") == "*":
+        if self.found(key) and headers.get("if-none-match") == "*":
             return error(412, "PreconditionFailed")
         del self.uploads[upload_id]
         numbers = map(int, re.findall(rb"<PartNumber>(\d+)</PartNumber>", body))
@@ -140,22 +160,30 @@ class Store:
 
     def page(self, bucket: str, query: dict[str, str]) -> bytes:
         """A page of a listing."""
-        prefix = bucket + query.get("prefix", "")
-        after = bucket + (query.get("continuation-token") or query.get("start-after", ""))
-        keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
+        after = query.get("continuation-token") or query.get("start-after", "")
+        found = self.listed(bucket + query.get("prefix", ""), bucket + after)
+        page = [(key.removeprefix(bucket), entry) for key, entry in found[:PAGE]]
         entries = "".join(
-            f"<Contents><Key>{key.removeprefix(bucket)}</Key><Size>{found.size}</Size>"
-            f"<ETag>{found.etag}</ETag><LastModified>{ISO_DATE}</LastModified></Contents>"
-            for key, found in ((key, self.objects[key]) for key in keys[:PAGE])
+            f"<Contents><Key>{key}</Key><Size>{entry.size}</Size>"
+            f"<ETag>{entry.etag}</ETag><LastModified>{ISO_DATE}</LastModified></Contents>"
+            for key, entry in page
         )
         more = "<IsTruncated>false</IsTruncated>"
-        if len(keys) > PAGE:
-            token = keys[PAGE - 1].removeprefix(bucket)
+        if len(found) > PAGE:
             more = (
                 "<IsTruncated>true</IsTruncated>"
-                f"<NextContinuationToken>{token}</NextContinuationToken>"
+                f"<NextContinuationToken>{page[-1][0]}</NextContinuationToken>"
             )
-        return xml("ListBucketResult", f"<KeyCount>{len(keys[:PAGE])}</KeyCount>{more}{entries}")
+        return xml("ListBucketResult", f"<KeyCount>{len(page)}</KeyCount>{more}{entries}")
+
+    def found(self, key: str) -> Object | None:
+        """The object of a key, if there is one."""
+        return self.objects.get(key)
+
+    def listed(self, prefix: str, after: str) -> list[tuple[str, Object]]:
+        """The objects of a prefix after a key: a page, and one more if there are more."""
+        keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
+        return [(key, self.objects[key]) for key in keys[: PAGE + 1]]
 
     def table(self, operation: str, request: dict[str, Any]) -> bytes:
         """Requests to DynamoDB."""
@@ -173,6 +201,32 @@ class Store:
         if ":one" in values:
             item["attempt"] = {"N": str(int(item["attempt"]["N"]) + 1)}
         return reply(200, "", json.dumps({"Attributes": item}).encode())
+
+
+class Batches(Store):
+    """The same batches in every session, and nothing that is kept."""
+
+    keeps = 0
+
+    def __init__(self, batches: float, size: float, read_ms: float, write_ms: float) -> None:
+        super().__init__(read_ms, write_ms)
+        self.batches = int(batches)
+        content = b'"' + b"x" * (int(size) - 3) + b'"\n'
+        self.batch = self.new(
+            [content],
+            f"x-amz-meta-records: 1\r\nx-amz-meta-sha256: {'0' * 64}\r\n"
+            f"x-amz-meta-crc32: {crc32(content):08x}\r\n",
+        )
+
+    def found(self, key: str) -> Object | None:
+        """Any batch is there; no merged object and no manifest ever is."""
+        return None if key.endswith("json") else self.batch
+
+    def listed(self, prefix: str, after: str) -> list[tuple[str, Object]]:
+        """The same batches for any prefix."""
+        first = int(after[-8:]) + 1 if after > prefix else 0
+        numbers = range(first, min(first + PAGE + 1, self.batches))
+        return [(f"{prefix}{n:08d}", self.batch) for n in numbers]
 
 
 def kept(headers: dict[str, str]) -> str:
@@ -228,18 +282,90 @@ def error(status: int, code: str, *, head: bool = False) -> bytes:
     return reply(status, "Content-Type: application/xml\r\n", content.encode())
 
 
+class Connection(asyncio.Protocol):
+    """One connection: a request at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.transport: asyncio.Transport
+        self.head = b""
+        self.body = bytearray()
+        self.missing = 0
+        self.keep = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come of a request, and answer it once it is whole."""
+        if self.missing:
+            self.take(data)
+            return
+        self.head += data
+        head, found, rest = self.head.partition(b"\r\n\r\n")
+        if found:
+            self.head = head
+            fields = head.lower()
+            at = fields.find(b"\r\ncontent-length:")
+            length = int(fields[at + 17 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+            self.keep = length < self.store.keeps
+            self.body = bytearray()
+            self.missing = length
+            if length and b"\r\nexpect:" in fields:
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.take(rest)
+
+    def take(self, data: bytes) -> None:
+        """Take a piece of a body."""
+        self.missing -= len(data)
+        if self.keep:
+            self.body += data
+        if self.missing == 0:
+            head, self.head = self.head, b""
+            method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+            wait, answer = self.store.answer(method, target, head, bytes(self.body))
+            if wait:
+                asyncio.get_running_loop().call_later(wait, self.transport.write, answer)
+            else:
+                self.transport.write(answer)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A stand-in in a process of its own."""
+
+    url: str
+    pid: int
+
+    def calls(self) -> int:
+        """How many calls there were since this was asked last."""
+        with urlopen(f"{self.url}/calls") as answer:
+            return int(answer.read())
+
+
 @contextmanager
-def serve() -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A store for a while; gives its URL and its process."""
+def serve(*case: float) -> Iterator[Running]:
+    """A stand-in for a while: batches, their bytes, milliseconds a read and a write, or nothing."""
     with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.store"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.stand_in", *map(str, case)], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         try:
-            yield f"http://127.0.0.1:{process.stdout.readline().strip()}", process
+            yield Running(f"http://127.0.0.1:{process.stdout.readline().strip()}", process.pid)
         finally:
             process.terminate()
 
 
+async def main() -> None:
+    """Print a port, and serve there until the process is ended."""
+    store = Batches(*map(float, sys.argv[1:])) if len(sys.argv) > 1 else Store()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(store), "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
 if __name__ == "__main__":
-    asyncio.run(lookalike.serve(Store()))
+    asyncio.run(main())

@@ -1,0 +1,72 @@
+"""Composing a session of the stand-in with the functions' modules, and what it takes.
+
+``python -m tests.composing URL``, with the functions' environment, prints it as JSON.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Thread
+from typing import Final
+
+SESSION: Final = "0" * 32
+
+
+def prepare(endpoint: str) -> Callable[[], int]:
+    """What composes the session: checksums and conditions on. It returns the number of records."""
+    from uploads.config import Config
+    from uploads.finishing import listing_digest
+    from uploads.plan import plan
+    from uploads.session import Decision
+    from uploads.wiring import Wiring
+
+    wiring = Wiring(Config.from_env(os.environ | {"AWS_ENDPOINT_URL": endpoint}))
+    merged, batches = wiring.merged, wiring.batches
+    batches.list(SESSION, below=1)
+
+    def run() -> int:
+        listing = batches.list(SESSION)
+        digest = listing_digest(listing)
+        with merged.merge(SESSION, plan(listing), digest) as merge:
+            content = merge.transfer()
+            decision = Decision(len(listing), content.records, content.bytes, digest)
+            merge.publish(decision, content.checksum)
+        return content.records
+
+    return run
+
+
+def _resident() -> int:
+    """Bytes of this process's memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def measure(run: Callable[[], int]) -> dict[str, float]:
+    """What ``run`` returns; its seconds; its memory at most beyond the start, in MiB."""
+    start_bytes, peak, done = _resident(), 0, Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, _resident())
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    cpu, started = time.process_time(), time.perf_counter()
+    records = run()
+    found = {
+        "records": records,
+        "seconds": time.perf_counter() - started,
+        "cpu": time.process_time() - cpu,
+    }
+    done.set()
+    watcher.join()
+    return found | {"mib": (peak - start_bytes) / 2**20}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(prepare(sys.argv[1]))))
