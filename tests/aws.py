@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
 from werkzeug.test import run_wsgi_app
@@ -41,6 +41,10 @@ class Answer:
     status: str
     headers: list[tuple[str, str]]
     body: bytes
+
+
+DEAD: Final = Answer("418 Dead", [], b"")
+"""What a process that has died hears of its calls: a status that no client tries again."""
 
 
 class AwsProxy:

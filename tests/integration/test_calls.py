@@ -12,7 +12,7 @@ from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
 from tests.api import Api
-from tests.aws import Answer, AwsProxy, Call
+from tests.aws import DEAD, AwsProxy, Call
 from tests.conftest import Stack
 from uploads import records
 from uploads.batch_store import key
@@ -297,8 +297,7 @@ def test_a_status_lists_only_what_is_not_decided(
     for seq_num in range(2):
         api.batch(session_id, seq_num, [seq_num])
     assert status() == {"GetItem": 1, "ListObjectsV2": 1}
-    dead = Answer("418 Dead", [], b"")
-    with aws.failing("PutObject", dead, landed=False):
+    with aws.failing("PutObject", DEAD, landed=False):
         assert api.finish(session_id).status == 500
     # Decided, and not published.
     assert status() == {"GetItem": 1}
@@ -310,8 +309,7 @@ def test_a_take_over_of_what_is_decided(api: Api, aws: AwsProxy) -> None:
     session_id = api.create(2, 1)
     for seq_num in range(2):
         api.batch(session_id, seq_num, [seq_num])
-    dead = Answer("418 Dead", [], b"")
-    with aws.failing("PutObject", dead, landed=False):
+    with aws.failing("PutObject", DEAD, landed=False):
         assert api.finish(session_id).status == 500
     with aws.recording() as calls:
         api.finish(session_id)

@@ -8,12 +8,9 @@ from contextlib import AbstractContextManager
 import pytest
 
 from tests.api import Api
-from tests.aws import Answer, AwsProxy, Call, s3_error
+from tests.aws import DEAD, Answer, AwsProxy, Call, s3_error
 from tests.conftest import Stack
 from uploads import limits
-
-DEAD = Answer("418 Dead", [], b"")
-"""What a process that has died hears of its calls: a status that no client tries again."""
 
 
 def ready(api: Api, batch_size: int | None = None, records: int = 3) -> str:
@@ -123,180 +120,6 @@ def test_a_write_that_is_never_settled_asks_for_a_retry(
     assert int(answer.headers["retry-after"]) > 0
 
 
-def test_no_204_when_a_finish_came_before_the_write(api: Api, aws: AwsProxy, stack: Stack) -> None:
-    session_id = ready(api, records=2)
-
-    def finish_first(forward: Callable[[], Answer]) -> Answer:
-        aws.handler = None
-        assert api.finish(session_id).json["validationResult"] == "Success"
-        return forward()
-
-    with nth(aws, "PutObject", 1, finish_first):
-        answer = api.batch(session_id, 2, [2])
-    assert (answer.status, answer.code) == (409, "session_finished")
-    assert stack.merged(session_id) == b"0\n1\n"
-
-
-DIES_AT = [
-    ("ListObjectsV2", 1),
-    ("GetObject", 1),
-    ("UpdateItem", DECIDE),
-    ("PutObject", 1),
-    ("UpdateItem", COMMIT),
-]
-
-
-class DiedError(BaseException):
-    """The process ends here."""
-
-
-@pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(("operation", "number"), DIES_AT)
-def test_whoever_comes_after_a_crash_reaches_the_same_end(
-    api: Api, aws: AwsProxy, stack: Stack, operation: str, number: int, *, landed: bool
-) -> None:
-    session_id = ready(api)
-    died = False
-
-    def handle(call: Call, forward: Callable[[], Answer]) -> Answer:
-        # Nothing the dead process would have done afterwards takes effect.
-        nonlocal died, number
-        if died:
-            return DEAD
-        number -= call.operation == operation
-        if number == 0 and call.operation == operation:
-            died = True
-            if landed:
-                forward()
-            return DEAD
-        return forward()
-
-    with aws.handled(handle):
-        assert api.finish(session_id).status == 500
-    assert died
-    done = stack.item(session_id)["state"] == "FINISHED"
-    waiting = api.finish(session_id)
-    assert waiting.status == (200 if done else 202)
-    assert api.batch(session_id, 3, [3]).status == 409
-    lease_over(stack, session_id)
-    result = api.finish(session_id).json
-    # A late, refused batch of a flexible session counts only where nothing was decided yet.
-    decided = "decision" in stack.item(session_id)
-    if decided:
-        assert result["validationResult"] == "Success"
-        assert stack.merged(session_id) == b"0\n1\n2\n"
-    else:
-        assert (result["validationResult"], result["receivedRecord"]) == ("Failed", 4)
-        assert not stack.has_merged(session_id)
-
-
-@pytest.mark.parametrize(
-    ("operation", "number"),
-    [("UploadPart", 2), ("CompleteMultipartUpload", 1), ("UpdateItem", COMMIT)],
-)
-@pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
-def test_a_multipart_merge_heals(
-    api: Api, aws: AwsProxy, stack: Stack, operation: str, number: int, *, landed: bool
-) -> None:
-    session_id = large(api)
-    seen = 0
-
-    def handle(call: Call, forward: Callable[[], Answer]) -> Answer:
-        nonlocal seen
-        seen += call.operation == operation
-        if call.operation == operation and seen >= number:
-            if landed and seen == number:
-                forward()
-            return DEAD
-        return forward()
-
-    with aws.handled(handle):
-        first = api.finish(session_id)
-    assert seen >= number
-    lease_over(stack, session_id)
-    result = api.finish(session_id).json
-    assert result["validationResult"] == "Success"
-    assert first.status == 500 or first.json == result
-    assert stack.merged(session_id) == (b'"' + b"x" * 4_000_000 + b'"\n') * 4
-    assert stack.open_uploads(session_id) == 0
-
-
-def test_a_take_over_keeps_to_the_decision(api: Api, aws: AwsProxy, stack: Stack) -> None:
-    """A batch that was refused after the decision must not turn a decided Success into Failed."""
-    session_id = ready(api)
-    with aws.failing("PutObject", DEAD, landed=False):
-        assert api.finish(session_id).status == 500
-    assert stack.item(session_id)["decision"]["batches"] == 3
-    late = api.batch(session_id, 3, ["late"])
-    assert late.code == "session_finishing"
-    assert int(late.headers["retry-after"]) > 0
-    assert stack.stored(session_id, 3) == b'"late"\n'
-    assert api.abort(session_id).code == "session_finishing"
-    lease_over(stack, session_id)
-    assert api.finish(session_id).json["validationResult"] == "Success"
-    assert stack.merged(session_id) == b"0\n1\n2\n"
-
-
-def test_a_slow_attempt_and_its_take_over_agree(api: Api, aws: AwsProxy, stack: Stack) -> None:
-    """The first attempt stalls before its decision; the second reopens; nothing is committed."""
-    session_id = api.create(3)
-    for seq_num in range(3):
-        api.batch(session_id, seq_num, [seq_num])
-    late: list[int] = []
-
-    def overtaken(forward: Callable[[], Answer]) -> Answer:
-        aws.handler = None
-        lease_over(stack, session_id)
-        late.append(api.batch(session_id, 3, [3]).status)
-        second = api.finish(session_id).json
-        assert (second["validationResult"], second["receivedRecord"]) == ("Failed", 4)
-        return forward()
-
-    with nth(aws, "UpdateItem", DECIDE, overtaken):
-        first = api.finish(session_id).json
-    assert late == [409]
-    assert first["validationResult"] == "Failed"
-    assert stack.item(session_id)["state"] == "OPEN"
-    assert not stack.has_merged(session_id)
-
-
-def test_a_slow_attempt_cannot_overwrite_its_take_over(
-    api: Api, aws: AwsProxy, stack: Stack
-) -> None:
-    session_id = large(api)
-    answers = []
-
-    def overtaken(forward: Callable[[], Answer]) -> Answer:
-        aws.handler = None
-        lease_over(stack, session_id)
-        answers.append(api.finish(session_id).json)
-        return forward()
-
-    with nth(aws, "CompleteMultipartUpload", 1, overtaken):
-        answers.append(api.finish(session_id).json)
-    assert answers[0] == answers[1]
-    assert answers[0]["validationResult"] == "Success"
-    assert stack.open_uploads(session_id) == 0
-
-
-def test_abort_during_a_merge_wins_before_the_decision(
-    api: Api, aws: AwsProxy, stack: Stack
-) -> None:
-    session_id = large(api)
-
-    def aborted(forward: Callable[[], Answer]) -> Answer:
-        aws.handler = None
-        assert api.abort(session_id).status == 204
-        return forward()
-
-    with nth(aws, "GetObject", 2, aborted):
-        answer = api.finish(session_id)
-    assert (answer.status, answer.code) == (409, "session_aborted")
-    assert not stack.has_merged(session_id)
-    assert stack.open_uploads(session_id) == 0
-    assert stack.stored_keys(session_id) == []
-
-
 def test_decided_batches_that_are_gone_cannot_be_finished(
     api: Api, aws: AwsProxy, stack: Stack
 ) -> None:
@@ -320,28 +143,6 @@ def test_a_foreign_object_under_the_merged_key_is_never_taken_for_ours(
     assert set(answer.json) == {"type", "title", "status", "code", "requestId"}
     assert stack.merged(session_id) == b"foreign"
     assert stack.item(session_id)["state"] == "FINISHING"
-
-
-def test_a_delayed_duplicate_of_a_seal_cannot_lose_a_batch(
-    api: Api, aws: AwsProxy, stack: Stack
-) -> None:
-    """It lands after the re-opening, and seals an attempt that is not the one it came from."""
-    session_id = api.create(2, 1)
-    api.batch(session_id, 0, [0])
-    duplicate: list[Callable[[], Answer]] = []
-
-    def keep(forward: Callable[[], Answer]) -> Answer:
-        duplicate.append(forward)
-        return forward()
-
-    with nth(aws, "UpdateItem", SEAL, keep):
-        assert api.finish(session_id).json["validationResult"] == "Failed"
-    assert api.batch(session_id, 1, [1]).status == 204
-    stack.change(session_id, state="FINISHING", attempt=2)  # as the duplicate does
-    assert api.finish(session_id).status == 202
-    lease_over(stack, session_id)
-    assert api.finish(session_id).json["validationResult"] == "Success"
-    assert stack.merged(session_id) == b"0\n1\n"
 
 
 def test_what_refuses_a_write_is_read_where_the_answer_lacks_it(

@@ -12,7 +12,7 @@ from hypothesis import given, settings, target
 from hypothesis import strategies as st
 
 from tests.api import Api
-from tests.aws import Answer, AwsProxy, Call, s3_error
+from tests.aws import DEAD, Answer, AwsProxy, Call, s3_error
 from tests.conftest import LocalStack
 from uploads import limits
 from uploads.config import AuthMode, Config
@@ -101,8 +101,7 @@ def test_a_report_whose_attempt_died_before_the_reopening_is_referred_to_by_nobo
     def handle(call: Call, forward: Callable[[], Answer]) -> Answer:
         nonlocal moves
         moves += call.operation == "UpdateItem"
-        # Any status that no client tries again.
-        return forward() if moves < 2 else Answer("418 Dead", [], b"")
+        return forward() if moves < 2 else DEAD
 
     with aws.handled(handle):
         assert api.finish(session_id).status == 500

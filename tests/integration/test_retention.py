@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from tests.api import Api
-from tests.aws import Answer, Call
+from tests.aws import DEAD, Answer, Call
 from tests.conftest import LocalStack, Stack
-from tests.integration.test_faults import DEAD, large, lease_over, ready
+from tests.integration.test_faults import large, lease_over, ready
 from uploads.config import Config
 from uploads.wiring import Wiring
 

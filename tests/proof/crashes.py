@@ -12,11 +12,8 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Final
 
-from tests.aws import Answer, Call, dynamodb_error, s3_error
+from tests.aws import DEAD, Answer, Call, dynamodb_error, s3_error
 from tests.proof.world import History, Process, World, observe, require, scale, told
-
-DEAD: Final = Answer("418 Dead", [], b"")
-"""What a process that has died hears of its calls: a status that no client tries again."""
 
 Forward = Callable[[], Answer]
 

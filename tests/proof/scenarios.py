@@ -8,10 +8,10 @@ from typing import Final
 
 from tests.aws import Answer as AwsAnswer
 from tests.aws import Call, Handler
+from tests.proof.crashes import LONG, STREAMED, Data
 from tests.proof.schedules import Choose, Explored, Run, Step, explore
 from tests.proof.world import Answer, History, Process, World, observe, scale, told
 
-Data = Mapping[int, Sequence[object]]
 Made = tuple[list[tuple[str, Step]], list[tuple[str, str, str]]]
 """The calls of a run in their order, and all calls there were, of each process in theirs."""
 Invocation = Callable[[World, Process, History, str], Answer]
@@ -155,10 +155,6 @@ class Scenario:
 
 
 ONE: Final = {0: [0]}
-LONG: Final = {0: ["a" * 20], 1: ["b" * 20]}
-"""Long enough to be parts of a multipart upload."""
-STREAMED: Final = {0: [100_000, 100_001], 1: [100_002, 100_003], 2: [100_004]}
-"""Short ones, so that the first two are read and written as one part."""
 
 SCENARIOS: Final = {
     # Two at once: every order.

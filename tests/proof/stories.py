@@ -3,12 +3,13 @@
 A story ends well, or raises ViolationError. Its clock goes where it says; nothing waits.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
-from tests.proof.crashes import DEAD, LONG, STREAMED
+from tests.aws import DEAD
+from tests.proof.crashes import LONG, STREAMED, Data
 from tests.proof.world import (
     LATER,
     Answer,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from tests.aws import Answer as AwsAnswer
     from tests.aws import Call
 
-Data = Mapping[int, Sequence[object]]
 
 HANDING_OVER: Final = 5
 """Calls a finish needs to hand a session over, at most: to seal it, to look for what is published

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 from local.gateway import Gateway, Lambda
 from tests.api import Answer as ApiAnswer
 from tests.api import Api, through_gateway
-from tests.aws import Answer, Call
+from tests.aws import DEAD, Answer, Call
 from tests.conftest import LocalStack
 from uploads.config import AuthMode, Config
 from uploads.wiring import Wiring
@@ -170,8 +170,7 @@ class Machine(RuleBasedStateMachine):
                 answer = forward()
                 if made < dies_at:
                     return answer
-            # Any status that no client tries again.
-            return Answer("418 Dead", [], b"")
+            return DEAD
 
         api = self.api(session_id)
         with self.stack.aws.handled(handle):
