@@ -88,7 +88,9 @@ def test_no_body_is_read_for_a_session_that_takes_none(
         case "expired":
             stack.change(session_id, batchesUntil=1, expiresAt=1)
     with aws.recording() as first:
-        assert api.raw_batch(session_id, BROKEN).code == f"session_{state}"
+        answer = api.raw_batch(session_id, BROKEN)
+    assert answer.code == f"session_{state}"
+    assert ("retry-after" in answer.headers) == (state == "finishing")
     with aws.recording() as later:
         for body in (BROKEN, b"", b'{"seqNum":1,"data":[2]}', BROKEN):
             assert api.raw_batch(session_id, body).code == f"session_{state}"
