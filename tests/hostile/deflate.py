@@ -17,15 +17,25 @@ def packed(content: bytes) -> bytes:
 
 
 @cache
-def bomb(mib: int) -> bytes:
-    """One gzip member of so many MiB of spaces: one compressed MiB, repeated."""
+def spaces(size: int) -> bytes:
+    """One gzip member of so many spaces: one compressed MiB, repeated, and a rest."""
+    mib = b" " * MIB
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    block = packer.compress(b" " * MIB) + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(mib) + packer.flush(zlib.Z_FULL_FLUSH)
+    whole, rest = divmod(size, MIB)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    last = packer.compress(mib[:rest]) + packer.flush()
     crc = 0
-    for _ in range(mib):
-        crc = isal_zlib.crc32(b" " * MIB, crc)
-    end = b"\x03\0" + crc.to_bytes(4, "little") + (mib * MIB).to_bytes(4, "little")
-    return HEADER + block * mib + end
+    for _ in range(whole):
+        crc = isal_zlib.crc32(mib, crc)
+    crc = isal_zlib.crc32(mib[:rest], crc)
+    end = crc.to_bytes(4, "little") + (size % 2**32).to_bytes(4, "little")
+    return HEADER + block * whole + last + end
+
+
+def bomb(mib: int) -> bytes:
+    """One gzip member of so many MiB of spaces."""
+    return spaces(mib * MIB)
 
 
 class _Bits:

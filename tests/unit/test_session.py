@@ -319,30 +319,6 @@ def test_the_legal_moves_are_the_documented_ones() -> None:
     assert set(MOVES) == set(Move)
 
 
-@pytest.mark.parametrize("final", [State.FINISHED, State.ABORTED])
-def test_nothing_leaves_a_final_state(final: State) -> None:
-    assert not [move for move, (sources, _) in MOVES.items() if final in sources]
-    assert not [move for move in Move if final.value in condition(move)]
-
-
-@pytest.mark.parametrize("move", Move)
-def test_every_branch_of_a_condition_names_the_owner_and_a_source_state(move: Move) -> None:
-    branches = condition(move).split(" OR ")
-    sources = [source for source, guards in MOVES[move][0].items() for _ in guards]
-    for branch, source in zip(branches, sources, strict=True):
-        assert branch.startswith("(")
-        assert branch.endswith(")")
-        assert "#owner = :owner AND " in branch
-        assert f"#state = :{source} AND " in branch
-
-
-@pytest.mark.parametrize("move", [Move.ABORT, Move.REOPEN, Move.DECIDE])
-def test_what_is_decided_is_neither_given_up_nor_decided_again(move: Move) -> None:
-    guards = MOVES[move][0][State.FINISHING]
-    assert guards
-    assert all("attribute_not_exists(decision)" in guard for guard in guards)
-
-
 NOW = 1_000_000
 SOONEST = NOW + limits.LONGEST_SECONDS
 PAST = NOW - limits.FLIGHT_SECONDS
