@@ -4,18 +4,15 @@ import gzip
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from moto.core.models import DEFAULT_ACCOUNT_ID
-from moto.s3.models import s3_backends
 
 from tests.api import Api
 from tests.aws import DEAD, AwsProxy, Call
 from tests.conftest import Stack
+from tests.integration.test_listing import fill
 from uploads import records
-from uploads.batch_store import key
 from uploads.records import BATCH_MEDIA_TYPE
 
 
@@ -184,39 +181,6 @@ def test_a_failed_finish(api: Api, aws: AwsProxy) -> None:
     assert [call.operation for call in calls] == ["UpdateItem", "ListObjectsV2", "UpdateItem"]
 
 
-def fill(session_id: str, seq_nums: Iterable[int]) -> None:
-    """Store a batch of one record under each. Thousands of requests would take their time."""
-    backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
-    for seq_num in seq_nums:
-        stored = backend.put_object(os.environ["BATCHES_BUCKET"], key(session_id, seq_num), b"1\n")
-        stored.set_metadata(
-            {
-                "x-amz-meta-records": "1",
-                "x-amz-meta-sha256": "",
-                "x-amz-meta-crc32": f"{0x9B2A7C3F:08x}",
-            }
-        )
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "listings"),
-    [(1, 3), (None, 3)],
-    ids=["strict", "flexible"],
-)
-def test_listings_of_2001_batches(
-    api: Api, aws: AwsProxy, batch_size: int | None, listings: int
-) -> None:
-    session_id = api.create(2_001, batch_size)
-    fill(session_id, range(2_001))
-    with aws.recording() as calls:
-        assert api.status(session_id).json["batches"] == 2_001
-    assert counted(calls) == {"GetItem": 1, "ListObjectsV2": listings}
-    with aws.recording() as calls:
-        assert api.finish(session_id).json["batches"] == 2_001
-    assert counted(calls)["ListObjectsV2"] == listings
-    assert counted(calls)["GetObject"] == 2_001
-
-
 @pytest.mark.parametrize(
     ("seq_nums", "batch_size", "listings"),
     [
@@ -236,7 +200,7 @@ def test_listings_of_batches_far_apart(
 ) -> None:
     """For n batches, wherever they are, at most 2 * ceil(n / 1,000) + 2 requests."""
     session_id = api.create(10_000, batch_size)
-    fill(session_id, seq_nums)
+    fill(os.environ["BATCHES_BUCKET"], session_id, seq_nums)
     with aws.recording() as calls:
         assert api.status(session_id).json["batches"] == len(seq_nums)
     assert counted(calls) == {"GetItem": 1, "ListObjectsV2": listings}

@@ -42,17 +42,18 @@ def small_pages() -> Iterator[None]:
         yield
 
 
-def fill(seq_nums: Iterable[int]) -> None:
-    """Let the bucket hold exactly these batches. Thousands of PutObject would take their time."""
+def fill(bucket: str, session_id: str, seq_nums: Iterable[int]) -> None:
+    """Store a batch under each. Thousands of PutObject would take their time."""
     backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
-    backend.get_bucket(BUCKET).keys.clear()
-    # With those of its neighbours, which must not be shown.
-    for session, seq_num in (
-        ("0" * 32, MOST - 1),
-        *((SESSION, n) for n in seq_nums),
-        ("2" * 32, 0),
-    ):
-        backend.put_object(BUCKET, key(session, seq_num), b"x")
+    for seq_num in seq_nums:
+        backend.put_object(bucket, key(session_id, seq_num), b"x")
+
+
+def refill(seq_nums: Iterable[int]) -> None:
+    """Let the bucket hold exactly these batches, and those of neighbours, not to be shown."""
+    s3_backends[DEFAULT_ACCOUNT_ID]["aws"].get_bucket(BUCKET).keys.clear()
+    for session, numbers in (("0" * 32, [MOST - 1]), (SESSION, seq_nums), ("2" * 32, [0])):
+        fill(BUCKET, session, numbers)
 
 
 def check(batches: BatchStore, aws: AwsProxy, there: set[int], below: int | None) -> int:
@@ -86,7 +87,7 @@ def check(batches: BatchStore, aws: AwsProxy, there: set[int], below: int | None
     ],
 )
 def test_pages_of_1000(batches: BatchStore, aws: AwsProxy, there: set[int], requests: int) -> None:
-    fill(there)
+    refill(there)
     assert check(batches, aws, there, None) == requests
     assert check(batches, aws, there, 2_001) <= requests
     # Known to be all: no request looks behind them.
@@ -97,7 +98,7 @@ def test_pages_of_1000(batches: BatchStore, aws: AwsProxy, there: set[int], requ
 @pytest.mark.usefixtures("small_pages")
 def test_100_full_pages_are_read_many_at_once(batches: BatchStore, aws: AwsProxy) -> None:
     there = set(range(MOST // SMALLER))
-    fill(there)
+    refill(there)
     meet = Barrier(limits.LISTS_IN_FLIGHT)
     one_by_one = 1 + 2 + 4 + 8
 
@@ -138,7 +139,7 @@ def test_any_holes(
 ) -> None:
     """Pages of 10 of a session of 1,000: 10 and 100 are what 1,000 and 10,000 are in truth."""
     there = {n for run in runs for n in run} - holes | more
-    fill(there)
+    refill(there)
     # What is known of the end is often just behind the last one, or a little before.
     ends = [None, 0, *(n + 1 for n in (max(there, default=0), min(there, default=0)))]
     end = below.draw(st.sampled_from(ends) | ANY.map(lambda n: n + 1)) if below else None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.api import Api
-from tests.aws import AwsProxy, Call, s3_error
+from tests.aws import AwsProxy
 from tests.conftest import Stack
 from uploads.records import BATCH_MEDIA_TYPE
 
@@ -111,80 +111,6 @@ def test_the_route_leads_to_it(
         assert download(url) == written(stack, session_id)
     head = stack.s3.head_object(Bucket=stack.merged_bucket, Key=f"{session_id}.manifest.json")
     assert head["ContentType"] == "application/json"
-
-
-def test_a_session_without_an_object_has_none(any_api: Api, stack: Stack) -> None:
-    failed = any_api.create(2)
-    assert any_api.finish(failed).json["validationResult"] == "Failed"
-    aborted = any_api.create(2)
-    any_api.abort(aborted)
-    for session_id in (failed, aborted):
-        assert any_api.manifest(session_id).code == "session_not_finished"
-        assert not stack.has_merged(session_id)
-
-
-@pytest.mark.parametrize("records", [["x"], ["x" * 4_000_000]], ids=["put", "multipart"])
-def test_it_is_there_before_the_object(
-    api: Api, aws: AwsProxy, stack: Stack, records: list[object]
-) -> None:
-    """Whoever starts on the object's event finds it, and no write makes one without the other."""
-    session_id = api.create(3)
-    send(api, session_id, [records] * 3)
-    with aws.recording() as calls:
-        api.finish(session_id)
-    publish = "CompleteMultipartUpload" if len(str(records)) > 100 else "PutObject"
-    merged = [call.key for call in calls if call.operation in {"PutObject", publish}]
-    assert merged == [f"{session_id}.manifest.json", f"{session_id}.ndjson"]
-    assert all(
-        call.headers["if-none-match"] == "*"
-        for call in calls
-        if call.operation in {"PutObject", publish}
-    )
-    assert json.loads(written(stack, session_id))["bytes"] == len(stack.merged(session_id))
-
-
-@pytest.mark.parametrize("batch_size", [None, 1], ids=["flexible", "strict"])
-def test_a_second_attempt_keeps_it(
-    api: Api, aws: AwsProxy, stack: Stack, batch_size: int | None
-) -> None:
-    session_id = api.create(2, batch_size)
-    send(api, session_id, [[1], [2]])
-
-    def no_object(call: Call, forward: Callable[[], object]) -> object:
-        if call.operation == "PutObject" and call.key.endswith(".ndjson"):
-            return s3_error(403, "AccessDenied")
-        return forward()
-
-    with aws.handled(no_object):  # type: ignore[arg-type]
-        assert api.finish(session_id).status == 500
-    assert api.manifest(session_id).code == "session_not_finished"
-    first = written(stack, session_id)
-    # The attempt that failed has ended its lease, so the next one need not wait.
-    assert api.finish(session_id).json["validationResult"] == "Success"
-    assert written(stack, session_id) == first
-    assert stack.merged(session_id) == b"1\n2\n"
-
-
-@pytest.mark.parametrize("landed", [False, True], ids=["before", "after"])
-def test_a_write_of_it_that_fails_once_does_not_matter(
-    api: Api, aws: AwsProxy, stack: Stack, *, landed: bool
-) -> None:
-    session_id = api.create(1)
-    send(api, session_id, [[1]])
-    failed: list[Call] = []
-
-    def once(call: Call, forward: Callable[[], object]) -> object:
-        if not failed and call.key.endswith(".manifest.json"):
-            failed.append(call)
-            if landed:
-                forward()
-            raise ConnectionResetError
-        return forward()
-
-    with aws.handled(once):  # type: ignore[arg-type]
-        assert api.finish(session_id).json["validationResult"] == "Success"
-    assert failed
-    assert json.loads(written(stack, session_id))["records"] == 1
 
 
 # --- How far a long merge is ---
