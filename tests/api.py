@@ -1,5 +1,6 @@
 """A bare client of the API, over whatever carries its requests."""
 
+import gzip
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ from botocore.credentials import Credentials
 from local.gateway import Gateway, Request
 
 Headers = Mapping[str, str]
+GZIP: Headers = {
+    "content-type": "application/vnd.gapless.batch+json",
+    "content-encoding": "gzip",
+}
+"""Of a batch that is sent compressed."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,18 @@ class Api:
     def batch(self, session_id: str, seq_num: int, data: Sequence[object]) -> Answer:
         """Send a batch as JSON."""
         return self.raw_batch(session_id, json.dumps({"seqNum": seq_num, "data": data}).encode())
+
+    def gzip_batch(self, session_id: str, seq_num: int, data: Sequence[object]) -> Answer:
+        """Send a batch as compressed JSON: it may be larger than what a request holds."""
+        body = json.dumps({"seqNum": seq_num, "data": data}, separators=(",", ":"))
+        return self.raw_batch(session_id, gzip.compress(body.encode(), 1), GZIP)
+
+    def filled(self, batches: Sequence[Sequence[object]], batch_size: int | None = None) -> str:
+        """The id of a new session that has all its batches."""
+        session_id = self.create(sum(map(len, batches)), batch_size)
+        for seq_num, data in enumerate(batches):
+            assert self.batch(session_id, seq_num, data).status == 204
+        return session_id
 
     def raw_batch(self, session_id: str, body: bytes, headers: Headers | None = None) -> Answer:
         """Send a batch's body as it is."""

@@ -1,6 +1,5 @@
 """The main job on a deployed stack: 100,000 records, some lost, found, and the result proved."""
 
-import gzip
 import json
 import random
 from collections.abc import Callable
@@ -8,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.api import Api
 from tests.conftest import Stack
-from uploads.records import BATCH_MEDIA_TYPE
 
 RECORDS, SIZE = 100_000, 1_000
 
@@ -20,9 +18,7 @@ def test_100_000_records(api: Api, stack: Stack, download: Callable[[str], bytes
     session_id = api.create(RECORDS, SIZE)
 
     def send(seq_num: int) -> int:
-        body = json.dumps({"seqNum": seq_num, "data": batches[seq_num]}, separators=(",", ":"))
-        headers = {"content-type": BATCH_MEDIA_TYPE, "content-encoding": "gzip"}
-        return api.raw_batch(session_id, gzip.compress(body.encode(), 1), headers).status
+        return api.gzip_batch(session_id, seq_num, batches[seq_num]).status
 
     order = made.sample(range(len(batches)), len(batches))
     with ThreadPoolExecutor(8) as threads:

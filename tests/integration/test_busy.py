@@ -3,7 +3,6 @@
 It is no fault of the service: the client is told to come again, and nothing is logged as an error.
 """
 
-import gzip
 import json
 import logging
 import time
@@ -20,7 +19,6 @@ from tests.api import Api, through_gateway
 from tests.aws import Answer, AwsProxy, Call, dynamodb_error, s3_error
 from tests.conftest import LocalStack, Stack
 from uploads import batch_store, errors, limits, retries
-from uploads.records import BATCH_MEDIA_TYPE
 from uploads.threads import Threads
 
 DYNAMODB = {"PutItem", "GetItem", "UpdateItem"}
@@ -64,19 +62,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def small(api: Api) -> str:
-    session_id = api.create(2, 1)
-    for number in range(2):
-        assert api.batch(session_id, number, [number]).status == 204
-    return session_id
+    return api.filled([[0], [1]], 1)
 
 
 def large(api: Api) -> str:
     """Its merge has a streamed part and a copied one."""
     session_id = api.create(3, 1)
     for number, size in enumerate((6_000_000, 3, 6_000_000)):
-        body = json.dumps({"seqNum": number, "data": ["x" * size]}).encode()
-        headers = {"content-type": BATCH_MEDIA_TYPE, "content-encoding": "gzip"}
-        assert api.raw_batch(session_id, gzip.compress(body, 1), headers).status == 204
+        assert api.gzip_batch(session_id, number, ["x" * size]).status == 204
     return session_id
 
 

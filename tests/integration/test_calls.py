@@ -1,7 +1,5 @@
 """Call budgets: how many requests to S3 and DynamoDB each operation costs."""
 
-import gzip
-import json
 import os
 from collections import Counter
 from typing import Any
@@ -13,7 +11,6 @@ from tests.aws import DEAD, AwsProxy, Call
 from tests.conftest import Stack
 from tests.integration.test_listing import fill
 from uploads import records
-from uploads.records import BATCH_MEDIA_TYPE
 
 
 def counted(calls: list[Call]) -> Counter[str]:
@@ -109,9 +106,7 @@ def test_a_refused_body(api: Api, aws: AwsProxy, read: list[int]) -> None:
 @pytest.mark.parametrize("batch_size", [None, 1], ids=["flexible", "strict"])
 @pytest.mark.parametrize("batches", [0, 1, 7])
 def test_finish(api: Api, aws: AwsProxy, batches: int, batch_size: int | None) -> None:
-    session_id = api.create(batches, batch_size)
-    for seq_num in range(batches):
-        api.batch(session_id, seq_num, [seq_num])
+    session_id = api.filled([[n] for n in range(batches)], batch_size)
     with aws.recording() as calls:
         api.finish(session_id)
     # A strict session of no batches has nothing to list.
@@ -125,9 +120,7 @@ def test_finish(api: Api, aws: AwsProxy, batches: int, batch_size: int | None) -
 
 
 def test_finish_of_many_parts(api: Api, aws: AwsProxy) -> None:
-    session_id = api.create(4)
-    for seq_num in range(4):
-        api.batch(session_id, seq_num, ["x" * 4_000_000])
+    session_id = api.filled([["x" * 4_000_000]] * 4)
     with aws.recording() as calls:
         assert api.finish(session_id).json["validationResult"] == "Success"
     assert counted(calls) == {
@@ -155,9 +148,7 @@ def test_finish_of_many_parts(api: Api, aws: AwsProxy) -> None:
 def test_a_copied_part_is_pinned_and_not_read(api: Api, aws: AwsProxy) -> None:
     session_id = api.create(2)
     for seq_num in range(2):
-        body = json.dumps({"seqNum": seq_num, "data": ["x" * 6_000_000]}).encode()
-        headers = {"content-type": BATCH_MEDIA_TYPE, "content-encoding": "gzip"}
-        api.raw_batch(session_id, gzip.compress(body), headers)
+        api.gzip_batch(session_id, seq_num, ["x" * 6_000_000])
     with aws.recording() as calls:
         assert api.finish(session_id).json["validationResult"] == "Success"
     assert counted(calls) == {
@@ -259,9 +250,7 @@ def test_a_status_lists_only_what_is_not_decided(
         assert (answer.json["batches"], answer.json["missing"]) == (2, [])
         return counted(calls)
 
-    session_id = api.create(2, batch_size)
-    for seq_num in range(2):
-        api.batch(session_id, seq_num, [seq_num])
+    session_id = api.filled([[0], [1]], batch_size)
     assert status() == {"GetItem": 1, "ListObjectsV2": 1}
     with aws.failing("PutObject", DEAD, landed=False):
         assert api.finish(session_id).status == 500
@@ -272,9 +261,7 @@ def test_a_status_lists_only_what_is_not_decided(
 
 
 def test_a_take_over_of_what_is_decided(api: Api, aws: AwsProxy) -> None:
-    session_id = api.create(2, 1)
-    for seq_num in range(2):
-        api.batch(session_id, seq_num, [seq_num])
+    session_id = api.filled([[0], [1]], 1)
     with aws.failing("PutObject", DEAD, landed=False):
         assert api.finish(session_id).status == 500
     with aws.recording() as calls:

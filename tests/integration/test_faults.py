@@ -15,18 +15,12 @@ from uploads import limits
 
 def ready(api: Api, batch_size: int | None = None, records: int = 3) -> str:
     """A session with every batch in place, one record each."""
-    session_id = api.create(records, batch_size)
-    for seq_num in range(records):
-        assert api.batch(session_id, seq_num, [seq_num]).status == 204
-    return session_id
+    return api.filled([[n] for n in range(records)], batch_size)
 
 
 def large(api: Api) -> str:
     """A session whose merge is a multipart upload."""
-    session_id = api.create(4)
-    for seq_num in range(4):
-        assert api.batch(session_id, seq_num, ["x" * 4_000_000]).status == 204
-    return session_id
+    return api.filled([["x" * 4_000_000]] * 4)
 
 
 def lease_over(stack: Stack, session_id: str) -> None:
@@ -168,7 +162,10 @@ def test_what_refuses_a_write_is_read_where_the_answer_lacks_it(
         assert api.finish(other).code == "session_aborted"
         assert api.finish("0" * 32).code == "session_not_found"
         stack.change(open_one, state="FINISHING", leaseUntil=int(time.time()) + 60)
-        assert api.finish(open_one).status == 202
+        waiting = api.finish(open_one)
+        assert (waiting.status, waiting.json["state"]) == (202, "FINISHING")
+        assert waiting.headers["location"] == f"{Api.ROOT}/{open_one}"
+        assert int(waiting.headers["retry-after"]) > 0
 
     def lost_once(call: Call, forward: Callable[[], Answer]) -> Answer:
         answer = without_item(call, forward)

@@ -28,9 +28,7 @@ def hasty(local: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Api:
 def test_a_merge_that_outlives_the_gateway_and_its_lease_ends(
     api: Api, hasty: Api, aws: AwsProxy, local: LocalStack, batch_size: int | None
 ) -> None:
-    session_id = api.create(3, batch_size)
-    for seq_num in range(3):
-        assert api.batch(session_id, seq_num, [seq_num]).status == 204
+    session_id = api.filled([[0], [1], [2]], batch_size)
     storage_answers = threading.Event()
 
     def slow(call: Call, forward: Callable[[], Answer]) -> Answer:

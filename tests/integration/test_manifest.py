@@ -1,7 +1,6 @@
 """The manifest beside a merged object: what each batch brought, and where it is there."""
 
 import base64
-import gzip
 import hashlib
 import json
 import random
@@ -13,7 +12,6 @@ import pytest
 from tests.api import Api
 from tests.aws import AwsProxy
 from tests.conftest import Stack
-from uploads.records import BATCH_MEDIA_TYPE
 
 
 def ndjson(records: list[object]) -> bytes:
@@ -23,9 +21,7 @@ def ndjson(records: list[object]) -> bytes:
 def send(api: Api, session_id: str, batches: list[list[object]]) -> None:
     """Send every batch, the last one first."""
     for seq_num, records in reversed([*enumerate(batches)]):
-        body = gzip.compress(json.dumps({"seqNum": seq_num, "data": records}).encode(), 1)
-        headers = {"content-type": BATCH_MEDIA_TYPE, "content-encoding": "gzip"}
-        assert api.raw_batch(session_id, body, headers).status == 204
+        assert api.gzip_batch(session_id, seq_num, records).status == 204
 
 
 def written(stack: Stack, session_id: str) -> bytes:

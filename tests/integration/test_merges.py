@@ -8,10 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.api import Api
+from tests.api import GZIP, Api
 from tests.conftest import Stack
-
-GZIP = {"content-type": "application/vnd.gapless.batch+json", "content-encoding": "gzip"}
 
 
 def records(count: int, size: int) -> list[bytes]:

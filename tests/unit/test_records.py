@@ -183,6 +183,7 @@ SPELLINGS = [
     '{"seqNum":7,"data":[1,{"a":\r\n"b c"},"x"]}',
     '{"seqNum":7,"data":[1,{"a":"b c"},"x"],"comment":{"data":[]}}',
     '{"":null,"seqNum":7,"data":[1,{"a":"b c"},"x"]}',
+    '{"seqNum":7,"data":[1,{"a":"b c"},"x"],"dat":0,"Data":1,"data ":2,"seqnum":3,"seqNum2":4}',
     r'{"\u0073eqNum":7,"\u0064\u0061ta":[1,{"a":"b c"},"x"]}',
 ]
 

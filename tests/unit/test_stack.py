@@ -508,12 +508,6 @@ def operations() -> str:
     return (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("parameter", PARAMETERS)
-def test_a_parameter_has_a_default_and_is_documented(parameter: str) -> None:
-    assert "Default" in PARAMETERS[parameter]
-    assert f"| `{parameter}` |" in operations()
-
-
 @pytest.mark.parametrize("output", STACK["Outputs"])
 def test_an_output_is_documented(output: str) -> None:
     assert f"`{output}`" in operations()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from local.in_process import LOCAL_VALUES, TEMPLATE
+from local.in_process import TEMPLATE
 from local.template import Node, Template, _Loader
 
 OPERATIONS = TEMPLATE.parent / "docs/operations.md"
@@ -108,23 +108,6 @@ def test_the_table_is_as_boto3_takes_it(tmp_path: Path) -> None:
 
 def test_code_is_beside_the_template(tmp_path: Path) -> None:
     assert load(tmp_path).code == tmp_path / "code"
-
-
-def test_our_template() -> None:
-    template = Template.load(TEMPLATE)
-    assert {route.key: route.function.handler for route in template.routes} == {
-        "POST /api/upload/sessions": "sessions.lambda_handler",
-        "GET /api/upload/sessions/{sessionId}": "sessions.lambda_handler",
-        "GET /api/upload/sessions/{sessionId}/file": "sessions.lambda_handler",
-        "GET /api/upload/sessions/{sessionId}/manifest": "sessions.lambda_handler",
-        "DELETE /api/upload/sessions/{sessionId}": "sessions.lambda_handler",
-        "POST /api/upload/sessions/{sessionId}": "batches.lambda_handler",
-        "POST /api/upload/sessions/{sessionId}/finish": "finish.lambda_handler",
-    }
-    environment = template.environment(LOCAL_VALUES)
-    assert environment["AUTH_MODE"] == "NONE"
-    assert environment["MERGE_STATE_MACHINE"] == "", "a local run merges in line"
-    assert template.table.create["KeySchema"] == [{"AttributeName": "sessionId", "KeyType": "HASH"}]
 
 
 @cache

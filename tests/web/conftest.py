@@ -25,7 +25,9 @@ CHROMIUM = shutil.which("chromium")
 PATIENCE_SECONDS = 300
 """However busy this machine is, what a test waits for has happened by then."""
 expect.set_options(timeout=PATIENCE_SECONDS * 1_000)
-_BATCH = re.compile(r"POST /api/upload/sessions/\w+")
+BATCH = re.compile(r"POST /api/upload/sessions/\w+")
+Orders = Callable[[int], Path]
+"""Writes a file of so many records."""
 
 
 class Seen(NamedTuple):
@@ -68,7 +70,7 @@ class Front:
         with self._lock:
             self.seen.append(Seen(route, environ.get("HTTP_AUTHORIZATION", "")))
             instead = self.instead(route, len(self.seen))
-            is_held = bool(_BATCH.fullmatch(route)) and self.batches > self._hold_after
+            is_held = bool(BATCH.fullmatch(route)) and self.batches > self._hold_after
         # One that may pass does so, even where the next one comes before it is through here.
         if is_held:
             self._may_pass.wait(PATIENCE_SECONDS)
@@ -87,7 +89,7 @@ class Front:
     @property
     def batches(self) -> int:
         """How many requests to store a batch there were."""
-        return sum(_BATCH.fullmatch(seen.route) is not None for seen in self.seen)
+        return sum(BATCH.fullmatch(seen.route) is not None for seen in self.seen)
 
     def hold_after(self, batches: int) -> None:
         """Let no more than so many batches through, until ``release``."""
@@ -141,7 +143,7 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
 
 
 @pytest.fixture
-def orders(tmp_path: Path) -> Callable[[int], Path]:
+def orders(tmp_path: Path) -> Orders:
     """Writes a file of so many records, which no detour through JavaScript's numbers survives."""
 
     def write(count: int) -> Path:

@@ -1,5 +1,6 @@
 """What a user does with the page, and what a test waits for."""
 
+import re
 import time
 from pathlib import Path
 
@@ -18,6 +19,14 @@ def choose(page: Page, file: Path, batch_size: int = 0) -> None:
         page.get_by_text("Settings").click()
     page.locator("#file").set_input_files(file)
     expect(page.locator("#badge")).not_to_have_text("Checking")
+
+
+def begin(page: Page, front: Front, file: Path, batch_size: int, sent: int) -> None:
+    """Upload a file, of which no more than ``sent`` batches get through, and wait until they do."""
+    choose(page, file, batch_size)
+    front.hold_after(sent)
+    page.get_by_role("button", name=re.compile(r"^Upload [\d,]+ records$")).click()
+    held(front, sent)
 
 
 def press(page: Page, button: str) -> None:

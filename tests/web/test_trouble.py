@@ -4,7 +4,7 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +16,12 @@ from local.gateway import wsgi
 from local.server import Server, with_files
 from tests.api import Api, through_gateway
 from tests.conftest import LocalStack
-from tests.web.conftest import CHROMIUM, WEB, Front, Instead
-from tests.web.steps import choose, downloaded, finished, held, press, session_id, shoot
+from tests.web.conftest import BATCH, CHROMIUM, WEB, Front, Instead, Orders
+from tests.web.steps import begin, choose, downloaded, finished, held, press, session_id, shoot
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-Orders = Callable[[int], Path]
-BATCH = re.compile(r"POST /api/upload/sessions/\w+")
 LOG_IN = b"<!doctype html><title>Guest network</title><p>Please log in.</p>"
 
 
@@ -36,10 +34,7 @@ def routes(front: Front, ending: str) -> list[str]:
 
 def test_offline_and_back(page: Page, front: Front, orders: Orders) -> None:
     file = orders(6_000)
-    choose(page, file, batch_size=100)
-    front.hold_after(10)
-    press(page, "Upload 6,000 records")
-    held(front, 10)
+    begin(page, front, file, batch_size=100, sent=10)
     page.context.set_offline(True)
     front.release()
     expect(page.get_by_role("alert")).to_contain_text("You are offline.")
@@ -51,10 +46,7 @@ def test_offline_and_back(page: Page, front: Front, orders: Orders) -> None:
 
 def test_an_hour_offline_is_no_end(page: Page, front: Front, orders: Orders) -> None:
     page.clock.install()
-    choose(page, orders(6_000), batch_size=100)
-    front.hold_after(2)
-    press(page, "Upload 6,000 records")
-    held(front, 2)
+    begin(page, front, orders(6_000), batch_size=100, sent=2)
     page.context.set_offline(True)
     front.release()
     expect(page.get_by_role("alert")).to_contain_text("You are offline.")
@@ -260,10 +252,7 @@ def test_a_file_that_changes_while_it_is_sent(
     page: Page, front: Front, orders: Orders, change: str
 ) -> None:
     file = orders(2_000)
-    choose(page, file, batch_size=100)
-    front.hold_after(3)
-    press(page, "Upload 2,000 records")
-    held(front, 3)
+    begin(page, front, file, batch_size=100, sent=3)
     changed(file, change)
     front.release()
     expect(page.get_by_role("alert")).to_contain_text("The file has changed.")
@@ -285,26 +274,6 @@ def test_a_file_that_changes_before_finish(page: Page, front: Front, orders: Ord
     assert routes(front, "/finish") == []
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "about", "merged"),
-    [
-        ("a.csv", 'id;name\r\n1;Zoë\r\n2;"a;""b"\r\n', "CSV with semicolons", ["Zoë", 'a;"b']),
-        ("a.tsv", 'id\tname\n1\t"a\n2\tb"\n', "TSV", ['"a', 'b"']),
-    ],
-)
-def test_a_table(
-    page: Page, tmp_path: Path, name: str, content: str, about: str, merged: list[str]
-) -> None:
-    file = tmp_path / name
-    file.write_text(content, newline="")
-    choose(page, file, batch_size=1)
-    expect(page.locator("#about")).to_contain_text(about)
-    press(page, "Upload 2 records")
-    finished(page)
-    lines = downloaded(page).decode().splitlines()
-    assert [json.loads(line)["name"] for line in lines] == merged
-
-
 def test_gzip_of_several_members(page: Page, front: Front, orders: Orders) -> None:
     """Read in pieces, twice; and once more to fill what was not sent before a reload."""
     content = orders(20_000).read_bytes()
@@ -322,15 +291,6 @@ def test_gzip_of_several_members(page: Page, front: Front, orders: Orders) -> No
     press(page, "Continue the upload")
     finished(page)
     assert downloaded(page) == content
-
-
-def test_an_array_that_is_not_named_json(page: Page, tmp_path: Path) -> None:
-    file = tmp_path / "export.txt"
-    file.write_text('[{"a":1},{"a":2}]')
-    choose(page, file)
-    press(page, "Upload 2 records")
-    finished(page)
-    assert downloaded(page) == b'{"a":1}\n{"a":2}\n'
 
 
 def test_a_setting_decides_how_a_file_is_read(page: Page, front: Front, tmp_path: Path) -> None:
@@ -429,10 +389,7 @@ def test_three_files_are_queued(page: Page, front: Front, tmp_path: Path) -> Non
 
 def test_a_resumed_upload_shows_what_is_stored(page: Page, front: Front, orders: Orders) -> None:
     file = orders(2_000)
-    choose(page, file, batch_size=100)
-    front.hold_after(8)
-    press(page, "Upload 2,000 records")
-    held(front, 8)
+    begin(page, front, file, batch_size=100, sent=8)
     page.reload()
     front.release()
     expect(page.get_by_role("heading", name="Unfinished uploads")).to_be_visible()
@@ -455,10 +412,7 @@ def test_a_resumed_upload_shows_what_is_stored(page: Page, front: Front, orders:
 
 def test_an_upload_that_is_gone(page: Page, front: Front, orders: Orders) -> None:
     file = orders(2_000)
-    choose(page, file, batch_size=100)
-    front.hold_after(3)
-    press(page, "Upload 2,000 records")
-    held(front, 3)
+    begin(page, front, file, batch_size=100, sent=3)
     session = session_id(page)
     page.reload()
     front.release()
@@ -576,10 +530,7 @@ def test_storage_is_full(page: Page, front: Front, orders: Orders) -> None:
         }"""
     )
     file = orders(2_000)
-    choose(page, file, batch_size=100)
-    front.hold_after(3)
-    press(page, "Upload 2,000 records")
-    held(front, 3)
+    begin(page, front, file, batch_size=100, sent=3)
     expect(page.get_by_text(KEEPS_NOTHING)).to_be_visible()
     front.release()
     finished(page)
@@ -612,10 +563,7 @@ def test_what_the_service_has_forgotten_is_forgotten(page: Page) -> None:
 
 def test_two_tabs_with_one_file(page: Page, front: Front, orders: Orders) -> None:
     file = orders(2_000)
-    choose(page, file, batch_size=100)
-    front.hold_after(3)
-    press(page, "Upload 2,000 records")
-    held(front, 3)
+    begin(page, front, file, batch_size=100, sent=3)
     other = page.context.new_page()
     other.goto("/")
     expect(other.get_by_text("Another tab is uploading it.")).to_be_visible()
@@ -636,10 +584,7 @@ def test_a_tab_that_was_closed_leaves_its_upload_to_others(
     file = orders(2_000)
     first = page.context.new_page()
     first.goto("/")
-    choose(first, file, batch_size=100)
-    front.hold_after(3)
-    press(first, "Upload 2,000 records")
-    held(front, 3)
+    begin(first, front, file, batch_size=100, sent=3)
     session = session_id(first)
     first.close()
     front.release()
@@ -655,10 +600,7 @@ def test_somebody_else_finishes(
 ) -> None:
     """What this page wanted has come about, and its checksum proves it."""
     file = orders(2_000)
-    choose(page, file, batch_size=100)
-    front.hold_after(10)
-    press(page, "Upload 2,000 records")
-    held(front, 10)
+    begin(page, front, file, batch_size=100, sent=10)
     api = Api(through_gateway(local.gateway))
     lines = file.read_bytes().splitlines()
     for n in range(20):
