@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from pathlib import Path
 from threading import Thread
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from werkzeug.datastructures import Headers
@@ -140,10 +139,5 @@ class Server:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()

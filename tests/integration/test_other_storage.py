@@ -133,7 +133,6 @@ def serve(local: LocalStack) -> Iterator[Callable[[Lacking | AwsProxy], str]]:
 
 
 def check(url: str, local: LocalStack) -> list[str]:
-    store = OtherStorage(url)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", url)
         store = OtherStorage(url)

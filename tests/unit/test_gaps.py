@@ -64,12 +64,3 @@ def test_ranges_are_exactly_the_set_difference(present: list[int], expected: int
     assert listed == sorted(set(range(due)) - set(present))
     # Neighbours are one range: between two ranges something is present.
     assert all(before[1] + 1 < after[0] for before, after in pairwise(ranges))
-
-
-@given(present=st.sets(st.integers(0, LAST), max_size=200).map(sorted))
-@settings(max_examples=20)
-def test_filling_the_gaps_leaves_none(present: list[int]) -> None:
-    filled = set(present)
-    for first, last in missing(present, LAST + 1):
-        filled |= set(range(first, last + 1))
-    assert not list(missing(sorted(filled), LAST + 1))
