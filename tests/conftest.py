@@ -63,6 +63,11 @@ class Stack:
         found = self.s3.get_object(Bucket=self.merged_bucket, Key=f"{session_id}.ndjson")
         return found["Body"].read()
 
+    def manifest(self, session_id: str) -> bytes:
+        """The manifest beside it, as it is in S3."""
+        key = f"{session_id}.manifest.json"
+        return self.s3.get_object(Bucket=self.merged_bucket, Key=key)["Body"].read()
+
     def has_merged(self, session_id: str) -> bool:
         """Whether there is a merged object."""
         found = self.s3.list_objects_v2(Bucket=self.merged_bucket, Prefix=session_id)

@@ -105,9 +105,7 @@ def success(api: Api, stack: Stack, session_id: str) -> None:
     assert (result["validationResult"], result["receivedRecord"]) == ("Success", BATCHES)
     assert api.finish(session_id).json == result
     assert stack.merged(session_id) == NDJSON * BATCHES
-    manifest = json.loads(
-        stack.s3.get_object(Bucket=stack.merged_bucket, Key=result["manifest"])["Body"].read()
-    )
+    manifest = json.loads(stack.manifest(session_id))
     assert [batch["offset"] for batch in manifest["batches"]] == [n * SIZE for n in range(BATCHES)]
     assert stack.open_uploads(session_id) == 0
 

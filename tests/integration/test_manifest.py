@@ -24,12 +24,6 @@ def send(api: Api, session_id: str, batches: list[list[object]]) -> None:
         assert api.gzip_batch(session_id, seq_num, records).status == 204
 
 
-def written(stack: Stack, session_id: str) -> bytes:
-    """The manifest, as it is in S3."""
-    key = f"{session_id}.manifest.json"
-    return stack.s3.get_object(Bucket=stack.merged_bucket, Key=key)["Body"].read()
-
-
 AT = random.Random(1)
 SMALL: list[list[object]] = [[n] * (n % 3 + 1) for n in range(20)]
 # Streamed parts, and batches of more than 5 MiB that S3 copies.
@@ -59,7 +53,7 @@ def test_a_manifest_tells_what_was_sent(
     send(api, session_id, batches)
     result = api.finish(session_id).json
     assert result["manifest"] == f"{session_id}.manifest.json"
-    manifest = json.loads(written(stack, session_id))
+    manifest = json.loads(stack.manifest(session_id))
 
     whole = b"".join(ndjson(records) for records in batches)
     crc32 = base64.b64encode(zlib.crc32(whole).to_bytes(4, "big")).decode()
@@ -104,7 +98,7 @@ def test_the_route_leads_to_it(
     for url in (redirect.headers["location"], link.json["url"]):
         assert f"{session_id}.manifest.json" in url
         assert "X-Amz-Expires=900" in url
-        assert download(url) == written(stack, session_id)
+        assert download(url) == stack.manifest(session_id)
     head = stack.s3.head_object(Bucket=stack.merged_bucket, Key=f"{session_id}.manifest.json")
     assert head["ContentType"] == "application/json"
 

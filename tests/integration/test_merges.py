@@ -52,6 +52,5 @@ def test_a_merge_by_a_multipart_upload(
     key = f"{session_id}.ndjson"
     etag = stack.s3.head_object(Bucket=stack.merged_bucket, Key=key)["ETag"]
     assert etag.strip('"').rpartition("-")[2] == str(parts)
-    manifest = stack.s3.get_object(Bucket=stack.merged_bucket, Key=f"{session_id}.manifest.json")
-    lengths = [batch["length"] for batch in json.load(manifest["Body"])["batches"]]
+    lengths = [batch["length"] for batch in json.loads(stack.manifest(session_id))["batches"]]
     assert lengths == [len(record) + 1 for record in batches]

@@ -159,14 +159,12 @@ def test_a_manifest_that_expired_before_the_commit_is_written_again(
 
     with local.aws.handled(die):
         assert api.finish(session_id).status == 500
-    key = f"{session_id}{MANIFEST}"
-    bucket = local.merged_bucket
-    before = local.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+    before = local.manifest(session_id)
     merged = local.merged(session_id)
-    local.s3.delete_object(Bucket=bucket, Key=key)
+    local.s3.delete_object(Bucket=local.merged_bucket, Key=f"{session_id}{MANIFEST}")
     lease_over(local, session_id)
     assert api.finish(session_id).json["validationResult"] == "Success"
-    assert local.s3.get_object(Bucket=bucket, Key=key)["Body"].read() == before
+    assert local.manifest(session_id) == before
     assert local.merged(session_id) == merged
     assert local.open_uploads(session_id) == 0
 
