@@ -52,6 +52,7 @@ bench: .venv/.dev ## measure speed, memory and cost beside other ways to upload 
 lint: .venv/.dev $(CHECKOV)/.done ## check style, formatting and the template
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@PYTHONPATH=functions $(BIN)/lint-imports
 	@$(BIN)/cfn-lint template.yaml
 	@AWS_DEFAULT_REGION=us-east-1 SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint
 	@$(CHECKOV)/bin/checkov -f template.yaml --framework cloudformation --compact --quiet --skip-download

@@ -28,8 +28,10 @@ from isal import isal_zlib
 from benchmarks import data, report
 from benchmarks.handlers import BATCH, ENVIRON, Functions, event
 from tests import stand_in
-from uploads import records
+from uploads import batch
 from uploads.config import AuthMode
+from uploads.decode.batch_json import read_batch
+from uploads.decode.body import read_body
 from uploads.session import Session
 
 if TYPE_CHECKING:
@@ -124,7 +126,7 @@ def without_checksums() -> Iterator[None]:
     """Reading a batch makes no checksum inside."""
     no_digest = SimpleNamespace(hexdigest=lambda: "")
     with (
-        mock.patch.object(records, "hashlib", SimpleNamespace(sha256=lambda _: no_digest)),
+        mock.patch.object(batch, "hashlib", SimpleNamespace(sha256=lambda _: no_digest)),
         # A mock would take longer than the checksum.
         mock.patch.object(isal_zlib, "crc32", _zero),
     ):
@@ -140,8 +142,8 @@ def plain_ways(body: str, handler: "Handler") -> Ways:
     invocation = json.dumps(received, ensure_ascii=False).encode()
     return {
         "scan only": lambda: _SCAN.decode(content),
-        "record work": lambda: records.read_batch(content),
-        "with checksums": lambda: records.read_batch(content),
+        "record work": lambda: read_batch(content),
+        "with checksums": lambda: read_batch(content),
         "handler": lambda: handler(received, CONTEXT),
         "runtime": lambda: json.loads(invocation),
         "orjson": lambda: by_orjson(content),
@@ -158,7 +160,7 @@ def gzip_ways(body: str, handler: "Handler") -> Ways:
     headers = received["headers"]
 
     def record_work() -> object:
-        return records.read_batch(records.read_body(encoded, is_base64=True, headers=headers))
+        return read_batch(read_body(encoded, is_base64=True, headers=headers))
 
     return {
         "scan only": lambda: _SCAN.decode(isal_zlib.decompress(base64.b64decode(encoded), 31)),

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks import report
+from uploads.batch import StoredBatch
 from uploads.limits import LIST_PAGE, MAX_BODY_BYTES, MAX_SEQ_NUM
-from uploads.plan import StoredBatch, plan
+from uploads.merging.parts import plan_parts
 
 MILLION: Final = 1e6
 GB: Final = 1e9
@@ -107,7 +108,7 @@ def gateway(upload: Upload) -> float:
 
 def gapless(upload: Upload, api: float) -> dict[str, float]:
     """The bill by what it is for; ``api`` is what the API's requests cost."""
-    parts = plan([StoredBatch(n, upload.batch_bytes, "") for n in range(upload.batches)])
+    parts = plan_parts([StoredBatch(n, upload.batch_bytes, "") for n in range(upload.batches)])
     copied = sum(part.copied for part in parts)
     multipart = len(parts) > 1 or copied
     merging = sum(part.seconds for part in parts) + 0.5

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from uploads.http import Answer, Handler
+    from uploads.http import Handler, Response
 
 ENVIRON: Final = {
     "SESSIONS_TABLE": "none",
@@ -85,7 +85,7 @@ class Functions:
             self._handlers[route] = build(Wiring(Config.from_env(self._environ)))
         return self._handlers[route]
 
-    def call(self, made: dict[str, Any]) -> "Answer":
+    def call(self, made: dict[str, Any]) -> "Response":
         """Answer the request of an event."""
         return self._handler(made["routeKey"])(made, Context())
 

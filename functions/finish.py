@@ -1,40 +1,39 @@
-"""The finish function: seals a session, finds its gaps, and merges it or has it merged."""
+"""The finish function: seals a session, finds its gaps, and merges it or starts a long merge."""
 
 import os
 
-from aws_lambda_powertools.metrics import MetricUnit
-
-from uploads import limits
+from uploads import limits, startup
 from uploads.config import Config
-from uploads.http import Answer, Handler, Request, answer, entry, location
+from uploads.http import SECONDS, Handler, Request, Response, location, make_handler, respond
 from uploads.wiring import Wiring
 
 
 def build(wiring: Wiring) -> Handler:
     """The handler of the finish function."""
-    finish = wiring.finish
+    finisher = wiring.finisher
 
-    def run(request: Request) -> Answer:
+    def finish(request: Request) -> Response:
         session_id = request.session_id
         seconds_left = request.context.get_remaining_time_in_millis() / 1000
-        # A local run has more, and takes the lease on while it merges.
+        # A local run has more time, and extends the lease while it merges.
         seconds_left = min(seconds_left, limits.FINISH_SECONDS)
-        outcome = finish(session_id, request.owner, seconds_left)
+        outcome = finisher.run(session_id, request.owner, seconds_left)
         if outcome.result is None:
             request.count_finishing(outcome.finishing_since, wiring.clock())
-            return answer(
+            return respond(
                 202,
                 {"sessionId": session_id, "state": "FINISHING"},
                 location=location(session_id),
                 retry_after=str(limits.RETRY_AFTER_SECONDS),
             )
         if outcome.missing_batches:
-            request.metrics.add_metric("MissingBatches", MetricUnit.Count, outcome.missing_batches)
+            request.count("MissingBatches", outcome.missing_batches)
         if outcome.merge_seconds is not None:
-            request.metrics.add_metric("MergeDuration", MetricUnit.Seconds, outcome.merge_seconds)
-        return answer(200, outcome.result)
+            request.count("MergeDuration", outcome.merge_seconds, SECONDS)
+        return respond(200, outcome.result)
 
-    return entry({"POST /api/upload/sessions/{sessionId}/finish": run}, wiring.config)
+    return make_handler({"POST /api/upload/sessions/{sessionId}/finish": finish}, wiring.config)
 
 
 lambda_handler = build(Wiring(Config.from_env(os.environ)))
+startup.ended()

@@ -74,7 +74,7 @@ def _unhurried(finish: Handler) -> Handler:
             with suppress(Exception):  # there are two more before the lease has run out
                 session = wiring.sessions.get(request.session_id, request.owner)
                 if session.state is State.FINISHING:
-                    wiring.sessions.lease(
+                    wiring.sessions.renew_lease(
                         session.session_id,
                         session.owner,
                         session.attempt,

@@ -18,23 +18,24 @@ SESSION: Final = "0" * 32
 
 def prepare(endpoint: str) -> Callable[[], int]:
     """What composes the session: checksums and conditions on. It returns the number of records."""
+    from uploads.batch import listing_digest
     from uploads.config import Config
-    from uploads.finishing import listing_digest
-    from uploads.plan import plan
+    from uploads.merging.composing import Composer, Composition
+    from uploads.merging.parts import plan_parts
     from uploads.session import Decision
     from uploads.wiring import Wiring
 
     wiring = Wiring(Config.from_env(os.environ | {"AWS_ENDPOINT_URL": endpoint}))
-    merged, batches = wiring.merged, wiring.batches
+    batches, composer = wiring.batches, Composer(wiring.batches, wiring.merged)
     batches.list(SESSION, below=1)
 
     def run() -> int:
         listing = batches.list(SESSION)
         digest = listing_digest(listing)
-        with merged.merge(SESSION, plan(listing), digest) as merge:
-            content = merge.transfer()
+        with Composition(composer, SESSION, plan_parts(listing), digest) as composition:
+            content = composition.transfer()
             decision = Decision(len(listing), content.records, content.bytes, digest)
-            merge.publish(decision, content.checksum)
+            composition.publish(decision, content.checksum)
         return content.records
 
     return run

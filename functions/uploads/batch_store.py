@@ -11,7 +11,6 @@ be told 404 instead of 403, ``s3:DeleteObject`` to delete.
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -19,8 +18,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from uploads import errors, limits
-from uploads.plan import StoredBatch
-from uploads.records import Batch
+from uploads.batch import Batch, BatchMetadata, Listing, StoredBatch
 from uploads.retries import Tries, persistently
 from uploads.threads import Threads
 
@@ -30,20 +28,6 @@ if TYPE_CHECKING:
 
 _GONE: Final = (FileNotFoundError, PreconditionError)
 """What S3 says of a listed batch that is no longer there."""
-
-Listing = list[StoredBatch]
-"""The batches of a session in ``seqNum`` order."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchFacts:
-    """What a batch's own metadata says about it."""
-
-    records: int
-    size: int
-    """Bytes."""
-    sha256: str
-    crc32: int
 
 
 def key(session_id: str, seq_num: int) -> str:
@@ -105,13 +89,13 @@ class BatchStore:
                 "crc32": f"{batch.crc32:08x}",
             },
         )
-        if stored and (facts := _facts(stored)).sha256 != batch.sha256:
+        if stored and (metadata := _metadata_of(stored)).sha256 != batch.sha256:
             raise errors.BatchConflictError(
                 f"A different batch is stored as seqNum {batch.seq_num} and stays as it is."
                 " storedDigest is the SHA-256 of its records as NDJSON.",
                 seqNum=batch.seq_num,
-                storedDigest=facts.sha256,
-                storedRecords=facts.records,
+                storedDigest=metadata.sha256,
+                storedRecords=metadata.records,
             )
 
     def list(self, session_id: str, below: int | None = None) -> Listing:
@@ -161,23 +145,23 @@ class BatchStore:
             found.append(StoredBatch(int(entry["path"][-8:]), entry["size"], etag))
         return found
 
-    def head(self, session_id: str, seq_num: int, etag: str | None = None) -> BatchFacts:
-        """A batch's facts: 1 read. Raises BatchesGoneError unless there is one of this ETag."""
+    def head(self, session_id: str, seq_num: int, etag: str | None = None) -> BatchMetadata:
+        """A batch's metadata: 1 read. Raises BatchesGoneError unless there is one of this ETag."""
         options: obstore.GetOptions = {"head": True}
         if etag is not None:
             options["if_match"] = etag
         try:
-            return _facts(get(self._store, key(session_id, seq_num), options))
+            return _metadata_of(get(self._store, key(session_id, seq_num), options))
         except _GONE:
             raise errors.BatchesGoneError from None
 
-    def read(self, session_id: str, batch: StoredBatch) -> "tuple[BatchFacts, obstore.Bytes]":
-        """A batch's facts and its NDJSON, pinned to the listed ETag: 1 read. Raises as ``head``."""
+    def read(self, session_id: str, batch: StoredBatch) -> "tuple[BatchMetadata, obstore.Bytes]":
+        """A batch's metadata and its NDJSON, of the listed ETag: 1 read. Raises as ``head``."""
         name = key(session_id, batch.seq_num)
 
-        def read() -> "tuple[BatchFacts, obstore.Bytes]":
+        def read() -> "tuple[BatchMetadata, obstore.Bytes]":
             answer = obstore.get(self._store, name, options={"if_match": batch.etag})
-            return _facts(answer), answer.bytes()
+            return _metadata_of(answer), answer.bytes()
 
         try:
             return persistently(read)
@@ -192,11 +176,11 @@ class BatchStore:
                 break
 
 
-def _facts(answer: "obstore.GetResult") -> BatchFacts:
-    metadata = answer.attributes
-    return BatchFacts(
-        records=int(metadata["records"]),
+def _metadata_of(answer: "obstore.GetResult") -> BatchMetadata:
+    attributes = answer.attributes
+    return BatchMetadata(
+        records=int(attributes["records"]),
         size=answer.meta["size"],
-        sha256=metadata["sha256"],
-        crc32=int(metadata["crc32"], 16),
+        sha256=attributes["sha256"],
+        crc32=int(attributes["crc32"], 16),
     )

@@ -1,13 +1,16 @@
 """The settings of a deployment: the only reader of the environment."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
+Clock = Callable[[], int]
+"""Seconds since 1970."""
+
 
 class AuthMode(StrEnum):
-    """How callers are told apart."""
+    """How callers are authenticated."""
 
     IAM = "IAM"
     JWT = "JWT"

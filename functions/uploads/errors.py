@@ -1,56 +1,6 @@
-"""Every error the service answers by itself, as ``application/problem+json`` (RFC 9457).
+"""Every error that the service answers, as ``application/problem+json`` (RFC 9457).
 
-::
-
-    GaplessError
-    ├── BadRequestError            400
-    │   ├── EmptyBodyError           empty_body
-    │   ├── InvalidBase64Error       invalid_base64
-    │   ├── InvalidUtf8Error         invalid_utf8
-    │   ├── MalformedJsonError       malformed_json
-    │   │   ├── TruncatedJsonError     truncated_json
-    │   │   ├── TrailingTextError      trailing_text
-    │   │   ├── ControlCharacterError  control_character
-    │   │   ├── NotANumberError        not_a_number
-    │   │   ├── LoneSurrogateError     lone_surrogate
-    │   │   └── TooDeeplyNestedError   too_deeply_nested
-    │   ├── NotAnObjectError         not_an_object
-    │   ├── RepeatedMemberError      repeated_member
-    │   ├── MissingMemberError       missing_member
-    │   ├── InvalidSeqNumError       invalid_seq_num
-    │   ├── InvalidDataError         invalid_data
-    │   ├── EmptyDataError           empty_data
-    │   ├── InvalidTotalRecordError  invalid_total_record
-    │   ├── InvalidBatchSizeError    invalid_batch_size
-    │   ├── TooManyBatchesError      too_many_batches
-    │   ├── WrongBatchLengthError    wrong_batch_length
-    │   ├── SeqNumOutOfRangeError    seq_num_out_of_range
-    │   ├── InvalidGzipError         invalid_gzip
-    │   ├── TruncatedGzipError       truncated_gzip
-    │   ├── InvalidDigestError       invalid_content_digest
-    │   └── DigestMismatchError      digest_mismatch
-    ├── NoIdentityError            403 no_identity
-    ├── SessionNotFoundError       404 session_not_found
-    ├── ConflictError              409
-    │   ├── BatchConflictError       batch_conflict
-    │   ├── SessionFinishingError    session_finishing
-    │   ├── SessionFinishedError     session_finished
-    │   ├── SessionAbortedError      session_aborted
-    │   └── NotFinishedError         session_not_finished
-    ├── GoneError                  410
-    │   ├── SessionExpiredError      session_expired
-    │   └── BatchesGoneError         batches_gone
-    ├── TooLargeError              413
-    │   ├── BodyTooLargeError        body_too_large
-    │   ├── TooManyValuesError       too_many_values
-    │   └── InflatedTooLargeError    inflated_too_large
-    ├── UnsupportedMediaError      415
-    │   ├── UnsupportedEncodingError unsupported_encoding
-    │   └── GzipAsTextError          gzip_as_text
-    ├── SessionExpiringError       503 session_expiring
-    └── StorageBusyError           503 storage_busy
-
-A class's docstring is the problem's ``title``; ``docs/errors.md`` tells clients what to do.
+``docs/errors.md`` tells clients what to do about each code.
 """
 
 from typing import ClassVar
@@ -61,6 +11,7 @@ class GaplessError(Exception):
 
     status: ClassVar[int]
     code: ClassVar[str]
+    title: ClassVar[str]
 
     def __init__(self, detail: str, **members: object) -> None:
         """``detail`` tells the client what to do; ``members`` are what its code can act on."""
@@ -72,7 +23,7 @@ class GaplessError(Exception):
         """The RFC 9457 object of this error."""
         return {
             "type": f"urn:gapless:error:{self.code}",
-            "title": self.__doc__,
+            "title": self.title,
             "status": self.status,
             "code": self.code,
             "detail": self.detail,
@@ -80,228 +31,68 @@ class GaplessError(Exception):
         }
 
 
-class BadRequestError(GaplessError):
-    """The request is wrong."""
-
-    status = 400
-
-
-class EmptyBodyError(BadRequestError):
-    """The request has no body."""
-
-    code = "empty_body"
-
-
-class InvalidBase64Error(BadRequestError):
-    """The body is not the base64 that it is called."""
-
-    code = "invalid_base64"
-
-
-class InvalidUtf8Error(BadRequestError):
-    """The body is not valid UTF-8."""
-
-    code = "invalid_utf8"
-
-
-class MalformedJsonError(BadRequestError):
-    """The body is not valid JSON."""
-
-    code = "malformed_json"
-
-
-class TruncatedJsonError(MalformedJsonError):
-    """The JSON ends too early."""
-
-    code = "truncated_json"
-
-
-class TrailingTextError(MalformedJsonError):
-    """There is text after the JSON."""
-
-    code = "trailing_text"
-
-
-class ControlCharacterError(MalformedJsonError):
-    """A string holds a raw control character."""
-
-    code = "control_character"
-
-
-class NotANumberError(MalformedJsonError):
-    """NaN and Infinity are not JSON."""
-
-    code = "not_a_number"
-
-
-class LoneSurrogateError(MalformedJsonError):
-    """A string holds half of a surrogate pair."""
-
-    code = "lone_surrogate"
-
-
-class TooDeeplyNestedError(MalformedJsonError):
-    """The JSON is nested too deeply."""
-
-    code = "too_deeply_nested"
-
-
-class NotAnObjectError(BadRequestError):
-    """The body is not a JSON object."""
-
-    code = "not_an_object"
-
-
-class RepeatedMemberError(BadRequestError):
-    """A member of the body is given twice."""
-
-    code = "repeated_member"
-
-
-class MissingMemberError(BadRequestError):
-    """A required member is missing."""
-
-    code = "missing_member"
-
-
-class InvalidSeqNumError(BadRequestError):
-    """The seqNum is not valid."""
-
-    code = "invalid_seq_num"
-
-
-class InvalidDataError(BadRequestError):
-    """The data is not an array."""
-
-    code = "invalid_data"
-
-
-class EmptyDataError(BadRequestError):
-    """The data array is empty."""
-
-    code = "empty_data"
-
-
-class InvalidTotalRecordError(BadRequestError):
-    """The totalRecord is not valid."""
-
-    code = "invalid_total_record"
-
-
-class InvalidBatchSizeError(BadRequestError):
-    """The batchSize is not valid."""
-
-    code = "invalid_batch_size"
-
-
-class TooManyBatchesError(BadRequestError):
-    """The batchSize is too small for so many records."""
-
-    code = "too_many_batches"
-
-
-class WrongBatchLengthError(BadRequestError):
-    """The batch has not the number of records that batchSize asks for."""
-
-    code = "wrong_batch_length"
-
-
-class SeqNumOutOfRangeError(BadRequestError):
-    """The session has no batch of this seqNum."""
-
-    code = "seq_num_out_of_range"
-
-
-class InvalidGzipError(BadRequestError):
-    """The body is not gzip."""
-
-    code = "invalid_gzip"
-
-
-class TruncatedGzipError(BadRequestError):
-    """The gzip body ends too early."""
-
-    code = "truncated_gzip"
-
-
-class InvalidDigestError(BadRequestError):
-    """The Content-Digest header cannot be read."""
-
-    code = "invalid_content_digest"
-
-
-class DigestMismatchError(BadRequestError):
-    """The body is not what its Content-Digest says."""
-
-    code = "digest_mismatch"
-
-
-class NoIdentityError(GaplessError):
-    """The caller has no identity."""
-
-    status = 403
-    code = "no_identity"
-
-
-class SessionNotFoundError(GaplessError):
-    """There is no such session."""
-
-    status = 404
-    code = "session_not_found"
-
-
-class ConflictError(GaplessError):
-    """The session or the batch is not in a state that allows this."""
-
-    status = 409
-
-
-class BatchConflictError(ConflictError):
-    """A different batch is stored under this seqNum."""
-
-    code = "batch_conflict"
-
-
-class SessionFinishingError(ConflictError):
-    """The session is being finished."""
-
-    code = "session_finishing"
-
-
-class SessionFinishedError(ConflictError):
-    """The session is finished."""
-
-    code = "session_finished"
-
-
-class SessionAbortedError(ConflictError):
-    """The session was aborted."""
-
-    code = "session_aborted"
-
-
-class NotFinishedError(ConflictError):
-    """The session is not finished."""
-
-    code = "session_not_finished"
-
-
-class GoneError(GaplessError):
-    """What was asked for is gone."""
+def _error(status: int, code: str, title: str) -> type[GaplessError]:
+    name = f"{code.title().replace('_', '')}Error"
+    members = {"__module__": __name__, "status": status, "code": code, "title": title}
+    return type(name, (GaplessError,), members)
+
+
+EmptyBodyError = _error(400, "empty_body", "The request has no body.")
+InvalidBase64Error = _error(400, "invalid_base64", "The body is not valid base64.")
+InvalidUtf8Error = _error(400, "invalid_utf8", "The body is not valid UTF-8.")
+MalformedJsonError = _error(400, "malformed_json", "The body is not valid JSON.")
+TruncatedJsonError = _error(400, "truncated_json", "The JSON ends too early.")
+TrailingTextError = _error(400, "trailing_text", "There is text after the JSON.")
+ControlCharacterError = _error(400, "control_character", "A string holds a raw control character.")
+NotANumberError = _error(400, "not_a_number", "NaN and Infinity are not JSON.")
+LoneSurrogateError = _error(400, "lone_surrogate", "A string holds half of a surrogate pair.")
+TooDeeplyNestedError = _error(400, "too_deeply_nested", "The JSON is nested too deeply.")
+NotAnObjectError = _error(400, "not_an_object", "The body is not a JSON object.")
+RepeatedMemberError = _error(400, "repeated_member", "A member of the body is given twice.")
+MissingMemberError = _error(400, "missing_member", "A required member is missing.")
+InvalidSeqNumError = _error(400, "invalid_seq_num", "The seqNum is not valid.")
+InvalidDataError = _error(400, "invalid_data", "The data is not an array.")
+EmptyDataError = _error(400, "empty_data", "The data array is empty.")
+InvalidTotalRecordError = _error(400, "invalid_total_record", "The totalRecord is not valid.")
+InvalidBatchSizeError = _error(400, "invalid_batch_size", "The batchSize is not valid.")
+TooManyBatchesError = _error(400, "too_many_batches", "The batchSize makes too many batches.")
+WrongBatchLengthError = _error(400, "wrong_batch_length", "The batch has a wrong length.")
+SeqNumOutOfRangeError = _error(400, "seq_num_out_of_range", "The session has no such seqNum.")
+InvalidGzipError = _error(400, "invalid_gzip", "The body is not gzip.")
+TruncatedGzipError = _error(400, "truncated_gzip", "The gzip body ends too early.")
+InvalidContentDigestError = _error(
+    400, "invalid_content_digest", "The Content-Digest is not valid."
+)
+DigestMismatchError = _error(400, "digest_mismatch", "The body does not match its Content-Digest.")
+
+NoIdentityError = _error(403, "no_identity", "The caller has no identity.")
+
+SessionNotFoundError = _error(404, "session_not_found", "There is no such session.")
+
+BatchConflictError = _error(409, "batch_conflict", "A different batch is stored under this seqNum.")
+SessionFinishingError = _error(409, "session_finishing", "The session is being finished.")
+SessionFinishedError = _error(409, "session_finished", "The session is finished.")
+SessionAbortedError = _error(409, "session_aborted", "The session was aborted.")
+SessionNotFinishedError = _error(409, "session_not_finished", "The session is not finished.")
+
+SessionExpiredError = _error(410, "session_expired", "The session has expired.")
+
+BodyTooLargeError = _error(413, "body_too_large", "The body is too large as sent.")
+TooManyValuesError = _error(413, "too_many_values", "The body has too many values.")
+InflatedTooLargeError = _error(413, "inflated_too_large", "The body is too large once inflated.")
+
+UnsupportedEncodingError = _error(415, "unsupported_encoding", "The Content-Encoding is unknown.")
+GzipAsTextError = _error(415, "gzip_as_text", "The gzip body was sent as text.")
+
+SessionExpiringError = _error(503, "session_expiring", "The session is about to expire.")
+
+
+class BatchesGoneError(GaplessError):
+    """Batches that a finish has listed no longer exist."""
 
     status = 410
-
-
-class SessionExpiredError(GoneError):
-    """The session has expired."""
-
-    code = "session_expired"
-
-
-class BatchesGoneError(GoneError):
-    """The batches of this session are gone."""
-
     code = "batches_gone"
+    title = "The batches of this session are gone."
 
     def __init__(self) -> None:
         super().__init__(
@@ -309,60 +100,12 @@ class BatchesGoneError(GoneError):
         )
 
 
-class TooLargeError(GaplessError):
-    """The body is too large."""
-
-    status = 413
-
-
-class BodyTooLargeError(TooLargeError):
-    """The body is too large as sent."""
-
-    code = "body_too_large"
-
-
-class TooManyValuesError(TooLargeError):
-    """The body has too many values."""
-
-    code = "too_many_values"
-
-
-class InflatedTooLargeError(TooLargeError):
-    """The body is too large once inflated."""
-
-    code = "inflated_too_large"
-
-
-class UnsupportedMediaError(GaplessError):
-    """The body comes in a form that the service does not read."""
-
-    status = 415
-
-
-class UnsupportedEncodingError(UnsupportedMediaError):
-    """The Content-Encoding is not supported."""
-
-    code = "unsupported_encoding"
-
-
-class GzipAsTextError(UnsupportedMediaError):
-    """A gzip body was sent under a media type that spoils it."""
-
-    code = "gzip_as_text"
-
-
-class SessionExpiringError(GaplessError):
-    """The session is about to expire."""
-
-    status = 503
-    code = "session_expiring"
-
-
 class StorageBusyError(GaplessError):
-    """The storage is busy, or cannot be reached."""
+    """A call to AWS failed for as long as it could be retried."""
 
     status = 503
     code = "storage_busy"
+    title = "The storage is busy, or cannot be reached."
 
     def __init__(self, detail: str, why: str = "") -> None:
         """``why`` is what the storage said, for the log alone."""

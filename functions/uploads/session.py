@@ -67,7 +67,7 @@ class Session:
     finishing_since: int | None = None
     """When it was sealed first since it was open; None where it is open."""
     lease_until: int = 0
-    settled: int = 0
+    last_reopened_attempt: int = 0
     """The last attempt that came to a verdict on the listing and re-opened the session."""
     upload: Upload | None = None
     """Of the attempt that holds the session, where that is a long merge."""
@@ -82,11 +82,11 @@ class Session:
     @property
     def died(self) -> int:
         """How many attempts before this one, since the last verdict, have come to no end."""
-        return self.attempt - self.settled - 1
+        return self.attempt - self.last_reopened_attempt - 1
 
     @property
     def ends_at(self) -> int:
-        """What the API calls ``expiresAt``: until when there is something to do with it."""
+        """What the API calls ``expiresAt``: until when a client can do something with it."""
         bound = self.state is State.FINISHED or self.decision
         return self.expires_at if bound else self.batches_until
 
@@ -152,7 +152,7 @@ class Session:
     def require_unexpired(self, now: int) -> Self:
         """Raise SessionExpiredError once nobody can finish it any more, or its result is gone.
 
-        Where it is open, a seal may still be under way that was sent in time.
+        While it is open, a seal that was sent in time may still arrive.
         """
         match self.state:
             case State.FINISHED:
@@ -184,7 +184,15 @@ class Session:
         return self
 
 
-def _expired() -> errors.SessionExpiredError:
+class StaleAttemptError(Exception):
+    """A move was refused: another call has moved the session, which is now as given."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(f"{session.session_id} is {session.state}, attempt {session.attempt}")
+        self.session = session
+
+
+def _expired() -> errors.GaplessError:
     return errors.SessionExpiredError(
         "The session has expired. Create a new one and send the batches again."
     )

@@ -23,13 +23,23 @@ import msgspec
 from botocore.exceptions import ClientError, HTTPClientError
 
 from uploads import errors, limits
-from uploads.session import MOVES, Counted, Decision, Move, Session, State, Upload, condition
+from uploads.session import (
+    MOVES,
+    Counted,
+    Decision,
+    Move,
+    Session,
+    StaleAttemptError,
+    State,
+    Upload,
+    condition,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-_REMEMBERED: Final = 1_024
-"""How many sessions a warm function remembers."""
+_CACHED_SESSIONS: Final = 1_024
+"""Most sessions that a warm function keeps."""
 
 _SERVER_ERROR: Final = 500
 
@@ -37,12 +47,16 @@ _VERSION: Final = 1
 
 
 class SessionStore:
-    """The sessions table."""
+    """The sessions table.
+
+    Every method that makes a move returns the session as it is then, and raises StaleAttemptError
+    if the move is not legal any more, or SessionNotFoundError.
+    """
 
     def __init__(self, client: "DynamoDBClient", table: str) -> None:
         self._client = client
         self._table = table
-        self._remembered: dict[tuple[str, str], Session] = {}
+        self._cached: dict[tuple[str, str], Session] = {}
 
     def create(self, session: Session) -> None:
         """Store a new session: 1 write."""
@@ -54,7 +68,7 @@ class SessionStore:
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except ClientError as error:
-            # The client sends a write again when its answer is lost, and then meets its own item.
+            # A retried PutItem may find its own item.
             old = _old_item(error)
             if not old or _session(old) != session:
                 raise
@@ -62,7 +76,7 @@ class SessionStore:
     def get(self, session_id: str, owner: str) -> Session:
         """Read a session as it is now: 1 strongly consistent read.
 
-        Raises SessionNotFoundError also where it is somebody else's.
+        Raises SessionNotFoundError also if it belongs to another owner.
         """
         found = self._client.get_item(
             TableName=self._table, Key={"sessionId": {"S": session_id}}, ConsistentRead=True
@@ -71,30 +85,27 @@ class SessionStore:
         # The owner is part of the key, so that a stranger never finds an id faster than any other.
         key = (session_id, owner)
         if session.state is not State.OPEN:
-            self._remembered.pop(key, None)
+            self._cached.pop(key, None)
         else:
-            if len(self._remembered) >= _REMEMBERED:
-                self._remembered.clear()
-            self._remembered[key] = session.as_created()
+            if len(self._cached) >= _CACHED_SESSIONS:
+                self._cached.clear()
+            self._cached[key] = session.as_created()
         return session
 
-    def recall(self, session_id: str, owner: str, now: int) -> Session:
-        """A session that this function has seen open, as it was created; else as it is now.
+    def get_cached(self, session_id: str, owner: str, now: int) -> Session:
+        """A session that this function has seen open, as it was created; else ``get``.
 
-        Good for the facts that never change. Whether it is still open, only ``get`` tells.
+        Use only its immutable fields: whether it is still open, only ``get`` tells.
         """
-        session = self._remembered.get((session_id, owner))
+        session = self._cached.get((session_id, owner))
         if session is None or now >= session.batches_until:
             return self.get(session_id, owner)
         return session
 
     def seal(
         self, session_id: str, owner: str, *, holder: str, now: int, lease_until: int
-    ) -> tuple[Session, bool]:
-        """Keep batches out and make this attempt the one that finishes: 1 write.
-
-        Gives the session, and whether ``holder`` holds it.
-        """
+    ) -> Session:
+        """Refuse batches from now on, and begin an attempt that ``holder`` makes: 1 write."""
         return self._move(
             Move.SEAL,
             session_id,
@@ -111,12 +122,12 @@ class SessionStore:
             lambda session: session.state is State.FINISHING and session.holder == holder,
         )
 
-    def lease(
+    def renew_lease(
         self, session_id: str, owner: str, attempt: int, until: int, upload: Upload | None = None
-    ) -> tuple[Session, bool]:
-        """Hold the session for ``attempt`` until then, or no longer where that is past: 1 write.
+    ) -> Session:
+        """Hold the session for ``attempt`` until then; a time that is past releases it: 1 write.
 
-        Gives False where another attempt holds it. ``upload``, if given, is noted.
+        ``upload``, if given, is noted.
         """
         values: dict[str, object] = {":lease": until, ":attempt": attempt}
         if upload:
@@ -140,11 +151,11 @@ class SessionStore:
         report: bool = False,
         counted: Counted | None = None,
         verdict: bool = True,
-    ) -> tuple[Session, bool]:
-        """Let batches in again and keep ``result`` for whoever asks: 1 write.
+    ) -> Session:
+        """Accept batches again, and keep ``result`` as the last answer of finish: 1 write.
 
-        ``report``: the gap report of this attempt is elsewhere. ``counted``, if given, is kept.
-        ``verdict``: the listing was judged, so that no attempt until now counts as one that died.
+        ``report``: the gap report of this attempt is in the ``ReportStore``. ``counted``, if given,
+        is kept. ``verdict``: the listing was judged, so that no attempt until now counts as died.
         """
         changes = ["#result = :result"]
         values: dict[str, object] = {":result": pack(result), ":attempt": session.attempt}
@@ -164,11 +175,12 @@ class SessionStore:
             lambda now: now.state is State.OPEN and now.attempt == session.attempt,
         )
 
-    def decide(self, session: Session, decision: Decision, expires_at: int) -> tuple[Session, bool]:
+    def decide(self, session: Session, decision: Decision) -> Session:
         """Bind this and every later attempt to ``decision``: 1 write.
 
-        ``expires_at`` gives them time to carry it out.
+        The session expires late enough for them to carry it out.
         """
+        latest = session.created_at + limits.LATEST_FINISH_SECONDS
         return self._move(
             Move.DECIDE,
             session.session_id,
@@ -176,7 +188,7 @@ class SessionStore:
             "decision = :decision, expiresAt = :expires",
             {
                 ":decision": asdict(decision),
-                ":expires": max(expires_at, session.expires_at),
+                ":expires": max(latest, session.expires_at),
                 ":attempt": session.attempt,
             },
             lambda now: now.state is State.FINISHING and now.decision == decision,
@@ -184,7 +196,7 @@ class SessionStore:
 
     def commit(
         self, session: Session, decision: Decision, result: dict[str, object], expires_at: int
-    ) -> tuple[Session, bool]:
+    ) -> Session:
         """Finish the session with ``result``, which is kept until ``expires_at``: 1 write."""
         return self._move(
             Move.COMMIT,
@@ -195,7 +207,7 @@ class SessionStore:
             lambda now: now.state is State.FINISHED,
         )
 
-    def abort(self, session_id: str, owner: str, *, now: int) -> tuple[Session, bool]:
+    def abort(self, session_id: str, owner: str, *, now: int) -> Session:
         """Give the session up for good: 1 write."""
         return self._move(
             Move.ABORT,
@@ -214,12 +226,11 @@ class SessionStore:
         changes: str,
         values: dict[str, object],
         landed: Callable[[Session], bool],
-    ) -> tuple[Session, bool]:
-        """Make ``move`` if it is legal. Gives the session as it is, and whether the move holds.
+    ) -> Session:
+        """Make ``move`` if it is legal.
 
         A write that seems to fail may have landed, so the item is judged (``landed``) and not the
-        failure. Where even the item cannot tell, the failure is raised. Raises SessionNotFoundError
-        where the session is unknown or somebody else's.
+        failure. If even the item cannot tell, the failure is raised.
         """
         sources, target = MOVES[move]
         update = f"SET #state = :{target}, {changes}"
@@ -244,14 +255,16 @@ class SessionStore:
         except (ClientError, HTTPClientError) as error:
             if (old := _old_item(error)) is not None:
                 session = _owned(old, owner)
-                return session, landed(session)
+                if landed(session):
+                    return session
+                raise StaleAttemptError(session) from None
             if isinstance(error, ClientError) and _status(error) < _SERVER_ERROR:
                 raise
             session = self.get(session_id, owner)
             if not landed(session):
                 raise
-            return session, True
-        return _owned(answer["Attributes"], owner), True
+            return session
+        return _owned(answer["Attributes"], owner)
 
 
 def _status(error: ClientError) -> int:
@@ -277,7 +290,7 @@ def _owned(item: dict[str, Any], owner: str) -> Session:
 
 
 def pack(result: dict[str, object]) -> bytes:
-    """An answer of finish as it is in an item."""
+    """An answer of finish as the item holds it."""
     return zlib.compress(json.dumps(result, separators=(",", ":")).encode())
 
 
@@ -314,7 +327,7 @@ def _session(item: dict[str, Any]) -> Session:
         holder=value.get("holder", ""),
         finishing_since=value.get("finishingSince"),
         lease_until=value.get("leaseUntil", 0),
-        settled=value.get("settled", 0),
+        last_reopened_attempt=value.get("settled", 0),
         upload=msgspec.convert(value.get("upload"), Upload | None),
         decision=msgspec.convert(value.get("decision"), Decision | None),
         counted=msgspec.convert(value.get("counted"), Counted | None),
@@ -334,7 +347,7 @@ _KNOWN: Final = frozenset(
 
 
 def _attribute(value: object) -> dict[str, Any]:
-    """A value as DynamoDB takes it; boto3's own serializer would bring all of boto3."""
+    """A value as DynamoDB takes it; boto3's own serializer would import all of boto3."""
     match value:
         case str():
             return {"S": value}

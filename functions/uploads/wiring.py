@@ -10,9 +10,8 @@ is not used, and importing it takes a fifth of a start.
 
 import re
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from botocore.config import Config as ClientConfig
@@ -23,19 +22,26 @@ from obstore.store import S3Store
 
 from uploads import limits
 from uploads.batch_store import BatchStore
-from uploads.config import Config
+from uploads.config import Clock, Config
+from uploads.receiving import Receiver
 from uploads.retries import govern
 from uploads.session_store import SessionStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_stepfunctions import SFNClient
     from obstore.store import S3Config, S3Credential
 
-    from uploads.finishing import Finish
-    from uploads.long_merge import LongMerge
-    from uploads.merged_store import MergedStore
+    from uploads.lifecycle import Lifecycle
+    from uploads.merging.composing import Composer
+    from uploads.merging.executions import MergeExecutions
+    from uploads.merging.finish import Finisher
+    from uploads.merging.merged_store import MergedStore
+    from uploads.merging.outcome import Outcomes
+    from uploads.merging.tasks import MergeTasks
     from uploads.reports import ReportStore
 
 _CLIENT: Final = ClientConfig(
@@ -57,9 +63,9 @@ def _now() -> int:
 
 
 class Wiring:
-    """What a function works with. ``clock`` gives seconds since 1970."""
+    """What a function is made of. Each part is made when it is first used."""
 
-    def __init__(self, config: Config, clock: Callable[[], int] = _now) -> None:
+    def __init__(self, config: Config, clock: Clock = _now) -> None:
         self.config = config
         self.clock = clock
 
@@ -108,27 +114,91 @@ class Wiring:
         )
 
     @cached_property
+    def receiver(self) -> Receiver:
+        """Receives batches."""
+        return Receiver(self.sessions, self.batches, self.clock)
+
+    # What the batch function does not use is imported where it is made: its start is shorter so.
+
+    @cached_property
+    def lifecycle(self) -> "Lifecycle":
+        """Creates, shows and aborts sessions."""
+        from uploads.lifecycle import Lifecycle  # noqa: PLC0415
+
+        return Lifecycle(
+            self.sessions,
+            self.batches,
+            self.merged,
+            self.presigning_store,
+            self.reports,
+            self.clock,
+            self.config.session_lifetime,
+        )
+
+    @cached_property
+    def finisher(self) -> "Finisher":
+        """Finishes sessions."""
+        from uploads.merging.finish import Finisher  # noqa: PLC0415
+
+        return Finisher(
+            self.sessions,
+            self.batches,
+            self._composer,
+            self._outcomes,
+            self.clock,
+            self._executions,
+        )
+
+    @cached_property
+    def merge_tasks(self) -> "MergeTasks":
+        """The tasks of the state machine."""
+        from uploads.merging.shares import ShareStore  # noqa: PLC0415
+        from uploads.merging.tasks import MergeTasks  # noqa: PLC0415
+
+        return MergeTasks(
+            self.sessions,
+            self.batches,
+            self._composer,
+            ShareStore(self._batches_bucket),
+            self._outcomes,
+            self.clock,
+        )
+
+    @cached_property
     def merged(self) -> "MergedStore":
         """The merged bucket."""
         return self._merged(self.config.endpoint_url)
 
     @cached_property
-    def merged_for_callers(self) -> "MergedStore":
+    def presigning_store(self) -> "MergedStore":
         """The merged bucket as callers reach it: for links."""
-        return self._merged(self.config.presign_endpoint_url or self.config.endpoint_url)
+        endpoint = self.config.presign_endpoint_url
+        return self._merged(endpoint) if endpoint else self.merged
 
     @cached_property
     def reports(self) -> "ReportStore":
         """Gap reports that sessions have no room for."""
-        from uploads.reports import ReportStore  # noqa: PLC0415 - not in the batch function
+        from uploads.reports import ReportStore  # noqa: PLC0415
 
         return ReportStore(self._batches_bucket)
 
     @cached_property
-    def finish(self) -> "Finish":
-        """Finish, in line or handed over to the stack's state machine, where there is one."""
-        from uploads.finishing import Finish  # noqa: PLC0415 - not in the batch function
-        from uploads.state_machine import StateMachine  # noqa: PLC0415
+    def _composer(self) -> "Composer":
+        from uploads.merging.composing import Composer  # noqa: PLC0415
+
+        return Composer(self.batches, self.merged)
+
+    @cached_property
+    def _outcomes(self) -> "Outcomes":
+        from uploads.merging.outcome import Outcomes  # noqa: PLC0415
+
+        retention = self.config.merged_retention
+        return Outcomes(self.sessions, self.reports, self.merged, self.clock, retention)
+
+    @cached_property
+    def _executions(self) -> "MergeExecutions | None":
+        """Long merges, if the stack has a state machine."""
+        from uploads.merging.executions import MergeExecutions  # noqa: PLC0415
 
         def client() -> "SFNClient":
             made = self._session.create_client(
@@ -137,27 +207,10 @@ class Wiring:
             return cast("SFNClient", made)
 
         arn = self.config.merge_state_machine
-        return Finish(
-            self.sessions,
-            self.batches,
-            self.merged,
-            self.reports,
-            self.clock,
-            self.config.merged_retention,
-            StateMachine(client, arn) if arn else None,
-        )
-
-    @cached_property
-    def long_merge(self) -> "LongMerge":
-        """The tasks of the state machine."""
-        from uploads.long_merge import LongMerge  # noqa: PLC0415
-        from uploads.merge_plan import MergePlan  # noqa: PLC0415
-
-        return LongMerge(self.finish, partial(MergePlan, self._batches_bucket))
+        return MergeExecutions(client, arn) if arn else None
 
     def _merged(self, endpoint: str | None) -> "MergedStore":
-        # Not imported where it is not used: it makes the start of the batch function slower.
-        from uploads.merged_store import MergedStore  # noqa: PLC0415
+        from uploads.merging.merged_store import MergedStore  # noqa: PLC0415
 
         client = self._session.create_client(
             "s3",
@@ -176,13 +229,10 @@ class Wiring:
                 )
             ),
         )
-        # Else every part waits for S3 to say "100 Continue" before it is sent.
+        # Avoid the 100-continue round trip before every part.
         client.meta.events.unregister("before-call.s3", add_expect_header)
         return MergedStore(
-            cast("S3Client", client),
-            self.config.merged_bucket,
-            self.batches,
-            self.config.batches_bucket,
+            cast("S3Client", client), self.config.merged_bucket, self.config.batches_bucket
         )
 
 

@@ -16,11 +16,12 @@ from tests.api import Api
 from tests.conftest import Stack
 from tests.deployed.test_principals import resources, roles, without
 from uploads import limits
-from uploads.plan import StoredBatch, plan
+from uploads.batch import StoredBatch
+from uploads.merging.parts import plan_parts
 
 BATCHES, SIZE = 2_500, 40_000
 NDJSON = b'"' + b"x" * (SIZE - 3) + b'"\n'
-PARTS = len(plan([StoredBatch(n, SIZE, "") for n in range(BATCHES)]))
+PARTS = len(plan_parts([StoredBatch(n, SIZE, "") for n in range(BATCHES)]))
 SECONDS = 4
 """What finish is given: less than it plans to need for so many batches."""
 

@@ -10,7 +10,7 @@ from tests.api import Api
 from tests.aws import DEAD, AwsProxy, Call
 from tests.conftest import Stack
 from tests.integration.test_listing import fill
-from uploads import records
+from uploads.decode import body
 
 
 def counted(calls: list[Call]) -> Counter[str]:
@@ -44,13 +44,13 @@ def test_batch(api: Api, aws: AwsProxy) -> None:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The length of each body that is decoded, as it is sent."""
     seen: list[int] = []
-    real = records.read_body
+    real = body.read_body
 
     def read_body(body: str | None, **options: Any) -> bytes:  # noqa: ANN401
         seen.append(len(body or ""))
         return real(body, **options)
 
-    monkeypatch.setattr(records, "read_body", read_body)
+    monkeypatch.setattr("uploads.http.read_body", read_body)
     return seen
 
 

@@ -15,12 +15,15 @@ from tests.api import Api
 from tests.aws import DEAD, Answer, AwsProxy, Call, s3_error
 from tests.conftest import LocalStack
 from uploads import limits
+from uploads.batch import RunTotals
 from uploads.config import AuthMode, Config
-from uploads.finishing import Failure, Finish, record_count
 from uploads.http import Request
+from uploads.merging.executions import Execution
+from uploads.merging.finish import Finisher
+from uploads.merging.merged_store import Published
+from uploads.merging.validation import Failure, merge_failed, validate_count
 from uploads.session import Counted, Decision, Session, State, Upload
 from uploads.session_store import SessionStore
-from uploads.state_machine import Execution
 from uploads.wiring import Wiring
 
 READ_UNIT: Final = 4_096
@@ -119,7 +122,7 @@ FUTURE: Final = 9_999_999_999
 DIGEST: Final = "f" * 64
 FAILURES: Final = st.builds(
     lambda random, ranges: [
-        [first, first + random.randrange(50)] for first in random.sample(range(99_900), ranges)
+        (first, first + random.randrange(50)) for first in random.sample(range(99_900), ranges)
     ],
     st.randoms(use_true_random=False),
     # Most of which make a report that is about as large as the item takes, compressed.
@@ -134,8 +137,8 @@ def test_no_item_is_larger_than_a_read_unit_whatever_happens_to_it(
 ) -> None:
     """Any moves there can be, with the largest values there can be, by the code that makes them."""
     owner = "x" * limits.MAX_OWNER_BYTES
-    finish = Wiring(Config.from_env(os.environ), clock=lambda: FUTURE - 90_000).finish
-    store, session_id = finish.sessions, secrets.token_hex(16)
+    finisher = Wiring(Config.from_env(os.environ), clock=lambda: FUTURE - 90_000).finisher
+    store, session_id = finisher.sessions, secrets.token_hex(16)
     store.create(
         Session(
             session_id,
@@ -152,7 +155,7 @@ def test_no_item_is_larger_than_a_read_unit_whatever_happens_to_it(
     try:
         for _ in range(data.draw(st.integers(4, 12))):
             session = store.get(session_id, owner)
-            if not (moves := _moves(finish, session, data)):
+            if not (moves := _moves(finisher, session, data)):
                 break
             moves[data.draw(st.sampled_from(sorted(moves)))]()
             largest = max(largest, size(raw(local, session_id)))
@@ -163,47 +166,49 @@ def test_no_item_is_larger_than_a_read_unit_whatever_happens_to_it(
         local.table.delete_item(Key={"sessionId": session_id})
 
 
-def _moves(finish: Finish, now: Session, data: st.DataObject) -> dict[str, Callable[[], object]]:
+def _moves(
+    finisher: Finisher, now: Session, data: st.DataObject
+) -> dict[str, Callable[[], object]]:
     """What can be done to a session, as the service does it."""
-    clock, decision = finish.clock(), now.decision
-    counted = Counted(DIGEST, LARGEST)
-    execution = Execution(now.session_id, now.owner, now.attempt, 100_000, DIGEST)
+    clock, decision = finisher.clock(), now.decision
+    sessions, outcomes = finisher.sessions, finisher.outcomes
 
     def seal() -> object:
-        return finish.sessions.seal(
+        return sessions.seal(
             now.session_id, now.owner, holder="f" * 16, now=clock, lease_until=clock
         )
 
     def fail() -> object:
-        ranges = data.draw(FAILURES)
-        missing = {"missing": ranges, "missingTruncated": False}
-        failure = Failure(now, "missing_batches", "9" * 200, **missing, batches=100_000)
-        return finish.fail(now, failure)
+        missing = data.draw(FAILURES)
+        return outcomes.fail(now, Failure(now, "missing_batches", "9" * 200, 100_000, missing))
 
     def miscount() -> object:
-        failure = record_count(now, 100_000, LARGEST - 1)
-        assert failure
-        return finish.fail(now, failure, counted)
+        failure = validate_count(now, DIGEST, 100_000, RunTotals(LARGEST - 1, LARGEST))
+        assert isinstance(failure, Failure)
+        return outcomes.fail(now, failure, Counted(DIGEST, LARGEST))
 
     def give_back() -> object:
-        failed = Failure(now, "merge_failed", "x" * 80, batches=100_000)
-        return finish.sessions.reopen(now, failed.result, verdict=False)
+        return sessions.reopen(now, merge_failed(now, 100_000).result, verdict=False)
 
     match now.state, decision:
         case (State.OPEN, _):
             return {"seal": seal}
         case (State.FINISHING, _):
             upload = Upload("u" * 1_024, limits.MAX_PARTS)
-            common = {"seal": seal, "hold": lambda: finish.hold(execution, upload)}
+
+            def renew_lease() -> object:
+                return sessions.renew_lease(now.session_id, now.owner, now.attempt, FUTURE, upload)
+
+            common = {"seal": seal, "renew lease": renew_lease}
             if decision:
-                end = {"commit": lambda: finish.commit(now, decision, "A" * 8, FUTURE)}
-                return common | end
+                published = Published("A" * 8, FUTURE)
+                return common | {"commit": lambda: outcomes.succeed(now, decision, published)}
             bound = Decision(100_000, LARGEST, LARGEST, DIGEST)
             return common | {
                 "fail": fail,
                 "miscount": miscount,
                 "give back": give_back,
-                "decide": lambda: finish.decide(now, bound),
+                "decide": lambda: sessions.decide(now, bound),
             }
     return {}
 
@@ -267,8 +272,8 @@ def test_a_release_that_is_overtaken_gives_up_its_own_upload_and_nothing_else(
         return forward()
 
     with aws.handled(handle):
-        long_merge = Wiring(Config.from_env(os.environ)).long_merge
-        long_merge.release(Execution(session_id, owner, 1, 0, DIGEST), ours)
+        tasks = Wiring(Config.from_env(os.environ)).merge_tasks
+        tasks.release(Execution(session_id, owner, 1, 0, DIGEST), ours)
     item = local.item(session_id)
     assert {name: item[name] for name in moved} == moved
     assert "result" not in item
@@ -293,6 +298,6 @@ def test_a_warm_function_remembers_what_never_changes(api: Api, local: LocalStac
     store = SessionStore(boto3.client("dynamodb"), local.table.name)
     owner = raw(local, session_id)["owner"]["S"]
     assert store.get(session_id, owner).result
-    remembered = store.recall(session_id, owner, 0)
+    remembered = store.get_cached(session_id, owner, 0)
     assert (remembered.result, remembered.counted, remembered.attempt) == (None, None, 0)
     assert len(json.dumps(remembered.__dict__, default=str)) < 1_000

@@ -121,9 +121,9 @@ def test_a_package_is_whole_and_holds_nothing_else(built: Path, handler: str) ->
     top = {path.name for path in package.iterdir()}
     # RECORD also names commands: `../../bin/…`.
     assert top == (theirs - {"..", "bin"}) | ours | {"uploads", "__pycache__"}
-    assert {path.name for path in (package / "uploads").iterdir()} == {
-        "__pycache__",
-        *(path.name for path in (FUNCTIONS / "uploads").glob("*.py")),
+    packed = package / "uploads"
+    assert {path.relative_to(packed) for path in packed.rglob("*.py")} == {
+        path.relative_to(FUNCTIONS / "uploads") for path in (FUNCTIONS / "uploads").rglob("*.py")
     }
 
 
@@ -176,9 +176,9 @@ def test_a_batch_starts_without_what_it_does_not_use(built_here: Path) -> None:
         return set(re.findall(r"data/(\w+)/[\d-]+/service-2", " ".join(seen["opened"])))
 
     # The look at finish shows that what is asserted of batches could be seen.
-    assert "uploads.merged_store" in finish["modules"]
+    assert "uploads.merging.merged_store" in finish["modules"]
     assert models(finish) == {"dynamodb", "s3"}
-    assert "uploads.merged_store" not in batches["modules"]
+    assert "uploads.merging.merged_store" not in batches["modules"]
     assert models(batches) == {"dynamodb"}
     packages = {name.partition(".")[0] for name in batches["modules"]}
     assert not packages & {"asyncio", "boto3", "multiprocessing", "s3transfer"}

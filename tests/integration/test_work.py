@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 
-from uploads import limits, plan, records
-from uploads.batch_store import BatchFacts, BatchStore
-from uploads.finishing import listing_digest
+from uploads import limits
+from uploads.batch import BatchMetadata, RunTotals, StoredBatch, listing_digest
+from uploads.batch_store import BatchStore
+from uploads.decode.batch_json import read_batch
+from uploads.decode.body import read_body
 from uploads.gaps import missing
-from uploads.merged_store import Content
-from uploads.plan import StoredBatch
+from uploads.merging.composing import Composer
+from uploads.merging.parts import plan_parts
 from uploads.threads import Threads
 
 
@@ -64,12 +66,12 @@ def body(count: int) -> bytes:
 @pytest.mark.parametrize("count", [100, 10_000])
 def test_a_batch_takes_no_call_for_each_record(count: int) -> None:
     content = body(count)
-    assert calls(lambda: records.read_batch(content)) <= 20
+    assert calls(lambda: read_batch(content)) <= 20
 
 
 def test_a_batch_is_held_once_more_and_no_more() -> None:
     content = body(10_000)
-    held = peak(lambda: records.read_batch(content))
+    held = peak(lambda: read_batch(content))
     # The NDJSON, and what marks each record.
     assert held <= len(content) + 90 * 10_000
 
@@ -77,7 +79,7 @@ def test_a_batch_is_held_once_more_and_no_more() -> None:
 def test_a_body_is_copied_once() -> None:
     text = body(10_000).decode()
     headers = {"content-length": str(len(text.encode()))}
-    held = peak(lambda: records.read_body(text, is_base64=False, headers=headers))
+    held = peak(lambda: read_body(text, is_base64=False, headers=headers))
     assert held <= 1.01 * len(text)
 
 
@@ -88,7 +90,7 @@ def test_planning_takes_few_calls_a_batch() -> None:
         def decide() -> None:
             list(missing((batch.seq_num for batch in listing), count))
             listing_digest(listing)
-            plan.plan(listing)
+            plan_parts(listing)
 
         return calls(decide)
 
@@ -125,18 +127,16 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> bytes:
 
 def compose(batches: int) -> Callable[[], object]:
     """A part of so many batches, read into one buffer."""
-    from uploads.merged_store import MergedStore  # noqa: PLC0415 - as the functions do
-
     unused: Any = None
-    store = MergedStore(unused, "merged", BatchStore(unused), "batches")
+    composer = Composer(BatchStore(unused), unused)
     listing = [StoredBatch(n, 100_000, '"0"') for n in range(batches)]
     threads: Any = Threads(1)
     threads._pool = _Inline()  # noqa: SLF001
 
-    def held(body: object, facts: list[BatchFacts]) -> object:
-        return body, Content.of(facts)
+    def held(body: object, facts: list[BatchMetadata]) -> object:
+        return body, RunTotals.of(facts)
 
-    return lambda: store.read("0" * 32, listing, threads, held).result()
+    return lambda: composer.read("0" * 32, listing, threads, held).result()
 
 
 @pytest.mark.usefixtures("stored")
@@ -151,5 +151,5 @@ def test_a_part_is_held_once() -> None:
 
 
 def test_what_is_known_of_a_batch_is_small() -> None:
-    held = peak(lambda: [BatchFacts(1, 100_000, f"{n:064x}", n) for n in range(1_000)])
+    held = peak(lambda: [BatchMetadata(1, 100_000, f"{n:064x}", n) for n in range(1_000)])
     assert held / 1_000 <= 275

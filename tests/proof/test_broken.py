@@ -15,12 +15,18 @@ import pytest
 from tests.proof.scenarios import SCENARIOS
 from tests.proof.stories import STORIES
 from tests.proof.world import ViolationError, World, count
-from uploads import batch_store, errors, finishing, limits, protocol
-from uploads.finishing import Finish
-from uploads.merged_store import Merge, MergedStore
+from uploads import batch_store, errors, limits
+from uploads.batch import listing_digest
+from uploads.merging import validation
+from uploads.merging.composing import Composition
+from uploads.merging.executions import Execution
+from uploads.merging.finish import Finisher
+from uploads.merging.merged_store import MergedStore
+from uploads.merging.outcome import Outcomes
+from uploads.merging.validation import Verdict, merge_failed
+from uploads.receiving import Receiver
 from uploads.session import MOVES, Move, Session, State
 from uploads.session_store import SessionStore
-from uploads.state_machine import Execution
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -28,32 +34,28 @@ Break = Callable[[pytest.MonkeyPatch], None]
 def no_second_look(patch: pytest.MonkeyPatch) -> None:
     """204 as soon as the batch is stored."""
 
-    def receive(
-        sessions: Any, batches: Any, session_id: str, owner: str, read: Any, clock: Any
-    ) -> Any:
-        session = sessions.recall(session_id, owner, clock()).require_open(clock())
+    def receive(self: Receiver, session_id: str, owner: str, read: Any) -> Any:
+        cached = self.sessions.get_cached(session_id, owner, self.clock())
         batch = read()
-        session.check_batch(batch.seq_num, batch.records)
-        batches.put(session_id, batch)
+        cached.require_open(self.clock()).check_batch(batch.seq_num, batch.records)
+        self.batches.put(session_id, batch)
         return batch
 
-    patch.setattr(protocol, "receive", receive)
+    patch.setattr(Receiver, "receive", receive)
 
 
 def refused_batches_are_deleted(patch: pytest.MonkeyPatch) -> None:
-    real = protocol.receive
+    real = Receiver.receive
 
-    def receive(
-        sessions: Any, batches: Any, session_id: str, owner: str, read: Any, clock: Any
-    ) -> Any:
+    def receive(self: Receiver, session_id: str, owner: str, read: Any) -> Any:
         try:
-            return real(sessions, batches, session_id, owner, read, clock)
+            return real(self, session_id, owner, read)
         except errors.SessionFinishingError:
             name = batch_store.key(session_id, read().seq_num)
-            obstore.delete(batches._store, [name])  # noqa: SLF001
+            obstore.delete(self.batches._store, [name])  # noqa: SLF001
             raise
 
-    patch.setattr(protocol, "receive", receive)
+    patch.setattr(Receiver, "receive", receive)
 
 
 def batches_are_overwritten(patch: pytest.MonkeyPatch) -> None:
@@ -67,7 +69,7 @@ def batches_are_overwritten(patch: pytest.MonkeyPatch) -> None:
 
 def no_decision(patch: pytest.MonkeyPatch) -> None:
     """An attempt publishes what it has found, and commits it."""
-    patch.setattr(SessionStore, "decide", lambda _, session, *__: (session, True))
+    patch.setattr(SessionStore, "decide", lambda _, session, __: session)
     guard = "(attribute_not_exists(decision) OR decision.digest = :digest)"
     patch.setitem(MOVES, Move.COMMIT, ({State.FINISHING: (guard,)}, State.FINISHED))
 
@@ -119,7 +121,7 @@ def merged_objects_are_overwritten(patch: pytest.MonkeyPatch) -> None:
 
 
 def lists_before_it_seals(patch: pytest.MonkeyPatch) -> None:
-    real = Finish.__call__
+    real = Finisher.run
 
     class Early:
         """The batches, as they were listed."""
@@ -133,11 +135,11 @@ def lists_before_it_seals(patch: pytest.MonkeyPatch) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self._batches, name)
 
-    def call(self: Finish, session_id: str, owner: str, seconds_left: float) -> Any:
+    def run(self: Finisher, session_id: str, owner: str, seconds_left: float) -> Any:
         early: Any = Early(self.batches, self.batches.list(session_id))
         return real(replace(self, batches=early), session_id, owner, seconds_left)
 
-    patch.setattr(Finish, "__call__", call)
+    patch.setattr(Finisher, "run", run)
 
 
 def nobody_counts_the_dead(patch: pytest.MonkeyPatch) -> None:
@@ -155,50 +157,51 @@ def executions_are_named_by_the_session(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_count_holds_for_any_listing(patch: pytest.MonkeyPatch) -> None:
-    real = finishing._failure  # noqa: SLF001
+    real = validation.validate
 
-    def failure(session: Any, listing: Any, digest: str) -> Any:
+    def validate(session: Any, listing: Any) -> Any:
+        digest = listing_digest(listing)
         counted = session.counted and replace(session.counted, digest=digest)
-        return real(replace(session, counted=counted), listing, digest)
+        return real(replace(session, counted=counted), listing)
 
-    patch.setattr(finishing, "_failure", failure)
+    patch.setattr("uploads.merging.finish.validate", validate)
 
 
 def a_failed_merge_is_remembered(patch: pytest.MonkeyPatch) -> None:
     """As if it said something of the listing."""
-    real = finishing._failure  # noqa: SLF001
+    real = validation.validate
 
-    def failure(session: Any, listing: Any, digest: str) -> Any:
+    def validate(session: Any, listing: Any) -> Any:
         if session.result and session.result.get("reason") == "merge_failed":
-            return finishing.Failure(session, "merge_failed", "As it was.", batches=len(listing))
-        return real(session, listing, digest)
+            return Verdict("", merge_failed(session, len(listing)))
+        return real(session, listing)
 
-    patch.setattr(finishing, "_failure", failure)
+    patch.setattr("uploads.merging.finish.validate", validate)
 
 
 def all_uploads_are_given_up_before_the_reopening(patch: pytest.MonkeyPatch) -> None:
-    real = Finish.fail
+    real = Outcomes.fail
 
-    def fail(self: Finish, session: Any, *args: Any, **options: Any) -> Any:
+    def fail(self: Outcomes, session: Any, *args: Any) -> Any:
         self.merged.abort_uploads(session.session_id)
-        return real(self, session, *args, **options)
+        return real(self, session, *args)
 
-    patch.setattr(Finish, "fail", fail)
+    patch.setattr(Outcomes, "fail", fail)
 
 
 def uploads_are_left(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Merge, "__exit__", lambda *_: None)
+    patch.setattr(Composition, "__exit__", lambda *_: None)
 
 
 def publishes_before_it_decides(patch: pytest.MonkeyPatch) -> None:
-    decide, commit = Finish.decide, Finish.commit
+    decide, succeed = SessionStore.decide, Outcomes.succeed
 
-    def late(self: Finish, session: Any, decision: Any, *args: Any, **options: Any) -> Any:
-        session = decide(self, session, decision)
-        return commit(self, session, decision, *args, **options)
+    def late(self: Outcomes, session: Any, decision: Any, *args: Any) -> Any:
+        session = decide(self.sessions, session, decision)
+        return succeed(self, session, decision, *args)
 
-    patch.setattr(Finish, "decide", lambda _, session, __: session)
-    patch.setattr(Finish, "commit", late)
+    patch.setattr(SessionStore, "decide", lambda _, session, __: session)
+    patch.setattr(Outcomes, "succeed", late)
 
 
 def no_time_between_the_two(patch: pytest.MonkeyPatch) -> None:

@@ -187,12 +187,12 @@ class Process:
     def forget(self) -> None:
         """Remember no session, as a function that has just started."""
         for its in (self._inline, self._handing_over):
-            its.sessions._remembered.clear()  # noqa: SLF001
+            its.sessions._cached.clear()  # noqa: SLF001
 
     def remember(self, other: "Process") -> None:
         """Know the sessions that another knows."""
-        known = other._inline.sessions._remembered  # noqa: SLF001
-        self._inline.sessions._remembered.update(known)  # noqa: SLF001
+        known = other._inline.sessions._cached  # noqa: SLF001
+        self._inline.sessions._cached.update(known)  # noqa: SLF001
 
     def create(self, total: int, size: int | None) -> Answer:
         asked = {"totalRecord": total} | ({"batchSize": size} if size else {})

@@ -1,7 +1,6 @@
 """What is written down is what the code says: errors, routes, limits, events."""
 
 import ast
-import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ import yaml
 
 from local.template import Template
 from uploads import errors, limits
-from uploads.plan import StoredBatch, plan, shares
+from uploads.batch import StoredBatch
+from uploads.merging.parts import plan_parts, plan_shares
 
 ROOT = Path(__file__).parents[2]
 ERRORS_MD = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
@@ -27,20 +27,13 @@ INTERNAL = {"internal_error": 500}
 """The one code without a class: whatever nobody foresaw."""
 
 
-def subclasses(error: type[errors.GaplessError]) -> Iterator[type[errors.GaplessError]]:
-    for subclass in error.__subclasses__():
-        yield subclass
-        yield from subclasses(subclass)
-
-
-CLASSES = list(subclasses(errors.GaplessError))
-ANSWERED = [error for error in CLASSES if "code" in vars(error)]
+ANSWERED = errors.GaplessError.__subclasses__()
 STATUS_OF_CODE = {error.code: error.status for error in ANSWERED} | INTERNAL
 
 
 def reasons() -> Iterator[str]:
     """The reason of every ``Failure`` in the code."""
-    for path in (ROOT / "functions/uploads").glob("*.py"):
+    for path in (ROOT / "functions/uploads").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "Failure":
                 reason = node.args[1]
@@ -122,37 +115,12 @@ def test_every_code_belongs_to_one_error() -> None:
     assert not {error.code for error in ANSWERED} & INTERNAL.keys()
 
 
-@pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
+@pytest.mark.parametrize("error", ANSWERED, ids=lambda error: error.code)
 def test_every_error_can_be_answered(error: type[errors.GaplessError]) -> None:
-    assert error.__name__.endswith("Error")
-    assert error.__doc__
+    # Step Functions and logs know it by its name.
+    assert vars(errors)[error.__name__] is error
+    assert error.title.endswith(".")
     assert error.status in range(400, 600)
-    # What is raised has a code of its own; what only groups has none.
-    assert "code" in vars(error) or error.__subclasses__()
-
-
-def test_the_tree_of_errors_in_their_docstring_is_the_tree_of_classes() -> None:
-    line = re.compile(
-        r"^    (?P<lead>[│ ├└─]*)(?P<name>\w+Error)(?: +(?P<facts>[\w ]+))?$", re.MULTILINE
-    )
-    drawn: dict[str, tuple[str, str]] = {}
-    ancestors: list[str] = []
-    for lead, name, facts in line.findall(inspect.getdoc(errors) or ""):
-        depth = len(lead) // 4
-        ancestors[depth:] = [name]
-        if depth:
-            assert name not in drawn
-            drawn[name] = (ancestors[depth - 1], facts)
-    assert drawn == {
-        error.__name__: (error.__base__.__name__, _facts(error))
-        for error in CLASSES
-        if error.__base__
-    }
-
-
-def _facts(error: type[errors.GaplessError]) -> str:
-    """The status and the code, as far as the class itself gives them."""
-    return " ".join(str(vars(error)[name]) for name in ("status", "code") if name in vars(error))
 
 
 def test_docs_have_a_row_for_every_error_and_for_no_other() -> None:
@@ -186,7 +154,7 @@ def test_openapi_gives_every_code_under_its_status() -> None:
 
 
 def test_openapi_examples_of_problems_are_what_the_service_says() -> None:
-    titles = {error.code: error.__doc__ for error in ANSWERED}
+    titles = {error.code: error.title for error in ANSWERED}
     for status, media in problems():
         examples = [media["example"]] if "example" in media else []
         examples += [example["value"] for example in media.get("examples", {}).values()]
@@ -279,13 +247,13 @@ def scale_row(name: str) -> dict[str, int]:
 def test_scale_shows_what_is_planned(column: str) -> None:
     count, size = SCALE[column]
     assert scale_row("batches")[column] == count
-    parts = plan([StoredBatch(seq_num, size, "") for seq_num in range(count)])
+    parts = plan_parts([StoredBatch(seq_num, size, "") for seq_num in range(count)])
     assert scale_row("parts of the merged object")[column] == len(parts)
     work = sum(part.seconds for part in parts)
     assert scale_row("work of the merge, seconds of one function")[column] == round(work)
     handed_over = work > limits.INLINE_SHARE * 29
     shown = scale_row("who merges")[column]
-    assert shown == (len(shares(parts)) if handed_over else 0)
+    assert shown == (len(plan_shares(parts)) if handed_over else 0)
 
 
 @pytest.mark.parametrize(

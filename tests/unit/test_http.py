@@ -13,7 +13,7 @@ import json
 from types import SimpleNamespace
 from uploads import errors
 from uploads.config import AuthMode
-from uploads.http import answer, entry
+from uploads.http import make_handler, respond
 
 def config(auth_mode, table="gapless-SessionsTable-1ABCDEF"):
     return SimpleNamespace(auth_mode=auth_mode, sessions_table=table)
@@ -24,8 +24,8 @@ def fail(request):
 def refuse(request):
     raise errors.EmptyBodyError("secret detail")
 
-operations = {"a": lambda request: answer(204), "b": refuse, "c": fail}
-handler = entry(operations, config(AuthMode.NONE))
+operations = {"a": lambda request: respond(204), "b": refuse, "c": fail}
+handler = make_handler(operations, config(AuthMode.NONE))
 context = SimpleNamespace(aws_request_id="request-1")
 for route in "abc":
     event = {
@@ -51,7 +51,7 @@ for auth_mode, table, authorizer in (
         "routeKey": "a",
         "requestContext": {"authorizer": {"jwt": {"claims": claims}}},
     }
-    entry(operations, config(auth_mode, table))(event, context)
+    make_handler(operations, config(auth_mode, table))(event, context)
 """
 
 
@@ -115,7 +115,7 @@ for event in (
     {},
 ):
     for auth_mode in AuthMode:
-        print(json.dumps(entry(operations, config(auth_mode))(event, context)))
+        print(json.dumps(make_handler(operations, config(auth_mode))(event, context)))
 """
 
 

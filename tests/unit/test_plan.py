@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from uploads.plan import Part, StoredBatch, plan, shares
+from uploads.batch import StoredBatch
+from uploads.merging.parts import Part, plan_parts, plan_shares
 
 MIB = 2**20
 SMALLEST_PART = 5 * MIB
@@ -45,7 +46,7 @@ def check(batches: list[StoredBatch], parts: list[Part]) -> None:
 
 
 def test_nothing_makes_no_parts() -> None:
-    assert plan([]) == []
+    assert plan_parts([]) == []
 
 
 @given(
@@ -59,7 +60,7 @@ def test_nothing_makes_no_parts() -> None:
 @settings(max_examples=500)
 def test_limits_hold_for_few_batches(sizes: list[int]) -> None:
     batches = stored(sizes)
-    check(batches, plan(batches))
+    check(batches, plan_parts(batches))
 
 
 Draw = Callable[[random.Random], int]
@@ -91,7 +92,7 @@ DRAWS: dict[str, Draw] = {
 def test_limits_hold_for_many_batches(draw: str, count: int, seed: int) -> None:
     at = random.Random(seed)
     batches = stored([DRAWS[draw](at) for _ in range(count)])
-    check(batches, plan(batches))
+    check(batches, plan_parts(batches))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_limits_hold_for_many_batches(draw: str, count: int, seed: int) -> None:
 )
 def test_boundaries(sizes: list[int], expected: list[tuple[int, bool]]) -> None:
     batches = stored(sizes)
-    parts = plan(batches)
+    parts = plan_parts(batches)
     check(batches, parts)
     assert shape(parts) == expected
 
@@ -142,7 +143,7 @@ def test_boundaries(sizes: list[int], expected: list[tuple[int, bool]]) -> None:
 def test_limits_hold_around_the_most_parts(off: int) -> None:
     """About as many smallest parts as S3 takes: one more of them would be one too many."""
     batches = stored([SMALLEST_PART] * (MOST_PARTS + off))
-    check(batches, plan(batches))
+    check(batches, plan_parts(batches))
 
 
 @pytest.mark.parametrize("rest", [1, MOST_PARTS - 1, MOST_PARTS, MOST_PARTS + 1])
@@ -150,26 +151,26 @@ def test_limits_hold_around_the_most_parts(off: int) -> None:
 def test_a_small_rest_does_not_make_one_part_too_many(each: int, rest: int) -> None:
     """The batches but the last would make exactly the most parts."""
     batches = stored([16 * MIB] * (MOST_PARTS * each) + [rest])
-    check(batches, plan(batches))
+    check(batches, plan_parts(batches))
 
 
 @pytest.mark.parametrize("size", [SMALLEST_PART - 1, SMALLEST_PART, SMALLEST_PART + 1, 8 * MIB])
 def test_the_most_batches_of_about_a_part_fit(size: int) -> None:
     batches = stored([size] * MOST_BATCHES)
-    parts = plan(batches)
+    parts = plan_parts(batches)
     check(batches, parts)
     assert len(parts) > MOST_PARTS // 2
 
 
 def test_small_sessions_are_streamed_in_parts_that_fit_memory() -> None:
     batches = stored([MIB] * 4_000)
-    assert all(part.size <= 16 * MIB for part in plan(batches))
+    assert all(part.size <= 16 * MIB for part in plan_parts(batches))
 
 
 def test_a_plan_keeps_gaps_and_etags() -> None:
     """The numbers need not run from 0: the plan goes by order, and passes ETags on."""
     batches = [StoredBatch(7, 3, '"a"'), StoredBatch(9, SMALLEST_PART, '"b"')]
-    assert [batch for part in plan(batches) for batch in part.batches] == batches
+    assert [batch for part in plan_parts(batches) for batch in part.batches] == batches
 
 
 # --- The shares of a long merge ---
@@ -212,15 +213,15 @@ def check_shares(parts: list[Part], shared: list[range]) -> None:
 @settings(max_examples=50)
 def test_a_merge_is_shared_out(draw: str, count: int, seed: int) -> None:
     at = random.Random(seed)
-    parts = plan(stored([DRAWS[draw](at) for _ in range(count)]))
-    check_shares(parts, shares(parts))
+    parts = plan_parts(stored([DRAWS[draw](at) for _ in range(count)]))
+    check_shares(parts, plan_shares(parts))
 
 
 @pytest.mark.parametrize("parts", [1, 2, CHILDREN - 1, CHILDREN, CHILDREN + 1, 1_000, MOST_PARTS])
 def test_like_parts_are_shared_among_as_many_functions_as_there_can_be(parts: int) -> None:
-    shared = shares(plan(stored([SMALLEST_PART] * parts)))
+    shared = plan_shares(plan_parts(stored([SMALLEST_PART] * parts)))
     assert len(shared) >= min(parts, CHILDREN)
-    check_shares(plan(stored([SMALLEST_PART] * parts)), shared)
+    check_shares(plan_parts(stored([SMALLEST_PART] * parts)), shared)
 
 
 def test_the_largest_plan_fits_the_memory_of_its_function() -> None:
@@ -229,8 +230,8 @@ def test_the_largest_plan_fits_the_memory_of_its_function() -> None:
     batches = stored([DRAWS["any magnitude"](at) for _ in range(MOST_BATCHES)])
     tracemalloc.start()
     try:
-        parts = plan(batches)
-        shared = shares(parts)
+        parts = plan_parts(batches)
+        shared = plan_shares(parts)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -278,7 +278,7 @@ def test_the_times_leave_room_for_each_other() -> None:
     ("attempt", "settled", "died"), [(1, 0, 0), (2, 0, 1), (2, 1, 0), (7, 3, 3)]
 )
 def test_attempts_that_have_come_to_no_end(attempt: int, settled: int, died: int) -> None:
-    assert replace(SESSION, attempt=attempt, settled=settled).died == died
+    assert replace(SESSION, attempt=attempt, last_reopened_attempt=settled).died == died
 
 
 def test_what_is_remembered_of_a_session_never_changes() -> None:
@@ -288,7 +288,7 @@ def test_what_is_remembered_of_a_session_never_changes() -> None:
         attempt=3,
         holder="x",
         lease_until=5,
-        settled=1,
+        last_reopened_attempt=1,
         upload=Upload("id", 3),
         decision=DECISION,
         counted=Counted("digest", 1),

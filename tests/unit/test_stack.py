@@ -478,7 +478,10 @@ def test_every_metric_shown_is_emitted_by_this_stack() -> None:
     assert transformation["MetricNamespace"] == "Gapless"
     modules = (ROOT / "functions").rglob("*.py")
     code = "".join(module.read_text(encoding="utf-8") for module in modules)
-    emitted = {*re.findall(r'add_metric\(\s*"(\w+)"', code), transformation["MetricName"]}
+    emitted = {
+        *re.findall(r'(?:add_metric|\bcount)\(\s*"(\w+)"', code),
+        transformation["MetricName"],
+    }
     shown = dict(metrics_of_ours())
     assert set(shown) == emitted
     assert all(service == variables["POWERTOOLS_SERVICE_NAME"] for service in shown.values())

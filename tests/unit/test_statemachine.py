@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.test_stack import FUNCTIONS, RESOURCES, STATE_MACHINE, TASKS
 from uploads.errors import BatchesGoneError
-from uploads.finishing import StaleAttemptError
+from uploads.session import StaleAttemptError
 
 ROOT: Final = Path(__file__).parents[2]
 TEXT: Final = (ROOT / "statemachine/merge.asl.json").read_text(encoding="utf-8")

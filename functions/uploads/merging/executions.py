@@ -37,8 +37,8 @@ class Execution:
         return f"{self.session_id}-{self.attempt}"
 
 
-class StateMachine:
-    """The state machine of the stack."""
+class MergeExecutions:
+    """The executions of the stack's state machine."""
 
     def __init__(self, client: "Callable[[], SFNClient]", arn: str) -> None:
         self._make_client = client

@@ -5,21 +5,13 @@ A part is a run of whole batches, or one batch that S3 copies by itself without 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from uploads import limits
+from uploads.batch import StoredBatch
 
 _HALVINGS: Final = 10
 """After so many, no share has more than one part."""
-
-
-class StoredBatch(NamedTuple):
-    """A batch as the listing shows it."""
-
-    seq_num: int
-    size: int
-    """Bytes of NDJSON."""
-    etag: str
 
 
 @dataclass(frozen=True)
@@ -40,15 +32,15 @@ class Part:
         return len(self.batches) / limits.READS_PER_SECOND + self.size / limits.BYTES_PER_SECOND
 
 
-def plan(batches: Sequence[StoredBatch]) -> list[Part]:
+def plan_parts(batches: Sequence[StoredBatch]) -> list[Part]:
     """The parts of the object that is the concatenation of ``batches``.
 
     Every part but the last has at least the smallest size S3 takes, and there are never more than
     10,000: the least size of a part grows with the total, and every part but the last reaches it.
     """
     total = sum(batch.size for batch in batches)
-    least = max(limits.MIN_PART_BYTES, -(-total // (limits.MAX_PARTS - 1)))
-    enough = max(limits.PART_BYTES, least)
+    min_part = max(limits.MIN_PART_BYTES, -(-total // (limits.MAX_PARTS - 1)))
+    target_part = max(limits.PART_BYTES, min_part)
     parts: list[Part] = []
     run: list[StoredBatch] = []
     size = 0
@@ -61,19 +53,19 @@ def plan(batches: Sequence[StoredBatch]) -> list[Part]:
 
     for batch in batches:
         # Before a copied batch the run must be able to stand as a part of its own.
-        if batch.size >= least and (not run or size >= least):
+        if batch.size >= min_part and (not run or size >= min_part):
             close_run()
             parts.append(Part([batch], batch.size, copied=True))
             continue
         run.append(batch)
         size += batch.size
-        if size >= enough:
+        if size >= target_part:
             close_run()
     close_run()
     return parts
 
 
-def at_once(parts: Sequence[Part]) -> int:
+def max_concurrency(parts: Sequence[Part]) -> int:
     """How many functions may compose ``parts`` at once, for S3 to keep up with their reads."""
     reads = sum(len(part.batches) for part in parts)
     seconds = sum(part.seconds for part in parts)
@@ -81,7 +73,7 @@ def at_once(parts: Sequence[Part]) -> int:
     return max(1, min(limits.CHILDREN_AT_ONCE, fit))
 
 
-def shares(parts: Sequence[Part], died: int = 0) -> list[range]:
+def plan_shares(parts: Sequence[Part], died: int = 0) -> list[range]:
     """``parts`` in runs of about the same time for as many functions: their indexes.
 
     ``died`` is how many attempts have come to no end: after each, a function gets half as much, for

@@ -16,15 +16,16 @@ import msgspec
 import obstore
 
 from uploads import limits
-from uploads.batch_store import BatchFacts, put_once
-from uploads.plan import Part, StoredBatch
+from uploads.batch import BatchMetadata, StoredBatch
+from uploads.batch_store import put_once
+from uploads.merging.parts import Part
 from uploads.retries import persistently
 from uploads.threads import Threads
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-    from uploads.state_machine import Execution
+    from uploads.merging.executions import Execution
 
 
 _VERSION: Final = 1
@@ -42,7 +43,7 @@ class _Part(msgspec.Struct, array_like=True):
     batches: list[_Batch]
 
 
-class _Facts(msgspec.Struct, array_like=True, gc=False):
+class _Metadata(msgspec.Struct, array_like=True, gc=False):
     records: int
     size: int
     sha256: str
@@ -54,17 +55,16 @@ class _Share(msgspec.Struct):
 
 
 class _Done(msgspec.Struct):
-    batches: list[_Facts]
+    batches: list[_Metadata]
 
 
-class MergePlan:
-    """The plan of one execution."""
+class ShareStore:
+    """The shares of executions."""
 
-    def __init__(self, store: "S3Store", execution: "Execution") -> None:
+    def __init__(self, store: "S3Store") -> None:
         self._store = store
-        self._prefix = f"merges/{execution.session_id}/{execution.attempt}"
 
-    def write(self, parts: Sequence[Part], shares: Sequence[range]) -> str:
+    def write(self, execution: "Execution", parts: Sequence[Part], shares: Sequence[range]) -> str:
         """Write ``parts`` in ``shares``: 1 write a share, and 1. Gives the key of the plan."""
 
         def write_share(number: int) -> None:
@@ -72,16 +72,17 @@ class MergePlan:
             content = [
                 (index + 1, parts[index].copied, parts[index].batches) for index in shares[number]
             ]
-            self._put(f"share-{number:05d}", {"version": _VERSION, "parts": content})
+            self._put(execution, f"share-{number:05d}", {"version": _VERSION, "parts": content})
 
         with Threads(limits.READS_IN_FLIGHT) as threads:
             threads.map(write_share, range(len(shares)))
         plan = [{"share": number, "version": _VERSION} for number in range(len(shares))]
-        return self._put("plan", plan)
+        return self._put(execution, "plan", plan)
 
-    def read_share(self, number: int) -> dict[int, Part]:
+    def read_share(self, execution: "Execution", number: int) -> dict[int, Part]:
         """The parts of a share, by their numbers: 1 read."""
-        stored = msgspec.json.decode(self._get(f"share-{number:05d}"), type=_Share | list[_Part])
+        content = self._get(execution, f"share-{number:05d}")
+        stored = msgspec.json.decode(content, type=_Share | list[_Part])
         share = {}
         for part in stored if isinstance(stored, list) else stored.parts:
             batches = [StoredBatch(each.seq_num, each.size, each.etag) for each in part.batches]
@@ -89,30 +90,33 @@ class MergePlan:
             share[part.number] = Part(batches, size, copied=part.copied)
         return share
 
-    def write_done(self, number: int, batches: Iterable[BatchFacts]) -> None:
+    def write_done(
+        self, execution: "Execution", number: int, batches: Iterable[BatchMetadata]
+    ) -> None:
         """Note what the batches of a share hold: 1 write."""
         content = [(batch.records, batch.size, batch.sha256, batch.crc32) for batch in batches]
-        self._put(f"done-{number:05d}", {"version": _VERSION, "batches": content})
+        self._put(execution, f"done-{number:05d}", {"version": _VERSION, "batches": content})
 
-    def read_done(self, shares: int) -> list[BatchFacts]:
+    def read_done(self, execution: "Execution", shares: int) -> list[BatchMetadata]:
         """What all batches hold, in ``seqNum`` order: 1 read a share.
 
         Raises FileNotFoundError where a share is not done.
         """
 
-        def read(number: int) -> list[BatchFacts]:
-            stored = msgspec.json.decode(self._get(f"done-{number:05d}"), type=_Done | list[_Facts])
+        def read(number: int) -> list[BatchMetadata]:
+            content = self._get(execution, f"done-{number:05d}")
+            stored = msgspec.json.decode(content, type=_Done | list[_Metadata])
             return [
-                BatchFacts(facts.records, facts.size, facts.sha256, facts.crc32)
-                for facts in (stored if isinstance(stored, list) else stored.batches)
+                BatchMetadata(each.records, each.size, each.sha256, each.crc32)
+                for each in (stored if isinstance(stored, list) else stored.batches)
             ]
 
         with Threads(limits.READS_IN_FLIGHT) as threads:
             done = threads.map(read, range(shares))
-        return [facts for share in done for facts in share]
+        return [batch for share in done for batch in share]
 
-    def _put(self, name: str, content: object) -> str:
-        key = f"{self._prefix}/{name}.json"
+    def _put(self, execution: "Execution", name: str, content: object) -> str:
+        key = _key(execution, name)
         put_once(
             self._store,
             key,
@@ -121,8 +125,10 @@ class MergePlan:
         )
         return key
 
-    def _get(self, name: str) -> bytes:
-        stored = persistently(
-            lambda: obstore.get(self._store, f"{self._prefix}/{name}.json").bytes()
-        )
+    def _get(self, execution: "Execution", name: str) -> bytes:
+        stored = persistently(lambda: obstore.get(self._store, _key(execution, name)).bytes())
         return bytes(stored)
+
+
+def _key(execution: "Execution", name: str) -> str:
+    return f"merges/{execution.session_id}/{execution.attempt}/{name}.json"

@@ -1,17 +1,19 @@
-"""What is wrong with a body that is not JSON, and where. Pure.
+"""Decoding JSON: no member twice, integers as plain digits, errors that say where. Pure.
 
 msgspec refuses such a body with a reason and the offset of a byte. Only the bytes around that one
 are looked at: no object is made of what the client sent, so that to refuse a body costs no more
 than to accept it.
 """
 
+import hashlib
 import re
-from typing import Final, TypeVar
+from collections.abc import Mapping
+from typing import Final, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 from msgspec import Raw
 
-from uploads import errors
+from uploads import errors, limits
 
 _SCANNER: Final = msgspec.json.Decoder(Raw)
 """Checks every byte and makes nothing of them."""
@@ -33,7 +35,83 @@ _CONTINUATION: Final = bytes(range(0x80, 0xC0))
 """The bytes of UTF-8 that begin no character."""
 
 
-def explain(body: bytes) -> errors.MalformedJsonError:
+class Member(NamedTuple):
+    """What a member of an object must be, for the error of one that is not."""
+
+    error: type[errors.GaplessError]
+    rule: str
+    is_integer: bool = False
+
+
+Members = Mapping[str, Member]
+
+_LONGEST_NAME_KEPT: Final = 100
+
+_Request = TypeVar("_Request")
+
+
+def decode(decoder: "msgspec.json.Decoder[_Request]", body: bytes, members: Members) -> _Request:
+    """The object in ``body``, which is UTF-8. Raises a GaplessError of status 400."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        _refuse_member(str(error), members)
+    except msgspec.DecodeError:
+        raise explain(body) from None
+    except RecursionError:
+        raise too_deeply_nested() from None
+
+
+class _Name:
+    """A member's name as a key that equals no other, so that none hides another."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name[:_LONGEST_NAME_KEPT]
+
+
+def check_members(body: bytes, members: Members) -> None:
+    """Refuse a member that is given twice, and an integer that is not plain digits (``-0``).
+
+    ``body`` is an object.
+    """
+    seen: set[str | bytes] = set()
+
+    def see(name_type: type[_Name], name: str) -> _Name:
+        # A name may be as long as the body: one at a time is held, and of the others a digest.
+        key = name if len(name) <= _LONGEST_NAME_KEPT else hashlib.sha256(name.encode()).digest()
+        if key in seen:
+            raise errors.RepeatedMemberError(
+                f"The member {name[:100]!r} is given twice. Give every member once.",
+                member=name[:100],
+            )
+        seen.add(key)
+        if len(seen) > limits.MAX_MEMBERS:
+            raise errors.TooManyValuesError(
+                f"The body has more than {limits.MAX_MEMBERS} members. Send records in data.",
+                limit=limits.MAX_MEMBERS,
+            )
+        return name_type(name)
+
+    for given, value in msgspec.json.decode(body, type=dict[_Name, Raw], dec_hook=see).items():
+        member = members.get(given.name)
+        if member and member.is_integer and bytes(value) == b"-0":
+            _refuse_member(f"Expected plain digits, got -0 - at `$.{given.name}`", members)
+
+
+def _refuse_member(reason: str, members: Members) -> NoReturn:
+    """Turn msgspec's reason, which ends in the member's path, into the error of that member."""
+    if missing := re.search(r"missing required field `(\w+)`", reason):
+        raise errors.MissingMemberError(
+            f"The body needs the member {missing[1]!r}: {members[missing[1]].rule}.",
+            member=missing[1],
+        )
+    if path := re.match(r"(.*) - at `\$\.(\w+)`", reason):
+        member = members[path[2]]
+        raise member.error(f"{member.rule}. {path[1].replace('`', '')}.", member=path[2])
+    raise errors.NotAnObjectError(f"The body must be a JSON object. {reason.replace('`', '')}.")
+
+
+def explain(body: bytes) -> errors.GaplessError:
     """The error of ``body``, which is UTF-8 and was refused by msgspec as malformed."""
     try:
         return _explain(body)
@@ -42,7 +120,7 @@ def explain(body: bytes) -> errors.MalformedJsonError:
         return too_deeply_nested()
 
 
-def _explain(body: bytes) -> errors.MalformedJsonError:
+def _explain(body: bytes) -> errors.GaplessError:
     reason, at = _scan([body, _BEHIND])
     if reason == "trailing characters":
         return _error(errors.TrailingTextError, body, at - 1, "There is text after the JSON,")
@@ -57,7 +135,7 @@ def _explain(body: bytes) -> errors.MalformedJsonError:
     return _error(errors.MalformedJsonError, body, at, words)
 
 
-def too_deeply_nested() -> errors.TooDeeplyNestedError:
+def too_deeply_nested() -> errors.GaplessError:
     """The error of a body whose nesting msgspec does not follow to its end."""
     return errors.TooDeeplyNestedError(
         "The JSON is nested too deeply. 500 levels are always accepted."
@@ -74,7 +152,7 @@ def _scan(pieces: list[bytes | memoryview]) -> tuple[str, int]:
     return _TRUNCATED, 0
 
 
-def _invalid_character(body: bytes, at: int) -> errors.MalformedJsonError:
+def _invalid_character(body: bytes, at: int) -> errors.GaplessError:
     """The error of a character that msgspec says nothing more about: in a string, or no value."""
     if body[at] < ord(" ") and _is_in_string(body, at):
         return _error(errors.ControlCharacterError, body, at, "Raw control character in a string")
@@ -99,7 +177,7 @@ def _is_in_string(body: bytes, at: int) -> bool:
     return reason == _TRUNCATED
 
 
-def _lone_surrogate(body: bytes, reason: str, at: int) -> errors.MalformedJsonError:
+def _lone_surrogate(body: bytes, reason: str, at: int) -> errors.GaplessError:
     """The error of an escaped surrogate that ends, or whose false other half ends, at ``at``."""
     if body[at:] == b"\\":
         return _truncated(body)
@@ -115,14 +193,13 @@ def _lone_surrogate(body: bytes, reason: str, at: int) -> errors.MalformedJsonEr
     )
 
 
-def _truncated(body: bytes) -> errors.TruncatedJsonError:
+def _truncated(body: bytes) -> errors.GaplessError:
     return _error(errors.TruncatedJsonError, body, len(body), "The JSON ends too early,")
 
 
-_Error = TypeVar("_Error", bound=errors.MalformedJsonError)
-
-
-def _error(kind: type[_Error], body: bytes, at: int, words: str) -> _Error:
+def _error(
+    kind: type[errors.GaplessError], body: bytes, at: int, words: str
+) -> errors.GaplessError:
     """An error that says where byte ``at`` is: line and column, in characters, from 1."""
     line = body.count(b"\n", 0, at) + 1
     start = body.rfind(b"\n", 0, at) + 1

@@ -1,0 +1,86 @@
+"""A batch as it is sent, listed and described; and what a run of batches holds. Pure."""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from isal import isal_zlib
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch that was received, ready to be stored."""
+
+    seq_num: int
+    records: int
+    ndjson: bytes
+    """One record a line, every line ended by ``\\n``."""
+    sha256: str
+    """Of ``ndjson``, hexadecimal: two batches are the same if this is."""
+    crc32: int
+    """Of ``ndjson``: merging combines these into the checksum of the whole object."""
+
+    @classmethod
+    def of(cls, seq_num: int, records: int, ndjson: bytes) -> Self:
+        """The batch that ``ndjson`` makes."""
+        sha256 = hashlib.sha256(ndjson).hexdigest()
+        return cls(seq_num, records, ndjson, sha256, isal_zlib.crc32(ndjson))
+
+
+class StoredBatch(NamedTuple):
+    """A batch as the listing shows it."""
+
+    seq_num: int
+    size: int
+    """Bytes of NDJSON."""
+    etag: str
+
+
+Listing = list[StoredBatch]
+"""The batches of a session in ``seqNum`` order."""
+
+
+def listing_digest(listing: Sequence[StoredBatch]) -> str:
+    """SHA-256 over (``seqNum``, ETag, size) of every batch, hexadecimal."""
+    lines = (f"{batch.seq_num} {batch.etag} {batch.size}\n" for batch in listing)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchMetadata:
+    """What the metadata of a batch's object says about it."""
+
+    records: int
+    size: int
+    """Bytes."""
+    sha256: str
+    crc32: int
+
+
+@dataclass(frozen=True)
+class RunTotals:
+    """What a run of batches holds, by their own metadata."""
+
+    records: int = 0
+    bytes: int = 0
+    crc32: int = 0
+
+    @classmethod
+    def of(cls, batches: Iterable[BatchMetadata]) -> Self:
+        """The concatenation of ``batches``."""
+        return sum((cls(batch.records, batch.size, batch.crc32) for batch in batches), cls())
+
+    def __add__(self, other: Self) -> Self:
+        """The concatenation of both."""
+        return type(self)(
+            self.records + other.records,
+            self.bytes + other.bytes,
+            isal_zlib.crc32_combine(self.crc32, other.crc32, other.bytes),
+        )
+
+    @property
+    def checksum(self) -> str:
+        """The CRC-32 as S3 writes it: base64 of 4 big-endian bytes."""
+        return base64.b64encode(self.crc32.to_bytes(4, "big")).decode()

@@ -1,0 +1,119 @@
+"""The body of a request: checked and inflated, from API Gateway's event. Pure."""
+
+import base64
+import codecs
+from collections.abc import Mapping
+from typing import Final
+
+from uploads import errors
+from uploads.decode.content_digest import check_digest
+from uploads.decode.inflate import BATCH_ALLOWANCE, Allowance, Meter, inflate, no_meter
+
+BATCH_MEDIA_TYPE: Final = "application/vnd.gapless.batch+json"
+"""The media type under which API Gateway hands a body on untouched."""
+
+_PIECE_BYTES: Final = 64 * 1024
+"""Of text that is checked in one step."""
+
+
+def read_body(
+    body: str | None,
+    *,
+    is_base64: bool,
+    headers: Mapping[str, str],
+    allowance: Allowance = BATCH_ALLOWANCE,
+    cpu: Meter = no_meter,
+) -> bytes:
+    """The bytes of a request's JSON, checked and inflated, from the event's ``body``.
+
+    ``headers`` have lower-case names; for ``cpu`` see ``inflate``. Raises a GaplessError of status
+    400, 413 or 415.
+    """
+    if not body:
+        raise errors.EmptyBodyError("Send a JSON object as the request's body.")
+    if is_base64:
+        # Its length tells how many bytes it stands for: too many are not even decoded.
+        _check_size(len(body) // 4 * 3 - body.count("=", -2), allowance)
+        sent = _decode_base64(body)
+    else:
+        sent = _encode(body)
+    _check_size(len(sent), allowance)
+    encoding = headers.get("content-encoding", "").strip().lower() or "identity"
+    if encoding not in {"identity", "gzip", "x-gzip"}:
+        raise errors.UnsupportedEncodingError(
+            f"Content-Encoding {encoding[:100]!r} is not supported; use gzip, or none.",
+            supported=["gzip", "identity"],
+        )
+    compressed = encoding != "identity"
+    if not is_base64:
+        if compressed:
+            raise errors.GzipAsTextError(
+                "API Gateway spoils compressed bodies that are sent as JSON or text. Send them with"
+                f" Content-Type: {BATCH_MEDIA_TYPE}.",
+                expected=BATCH_MEDIA_TYPE,
+            )
+        _check_length(sent, headers.get("content-length"))
+    if "content-digest" in headers:
+        check_digest(sent, headers["content-digest"])
+    if compressed:
+        sent = inflate(sent, allowance, cpu)
+    if is_base64:
+        # Text is valid by now; msgspec does not check the UTF-8 of bytes.
+        _check_utf8(sent)
+    return sent
+
+
+def _check_size(size: int, allowance: Allowance) -> None:
+    if size > allowance.sent:
+        raise errors.BodyTooLargeError(
+            f"The body has {size} bytes, {allowance.sent} are allowed. {allowance.advice_sent}",
+            limit=allowance.sent,
+        )
+
+
+def _decode_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        # API Gateway makes it. Whatever stands in its place must not lose bytes in silence.
+        raise errors.InvalidBase64Error(
+            "The function was told that the body is base64, and it is not. Send it to the API."
+        ) from None
+
+
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise errors.InvalidUtf8Error(
+            f"The body holds half of a surrogate pair at character {error.start}.",
+            offset=error.start,
+        ) from None
+
+
+def _check_utf8(content: bytes) -> None:
+    # Piece by piece: the text of all of it takes up to four times its memory.
+    view = memoryview(content)
+    at = 0 if not content.isascii() else len(content)
+    while at < len(content):
+        piece = view[at : at + _PIECE_BYTES]
+        try:
+            _, used = codecs.utf_8_decode(piece, "strict", at + len(piece) == len(content))
+        except UnicodeDecodeError as error:
+            offset = at + error.start
+            raise errors.InvalidUtf8Error(
+                f"The body is not UTF-8: {error.reason} at byte {offset}.", offset=offset
+            ) from None
+        at += used
+
+
+def _check_length(sent: bytes, content_length: str | None) -> None:
+    # Where a body comes as text, API Gateway has replaced each invalid byte by U+FFFD: 3 bytes.
+    if content_length is None:
+        return
+    # Several header lines are one, with commas: they must agree.
+    if {one.strip().lstrip("0") for one in content_length.split(",")} != {str(len(sent))}:
+        raise errors.InvalidUtf8Error(
+            f"The body arrived as {len(sent)} bytes but Content-Length says {content_length[:20]}:"
+            f" it is not UTF-8. Send UTF-8, or {BATCH_MEDIA_TYPE} to find the place.",
+        )

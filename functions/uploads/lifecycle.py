@@ -1,0 +1,134 @@
+"""What a caller does with a session besides sending batches and finishing it.
+
+What is returned is the body of the API's response.
+"""
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from uploads import errors, gaps, limits
+from uploads.session import Session, StaleAttemptError, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uploads.batch_store import BatchStore
+    from uploads.config import Clock
+    from uploads.decode.create import SessionRequest
+    from uploads.merging.merged_store import MergedStore
+    from uploads.reports import ReportStore
+    from uploads.session_store import SessionStore
+
+
+@dataclass(frozen=True)
+class Lifecycle:
+    """Create, status, links, abort."""
+
+    sessions: "SessionStore"
+    batches: "BatchStore"
+    merged: "MergedStore"
+    links: "MergedStore"
+    """The merged bucket, as callers reach it."""
+    reports: "ReportStore"
+    clock: "Clock"
+    lifetime: int
+    """Seconds for which a session takes batches."""
+
+    def create(self, owner: str, request: "SessionRequest") -> dict[str, object]:
+        """Open a session; the API's body of it. Raises TooManyBatchesError."""
+        now = self.clock()
+        session = Session(
+            session_id=secrets.token_hex(16),
+            owner=owner,
+            total_record=request.totalRecord,
+            batch_size=request.batchSize,
+            created_at=now,
+            batches_until=now + self.lifetime,
+            expires_at=now + self.lifetime + limits.GRACE_SECONDS,
+        )
+        session.check_batches()
+        self.sessions.create(session)
+        return {
+            "sessionId": session.session_id,
+            "expiresAt": timestamp(session.ends_at),
+            "limits": {
+                "maxBodyBytes": limits.MAX_BODY_BYTES,
+                "maxInflatedBytes": limits.MAX_INFLATED_BYTES,
+                "maxSeqNum": limits.MAX_SEQ_NUM,
+            },
+        }
+
+    def find(self, session_id: str, owner: str) -> Session:
+        """The session. Raises SessionNotFoundError or SessionExpiredError."""
+        return self.sessions.get(session_id, owner).require_unexpired(self.clock())
+
+    def status(self, session: Session) -> dict[str, object]:
+        """The API's body of a session's status."""
+        missing: list[gaps.Range] = []
+        batches = session.decision.batches if session.decision else 0
+        if not session.decision and session.state in {State.OPEN, State.FINISHING}:
+            listing = self.batches.list(session.session_id, session.expected_batches)
+            present = [batch.seq_num for batch in listing]
+            missing = list(gaps.missing(present, session.expected_batches))
+            batches = len(present)
+        return {
+            "sessionId": session.session_id,
+            "state": session.state,
+            "totalRecord": session.total_record,
+            "batchSize": session.batch_size,
+            "createdAt": timestamp(session.created_at),
+            "expiresAt": timestamp(session.ends_at),
+            "batches": batches,
+            **gaps.report(missing),
+            "merge": self._progress(session),
+            "finish": self.reports.whole(session),
+        }
+
+    def _progress(self, session: Session) -> dict[str, int] | None:
+        """How far a long merge is; None if none runs."""
+        if not session.upload:
+            return None
+        done = self.merged.parts_done(session.session_id, session.upload.upload_id)
+        return None if done is None else {"parts": session.upload.parts, "done": done}
+
+    def link(self, session_id: str, owner: str, key: "Callable[[str], str]") -> dict[str, str]:
+        """A link to a finished session's object, of which ``key`` makes the S3 key.
+
+        Raises SessionNotFinishedError, or as ``find``.
+        """
+        session = self.find(session_id, owner)
+        if session.state is not State.FINISHED:
+            raise errors.SessionNotFinishedError(
+                "The session was aborted, so there will be no merged object. Create a new one."
+                if session.state is State.ABORTED
+                else "There is no merged object before finish has answered Success."
+            )
+        expires = self.clock() + limits.PRESIGNED_URL_SECONDS
+        return {"url": self.links.presign(key(session_id)), "expiresAt": timestamp(expires)}
+
+    def abort(self, session_id: str, owner: str) -> None:
+        """Give a session up and delete its batches; again, to delete what is left."""
+        now = self.clock()
+        try:
+            session = self.sessions.abort(session_id, owner, now=now)
+        except StaleAttemptError as stale:
+            if stale.session.require_unexpired(now).state is State.FINISHED:
+                raise errors.SessionFinishedError(
+                    "A finished session cannot be aborted. Its merged object expires by itself."
+                ) from None
+            if stale.session.state is not State.ABORTED:
+                raise errors.SessionFinishingError(
+                    "The session's finish is decided and can only be completed: call finish."
+                ) from None
+            session = stale.session
+        if session.attempt:
+            # An attempt that was under way, or died, can decide nothing any more.
+            self.merged.abort_uploads(session_id)
+        self.batches.delete_all(session_id)
+
+
+def timestamp(seconds: int) -> str:
+    """Seconds since 1970 as the API writes times (RFC 3339)."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

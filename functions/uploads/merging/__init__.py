@@ -1,0 +1,1 @@
+"""Finishing a session: validating what arrived, and merging it into one object."""

@@ -1,0 +1,163 @@
+"""The tasks of a long merge: plan, compose (many at a time), complete; release if one fails.
+
+``statemachine/merge.asl.json`` says in which order. Each renews the lease of its own attempt, may
+die after any single call to AWS, and may be run again.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from uploads import errors, limits
+from uploads.batch import RunTotals, listing_digest
+from uploads.merging import validation
+from uploads.merging.merged_store import ForeignObjectError
+from uploads.merging.parts import max_concurrency, plan_parts, plan_shares
+from uploads.merging.validation import Failure, validate_count
+from uploads.session import Counted, Session, StaleAttemptError, State, Upload
+
+if TYPE_CHECKING:
+    from uploads.batch_store import BatchStore
+    from uploads.config import Clock
+    from uploads.merging.composing import Composer
+    from uploads.merging.executions import Execution
+    from uploads.merging.outcome import Outcome, Outcomes
+    from uploads.merging.shares import ShareStore
+    from uploads.session_store import SessionStore
+
+
+class PlanOutput(msgspec.Struct, frozen=True):
+    """What planning gives to the tasks after it, whichever release runs them."""
+
+    key: str
+    """Of the plan, in the batches bucket."""
+    shares: int
+    max_concurrency: int = msgspec.field(name="at_once")
+    """How many shares to compose at a time."""
+    upload_id: str
+
+
+@dataclass(frozen=True)
+class MergeTasks:
+    """The tasks, as Step Functions calls them."""
+
+    sessions: "SessionStore"
+    batches: "BatchStore"
+    composer: "Composer"
+    shares: "ShareStore"
+    outcomes: "Outcomes"
+    clock: "Clock"
+
+    def plan(self, execution: "Execution") -> PlanOutput:
+        """Divide the work into shares, and begin the multipart upload."""
+        session = self._renew_lease(execution)
+        listing = self.batches.list(execution.session_id, below=execution.batches)
+        if listing_digest(listing) != execution.digest:
+            raise errors.BatchesGoneError
+        parts = plan_parts(listing)
+        shares = plan_shares(parts, session.died)
+        upload = session.upload
+        if upload is None:
+            upload_id = self.composer.merged.create_upload(execution.session_id, execution.digest)
+            upload = Upload(upload_id, len(parts))
+            with self._abort_if_stale(execution, upload_id):
+                self._renew_lease(execution, upload)
+        key = self.shares.write(execution, parts, shares)
+        return PlanOutput(key, len(shares), max_concurrency(parts), upload.upload_id)
+
+    def compose(self, execution: "Execution", upload_id: str, share: int) -> None:
+        """Bring the parts of a share into place."""
+        with self._abort_if_stale(execution, upload_id):
+            self._renew_lease(execution)
+        parts = self.shares.read_share(execution, share)
+        done = self.composer.transfer(execution.session_id, upload_id, parts)
+        self.shares.write_done(
+            execution, share, (batch for _, batches in done for batch in batches)
+        )
+
+    def complete(self, execution: "Execution", planned: PlanOutput) -> "Outcome":
+        """Count, decide, publish, commit; what finish answers from now on."""
+        try:
+            with self._abort_if_stale(execution, planned.upload_id):
+                return self._complete(execution, planned)
+        except StaleAttemptError as stale:
+            # An earlier try of this task may have got to its end.
+            if stale.session.attempt != execution.attempt:
+                raise
+            return self.outcomes.outcome_from(stale.session)
+
+    def _complete(self, execution: "Execution", planned: PlanOutput) -> "Outcome":
+        session_id, upload_id = execution.session_id, planned.upload_id
+        merged = self.composer.merged
+        session = self._renew_lease(execution)
+        batches = self.shares.read_done(execution, planned.shares)
+        totals = RunTotals.of(batches)
+        decision, completed = session.decision, False
+        if not decision:
+            counted = validate_count(session, execution.digest, len(batches), totals)
+            if isinstance(counted, Failure):
+                fact = Counted(execution.digest, totals.records)
+                outcome = self.outcomes.fail(session, counted, fact)
+                merged.abort_upload(session_id, upload_id)
+                return outcome
+            decision = counted
+            session = self.sessions.decide(session, decision)
+        published = merged.find_published(session_id, decision)
+        if not published:
+            merged.write_manifest(session_id, decision, batches)
+            parts = merged.parts(session_id, upload_id)
+            completed = merged.complete_upload(
+                session_id, upload_id, parts, decision, totals.checksum
+            )
+            published = merged.find_published(session_id, decision)
+        if not published:
+            raise ForeignObjectError(f"the merged object of {session_id} is gone")
+        outcome = self.outcomes.succeed(session, decision, published)
+        if not completed:
+            merged.abort_upload(session_id, upload_id)
+        return outcome
+
+    def release(self, execution: "Execution", upload_id: str | None) -> None:
+        """Clean up after a task that failed for good, so that the next finish starts immediately.
+
+        A session that is decided stays so, and its next finish completes it. Any other re-opens.
+        """
+        session = self.sessions.get(execution.session_id, execution.owner)
+        ours = session.state is State.FINISHING and session.attempt == execution.attempt
+        if ours and session.upload:
+            upload_id = session.upload.upload_id
+        if ours:
+            failure = validation.merge_failed(session, execution.batches)
+            # A session that another call has moved by now stays as it is.
+            with suppress(StaleAttemptError):
+                if session.decision:
+                    self._renew_lease(execution, until=self.clock())
+                else:
+                    # Nothing was said about the listing, so the attempt counts as died.
+                    self.sessions.reopen(session, failure.result, verdict=False)
+        if upload_id:
+            self.composer.merged.abort_upload(execution.session_id, upload_id)
+
+    def _renew_lease(
+        self, execution: "Execution", upload: Upload | None = None, until: int | None = None
+    ) -> Session:
+        """Hold the session for this attempt, for another task or ``until``.
+
+        Raises StaleAttemptError.
+        """
+        until = self.clock() + limits.TASK_LEASE_SECONDS if until is None else until
+        return self.sessions.renew_lease(
+            execution.session_id, execution.owner, execution.attempt, until, upload
+        )
+
+    @contextmanager
+    def _abort_if_stale(self, execution: "Execution", upload_id: str) -> Iterator[None]:
+        """Abort the attempt's own upload if another attempt has the session, or none any more."""
+        try:
+            yield
+        except StaleAttemptError:
+            self.composer.merged.abort_upload(execution.session_id, upload_id)
+            raise

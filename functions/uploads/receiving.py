@@ -1,0 +1,52 @@
+"""Receiving a batch: what makes a 204 true. ``docs/protocol.md`` tells it in words.
+
+A function may die after any single call to AWS; a client's retry then reaches the same end.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from uploads import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uploads.batch import Batch
+    from uploads.batch_store import BatchStore
+    from uploads.config import Clock
+    from uploads.session_store import SessionStore
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """Check the session, decode the batch, put it, check the session again."""
+
+    sessions: "SessionStore"
+    batches: "BatchStore"
+    clock: "Clock"
+
+    def receive(self, session_id: str, owner: str, read: "Callable[[], Batch]") -> "Batch":
+        """Store the batch that ``read`` decodes, and return it.
+
+        To return is to promise that it is in the object of any later ``Success``. ``read`` is not
+        called for a caller who has no such session, or whose session takes no batches. Raises what
+        refuses the batch. A refused batch may be stored all the same, and is never deleted: an
+        identical one may have been acknowledged meanwhile.
+        """
+        cached = self.sessions.get_cached(session_id, owner, self.clock())
+        session = cached.require_open(self.clock())
+        try:
+            batch = read()
+            session.check_batch(batch.seq_num, batch.records)
+        except errors.GaplessError:
+            # The cached session may have been closed since. Seeing that removes it from the cache,
+            # so that no more than one body is read for a closed session.
+            self._require_open(session_id, owner)
+            raise
+        self.batches.put(session_id, batch)
+        # Only now is it known that no finish had sealed the session, and listed it, before the put.
+        self._require_open(session_id, owner)
+        return batch
+
+    def _require_open(self, session_id: str, owner: str) -> None:
+        self.sessions.get(session_id, owner).require_open(self.clock())
