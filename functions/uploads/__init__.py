@@ -1,5 +1,23 @@
-"""The upload protocol: sessions, batches, gap detection and composing.
+"""The upload service: sessions, batches, gap detection and merging.
 
-Nothing in this package imports a handler. ``errors``, ``limits``, ``session``, ``gaps``, ``plan``
-and ``records`` are pure: no AWS, no clock, no environment.
+::
+
+    errors limits config http identity startup wiring   the edge
+    retries threads                                     calls to AWS
+    session session_store gaps batch batch_store reports   what there is
+    lifecycle          create, status, links, abort
+    receiving          a batch: check the session, decode, put, check the session again
+    decode/            from the bytes of a body to records, or to an error; pure
+    merging/           finish: validate, decide, compose, publish, commit; and its long form
+
+The way of a batch: ``batches.receive`` → ``Receiver.receive`` → ``SessionStore.get_cached`` →
+``decode.body.read_body``, ``decode.batch_json.read_batch`` → ``BatchStore.put`` →
+``SessionStore.get``.
+
+The way of a finish: ``finish.finish`` → ``Finisher.run`` → ``SessionStore.seal`` →
+``BatchStore.list`` → ``validation.validate`` → ``parts.plan_parts`` → ``SessionStore.decide`` →
+``Composition.transfer``, ``Composition.publish`` → ``Outcomes.succeed``, which commits. A merge
+that takes too long goes to ``MergeExecutions.start``, and is ``MergeTasks`` from there.
+
+Who may import whom is in ``pyproject.toml``, and checked by ``make lint``.
 """

@@ -38,7 +38,7 @@ def key(session_id: str, seq_num: int) -> str:
 def put_once(
     store: "S3Store", name: str, content: bytes, attributes: "obstore.Attributes"
 ) -> "obstore.GetResult | None":
-    """Create the object ``name`` unless there is one: 1 write. Gives the head of one there was.
+    """Create the object ``name`` unless there is one: 1 write. Returns the head of an existing one.
 
     Raises StorageBusyError where S3 settles neither.
     """
@@ -50,7 +50,7 @@ def put_once(
         try:
             persistently(put)
         except AlreadyExistsError as error:
-            # Believed only when seen: S3 also refuses a write that meets another one under way (409
+            # Verify by reading the object: S3 also refuses a write that meets another one under way (409
             # ConditionalRequestConflict), and then nothing need be stored.
             with suppress(FileNotFoundError):
                 return get(store, name, {"head": True})
@@ -67,7 +67,7 @@ def get(
 
 
 class BatchStore:
-    """The batches bucket. Every method may be called from many threads at once."""
+    """The batches bucket. Every method may be called from many threads."""
 
     def __init__(self, store: "S3Store") -> None:
         self._store = store
@@ -122,7 +122,7 @@ class BatchStore:
         return found
 
     def _pages(self, session_id: str, starts: range) -> Sequence[Listing]:
-        """The pages from each of ``starts`` on, asked for at once."""
+        """The pages from each of ``starts`` on, requested in parallel."""
         page = partial(self._page, session_id)
         if len(starts) == 1:
             return [page(starts[0])]

@@ -44,7 +44,7 @@ class Config:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Read the settings. Raises ConfigError, which names everything that is missing at once."""
+        """Read the settings. Raises ConfigError, which names everything that is missing."""
         names = (
             "SESSIONS_TABLE",
             "BATCHES_BUCKET",

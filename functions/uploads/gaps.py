@@ -12,8 +12,8 @@ Range = tuple[int, int]
 def missing(present: Iterable[int], expected: int | None) -> Iterator[Range]:
     """Ranges of ``seqNum`` that are not in ``present``, in order.
 
-    ``present`` is strictly ascending, as a listing gives it. ``expected`` is the number of batches;
-    None where it is unknown: then only the holes below the last batch are gaps, for nothing tells
+    ``present`` is strictly ascending, as in a listing. ``expected`` is the number of batches;
+    None if it is unknown: then only the holes below the last batch are gaps, for nothing tells
     what lies behind it.
     """
     following = 0
@@ -26,7 +26,7 @@ def missing(present: Iterable[int], expected: int | None) -> Iterator[Range]:
 
 
 def report(ranges: Sequence[Range]) -> dict[str, object]:
-    """``missing`` as the API gives it, cut at ``limits.MAX_MISSING_RANGES``."""
+    """``missing`` as the API writes it, cut at ``limits.MAX_MISSING_RANGES``."""
     cut = islice(ranges, limits.MAX_MISSING_RANGES)
     missing: dict[str, object] = {"missing": [{"from": first, "to": last} for first, last in cut]}
     if len(ranges) > limits.MAX_MISSING_RANGES:

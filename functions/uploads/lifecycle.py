@@ -109,7 +109,7 @@ class Lifecycle:
         return {"url": self.links.presign(key(session_id)), "expiresAt": timestamp(expires)}
 
     def abort(self, session_id: str, owner: str) -> None:
-        """Give a session up and delete its batches; again, to delete what is left."""
+        """Abort a session and delete its batches; again, to delete what is left."""
         now = self.clock()
         try:
             session = self.sessions.abort(session_id, owner, now=now)

@@ -43,7 +43,7 @@ LIST_PAGE: Final = 1_000
 """Most keys in one ListObjectsV2 answer (Amazon S3 API reference)."""
 
 LISTS_IN_FLIGHT: Final = 16
-"""Pages of a listing asked for at once."""
+"""Pages of a listing requested at a time."""
 
 MAX_MERGED_BYTES: Final = 5 * 1024**4
 """Largest merged object: what every region and every store that speaks S3 takes (5 TiB)."""
@@ -58,13 +58,13 @@ PART_BYTES: Final = 8 * MIB
 """Bytes in a streamed part when the session is small enough for it: measured best of 5 … 32 MiB."""
 
 PARTS_IN_FLIGHT: Final = 4
-"""Parts composed at once; memory is bounded by this times the part size."""
+"""Parts composed at a time; memory is bounded by this times the part size."""
 
 READS_IN_FLIGHT: Final = 48
-"""Batches read from S3 at once. Beyond 64 nothing is gained; at 15 ms a read this is 3,200/s."""
+"""Batches read from S3 at a time. Beyond 64 nothing is gained; at 15 ms a read this is 3,200/s."""
 
 BYTES_IN_FLIGHT: Final = 512 * MIB
-"""Most bytes that are read, and most that are written, at once: batches of 64 MiB, and the parts of
+"""Most bytes that are read, and most that are written, at a time: batches of 64 MiB, and the parts of
 a session of terabytes, are as large as that."""
 
 READS_PER_SECOND: Final = 1_500
@@ -76,7 +76,7 @@ BYTES_PER_SECOND: Final = 60_000_000
 15 GB of 3,000 objects in 243 s."""
 
 COPY_SECONDS: Final = 0.02
-"""What a copied part adds: ``READS_IN_FLIGHT`` at once, a second each (up to 64 MiB)."""
+"""What a copied part adds: ``READS_IN_FLIGHT`` at a time, a second each (up to 64 MiB)."""
 
 INLINE_SHARE: Final = 0.8
 """How much of its remaining time a finish plans with; what needs more is handed over."""
@@ -88,7 +88,7 @@ CHILD_SECONDS: Final = 8
 """What one of them is given to do at most, by the estimates above."""
 
 CHILDREN_AT_ONCE: Final = 100
-"""Most of them at once: a tenth of what an account may run (AWS Lambda quotas)."""
+"""Most of them at a time: a tenth of what an account may run (AWS Lambda quotas)."""
 
 PREFIX_READS_PER_SECOND: Final = 5_500
 """Reads that S3 promises for the batches of one session (Amazon S3 performance guidelines)."""
@@ -146,4 +146,4 @@ LONGEST_PAUSE_SECONDS: Final = 2.0
 """Longest pause between two tries."""
 
 ANSWER_SECONDS: Final = 3
-"""What an invocation keeps of its time, to give a session back and to answer."""
+"""What an invocation keeps of its time, to release a session and to answer."""

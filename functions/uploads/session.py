@@ -63,9 +63,9 @@ class Session:
     attempt: int = 0
     """How often it was sealed. A counter, so that a seal that arrives late is told apart."""
     holder: str = ""
-    """Random token of whoever sealed last."""
+    """Random token of the call that sealed last."""
     finishing_since: int | None = None
-    """When it was sealed first since it was open; None where it is open."""
+    """When it was sealed first since it was open; None while it is open."""
     lease_until: int = 0
     last_reopened_attempt: int = 0
     """The last attempt that came to a verdict on the listing and re-opened the session."""
@@ -77,7 +77,7 @@ class Session:
     result: dict[str, object] | None = None
     """The last answer of finish; its gap report may be elsewhere."""
     report: int | None = None
-    """The attempt whose gap report is elsewhere (``reports``), where it is."""
+    """The attempt whose gap report is in the ``ReportStore``, if one is."""
 
     @property
     def died(self) -> int:
@@ -150,7 +150,7 @@ class Session:
             )
 
     def require_unexpired(self, now: int) -> Self:
-        """Raise SessionExpiredError once nobody can finish it any more, or its result is gone.
+        """Raise SessionExpiredError once no call can finish it any more, or its result is gone.
 
         While it is open, a seal that was sent in time may still arrive.
         """
@@ -246,7 +246,7 @@ names the state it moves from."""
 
 
 def condition(move: Move) -> str:
-    """The DynamoDB condition under which ``move`` is legal, whoever else moves at the same time."""
+    """The DynamoDB condition under which ``move`` is legal, whatever else happens at the same time."""
     sources, _ = MOVES[move]
     return " OR ".join(
         f"(#owner = :owner AND #state = :{state} AND {guard})"

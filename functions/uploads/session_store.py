@@ -208,7 +208,7 @@ class SessionStore:
         )
 
     def abort(self, session_id: str, owner: str, *, now: int) -> Session:
-        """Give the session up for good: 1 write."""
+        """Abort the session: 1 write."""
         return self._move(
             Move.ABORT,
             session_id,

@@ -1,7 +1,7 @@
 """The only builder of clients: each function makes those it uses, once, while it starts.
 
-Two S3 clients, each where it is best: obstore moves data, boto3's core makes the few calls obstore
-cannot (conditional multipart uploads with checksums, links). One botocore session gives both the
+Two S3 clients, each for what it is best at: obstore moves data, boto3's core makes the few calls obstore
+cannot (conditional multipart uploads with checksums, links). One botocore session provides both with the
 same credentials.
 
 Of boto3 only botocore is imported, which its clients are made of: the rest (transfers, resources)
@@ -118,7 +118,7 @@ class Wiring:
         """Receives batches."""
         return Receiver(self.sessions, self.batches, self.clock)
 
-    # What the batch function does not use is imported where it is made: its start is shorter so.
+    # What the batch function does not use is imported where it is made, for a shorter start.
 
     @cached_property
     def lifecycle(self) -> "Lifecycle":

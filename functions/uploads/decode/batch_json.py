@@ -94,7 +94,7 @@ def _one_line_each(records: list[Raw]) -> bytes:
         some = records[start : start + _CHUNK_RECORDS]
         ndjson = _LINES.encode_lines(some)
         if _has_spread(ndjson, len(some)):
-            # All of them at once: a call for each record would take as long as all the rest.
+            # All of them together: a call for each record would take as long as all the rest.
             compact = _ARRAY_DECODER.decode(msgspec.json.format(_LINES.encode(some), indent=-1))
             # Then back to those on one line that have lost space. JSON has no raw NUL.
             space = b"\0".join(some).translate(_SPACE, _NO_SPACE)

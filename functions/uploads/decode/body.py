@@ -48,7 +48,7 @@ def read_body(
     if not is_base64:
         if compressed:
             raise errors.GzipAsTextError(
-                "API Gateway spoils compressed bodies that are sent as JSON or text. Send them with"
+                "API Gateway corrupts compressed bodies that are sent as JSON or text. Send them with"
                 f" Content-Type: {BATCH_MEDIA_TYPE}.",
                 expected=BATCH_MEDIA_TYPE,
             )

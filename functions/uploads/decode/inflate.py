@@ -20,7 +20,7 @@ _PIECE_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True)
 class Allowance:
-    """How large a body may be, bytes, and what to do where it is larger."""
+    """How large a body may be, bytes, and what to do if it is larger."""
 
     sent: int
     inflated: int

@@ -68,7 +68,7 @@ class MergedStore:
         return f"{session_id}.manifest.json"
 
     def find_published(self, session_id: str, decision: Decision) -> "Published | None":
-        """The object that ``decision`` tells of, if it is there: 1 read, and 1 where it is.
+        """The object that ``decision`` tells of, if it exists: 1 read, and 1 more if it does.
 
         An object whose older manifest has expired counts as not there: the same can be written
         again. Raises ForeignObjectError if the key holds anything else.
@@ -116,7 +116,7 @@ class MergedStore:
             )
 
     def create_upload(self, session_id: str, digest: str) -> str:
-        """Begin a multipart upload of the batches whose listing has ``digest``; gives its id."""
+        """Begin a multipart upload of the batches whose listing has ``digest``; returns its id."""
         return self._client.create_multipart_upload(
             Bucket=self._bucket,
             Key=self.key(session_id),
@@ -187,10 +187,10 @@ class MergedStore:
         decision: Decision,
         crc32: str,
     ) -> bool:
-        """Make the object of ``parts`` visible, whole: 1 write. Gives whether S3 says it did so.
+        """Make the object of ``parts`` visible, whole: 1 write. Returns whether S3 says it did so.
 
         A write that seems to fail may have landed, and another attempt may have been faster: then
-        the object must be the decided one. Raises ForeignObjectError where it is not.
+        the object must be the decided one. Raises ForeignObjectError if it is not.
         """
         with _unless_there(lambda: self.find_published(session_id, decision)):
             self._client.complete_multipart_upload(
@@ -221,7 +221,7 @@ class MergedStore:
             )
 
     def abort_upload(self, session_id: str, upload_id: str) -> None:
-        """Give up a multipart upload; again, or where it was completed, does nothing."""
+        """Abort a multipart upload; again, or if it was completed, does nothing."""
         with suppress(self._client.exceptions.NoSuchUpload):
             self._client.abort_multipart_upload(
                 Bucket=self._bucket, Key=self.key(session_id), UploadId=upload_id
@@ -233,9 +233,9 @@ class MergedStore:
             self.abort_upload(session_id, upload_id)
 
     def abort_uploads(self, session_id: str) -> None:
-        """Give up whatever multipart uploads a session has: 1 request, and 1 for each.
+        """Abort all multipart uploads of a session: 1 request, and 1 for each.
 
-        Only where none of them can still be of use to anybody: the session was aborted.
+        Call only when no upload can still be completed: the session was aborted.
         """
         key = self.key(session_id)
         found = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=key)

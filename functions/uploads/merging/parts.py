@@ -66,7 +66,7 @@ def plan_parts(batches: Sequence[StoredBatch]) -> list[Part]:
 
 
 def max_concurrency(parts: Sequence[Part]) -> int:
-    """How many functions may compose ``parts`` at once, for S3 to keep up with their reads."""
+    """How many functions may compose ``parts`` at a time, for S3 to keep up with their reads."""
     reads = sum(len(part.batches) for part in parts)
     seconds = sum(part.seconds for part in parts)
     fit = int(limits.PREFIX_READS_PER_SECOND * seconds / reads) if reads else 1

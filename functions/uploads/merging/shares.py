@@ -65,7 +65,7 @@ class ShareStore:
         self._store = store
 
     def write(self, execution: "Execution", parts: Sequence[Part], shares: Sequence[range]) -> str:
-        """Write ``parts`` in ``shares``: 1 write a share, and 1. Gives the key of the plan."""
+        """Write ``parts`` in ``shares``: 1 write a share, and 1. Returns the key of the plan."""
 
         def write_share(number: int) -> None:
             # Parts of a multipart upload are counted from 1.

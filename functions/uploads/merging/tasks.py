@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class PlanOutput(msgspec.Struct, frozen=True):
-    """What planning gives to the tasks after it, whichever release runs them."""
+    """What planning passes to the tasks after it, whichever release runs them."""
 
     key: str
     """Of the plan, in the batches bucket."""
