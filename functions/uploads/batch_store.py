@@ -50,7 +50,7 @@ def put_once(
         try:
             persistently(put)
         except AlreadyExistsError as error:
-            # Verify by reading the object: S3 also refuses a write that meets another one under way (409
+            # Verify by reading: S3 also refuses a write that meets another one under way (409
             # ConditionalRequestConflict), and then nothing need be stored.
             with suppress(FileNotFoundError):
                 return get(store, name, {"head": True})

@@ -64,8 +64,8 @@ READS_IN_FLIGHT: Final = 48
 """Batches read from S3 at a time. Beyond 64 nothing is gained; at 15 ms a read this is 3,200/s."""
 
 BYTES_IN_FLIGHT: Final = 512 * MIB
-"""Most bytes that are read, and most that are written, at a time: batches of 64 MiB, and the parts of
-a session of terabytes, are as large as that."""
+"""Most bytes that are read, and most that are written, at a time: batches of 64 MiB, and the parts
+of a session of terabytes, are as large as that."""
 
 READS_PER_SECOND: Final = 1_500
 """Batches one function reads in a second, at least: half of what ``READS_IN_FLIGHT`` makes at 15 ms

@@ -246,7 +246,7 @@ names the state it moves from."""
 
 
 def condition(move: Move) -> str:
-    """The DynamoDB condition under which ``move`` is legal, whatever else happens at the same time."""
+    """The DynamoDB condition under which ``move`` is legal, whatever happens beside it."""
     sources, _ = MOVES[move]
     return " OR ".join(
         f"(#owner = :owner AND #state = :{state} AND {guard})"

@@ -1,8 +1,8 @@
 """The only builder of clients: each function makes those it uses, once, while it starts.
 
-Two S3 clients, each for what it is best at: obstore moves data, boto3's core makes the few calls obstore
-cannot (conditional multipart uploads with checksums, links). One botocore session provides both with the
-same credentials.
+Two S3 clients, each for what it is best at: obstore moves data, boto3's core makes the few calls
+obstore cannot (conditional multipart uploads with checksums, links). One botocore session provides
+both with the same credentials.
 
 Of boto3 only botocore is imported, which its clients are made of: the rest (transfers, resources)
 is not used, and importing it takes a fifth of a start.

@@ -48,8 +48,8 @@ def read_body(
     if not is_base64:
         if compressed:
             raise errors.GzipAsTextError(
-                "API Gateway corrupts compressed bodies that are sent as JSON or text. Send them with"
-                f" Content-Type: {BATCH_MEDIA_TYPE}.",
+                "API Gateway corrupts compressed bodies that are sent as JSON or text. Send them"
+                f" with Content-Type: {BATCH_MEDIA_TYPE}.",
                 expected=BATCH_MEDIA_TYPE,
             )
         _check_length(sent, headers.get("content-length"))
