@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from local.gateway import Context, Event, Gateway, Lambda
+from local.streams import Stream
 from local.template import Template
 
 Handler = Callable[[Event, Context], object]
@@ -57,6 +58,18 @@ def load_gateway(template: Template) -> Gateway:
             handler, timeout = _unhurried(handler), MERGE_SECONDS
         routes[route.key] = Lambda(handler, function.name, timeout, function.memory)
     return Gateway(routes)
+
+
+def load_stream(template: Template, table: str, arn: str) -> Stream:
+    """The stream of ``table``, and the function that it is brought to.
+
+    Where ``load_gateway`` has been called.
+    """
+    function = template.event_source.function
+    module, _, name = function.handler.rpartition(".")
+    handler = getattr(import_module(module), name)
+    called = Lambda(handler, function.name, function.timeout, function.memory)
+    return Stream(table, arn, template, called)
 
 
 def _unhurried(finish: Handler) -> Handler:

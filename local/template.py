@@ -1,7 +1,8 @@
 """``template.yaml``, read for what a local run needs: routes, functions, settings, the table."""
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +72,19 @@ class Table:
     """The ``TimeToLiveSpecification`` of ``update_time_to_live``."""
 
 
+@dataclass(frozen=True)
+class EventSource:
+    """What brings the table's changes to a function."""
+
+    function: Function
+    patterns: Sequence[Node]
+    """A change that none of these fits is not brought."""
+    batch_size: int
+    """Most changes at once."""
+    retries: int
+    """How often a change is brought again whose function failed."""
+
+
 class Template:
     """A SAM template."""
 
@@ -107,9 +121,24 @@ class Template:
     def table(self) -> Table:
         """The one table of the stack."""
         (table,) = self._of_type("AWS::DynamoDB::Table").values()
+        create: Node = {name: table[name] for name in _TABLE_ARGUMENTS if name in table}
+        if stream := table.get("StreamSpecification"):
+            # CloudFormation takes that for granted.
+            create["StreamSpecification"] = {"StreamEnabled": True, **stream}
         return Table(
-            create={name: table[name] for name in _TABLE_ARGUMENTS if name in table},
+            create=create,
             time_to_live=table["TimeToLiveSpecification"],
+        )
+
+    @property
+    def event_source(self) -> EventSource:
+        """The one mapping of the table's stream to a function."""
+        (mapping,) = self._of_type("AWS::Lambda::EventSourceMapping").values()
+        return EventSource(
+            function=self._function(_logical_id(mapping["FunctionName"])),
+            patterns=[json.loads(one["Pattern"]) for one in mapping["FilterCriteria"]["Filters"]],
+            batch_size=mapping["BatchSize"],
+            retries=mapping["MaximumRetryAttempts"],
         )
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
@@ -143,7 +172,9 @@ class Template:
 
     def _function_behind(self, target: Node) -> Function:
         integration = self._resources[_logical_id(target)]["Properties"]
-        name = _logical_id(integration["IntegrationUri"])
+        return self._function(_logical_id(integration["IntegrationUri"]))
+
+    def _function(self, name: str) -> Function:
         properties = {**self._globals, **self._resources[name]["Properties"]}
         return Function(
             name=name,

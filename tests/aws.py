@@ -29,6 +29,8 @@ class Call:
     upload_id: str = field(default="", compare=False)
     """Of the multipart upload."""
     headers: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    prefix: str = field(default="", compare=False)
+    """Of a listing."""
 
 
 Handler = Callable[[Call, "Callable[[], Answer]"], "Answer"]
@@ -165,5 +167,6 @@ def _call(environ: "WSGIEnvironment") -> Call:
     if operation == "UploadPart" and "x-amz-copy-source" in headers:
         operation = "UploadPartCopy"
     key = environ["PATH_INFO"].lstrip("/").partition("/")[2]
-    upload_id = parse_qs(query).get("uploadId", [""])[0]
-    return Call(operation, key, upload_id, headers)
+    asked = parse_qs(query)
+    upload_id, prefix = (asked.get(name, [""])[0] for name in ("uploadId", "prefix"))
+    return Call(operation, key, upload_id, headers, prefix)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ import pytest
 import requests
 from hypothesis import HealthCheck, Phase, settings
 
-from local import in_process, storage
+from local import in_process, storage, streams
 from local.gateway import Gateway, wsgi
 from local.server import Server
+from local.streams import Stream
 from local.template import Template
 from tests import seaweedfs
 from tests.api import Api, deployed, over_http, through_gateway
@@ -44,6 +46,9 @@ DEPLOYED: dict[str, Any] = (
 ``credentials`` (if requests are signed), ``ca`` (if its certificate is its own), and ``lacks``:
 {what its emulator cannot do: why}."""
 
+
+CLEANED_UP_SECONDS = 60
+"""How long the clean-up of a stack that runs elsewhere may take."""
 
 OTHER_S3 = os.environ.get("S3") == "seaweedfs"
 """Whether S3 is a real server's, and not moto's: ``make test-seaweedfs``."""
@@ -90,6 +95,25 @@ class Stack:
         found = self.s3.list_multipart_uploads(Bucket=self.merged_bucket)
         return sum(session_id in upload["Key"] for upload in found.get("Uploads", []))
 
+    def left(self, session_id: str) -> tuple[int, int]:
+        """How many objects there are of a session beside what is merged, and open uploads."""
+        found = sum(
+            self.s3.list_objects_v2(Bucket=self.batches_bucket, Prefix=prefix)["KeyCount"]
+            for prefix in (session_id, f"merges/{session_id}")
+        )
+        return found, self.open_uploads(session_id)
+
+    def cleaned_up(self, session_id: str) -> tuple[int, int]:
+        """What is left when the clean-up has had its time."""
+        until = time.monotonic() + CLEANED_UP_SECONDS
+        while self.left(session_id) != (0, 0) and time.monotonic() < until:
+            time.sleep(0.1)
+        return self.left(session_id)
+
+    def expire(self, session_id: str) -> None:
+        """The session's time to live runs out."""
+        self.change(session_id, expiresAt=1)
+
     def item(self, session_id: str) -> dict[str, Any]:
         """The session's item, as it is in DynamoDB."""
         return self.table.get_item(Key={"sessionId": session_id}, ConsistentRead=True)["Item"]
@@ -110,6 +134,17 @@ class LocalStack(Stack):
 
     aws: AwsProxy
     gateway: Gateway
+    stream: Stream
+
+    def cleaned_up(self, session_id: str) -> tuple[int, int]:
+        """What is left when the clean-up has done what there is to do."""
+        self.stream.deliver()
+        return self.left(session_id)
+
+    def expire(self, session_id: str) -> None:
+        """Moto deletes nothing by itself."""
+        super().expire(session_id)
+        self.stream.expire()
 
 
 @pytest.fixture(scope="session")
@@ -148,9 +183,12 @@ def _local_stack() -> Iterator[Stack]:
             os.environ[name] for name in ("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET")
         )
         storage.provision(template, table, [batches, merged])
+        arn = streams.stream_arn(table)
+        assert arn
         yield LocalStack(
             aws=aws,
             gateway=in_process.load_gateway(template),
+            stream=in_process.load_stream(template, table, arn),
             s3=boto3.client("s3"),
             table=boto3.resource("dynamodb").Table(table),
             batches_bucket=batches,

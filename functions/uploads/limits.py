@@ -93,6 +93,13 @@ CHILDREN_AT_ONCE: Final = 100
 PREFIX_READS_PER_SECOND: Final = 5_500
 """Reads that S3 promises for the batches of one session (Amazon S3 performance guidelines)."""
 
+DELETES_PER_SECOND: Final = 3_000
+"""Batches of one session that are deleted in a second, at most. S3 promises 3,500 writes a second
+for a prefix (Amazon S3 performance guidelines), and each key of a DeleteObjects is one."""
+
+DELETES_IN_FLIGHT: Final = 4
+"""Requests to delete, of 1,000 keys each, under way at once: a second may pass for one."""
+
 TASK_LEASE_SECONDS: Final = 360
 """How long each task of a long merge holds the session: its function's 300 s (``template.yaml``),
 and a minute for the next one to begin."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mypy_boto3_stepfunctions import SFNClient
     from obstore.store import S3Config, S3Credential
 
+    from uploads.cleanup import Cleanup
     from uploads.lifecycle import Lifecycle
     from uploads.merging.composing import Composer
     from uploads.merging.executions import MergeExecutions
@@ -209,9 +210,25 @@ class Wiring:
         arn = self.config.merge_state_machine
         return MergeExecutions(client, arn) if arn else None
 
+    @cached_property
+    def cleanup(self) -> "Cleanup":
+        """What deletes the rest of sessions that are over."""
+        from uploads.cleanup import Cleanup  # noqa: PLC0415
+
+        return Cleanup(
+            self._s3(self.config.endpoint_url),
+            self.config.batches_bucket,
+            self.config.merged_bucket,
+        )
+
     def _merged(self, endpoint: str | None) -> "MergedStore":
         from uploads.merging.merged_store import MergedStore  # noqa: PLC0415
 
+        return MergedStore(
+            self._s3(endpoint), self.config.merged_bucket, self.config.batches_bucket
+        )
+
+    def _s3(self, endpoint: str | None) -> "S3Client":
         client = self._session.create_client(
             "s3",
             endpoint_url=endpoint,
@@ -231,9 +248,7 @@ class Wiring:
         )
         # Avoid the 100-continue round trip before every part.
         client.meta.events.unregister("before-call.s3", add_expect_header)
-        return MergedStore(
-            cast("S3Client", client), self.config.merged_bucket, self.config.batches_bucket
-        )
+        return cast("S3Client", client)
 
 
 def _dns_suffix(session: Session, region: str) -> str:

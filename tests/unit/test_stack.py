@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
@@ -10,10 +10,12 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from local import streams
 from local.in_process import LOCAL_VALUES
 from local.template import Template
 from uploads import limits
 from uploads.config import AuthMode, Config
+from uploads.session import State
 
 ROOT: Final = Path(__file__).parents[2]
 TEMPLATE: Final = ROOT / "template.yaml"
@@ -65,7 +67,9 @@ BEHIND_THE_API: Final = {
     integration["IntegrationUri"]["GetAtt"].removesuffix(".Arn")
     for integration in of_type("AWS::ApiGatewayV2::Integration").values()
 }
-TASKS: Final = FUNCTIONS.keys() - BEHIND_THE_API
+(CLEANUP,) = of_type("AWS::Lambda::EventSourceMapping").values()
+(QUEUE,) = of_type("AWS::SQS::Queue").values()
+TASKS: Final = FUNCTIONS.keys() - BEHIND_THE_API - {CLEANUP["FunctionName"]["Ref"]}
 """The functions of a long merge."""
 
 
@@ -195,13 +199,16 @@ STATE_MACHINES_LOGS_AND_TRACES: Final = {
     "logs:DescribeResourcePolicies",
     "logs:DescribeLogGroups",
 }
+ANYWHERE: Final = {
+    "MergeStateMachineRole": STATE_MACHINES_LOGS_AND_TRACES,
+    "CleanupRole": {*TRACING, "dynamodb:ListStreams"},
+}
 """AWS knows no resources for these."""
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_allows_named_actions_on_named_resources(role: str) -> None:
-    ours = role == "MergeStateMachineRole"
-    anywhere = STATE_MACHINES_LOGS_AND_TRACES if ours else TRACING
+    anywhere = ANYWHERE.get(role, TRACING)
     for action, resource in allowed(role):
         assert re.fullmatch(r"[a-z0-9]+:[A-Za-z]+", action)
         assert (resource == "*") == (action in anywhere)
@@ -210,7 +217,7 @@ def test_a_role_allows_named_actions_on_named_resources(role: str) -> None:
 SESSION: Final = "?" * 32
 MAY_BE_DONE: Final = {
     f"${{BatchesBucket.Arn}}/{SESSION}/????????": {"PutObject", "GetObject", "DeleteObject"},
-    f"${{BatchesBucket.Arn}}/merges/{SESSION}/*": {"PutObject", "GetObject"},
+    f"${{BatchesBucket.Arn}}/merges/{SESSION}/*": {"PutObject", "GetObject", "DeleteObject"},
     f"${{BatchesBucket.Arn}}/merges/{SESSION}/*/plan.json": {"GetObject"},
     f"${{BatchesBucket.Arn}}/merges/{SESSION}/*/failed.json": {"PutObject", "GetObject"},
     f"${{MergedBucket.Arn}}/{SESSION}.ndjson": {
@@ -237,21 +244,43 @@ def test_a_role_reaches_objects_of_the_right_form_only(role: str) -> None:
             assert name in MAY_BE_DONE[resource["Sub"]]
 
 
-def test_the_sessions_function_lists_a_sessions_batches_or_report_and_nothing_else() -> None:
+def listed_by(role: str) -> Callable[[str], bool]:
+    """Whether a role may list what has a prefix."""
     (statement,) = (
         statement
-        for policy in ROLES["SessionsRole"]["Policies"]
+        for policy in ROLES[role]["Policies"]
         for statement in policy["PolicyDocument"]["Statement"]
         if statement["Action"] == "s3:ListBucket"
     )
     patterns = statement["Condition"]["StringLike"]["s3:prefix"]
+    return lambda prefix: any(fnmatchcase(prefix, pattern) for pattern in patterns)
 
-    def listed(prefix: str) -> bool:
-        return any(fnmatchcase(prefix, pattern) for pattern in patterns)
 
+def test_the_sessions_function_lists_a_sessions_batches_or_report_and_nothing_else() -> None:
+    listed = listed_by("SessionsRole")
     session_id = "0" * 32
     assert all(map(listed, [f"{session_id}/", f"merges/{session_id}/12/"]))
     assert not any(map(listed, ["", "0", "merges/", f"merges/{session_id}"]))
+
+
+def test_the_clean_up_lists_what_is_left_of_a_session_and_nothing_else() -> None:
+    listed = listed_by("CleanupRole")
+    session_id = "0" * 32
+    assert all(map(listed, [f"{session_id}/", f"merges/{session_id}/"]))
+    assert not any(map(listed, ["", "0", "merges/", f"merges/{session_id}", session_id]))
+
+
+def test_the_clean_up_reads_the_stream_and_not_the_table() -> None:
+    done = {action for action, _ in allowed("CleanupRole") if action.startswith("dynamodb:")}
+    assert done == {
+        "dynamodb:DescribeStream",
+        "dynamodb:GetRecords",
+        "dynamodb:GetShardIterator",
+        "dynamodb:ListStreams",
+    }
+    for action, resource in allowed("CleanupRole"):
+        if action in done and action != "dynamodb:ListStreams":
+            assert resource == {"GetAtt": "SessionsTable.StreamArn"}
 
 
 def test_only_who_publishes_writes_manifests() -> None:
@@ -380,6 +409,60 @@ def test_a_function_behind_the_api_ends_before_the_api_gives_up(function: str) -
 @pytest.mark.parametrize("function", sorted(TASKS))
 def test_a_task_of_a_long_merge_ends_before_its_lease(function: str) -> None:
     assert timeout(function) <= limits.TASK_LEASE_SECONDS - 60
+
+
+# --- Clean-up ---
+
+
+def wanted(record: Node) -> bool:
+    """Whether the event source mapping brings a record."""
+    patterns = [json.loads(one["Pattern"]) for one in CLEANUP["FilterCriteria"]["Filters"]]
+    return any(streams.matches(record, pattern) for pattern in patterns)
+
+
+def change(event: str, old: str | None, new: str | None) -> Node:
+    images = {
+        name: {"sessionId": {"S": "0" * 32}, "state": {"S": state}}
+        for name, state in (("OldImage", old), ("NewImage", new))
+        if state
+    }
+    return {"eventName": event, "dynamodb": {"Keys": {"sessionId": {"S": "0" * 32}}, **images}}
+
+
+@pytest.mark.parametrize("old", State)
+def test_sessions_are_cleaned_up_after_that_are_over(old: State) -> None:
+    brought = {new for new in State if wanted(change("MODIFY", old, new))}
+    assert brought == {State.FINISHED, State.ABORTED}
+    assert not wanted(change("INSERT", None, old))
+    removed = change("REMOVE", old, None)
+    assert not wanted(removed), "it may be restored"
+    assert wanted({**removed, "userIdentity": streams.TIME_TO_LIVE})
+
+
+def test_items_without_a_state_are_none_of_its_business() -> None:
+    record = {"eventName": "MODIFY", "dynamodb": {"Keys": {}, "OldImage": {}, "NewImage": {}}}
+    assert not wanted(record)
+
+
+def test_a_clean_up_that_fails_is_tried_again_and_told_of() -> None:
+    assert TABLE["StreamSpecification"] == {"StreamViewType": "NEW_AND_OLD_IMAGES"}
+    assert CLEANUP["EventSourceArn"] == {"GetAtt": "SessionsTable.StreamArn"}
+    assert CLEANUP["StartingPosition"] == "TRIM_HORIZON", "none is missed while it is made"
+    assert CLEANUP["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert CLEANUP["BisectBatchOnFunctionError"] is True
+    destination = CLEANUP["DestinationConfig"]["OnFailure"]["Destination"]
+    assert destination == {"GetAtt": "CleanupFailures.Arn"}
+    assert ("sqs:SendMessage", destination) in allowed("CleanupRole")
+    assert QUEUE["SqsManagedSseEnabled"] is True
+    # What was given up on is still in the stream, which forgets after a day.
+    assert CLEANUP["MaximumRecordAgeInSeconds"] <= DAY / 2
+    # Storage that is busy for minutes is waited for.
+    assert CLEANUP["MaximumRetryAttempts"] * limits.PATIENCE_SECONDS >= 20 * 60
+
+
+def test_the_clean_up_has_time_for_the_largest_sessions() -> None:
+    batches = CLEANUP["BatchSize"] * (limits.MAX_SEQ_NUM + 1)
+    assert timeout("CleanupFunction") >= 2 * batches / limits.DELETES_PER_SECOND
 
 
 # --- The state machine ---

@@ -53,7 +53,16 @@ Resources:
       KeySchema: [{AttributeName: id, KeyType: HASH}]
       AttributeDefinitions: [{AttributeName: id, AttributeType: S}]
       TimeToLiveSpecification: {AttributeName: until, Enabled: true}
+      StreamSpecification: {StreamViewType: KEYS_ONLY}
       SSESpecification: {SSEEnabled: true}
+  Mapping:
+    Type: AWS::Lambda::EventSourceMapping
+    Properties:
+      EventSourceArn: !GetAtt Table.StreamArn
+      FunctionName: !Ref Reader
+      FilterCriteria: {Filters: [{Pattern: '{"eventName":["REMOVE"]}'}]}
+      BatchSize: 7
+      MaximumRetryAttempts: 3
 """
 
 
@@ -102,8 +111,16 @@ def test_the_table_is_as_boto3_takes_it(tmp_path: Path) -> None:
         "BillingMode": "PAY_PER_REQUEST",
         "KeySchema": [{"AttributeName": "id", "KeyType": "HASH"}],
         "AttributeDefinitions": [{"AttributeName": "id", "AttributeType": "S"}],
+        "StreamSpecification": {"StreamEnabled": True, "StreamViewType": "KEYS_ONLY"},
     }
     assert table.time_to_live == {"AttributeName": "until", "Enabled": True}
+
+
+def test_the_stream_leads_to_a_function(tmp_path: Path) -> None:
+    source = load(tmp_path).event_source
+    assert source.function.handler == "reader.lambda_handler"
+    assert source.patterns == [{"eventName": ["REMOVE"]}]
+    assert (source.batch_size, source.retries) == (7, 3)
 
 
 def test_code_is_beside_the_template(tmp_path: Path) -> None:
@@ -296,7 +313,7 @@ def watched(alarm: Node) -> set[tuple[str, str]]:
     for metric in metrics:
         (dimension,) = metric["Dimensions"]
         value = dimension["Value"]
-        found.add((value.get("Ref", value), metric["MetricName"]))
+        found.add((value.get("Ref") or value["Fn::GetAtt"], metric["MetricName"]))
     return found
 
 
@@ -314,6 +331,8 @@ def test_every_way_to_fail_has_an_alarm() -> None:
         ("MergeStateMachine", "ExecutionsAborted"),
         ("SessionsTable", "ReadThrottleEvents"),
         ("SessionsTable", "WriteThrottleEvents"),
+        ("CleanupFailures.QueueName", "ApproximateNumberOfMessagesVisible"),
+        ("CleanupFunction", "IteratorAge"),
         *((name, "Throttles") for name in stack.resources("AWS::Serverless::Function")),
     }
 

@@ -1,0 +1,115 @@
+"""What is left of a session that has come to its end: its batches, its uploads, its plans.
+
+A pass deletes the batches, **then** lists and aborts the multipart uploads, then deletes what
+merges have left under ``merges/{sessionId}/``. In this order nobody can publish any more when it is
+over: an upload that is begun after the listing finds no batch to fill it with. What fails, fails
+the pass, and the whole of it is made again. The merged object, its manifest and the session's item
+are not touched.
+
+Permissions: on the batches bucket ``s3:ListBucket`` and ``s3:DeleteObject``; on the merged bucket
+``s3:ListBucketMultipartUploads`` and ``s3:AbortMultipartUpload``.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from uploads import limits
+from uploads.retries import Tries
+from uploads.threads import Threads
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_TRANSIENT: Final = {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown"}
+"""What S3 says of single objects in an answer of 200, where it may do better the next time."""
+
+
+class NotDeletedError(Exception):
+    """S3 refuses to delete an object."""
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """How many of each a pass has found."""
+
+    batches: int
+    uploads: int
+    plans: int
+    """Objects of merges: plans, shares, gap reports."""
+
+
+class Cleanup:
+    """The batches bucket and the uploads of the merged bucket, where they are of no more use."""
+
+    def __init__(self, client: "S3Client", batches_bucket: str, merged_bucket: str) -> None:
+        self._client = client
+        self._batches_bucket = batches_bucket
+        self._merged_bucket = merged_bucket
+
+    def __call__(self, session_id: str) -> Cleaned:
+        """Clean up after a session: for n batches n/1,000 lists and deletions, and 2 lists.
+
+        Raises StorageBusyError, NotDeletedError, or what AWS says; then it has to be done again.
+        """
+        return Cleaned(
+            batches=self._delete_all(f"{session_id}/"),
+            uploads=self._abort_uploads(session_id),
+            plans=self._delete_all(f"merges/{session_id}/"),
+        )
+
+    def _delete_all(self, prefix: str) -> int:
+        """Delete every object under ``prefix``, as fast as S3 bears it; how many there were."""
+        found = 0
+        begin = time.monotonic()
+        with Threads(limits.DELETES_IN_FLIGHT) as threads:
+            for keys in self._pages(prefix):
+                time.sleep(max(0, begin - time.monotonic()))
+                begin = time.monotonic() + len(keys) / limits.DELETES_PER_SECOND
+                threads.submit(partial(self._delete, keys))
+                found += len(keys)
+        return found
+
+    def _pages(self, prefix: str) -> Iterator[list[str]]:
+        """The keys under ``prefix``, 1,000 at a time."""
+        last, more = "", True
+        while more:
+            page = self._client.list_objects_v2(
+                Bucket=self._batches_bucket, Prefix=prefix, StartAfter=last
+            )
+            keys = [entry["Key"] for entry in page.get("Contents", [])]
+            if keys:
+                yield keys
+                last = keys[-1]
+            more = page["IsTruncated"]
+
+    def _delete(self, keys: list[str]) -> None:
+        tries = Tries(time.monotonic())
+        while keys:
+            answer = self._client.delete_objects(
+                Bucket=self._batches_bucket,
+                Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True},
+            )
+            refused = answer.get("Errors", [])
+            for one in refused:
+                if one["Code"] not in _TRANSIENT:
+                    raise NotDeletedError(f"{one['Key']}: {one['Code']}")
+            keys = [one["Key"] for one in refused]
+            if refused:
+                time.sleep(tries.pause(refused[0]["Code"]))
+
+    def _abort_uploads(self, session_id: str) -> int:
+        """Give up every multipart upload of the session's merged object; how many there were."""
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self._merged_bucket, Prefix=f"{session_id}."
+        )
+        uploads = [upload for page in pages for upload in page.get("Uploads", [])]
+        for upload in uploads:
+            with suppress(self._client.exceptions.NoSuchUpload):
+                self._client.abort_multipart_upload(
+                    Bucket=self._merged_bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
+        return len(uploads)

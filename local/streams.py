@@ -1,0 +1,199 @@
+"""The table's stream, handed to a function as Lambda does it for an event source mapping.
+
+Filters know exact values alone. What fails is brought again as often as the mapping says, and then
+told of on standard error: here no queue takes it. And the table's time to live, which moto ignores.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+import boto3
+from boto3.dynamodb.conditions import Attr
+from botocore.exceptions import BotoCoreError, ClientError
+
+from local.gateway import Context, Lambda
+from local.template import Template
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.service_resource import Table
+    from mypy_boto3_dynamodbstreams import DynamoDBStreamsClient
+
+Record = dict[str, Any]
+
+IDLE_SECONDS: Final = 1.0
+"""How long to wait where nothing has changed. Moto keeps 1 KB for every time it is asked."""
+
+EXPIRY_SECONDS: Final = 10.0
+"""How often to look for items whose time is over."""
+
+TIME_TO_LIVE: Final = {"type": "Service", "principalId": "dynamodb.amazonaws.com"}
+"""Who has deleted those, as the stream says it."""
+
+
+class Stream:
+    """A table's changes from the beginning of its stream on, in order, each handed over once."""
+
+    def __init__(self, table: str, arn: str, template: Template, function: Lambda) -> None:
+        self._client: DynamoDBStreamsClient = boto3.client("dynamodbstreams")
+        self._table: Table = boto3.resource("dynamodb").Table(table)
+        self._arn = arn
+        self._source = template.event_source
+        self._expires: str = template.table.time_to_live["AttributeName"]
+        (self._key,) = (key["AttributeName"] for key in template.table.create["KeySchema"])
+        self._function = function
+        self._iterators: dict[str, str] = {}
+        """Where to read on, by shard."""
+        self._read: set[str] = set()
+        """Shards that are closed, and read to their end."""
+        self._expired: set[str] = set()
+        """Keys of the items that ``expire`` has deleted."""
+
+    def expire(self) -> None:
+        """Delete the items whose time to live is over."""
+        key, over = self._key, Attr(self._expires).lt(int(time.time()))
+        start: dict[str, Any] = {}
+        while True:
+            page = self._table.scan(FilterExpression=over, **start)
+            for item in page["Items"]:
+                self._expired.add(str(item[key]))
+                with suppress(self._table.meta.client.exceptions.ConditionalCheckFailedException):
+                    self._table.delete_item(Key={key: item[key]}, ConditionExpression=over)
+            if "LastEvaluatedKey" not in page:
+                return
+            start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
+
+    def deliver(self, pause: float = 0) -> None:
+        """Hand over all there is by now; wait ``pause`` seconds before what failed comes again."""
+        for records in self._batches():
+            self._hand_over(records, pause)
+
+    def _batches(self) -> Iterator[list[Record]]:
+        """What is wanted of the changes, in batches no larger than is asked for."""
+        if not self._iterators:
+            self._find_shards()
+        for shard in list(self._iterators):
+            while iterator := self._iterators.get(shard):
+                answer = self._client.get_records(
+                    ShardIterator=iterator, Limit=self._source.batch_size
+                )
+                records = [self._as_lambda_has_it(record) for record in answer["Records"]]
+                if wanted := [record for record in records if self._is_wanted(record)]:
+                    yield wanted
+                # Only what was handed over is behind us.
+                if following := answer.get("NextShardIterator"):
+                    self._iterators[shard] = following
+                else:
+                    self._read.add(shard)
+                    del self._iterators[shard]
+                if not records:
+                    break
+
+    def _find_shards(self) -> None:
+        stream = self._client.describe_stream(StreamArn=self._arn)["StreamDescription"]
+        for shard in stream["Shards"]:
+            if shard["ShardId"] not in self._read:
+                self._iterators[shard["ShardId"]] = self._client.get_shard_iterator(
+                    StreamArn=self._arn,
+                    ShardId=shard["ShardId"],
+                    ShardIteratorType="TRIM_HORIZON",
+                )["ShardIterator"]
+
+    def _as_lambda_has_it(self, record: Any) -> Record:  # noqa: ANN401 - boto3's own
+        change = dict(record["dynamodb"])
+        change["ApproximateCreationDateTime"] = change["ApproximateCreationDateTime"].timestamp()
+        known = {**record, "dynamodb": change, "eventSourceARN": self._arn}
+        removed = record["eventName"] == "REMOVE"
+        if removed and change["Keys"][self._key]["S"] in self._expired:
+            known["userIdentity"] = TIME_TO_LIVE
+        return known
+
+    def _is_wanted(self, record: Record) -> bool:
+        return any(matches(record, pattern) for pattern in self._source.patterns)
+
+    def _hand_over(self, records: list[Record], pause: float) -> None:
+        left = records
+        for retry in range(self._source.retries + 1):
+            if retry:
+                time.sleep(pause)
+            left = self._unprocessed(left)
+            if not left:
+                return
+        for record in left:
+            keys = record["dynamodb"]["Keys"]
+            print(f"gapless: not cleaned up: {keys}", file=sys.stderr)  # noqa: T201
+
+    def _unprocessed(self, records: list[Record]) -> list[Record]:
+        """What the function could not process, and all that comes after it."""
+        context = Context(
+            function_name=self._function.name,
+            memory_limit_in_mb=str(self._function.memory),
+            deadline=time.monotonic() + self._function.timeout,
+            aws_request_id=str(uuid4()),
+        )
+        try:
+            answer: Any = self._function.handler({"Records": records}, context)
+        except Exception:  # noqa: BLE001 - Lambda would bring them again whatever it is
+            return records
+        failed = {one["itemIdentifier"] for one in answer["batchItemFailures"]}
+        numbers = [record["dynamodb"]["SequenceNumber"] for record in records]
+        return records[min(map(numbers.index, failed)) :] if failed else []
+
+    def forget(self) -> None:
+        """Begin at the beginning the next time."""
+        self._iterators.clear()
+        self._read.clear()
+
+
+class Poller:
+    """Delivers a stream in the background, and lets items expire; a context manager."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._thread.join(IDLE_SECONDS)
+
+    def _run(self) -> None:
+        looked = time.monotonic()
+        while not self._closed.wait(IDLE_SECONDS):
+            try:
+                if time.monotonic() - looked > EXPIRY_SECONDS:
+                    self._stream.expire()
+                    looked = time.monotonic()
+                self._stream.deliver(IDLE_SECONDS)
+            except (BotoCoreError, ClientError):
+                # It is away, or has forgotten where we were. To do it again is harmless.
+                self._stream.forget()
+
+
+def stream_arn(table: str) -> str | None:
+    """The stream of a table where boto3 points to, if there is one that can be read."""
+    with suppress(BotoCoreError, ClientError):
+        found = boto3.client("dynamodb").describe_table(TableName=table)["Table"]
+        if arn := found.get("LatestStreamArn"):
+            boto3.client("dynamodbstreams").describe_stream(StreamArn=arn)
+            return arn
+    return None
+
+
+def matches(value: Any, pattern: Any) -> bool:  # noqa: ANN401 - any JSON
+    """Whether a record is what a pattern of FilterCriteria asks for."""
+    if isinstance(pattern, Mapping):
+        return isinstance(value, Mapping) and all(
+            matches(value.get(name), inner) for name, inner in pattern.items()
+        )
+    for wanted in pattern:
+        if isinstance(wanted, Mapping):
+            raise ValueError(f"This filter is not known here: {wanted}")  # noqa: TRY004
+    return value in pattern
