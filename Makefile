@@ -29,7 +29,7 @@ test-web: .venv/.dev ## run the tests of the page, in Chromium
 	@$(BIN)/python -m pytest tests/web
 
 test-seaweedfs: .venv/.dev ## run the protocol's tests, and large merges, on the S3 of SeaweedFS
-	@S3=seaweedfs $(BIN)/python -m pytest tests/integration/test_protocol.py tests/integration/test_merges.py
+	@S3=seaweedfs $(BIN)/python -m pytest tests/integration/test_protocol.py tests/integration/test_merges.py tests/integration/test_cleanup.py
 
 stack: .venv/.dev ## deploy the stack to an emulated AWS on this machine, with IAM enforced
 	@$(BIN)/python -m local.ministack up
@@ -38,7 +38,7 @@ stack-down: .venv/.dev ## delete that stack
 	@$(BIN)/python -m local.ministack down
 
 test-stack: stack ## run the protocol's tests against that stack
-	@STACK=build/stack/stack.json $(BIN)/python -m pytest tests/integration/test_protocol.py tests/deployed
+	@STACK=build/stack/stack.json $(BIN)/python -m pytest tests/integration/test_protocol.py tests/integration/test_cleanup.py tests/deployed
 
 sam-local: .venv/.dev ## serve the API from containers of Lambda's runtime, with SAM (needs Docker)
 	@$(BIN)/python -m local.sam_local

@@ -19,7 +19,7 @@ from threading import Event
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local import gateway, in_process, storage
+from local import gateway, in_process, storage, streams
 from local.other_storage import OtherStorage, OtherStorageError
 from local.server import Server, with_files
 from local.template import Template
@@ -51,6 +51,8 @@ def _serve(running: ExitStack) -> None:
     template = Template.load(in_process.TEMPLATE)
     where = _storage(running, template)
     api = with_files(gateway.wsgi(in_process.load_gateway(template)), _PAGE)
+    if "AWS_ENDPOINT_URL" in os.environ:
+        where += _clean_up(running, template, os.environ["SESSIONS_TABLE"])
     try:
         server = running.enter_context(Server(api, port))
     except OSError as error:
@@ -106,6 +108,18 @@ def _use(store: OtherStorage, template: Template, table: str, batches: str, merg
     except ValueError as error:
         raise UsageError(str(error)) from None
     return "".join(f"\n  not ensured there: {one}" for one in store.check(table, batches, merged))
+
+
+def _clean_up(running: ExitStack, template: Template, table: str) -> str:
+    """Clean up after sessions, as the deployed stack does by itself; what cannot be done."""
+    arn = streams.stream_arn(table)
+    if arn is None:
+        return (
+            "\n  not ensured there: DynamoDB gives no stream of the table (so that batches of"
+            "\n    sessions that are over stay until a lifecycle rule of the store deletes them)"
+        )
+    running.enter_context(streams.Poller(in_process.load_stream(template, table, arn)))
+    return ""
 
 
 def _port() -> int:

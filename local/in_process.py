@@ -5,13 +5,14 @@ import sys
 import threading
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, cast
 
 from local.gateway import Context, Event, Gateway, Lambda
 from local.streams import Stream
-from local.template import Template
+from local.template import Function, Template
 
 Handler = Callable[[Event, Context], object]
 
@@ -46,30 +47,27 @@ def set_environment(template: Template, environ: MutableMapping[str, str]) -> No
 
 def load_gateway(template: Template) -> Gateway:
     """The API with its handlers, which read the environment while they are imported."""
-    code = str(template.code)
-    if code not in sys.path:
-        sys.path.insert(0, code)
     routes = {}
     for route in template.routes:
-        function = route.function
-        module, _, name = function.handler.rpartition(".")
-        handler, timeout = getattr(import_module(module), name), function.timeout
-        if module == "finish":
-            handler, timeout = _unhurried(handler), MERGE_SECONDS
-        routes[route.key] = Lambda(handler, function.name, timeout, function.memory)
+        called = _load(template, route.function)
+        if route.function.handler == "finish.lambda_handler":
+            called = replace(called, handler=_unhurried(called.handler), timeout=MERGE_SECONDS)
+        routes[route.key] = called
     return Gateway(routes)
 
 
 def load_stream(template: Template, table: str, arn: str) -> Stream:
-    """The stream of ``table``, and the function that it is brought to.
+    """The stream of ``table``, with the handler it is brought to, which reads the environment."""
+    return Stream(table, arn, template, _load(template, template.event_source.function))
 
-    Where ``load_gateway`` has been called.
-    """
-    function = template.event_source.function
+
+def _load(template: Template, function: Function) -> Lambda:
+    code = str(template.code)
+    if code not in sys.path:
+        sys.path.insert(0, code)
     module, _, name = function.handler.rpartition(".")
     handler = getattr(import_module(module), name)
-    called = Lambda(handler, function.name, function.timeout, function.memory)
-    return Stream(table, arn, template, called)
+    return Lambda(handler, function.name, function.timeout, function.memory)
 
 
 def _unhurried(finish: Handler) -> Handler:

@@ -1,4 +1,4 @@
-"""MiniStack, with two things that 1.5.33 does not know.
+"""MiniStack, with what 1.5.33 does not know.
 
 Run by MiniStack's own Python (``local.ministack`` does).
 
@@ -6,14 +6,27 @@ Full-object checksums of multipart uploads: it takes the checksum of a completio
 parts' checksums, and so refuses every right one; here it is held against the object.
 
 Alarms on an expression: it refuses them; here such an alarm is one on the first of its metrics.
+
+Tables: the time to live of a template counts here, and the stream has what it deletes, and who did.
+
+Event source mappings of streams that say how often to try again: here tries come to an end, what
+fails is halved and what is left of a batch is brought again, and what is given up goes where it
+should.
 """
 
 import base64
+import json
+import threading
+import time
 import zlib
 from typing import Any
 
 from ministack import app  # type: ignore[import-not-found]
-from ministack.services import s3  # type: ignore[import-not-found]
+from ministack.services import (  # type: ignore[import-not-found]
+    dynamodb,
+    lambda_svc,
+    s3,
+)
 from ministack.services.cloudformation import (  # type: ignore[import-not-found]
     provisioners,
 )
@@ -67,5 +80,111 @@ def _alarm_on_an_expression(name: str, properties: dict[str, Any]) -> Any:  # no
 
 provisioners._cw_metric_alarm_record = _alarm_on_an_expression  # noqa: SLF001
 
+
+_REAPER = "dynamodb-ttl-reaper"
+"""MiniStack's own thread of that name deletes what has expired."""
+
+
+class _Impatient:
+    """The time module, with short sleeps: the reaper's minute is a second."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(time, name)
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        time.sleep(min(seconds, 1))
+
+
+_record = dynamodb._build_change_record  # noqa: SLF001
+_remove = dynamodb._remove_item  # noqa: SLF001
+_execute = lambda_svc._execute_function  # noqa: SLF001
+_table = provisioners._RESOURCE_HANDLERS["AWS::DynamoDB::Table"]  # noqa: SLF001
+_create = _table["create"]
+
+
+def _record_with_identity(*arguments: Any) -> Any:  # noqa: ANN401
+    record = _record(*arguments)
+    if threading.current_thread().name == _REAPER:
+        record["userIdentity"] = {"type": "Service", "principalId": "dynamodb.amazonaws.com"}
+    return record
+
+
+def _remove_with_record(table: dict[str, Any], *keys: Any) -> Any:  # noqa: ANN401
+    old = _remove(table, *keys)
+    if old is not None and threading.current_thread().name == _REAPER:
+        dynamodb._emit_stream_event(table["TableName"], "REMOVE", old, None)  # noqa: SLF001
+    return old
+
+
+def _create_with_ttl(logical_id: str, properties: dict[str, Any], stack: str) -> Any:  # noqa: ANN401
+    name, attributes = _create(logical_id, properties, stack)
+    if ttl := properties.get("TimeToLiveSpecification"):
+        dynamodb._update_ttl({"TableName": name, "TimeToLiveSpecification": ttl})  # noqa: SLF001
+    return name, attributes
+
+
+def _execute_stream(function: dict[str, Any], event: Any) -> Any:  # noqa: ANN401
+    records = (event.get("Records") if isinstance(event, dict) else None) or [{}]
+    mapping: dict[str, Any] = next(
+        (
+            each
+            for _, _, each in lambda_svc._iter_all_esms()  # noqa: SLF001
+            if each["EventSourceArn"] == records[0].get("eventSourceARN")
+            and each["FunctionName"] == (function.get("config") or function)["FunctionName"]
+        ),
+        {},
+    )
+    if int(mapping.get("MaximumRetryAttempts", -1)) < 0:
+        return _execute(function, event)
+    halved = str(mapping.get("BisectBatchOnFunctionError")).lower() == "true"
+    waiting = [(records, int(mapping["MaximumRetryAttempts"]))]
+    result: dict[str, Any] = {}
+    while waiting:
+        batch, retries = waiting.pop(0)
+        result = _execute(function, {"Records": batch})
+        left = _unprocessed(mapping, batch, result)
+        if len(left) > 1 and halved:
+            half = len(left) // 2
+            waiting[:0] = [(left[:half], retries), (left[half:], retries)]
+        elif left and retries:
+            time.sleep(0.2)
+            waiting.insert(0, (left, retries - 1))
+        elif left:
+            lambda_svc._send_ddb_stream_failure_record(  # noqa: SLF001
+                mapping,
+                function,
+                left,
+                mapping["EventSourceArn"],
+                result,
+                "RetryAttemptsExhausted",
+            )
+    return {**result, "error": False}
+
+
+def _unprocessed(
+    mapping: dict[str, Any], batch: list[dict[str, Any]], result: dict[str, Any]
+) -> list[dict[str, Any]]:
+    if result.get("error"):
+        return batch
+    if "ReportBatchItemFailures" not in mapping.get("FunctionResponseTypes", []):
+        return []
+    body = result.get("body") or {}
+    answer = json.loads(body) if isinstance(body, str | bytes) else body
+    failed = [one.get("itemIdentifier") for one in (answer or {}).get("batchItemFailures") or []]
+    if not failed:
+        return []
+    numbers = [record["dynamodb"]["SequenceNumber"] for record in batch]
+    known = [numbers.index(number) for number in failed if number in numbers]
+    return batch[min(known) :] if len(known) == len(failed) else batch
+
+
+dynamodb.time = _Impatient()
+dynamodb._build_change_record = _record_with_identity  # noqa: SLF001
+dynamodb._remove_item = _remove_with_record  # noqa: SLF001
+lambda_svc._execute_function = _execute_stream  # noqa: SLF001
+_table["create"] = _create_with_ttl
+
 if __name__ == "__main__":
+    threading.Thread(target=dynamodb._ttl_reaper, daemon=True, name=_REAPER).start()  # noqa: SLF001
     app.main()

@@ -29,6 +29,7 @@ from samcli.local.docker.lambda_image import LambdaImage  # type: ignore[import-
 from local import in_process, sam, storage
 from local.runtime import RUNTIME, runtime_bin
 from local.server import HOST, Server
+from local.streams import Poller, stream_arn
 from local.template import Template
 
 PUBLIC_IMAGE: Final = f"{LambdaImage._INVOKE_REPO_PREFIX}/python:3.13"  # noqa: SLF001
@@ -44,6 +45,8 @@ LACKS: Final = {
     "unknown routes": "a route that does not exist is answered with 403",
 }
 """What ``sam local`` cannot do of what API Gateway can: tests that need it are skipped."""
+
+_SUITE: Final = ("tests/integration/test_protocol.py", "tests/integration/test_cleanup.py")
 
 _HOST_NAME: Final = "host.docker.internal"
 """What containers call this machine."""
@@ -125,7 +128,7 @@ def test(options: Sequence[str]) -> int:
             file = Path(folder) / "stack.json"
             file.write_text(json.dumps(description))
             suite = subprocess.run(
-                [sys.executable, "-m", "pytest", "tests/integration/test_protocol.py", *options],
+                [sys.executable, "-m", "pytest", *_SUITE, *options],
                 cwd=sam.ROOT,
                 env={**os.environ, "STACK": str(file)},
                 check=False,
@@ -158,6 +161,7 @@ def started(port: int, log: IO[str] | None = None) -> Iterator[tuple[str, subpro
             settings[name] for name in ("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET")
         )
         storage.provision(template, table, buckets)
+        running.enter_context(_cleaned_up(template, table))
         # Links to merged objects are for this machine, not for the containers.
         settings["PRESIGN_ENDPOINT_URL"] = moto.url
         variables = Path(running.enter_context(TemporaryDirectory())) / "variables.json"
@@ -186,6 +190,14 @@ def started(port: int, log: IO[str] | None = None) -> Iterator[tuple[str, subpro
         )
         _wait_for(port, process)
         yield f"http://{HOST}:{port}", process
+
+
+def _cleaned_up(template: Template, table: str) -> Poller:
+    """The clean-up function, in this process: SAM knows no event source mappings."""
+    in_process.set_environment(template, os.environ)
+    arn = stream_arn(table)
+    assert arn is not None  # noqa: S101 - moto has streams
+    return Poller(in_process.load_stream(template, table, arn))
 
 
 def _check_port(port: int) -> None:

@@ -65,12 +65,18 @@ def provision(template: Template, table: str, buckets: Iterable[str]) -> None:
     this name is another's.
     """
     dynamodb = boto3.client("dynamodb")
+    plain = dict(template.table.create)
+    stream = plain.pop("StreamSpecification")
     with suppress(dynamodb.exceptions.ResourceInUseException):
-        dynamodb.create_table(TableName=table, **template.table.create)
+        dynamodb.create_table(TableName=table, **plain)
     dynamodb.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1})
-    key = dynamodb.describe_table(TableName=table)["Table"]["KeySchema"]
-    if key != template.table.create["KeySchema"]:
+    there = dynamodb.describe_table(TableName=table)["Table"]
+    if (key := there["KeySchema"]) != plain["KeySchema"]:
         raise ValueError(f"the table {table} is not one of Gapless: its key is {key}")
+    if "LatestStreamArn" not in there:
+        # Not every store has streams. Sessions work without; nobody only cleans up after them.
+        with suppress(ClientError):
+            dynamodb.update_table(TableName=table, StreamSpecification=stream)
     try:
         found = dynamodb.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
         if found.get("TimeToLiveStatus") not in {"ENABLING", "ENABLED"}:
