@@ -54,6 +54,13 @@ def batch(seq_num: int, *data: object) -> Invocation:
     return send
 
 
+def clean_up(world: World, process: Process, history: History, session_id: str) -> Answer:
+    """What the table's stream has said by then."""
+    del session_id
+    world.clean_up(process, history)
+    return Answer(0, None)
+
+
 def merge(world: World, process: Process, history: History, session_id: str) -> Answer:
     """The execution that a finish has started, to its end."""
     del session_id
@@ -224,6 +231,34 @@ SCENARIOS: Final = {
         2, None, ONE, [batch(1, 1), batch(1, 1), finish], {1: [1]}, bound=1
     ),
     "finish, late finish, abort": Scenario(1, None, ONE, [finish, late_finish, abort], bound=1),
+    # The clean-up, at any time after the move that it follows.
+    "finish, clean-up": Scenario(2, 1, {0: [0], 1: [1]}, [finish, clean_up]),
+    "failing finish, clean-up": Scenario(2, 1, ONE, [finish, clean_up], {1: [1]}),
+    "abort, clean-up": Scenario(1, None, ONE, [abort, clean_up]),
+    "multipart finish, clean-up": Scenario(2, None, LONG, [finish, clean_up]),
+    "batch, finish, clean-up": Scenario(1, None, ONE, [finish, clean_up, batch(1, 1)], bound=1),
+    "batch, abort, clean-up": Scenario(
+        1, None, {}, [abort, clean_up, batch(0, 0)], {0: [0]}, bound=1
+    ),
+    "finish, abort, clean-up": Scenario(2, None, LONG, [finish, abort, clean_up], bound=1),
+    "finish, late finish, clean-up": Scenario(
+        1, None, ONE, [finish, late_finish, clean_up], bound=1
+    ),
+    "multipart finish, late finish, clean-up": Scenario(
+        2, None, LONG, [finish, late_finish, clean_up], bound=2
+    ),
+    "decided finish, late finish, clean-up": Scenario(
+        2, 1, LONG, [finish, late_finish, clean_up], bound=2
+    ),
+    "failing finish, late finish, clean-up": Scenario(
+        2, 1, ONE, [finish, late_finish, clean_up], {1: [1]}, bound=1
+    ),
+    "long merge, abort, clean-up": Scenario(
+        2, None, LONG, [merge, abort, clean_up], long=True, bound=1
+    ),
+    "long merge, late finish, clean-up": Scenario(
+        2, None, LONG, [merge, late_finish, clean_up], long=True, bound=1
+    ),
     # A call that arrives a second time.
     "a seal again": Scenario(
         1,

@@ -60,19 +60,20 @@ class Step:
         reads: set[str] = set()
         writes: set[str] = set()
         match operation:
-            case "GetItem":
+            case "GetItem" | "GetRecords":
                 reads = {"item"}
             case "UpdateItem" | "PutItem":
                 writes = {"item"}
             case "ListObjectsV2":
-                reads = {"batches"}
+                reads = {_listing(call.prefix)}
             case "DeleteObjects" | "DeleteObject":
-                writes = {"batches", *(f"/{number:08d}" for number in range(4))}
+                # It does not say which; no plan is read whose listing is not written.
+                writes = {"batches", "plans", *(f"/{number:08d}" for number in range(4))}
             case "GetObject" | "HeadObject":
-                reads = {key}
+                reads = {key, "plans"} if key.startswith("merges/") else {key}
             case "PutObject":
                 # A key that is new is seen in the listing.
-                writes = {key, "batches"} if key.startswith("/") else {key}
+                writes = {key, _listing(call.key)}
             case "CreateMultipartUpload":
                 writes = {f"upload of {name}"}
             case "ListMultipartUploads":
@@ -87,6 +88,13 @@ class Step:
             case _:
                 raise NotImplementedError(operation)
         return cls(operation, frozenset(reads), frozenset(writes))
+
+
+def _listing(key: str) -> str:
+    """The listing that has ``key``, or all under it."""
+    if _SESSION_ID.match(key):
+        return "merged" if "." in key else "batches"
+    return "plans"
 
 
 class Run:

@@ -22,14 +22,18 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+import boto3
 import pytest
 from botocore.config import Config as ClientConfig
 from moto import backends
 from moto.backends import get_backend
 from moto.dynamodb.models.dynamo_type import DynamoType
+from moto.dynamodbstreams.models import dynamodbstreams_backends
 from obstore.store import S3Store
 
-from local import storage
+from local import in_process, storage
+from local.streams import TIME_TO_LIVE, matches
+from local.template import Template
 from tests.aws import Answer as AwsAnswer
 from tests.aws import AwsProxy, Call, s3_error
 from tests.state_machine import ExecutionFailedError, StateMachine
@@ -40,6 +44,7 @@ from uploads.wiring import Wiring
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from mypy_boto3_dynamodbstreams import DynamoDBStreamsClient
 
 ACCOUNT: Final = "123456789012"
 OWNER: Final = "AIDAOWNER"
@@ -49,6 +54,10 @@ LATER: Final = 1_000
 """Seconds after which every lease has run out."""
 PART: Final = 16
 """Least bytes of a part here, so that merges of a few records are multipart uploads."""
+PATTERNS: Final = list(Template.load(in_process.TEMPLATE).event_source.patterns)
+"""What is brought of the table's changes."""
+EXPIRED: Final = {"REMOVE": TIME_TO_LIVE}
+"""Whoever removes an item here."""
 COUNTS: Final[dict[str, int]] = {}
 """What was run, for the summary."""
 
@@ -183,6 +192,12 @@ class Process:
         self.tasks: Mapping[str, Callable[..., object]] = import_module("merge").build(
             self._handing_over
         )
+        self._cleanup: Callable[..., object] = import_module("stream").build(self._inline)
+        self._streams: DynamoDBStreamsClient = boto3.client(
+            "dynamodbstreams",
+            endpoint_url=server.url,
+            config=wiring._CLIENT,  # noqa: SLF001
+        )
 
     def forget(self) -> None:
         """Remember no session, as a function that has just started."""
@@ -240,6 +255,16 @@ class Process:
         self.invocations += 1
         return self.tasks[name](payload, _Context(300))
 
+    def clean_up(self, iterator: str) -> None:
+        """Read the table's stream from ``iterator`` on, and clean up as it says."""
+        self.invocations += 1
+        found = self._streams.get_records(ShardIterator=iterator)["Records"]
+        # One at a time: what of the others comes of one that fails, the stream's own tests tell.
+        for record in found:
+            given = {**record, "userIdentity": EXPIRED.get(record["eventName"])}
+            if any(matches(given, pattern) for pattern in PATTERNS):
+                self._cleanup({"Records": [given]}, _Context(900))
+
     def _invoke(
         self,
         function: Callable[..., Mapping[str, Any]],
@@ -273,6 +298,13 @@ class Facts:
     manifest: Mapping[str, Any] | None
     uploads: frozenset[str]
     """Multipart uploads that are open."""
+    plans: frozenset[str]
+    """What long merges have left, and gap reports."""
+
+    @property
+    def left(self) -> Sequence[object]:
+        """What there is beside the merged object and the item."""
+        return [*self.batches, *sorted(self.uploads), *sorted(self.plans)]
 
     @property
     def state(self) -> str:
@@ -285,6 +317,8 @@ class History:
 
     total: int
     size: int | None
+    stream: str = ""
+    """Where the table's stream was when it began."""
     sent: list[tuple[int, bytes]] = field(default_factory=list)
     promised: dict[int, bytes] = field(default_factory=dict)
     finishes: list[Answer] = field(default_factory=list)
@@ -322,9 +356,13 @@ class World:
     def _bucket(self, name: str) -> Any:  # noqa: ANN401
         return get_backend("s3")[ACCOUNT]["aws"].buckets[name]
 
-    def _items(self) -> Any:  # noqa: ANN401
+    @property
+    def _table(self) -> Any:  # noqa: ANN401
         tables = get_backend("dynamodb")[ACCOUNT][self._config.region].tables
-        return tables[self._config.sessions_table].items
+        return tables[self._config.sessions_table]
+
+    def _items(self) -> Any:  # noqa: ANN401
+        return self._table.items
 
     def facts(self, session_id: str) -> Facts:
         """What there is of a session now."""
@@ -350,6 +388,7 @@ class World:
                 for upload_id, upload in merged.multiparts.items()
                 if upload.key_name == f"{session_id}.ndjson"
             ),
+            plans=frozenset(key for key in batches if key.startswith(f"merges/{session_id}/")),
         )
 
     def read_object(self, key: str) -> bytes:
@@ -366,6 +405,8 @@ class World:
             for number in [n for n, u in bucket.multiparts.items() if session_id in u.key_name]:
                 bucket.multiparts.pop(number)
         self._items().pop(DynamoType({"S": session_id}), None)
+        self._table.stream_shard.items.clear()
+        dynamodbstreams_backends[ACCOUNT][self._config.region].shard_iterators.clear()
         for process in self.processes:
             process.forget()
             process.clock.ahead = 0
@@ -383,8 +424,12 @@ class World:
 
     def create(self, total: int, size: int | None) -> tuple[str, History]:
         """A new session."""
+        shard = self._table.stream_shard
+        started = dynamodbstreams_backends[ACCOUNT][self._config.region].get_shard_iterator(
+            f"{self._table.table_arn}/stream/{self._table.latest_stream_label}", shard.id, "LATEST"
+        )
         answer = self.processes[0].create(total, size)
-        return answer.body["sessionId"], History(total, size)
+        return answer.body["sessionId"], History(total, size, started.arn)
 
     def send(
         self,
@@ -437,6 +482,17 @@ class World:
             history.failed.append(answer)
         return answer
 
+    def clean_up(self, process: Process, history: History) -> None:
+        """Do what the stream says by now, from the beginning on, and remember whether it failed."""
+        try:
+            process.clean_up(history.stream)
+        except Exception as error:  # noqa: BLE001 - Lambda brings it again, whatever it was
+            history.failed.append(Answer(0, {"code": repr(error)}))
+
+    def expire(self, session_id: str) -> None:
+        """The time to live of a session is over."""
+        self._table.delete_item({"S": session_id}, None)
+
     @staticmethod
     @contextmanager
     def _tracking(process: Process, history: History) -> Iterator[None]:
@@ -480,7 +536,7 @@ class World:
             require(stored in sent, "a batch is stored that nobody sent", stored)
         for key in set(history.writes):
             require(history.writes.count(key) == 1, "an object was written twice", key)
-        if facts.state != "ABORTED":
+        if facts.state in {"OPEN", "FINISHING"}:
             for promise in history.promised.items():
                 require(promise in facts.batches.items(), "a promised batch is lost", promise)
         if facts.merged is not None:
@@ -496,6 +552,8 @@ class World:
             require(body == _result(facts.item), "Success differs from the stored answer", body)
         if history.aborted:
             require(facts.state == "ABORTED", "aborted, yet the session is", facts.state)
+        for answer in history.finishes:
+            require(answer.code != "batches_gone", "told of what the clean-up did", answer)
         for answer in history.strangers:
             require(answer.code == "session_not_found", "a stranger saw more than nothing", answer)
         return facts
@@ -508,9 +566,13 @@ class World:
         require(manifest, "a merged object without a manifest")
         assert manifest is not None
         count_of_batches = len(manifest["batches"])
-        lost = set(range(count_of_batches)) - set(facts.batches)
-        require(not lost, "what was merged is gone", lost)
-        batches = [facts.batches[seq_num] for seq_num in range(count_of_batches)]
+        sent = {
+            (seq_num, hashlib.sha256(content).hexdigest()): content
+            for seq_num, content in history.sent
+        }
+        named = [(entry["seqNum"], entry["sha256"]) for entry in manifest["batches"]]
+        require(set(named) <= sent.keys(), "what was merged was not sent", named)
+        batches = [sent[one] for one in named]
         require(merged == b"".join(batches), "not the batches in order", merged)
         require(merged.count(b"\n") == history.total, "not totalRecord records", merged)
         for seq_num, content in history.promised.items():
@@ -592,10 +654,29 @@ class World:
         left = facts.uploads & history.uploads
         require(not left, "an upload was left open", left)
         require(facts.state != "FINISHING", "stuck", facts.item)
+        self._clean_up_all(session_id, history, answer)
         require(not history.failed, "the service failed", history.failed)
         end = answer.result or answer.code
         count(f"ended in {end}")
         return end
+
+    def _clean_up_all(self, session_id: str, history: History, answer: Answer) -> None:
+        """In the end nothing is left of a session that is over, and the answer is as it was."""
+        before = self.check(session_id, history)
+        process = self.processes[0]
+        self.clean_up(process, history)
+        after = self.check(session_id, history)
+        if before.state in {"FINISHED", "ABORTED"}:
+            require(not after.left, "not cleaned up", after.left)
+            again = self.finish(process, history, session_id)
+            require(answer == again, "finish is not repeatable after the clean-up", answer, again)
+        else:
+            require(after == before, "cleaned up, yet the session is", before.state)
+        require(
+            (before.item, before.merged, before.manifest)
+            == (after.item, after.merged, after.manifest),
+            "the clean-up has touched more",
+        )
 
     @staticmethod
     def _can_heal(history: History, facts: Facts, data: Mapping[int, Sequence[object]]) -> bool:
