@@ -15,6 +15,9 @@
         session.download("orders.ndjson")
 """
 
+import gapless.lean_httpx  # noqa: F401 - before anything else imports httpx
+
+# isort: split
 import pathlib
 from collections.abc import AsyncIterable
 from functools import partial
@@ -46,21 +49,14 @@ from gapless.errors import (
     StateError,
     TooLargeError,
     UnavailableError,
+    UnexpectedAnswerError,
+    UnreachableError,
 )
-from gapless.http import Report, silent
-from gapless.reading import Format, ReadOptions, read_options
-from gapless.sessions import (
-    AsyncClient,
-    AsyncSession,
-    Checksum,
-    Limits,
-    Range,
-    Result,
-    Status,
-    Timing,
-)
-from gapless.sources import File, Records, opened, opened_async
-from gapless.uploads import Source
+from gapless.formats import Format, read_options
+from gapless.http import Report, ignore_events
+from gapless.models import Checksum, Limits, Range, Result, Status
+from gapless.sessions import AsyncClient, AsyncSession, Timing
+from gapless.sources import File, Records, open_source, open_source_async
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -123,56 +119,40 @@ async def upload_async(
     gzip: bool = True,
     parallel: int = 8,
     patience: float = 300.0,
-    report: Report = silent,
+    report: Report = ignore_events,
     transport: httpx.AsyncBaseTransport | None = None,
     **timing: "Unpack[Timing]",
 ) -> Result:
-    """Upload a file, or records, and finish; the result is ``ok``, and checked against the input.
+    """Upload a file, or records, and finish; the result is ``ok`` and verified.
 
-    A ``str`` or a path names a file; an open binary file is read from where it is. Anything else
-    is records, from a synchronous or an asynchronous iterable: Python objects, or ``bytes`` that
-    are JSON already; see ``gapless.objects``. What is no file by name is spooled to a temporary
-    one, for the number of its records must be known first.
+    A ``str`` is a path; an open binary file is read from its current position. Anything else is an
+    iterable of records, synchronous or asynchronous: Python objects, or ``bytes`` of JSON; see
+    ``gapless.objects``. Open files and records are copied to a temporary file, because the number
+    of records must be known first.
 
-    ``format`` to ``skip_invalid`` are for files, and those of ``gapless upload``, as ``batch_size``
-    (records) and ``new`` are. The others are ``AsyncClient``'s.
+    ``format`` to ``skip_invalid`` are only for files. They, ``batch_size`` (records) and ``new``
+    are the options of ``gapless upload``; the others are those of ``AsyncClient``.
 
-    Raises TypeError for what is neither a file nor records; GaplessError, see ``gapless.errors``.
+    Raises TypeError if ``source`` is neither a file nor records; GaplessError, see
+    ``gapless.errors``.
     """
-    return await _upload(
-        source,
-        url=url,
-        options=read_options(
-            format=format, delimiter=delimiter, encoding=encoding, header=header, typed=typed
-        ),
-        skip_invalid=skip_invalid,
-        batch_size=batch_size,
-        new=new,
-        auth=auth,
-        gzip=gzip,
-        parallel=parallel,
-        patience=patience,
-        report=report,
-        transport=transport,
-        **timing,
+    options = read_options(
+        format=format, delimiter=delimiter, encoding=encoding, header=header, typed=typed
     )
-
-
-async def _upload(
-    source: File | IO[bytes] | Records | Source,
-    *,
-    url: str,
-    options: ReadOptions,
-    skip_invalid: bool,
-    batch_size: int | None,
-    new: bool,
-    **client: Any,  # noqa: ANN401 - AsyncClient's own, from above
-) -> Result:
     async with (
-        AsyncClient(url, **client) as opened_client,
-        opened_async(source, options, skip_invalid=skip_invalid) as file,
+        AsyncClient(
+            url,
+            auth=auth,
+            gzip=gzip,
+            parallel=parallel,
+            patience=patience,
+            report=report,
+            transport=transport,
+            **timing,
+        ) as client,
+        open_source_async(source, options, skip_invalid=skip_invalid) as file,
     ):
-        return await uploads.upload(opened_client, file, batch_size=batch_size, anew=new)
+        return await uploads.upload(client, file, batch_size=batch_size, start_over=new)
 
 
 async def resume_async(
@@ -183,22 +163,22 @@ async def resume_async(
     gzip: bool = True,
     parallel: int = 8,
     patience: float = 300.0,
-    report: Report = silent,
+    report: Report = ignore_events,
     transport: httpx.AsyncBaseTransport | None = None,
     **timing: "Unpack[Timing]",
 ) -> Result:
-    """Go on with the upload of ``file`` that was begun on this machine, and finish.
+    """Resume the upload of ``file`` that was started on this machine, and finish.
 
-    ``url`` is where the service is now, if it has moved. Raises StateError if there is no such
-    upload, FileChangedError if the file is another, or any other GaplessError.
+    ``url`` is the current URL of the service, if it has moved. Raises StateError if there is no
+    such upload, FileChangedError if the file has changed, or any other GaplessError.
     """
-    begun = state.load(pathlib.Path(file))
-    if begun is None:
+    saved_state = state.load(pathlib.Path(file))
+    if saved_state is None:
         raise StateError(
-            f"No upload of {file} is known here. Give the session's id to: gapless resume"
+            f"No upload of {file} is known on this machine. Pass the session id to: gapless resume"
         )
     async with AsyncClient(
-        url or begun.url,
+        url or saved_state.url,
         auth=auth,
         gzip=gzip,
         parallel=parallel,
@@ -207,7 +187,9 @@ async def resume_async(
         transport=transport,
         **timing,
     ) as client:
-        return await uploads.resume(client, uploads.source_of(begun), begun.session_id, begun)
+        return await uploads.resume(
+            client, uploads.source_from(saved_state), saved_state.session_id, saved_state
+        )
 
 
 def upload(
@@ -226,18 +208,19 @@ def upload(
     gzip: bool = True,
     parallel: int = 8,
     patience: float = 300.0,
-    report: Report = silent,
+    report: Report = ignore_events,
     transport: httpx.AsyncBaseTransport | None = None,
     **timing: "Unpack[Timing]",
 ) -> Result:
     """The same as ``upload_async``, blocking."""
-    options = read_options(
-        format=format, delimiter=delimiter, encoding=encoding, header=header, typed=typed
-    )
     work = partial(
-        _upload,
+        upload_async,
         url=url,
-        options=options,
+        format=format,
+        delimiter=delimiter,
+        encoding=encoding,
+        header=header,
+        typed=typed,
         skip_invalid=skip_invalid,
         batch_size=batch_size,
         new=new,
@@ -249,13 +232,17 @@ def upload(
         transport=transport,
         **timing,
     )
-    # Not anyio.run: in a notebook a loop runs in this thread already.
+    # Not anyio.run: in a notebook this thread runs an event loop already.
     if isinstance(source, AsyncIterable):
         with start_blocking_portal() as portal:
             return portal.call(work, source)
-    # Spooled in this thread: a generator may be of it alone, as one of a database is.
+    # Copied in this thread: a generator may work only in the thread that made it, as sqlite3's.
+    options = read_options(
+        format=format, delimiter=delimiter, encoding=encoding, header=header, typed=typed
+    )
+    file: Any
     with (
-        opened(source, options, skip_invalid=skip_invalid) as file,
+        open_source(source, options, skip_invalid=skip_invalid) as file,
         start_blocking_portal() as portal,
     ):
         return portal.call(work, file)
@@ -269,7 +256,7 @@ def resume(
     gzip: bool = True,
     parallel: int = 8,
     patience: float = 300.0,
-    report: Report = silent,
+    report: Report = ignore_events,
     transport: httpx.AsyncBaseTransport | None = None,
     **timing: "Unpack[Timing]",
 ) -> Result:

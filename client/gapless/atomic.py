@@ -1,4 +1,4 @@
-"""Files to write into: there whole, or not at all, or opened by somebody else; temporary ones."""
+"""Files that appear complete or not at all, and temporary files."""
 
 import errno
 import io
@@ -17,11 +17,11 @@ _PREFIX: Final = ".gapless-"
 _temporary: Final[set[str]] = set()
 
 
-def discard() -> None:
-    """Delete every temporary file: for a process that ends at once."""
+def delete_temporary_files() -> None:
+    """Delete every temporary file of this process, which is about to exit."""
     for path in list(_temporary):
         with suppress(OSError):
-            os.unlink(path)  # noqa: PTH108 - a signal's handler does as little as it can
+            os.unlink(path)  # noqa: PTH108 - a signal handler does as little as possible
 
 
 @contextmanager
@@ -36,20 +36,20 @@ def _registered(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def written(path: Path) -> Iterator[IO[bytes]]:
-    """A file that becomes ``path`` when all went well, and is gone otherwise. Raises OSError.
+def write(path: Path) -> Iterator[IO[bytes]]:
+    """A file that becomes ``path`` on success, and is deleted otherwise. Raises OSError.
 
-    A link stays one: its target is written. What is no regular file, a device or a pipe, cannot be
-    replaced and is written into.
+    The target of a symbolic link is replaced, not the link. A device or a pipe cannot be replaced:
+    it is written directly.
     """
     try:
-        if replaceable(path):
+        if _is_replaceable(path):
             yield from _replaced(path)
         else:
             with path.open("wb") as file:
                 yield file
     except OSError as error:
-        # A temporary file, and a write that fails, say nothing to whoever named the file.
+        # The user knows ``path``, not the temporary file.
         if error.filename is None or Path(error.filename).name.startswith(_PREFIX):
             error.filename, error.filename2 = os.fspath(path), None
         raise
@@ -57,8 +57,8 @@ def written(path: Path) -> Iterator[IO[bytes]]:
 
 def _replaced(path: Path) -> Iterator[IO[bytes]]:
     path = Path(os.path.realpath(path))
-    # Beside it, for a rename is atomic within one file system alone; and short, as names have a
-    # greatest length.
+    # In the same folder, because renaming is atomic only within one file system; and with a short
+    # name, because names have a maximum length.
     temporary = path.with_name(f"{_PREFIX}{secrets.token_hex(8)}")
     with _registered(temporary):
         with temporary.open("xb") as file:
@@ -71,29 +71,29 @@ def _replaced(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def opened_to_write(to: str | os.PathLike[str] | IO[bytes]) -> Iterator[IO[bytes]]:
-    """A file to write into: ``to`` itself, or the file of that name, whole or not at all."""
+def open_for_writing(to: str | os.PathLike[str] | IO[bytes]) -> Iterator[IO[bytes]]:
+    """``to`` itself if it is an open file; otherwise a file that appears complete or not at all."""
     if isinstance(to, (str, os.PathLike)):
-        with written(Path(to)) as file:
+        with write(Path(to)) as file:
             yield file
     elif isinstance(to, io.TextIOBase) or not hasattr(to, "write"):
         raise TypeError(
-            f"Cannot write bytes into {type(to).__name__}: pass a path, or a file opened as binary."
+            f"Cannot write bytes to {type(to).__name__}: pass a path, or a file opened as binary."
         )
     else:
         yield to
 
 
 def write_all(file: IO[bytes], block: bytes) -> None:
-    """Write the whole block; an unbuffered file may take less at a time."""
+    """Write the whole block; an unbuffered file may write only some of it at a time."""
     rest = memoryview(block)
     while rest:
         rest = rest[file.write(rest) :]
 
 
-def replaceable(path: Path) -> bool:
-    """Whether another file may take the place of ``path``: nothing, or a regular file."""
-    # /dev/stdout may lead to a regular file, that somebody else writes to.
+def _is_replaceable(path: Path) -> bool:
+    """Whether ``path`` may be replaced by another file: it is a regular file, or does not exist."""
+    # /dev/stdout may be a regular file that another process writes to.
     if os.fspath(path).startswith(("/dev/", "/proc/")):
         return False
     try:
@@ -103,8 +103,8 @@ def replaceable(path: Path) -> bool:
 
 
 @contextmanager
-def spool() -> Iterator[tuple[IO[bytes], Path]]:
-    """A temporary file, to write and then to read by its name. Raises OSError."""
+def temporary_file() -> Iterator[tuple[IO[bytes], Path]]:
+    """A temporary file, open for writing, and its path. Raises OSError."""
     number, name = tempfile.mkstemp(prefix="gapless-")
     with _registered(Path(name)), os.fdopen(number, "wb") as file:
         yield file, Path(name)
@@ -112,7 +112,7 @@ def spool() -> Iterator[tuple[IO[bytes], Path]]:
 
 @contextmanager
 def standard_output() -> Iterator[IO[bytes]]:
-    """Standard output, for bytes. Raises OSError where it is closed."""
+    """Standard output, for bytes. Raises OSError if it is closed."""
     if sys.__stdout__ is None:
         raise OSError(errno.EBADF, "Standard output is closed")
     yield sys.stdout.buffer

@@ -1,4 +1,4 @@
-"""How requests prove who sends them. Any other ``httpx.Auth`` will do too."""
+"""Authentication of requests. Any other ``httpx.Auth`` works as well."""
 
 import re
 import shlex
@@ -14,45 +14,46 @@ import httpx
 from gapless.errors import GaplessError, SettingError
 from gapless.text import redact
 
+_ADVICE: Final = "Check GAPLESS_TOKEN, --token or --token-command."
 _UNSENDABLE: Final = re.compile(r"[^!-~]")
 
 
 class TokenError(GaplessError):
-    """There are no credentials to send: a token that no header takes, a command that failed."""
+    """There are no usable credentials: an invalid token, or a command that failed."""
 
 
 class TokenAuth(httpx.Auth):
-    """A bearer token; where it comes from a function, a new one is asked for after a 401.
+    """A bearer token; ``get`` is called for one, and again after a 401.
 
     ``get`` may block and may be called from any thread.
     """
 
     def __init__(self, token: str | None = None, get: Callable[[], str] | None = None) -> None:
         self.secrets: set[str] = set()
-        """Every token that was used, so that no message holds one."""
+        """Every token that was used, to be removed from messages."""
         self._token = self._checked(token) if token else ""
         self._get = get
         self._lock = Lock()
 
     def _checked(self, token: str) -> str:
-        """The token as a header carries it. Raises TokenError, without it."""
+        """The token, stripped. Raises TokenError, without the token in its message."""
         token = token.strip()
         self.secrets.add(token)
         if not token:
-            raise TokenError("The token is empty. Check GAPLESS_TOKEN, --token or --token-command.")
+            raise TokenError(f"The token is empty. {_ADVICE}")
         if wrong := _UNSENDABLE.search(token):
             raise TokenError(
-                f"The token cannot be sent: its character {wrong.start() + 1} is none that a header"
-                " may hold. Check GAPLESS_TOKEN, --token or --token-command."
+                f"The token cannot be sent: a header must not contain its character"
+                f" {wrong.start() + 1}. {_ADVICE}"
             )
         return token
 
     @classmethod
     def from_command(cls, command: str) -> "TokenAuth":
-        """The token is what ``command`` prints, which is run without a shell."""
+        """A token that ``command`` prints; it is run without a shell."""
 
         def run() -> str:
-            # Its arguments may be secret, and so is what it prints: neither is told.
+            # Its arguments and its output may be secret: no message contains them.
             try:
                 program, *arguments = shlex.split(command)
                 done = subprocess.run(  # noqa: S603 - the user's own command
@@ -62,16 +63,16 @@ class TokenAuth(httpx.Auth):
                     check=False,
                 )
             except (OSError, ValueError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "it is no command"
+                reason = error.strerror if isinstance(error, OSError) else "it is not a command"
                 raise TokenError(f"--token-command cannot be run: {reason}.") from None
             if done.returncode:
-                raise TokenError(f"--token-command, {program}, ended with {done.returncode}.")
+                raise TokenError(f"--token-command, {program}, exited with {done.returncode}.")
             return done.stdout.decode(errors="replace")
 
         return cls(get=run)
 
     def _renew(self, stale: str) -> str:
-        """A token that is not ``stale``; requests that wait for one share it."""
+        """A token other than ``stale``; concurrent requests share the new one."""
         with self._lock:
             if self._get and self._token == stale:
                 self._token = self._checked(self._get())
@@ -91,7 +92,7 @@ class TokenAuth(httpx.Auth):
     async def async_auth_flow(
         self, request: httpx.Request
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """The same, with the command beside the event loop."""
+        """The same, without blocking the event loop."""
         token = self._token or await anyio.to_thread.run_sync(self._renew, "")
         request.headers["Authorization"] = f"Bearer {token}"
         response = yield request
@@ -102,10 +103,10 @@ class TokenAuth(httpx.Auth):
 
 
 class SigV4Auth(httpx.Auth):
-    """Signs requests as AWS wants it, with the usual chain of credentials. Needs ``gapless[aws]``.
+    """Signs requests for AWS with botocore's chain of credentials. Needs ``gapless[aws]``.
 
-    The region is the one in the URL of an API Gateway, or else that of the environment or profile.
-    Credentials that run out are renewed by botocore.
+    The default region is that in an API Gateway's URL, or else that of the environment or profile.
+    botocore renews expired credentials.
     """
 
     requires_request_body = True
@@ -117,7 +118,7 @@ class SigV4Auth(httpx.Auth):
             import botocore.exceptions  # noqa: PLC0415
             import botocore.session  # noqa: PLC0415
         except ImportError:
-            raise GaplessError("Signing needs botocore: pip install 'gapless[aws]'") from None
+            raise GaplessError("Signing requires botocore: pip install 'gapless[aws]'") from None
         self._fault: Any = botocore.exceptions.BotoCoreError
         session = botocore.session.Session(profile=profile)
         try:
@@ -136,11 +137,11 @@ class SigV4Auth(httpx.Auth):
         self._request: Any = botocore.awsrequest.AWSRequest
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Sign ``request``; each time anew, for a signature lives five minutes."""
+        """Sign ``request``; every attempt is signed again, because a signature expires."""
         host = re.fullmatch(r"[^.]+\.execute-api\.([a-z0-9-]+)\.amazonaws\..*", request.url.host)
         region = self._region or (host[1] if host else self._fallback)
         if not region:
-            raise SettingError("The AWS region is not known. Set AWS_REGION, or give --region.")
+            raise SettingError("The AWS region is unknown. Set AWS_REGION, or pass --region.")
         signed = self._request(request.method, str(request.url), data=request.content or None)
         if "Content-Type" in request.headers:
             signed.headers["Content-Type"] = request.headers["Content-Type"]

@@ -1,4 +1,4 @@
-"""The blocking client: the asynchronous one, run on an event loop in a thread of its own."""
+"""The blocking client: runs the asynchronous one on an event loop in its own thread."""
 
 import os
 import weakref
@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from threading import Lock, Thread
-from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
 import anyio
@@ -15,8 +14,9 @@ import httpx
 from anyio.from_thread import BlockingPortal
 
 from gapless import objects
-from gapless.http import Report, silent
-from gapless.sessions import AsyncClient, AsyncSession, Limits, Range, Result, Status, Timing
+from gapless.http import Report, ignore_events
+from gapless.models import Limits, Range, Result, Status
+from gapless.sessions import AsyncClient, AsyncSession, Timing
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """A connection to one service; use it in ``with``, or ``close`` it. See ``AsyncClient``.
+    """Connections to one service; use it in ``with``, or call ``close``. See ``AsyncClient``.
 
-    Its methods may be called from several threads at once.
+    Its methods may be called from several threads at the same time.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Client:
         gzip: bool = True,
         parallel: int = 8,
         patience: float = 300.0,
-        report: Report = silent,
+        report: Report = ignore_events,
         transport: httpx.AsyncBaseTransport | None = None,
         **timing: "Unpack[Timing]",
     ) -> None:
@@ -59,16 +59,11 @@ class Client:
     def __enter__(self) -> "Self":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close its connections, and end its thread. Repeatable."""
+        """Close all connections, and end the thread. May be repeated."""
         with self._lock:
             self._closed = True
             portal, self._portal = self._portal, None
@@ -80,13 +75,13 @@ class Client:
 
     @property
     def portal(self) -> BlockingPortal:
-        """Into the event loop that it runs on."""
+        """The portal into the event loop."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("The client is closed.")
             if self._portal is None:
                 ready: Future[BlockingPortal] = Future()
-                # A daemon: a client that nobody closes must not keep the process alive.
+                # A daemon: a client that is not closed must not keep the process alive.
                 self._thread = Thread(
                     target=anyio.run, args=(_serve, ready), name="gapless", daemon=True
                 )
@@ -96,11 +91,11 @@ class Client:
             return self._portal
 
     def create(self, total_record: int, batch_size: int | None = None) -> "Session":
-        """Open a session. Raises a GaplessError, as everything here does."""
+        """Open a session. Raises GaplessError, as every method does."""
         return Session(self, self.portal.call(self._client.create, total_record, batch_size))
 
     def session(self, session_id: str) -> "Session":
-        """A session that is there already."""
+        """An existing session; sends nothing."""
         return Session(self, self._client.session(session_id))
 
 
@@ -111,7 +106,7 @@ async def _serve(ready: "Future[BlockingPortal]") -> None:
 
 
 def _abandon(portal: BlockingPortal, client: AsyncClient) -> None:
-    # Not waited for: the garbage collector may run in any thread, the portal's own too.
+    # Do not wait: the garbage collector may run in any thread, even the portal's own.
     async def end() -> None:
         await client.aclose()
         await portal.stop()
@@ -120,55 +115,55 @@ def _abandon(portal: BlockingPortal, client: AsyncClient) -> None:
 
 
 class Session:
-    """One session of a service; each method is the one of ``AsyncSession``, run to its end."""
+    """One session of a service; each method runs that of ``AsyncSession``."""
 
     def __init__(self, client: Client, session: AsyncSession) -> None:
         self._client = client
         self._session = session
         self.session_id = session.session_id
         self.expires_at: datetime | None = session.expires_at
-        """When its batches are gone; None where it was not opened here, then see ``status``."""
+        """When its batches are deleted; None unless this client opened it, then see ``status``."""
 
     @property
     def limits(self) -> Limits:
-        """What a batch may be."""
+        """Limits of a batch."""
         return self._session.limits
 
     def send(self, seq_num: int, records: Iterable[object] | AsyncIterable[object]) -> None:
-        """Store a batch; safe to repeat with the same records."""
+        """Store a batch; repeating it with the same records is safe."""
         if isinstance(records, AsyncIterable):
             self._client.portal.call(self._session.send, seq_num, records)
         else:
-            # In this thread: a generator may be of it alone, as one of a database is.
+            # In this thread: a generator may work only in the thread that made it, as sqlite3's.
             ndjson = b"".join(objects.encode(records))
             self._client.portal.call(self._session.send_ndjson, seq_num, ndjson)
 
     def status(self) -> Status:
-        """What the service knows of the session."""
+        """What the service has stored, and what is missing."""
         return self._client.portal.call(self._session.status)
 
     def missing(self) -> list[Range]:
-        """The batches that have not arrived."""
+        """The batches that are not stored."""
         return self._client.portal.call(self._session.missing)
 
     def finish(self, *, patience: float = 3600.0) -> Result:
-        """Check and merge; waits while a merge runs, at most ``patience`` seconds."""
+        """Validate and merge; waits for a long merge, at most ``patience`` seconds."""
         return self._client.portal.call(partial(self._session.finish, patience=patience))
 
     def abort(self) -> None:
-        """Give the session up."""
+        """Abort the session."""
         self._client.portal.call(self._session.abort)
 
     def download(self, to: str | os.PathLike[str] | IO[bytes]) -> int:
-        """Write the merged object to ``to``, a path or an open binary file; gives its bytes."""
+        """Write the merged object to ``to``, a path or an open binary file; returns its size."""
         return self._client.portal.call(self._session.download, to)
 
     def manifest(self, to: str | os.PathLike[str] | IO[bytes]) -> int:
-        """Write the manifest to ``to``; gives its bytes."""
+        """Write the manifest to ``to``; returns its size."""
         return self._client.portal.call(self._session.manifest, to)
 
     def stream(self) -> Iterator[bytes]:
-        """The merged object, in pieces; after the last it is checked."""
+        """The merged object, in pieces; its checksum is verified after the last."""
         portal = self._client.portal
         send, receive = anyio.create_memory_object_stream[bytes](1)
 

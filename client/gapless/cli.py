@@ -1,18 +1,18 @@
 """The ``gapless`` command.
 
-Exit codes are what a script can act on:
+Exit codes, for scripts:
 
 ====  =============================================================================
 0     done, and what is stored is what was sent
 1     the service refused, or something else failed; the message says what
-2     the command line is wrong
+2     an option or a variable cannot be used, or no upload of the file is known
 3     the input cannot be sent: a malformed record, or a file that has changed
-4     the session is not whole: send what is missing, then finish again
+4     the session is incomplete: send what is missing, then finish again
 5     the service could not be reached in time: run ``gapless resume`` later
 6     the credentials were refused: run ``gapless resume`` with new ones
 7     a checksum does not match: what is stored, or downloaded, is not what was sent
-141   ``download -o -``: whoever read it closed the pipe
-130   interrupted: ``gapless resume`` goes on; 143 and 129 after SIGTERM and SIGHUP
+130   interrupted: run ``gapless resume``; 143 and 129 after SIGTERM and SIGHUP
+141   ``download -o -``: the reader closed the pipe
 ====  =============================================================================
 """
 
@@ -38,7 +38,7 @@ import httpx
 
 from gapless import atomic, state, uploads
 from gapless.auth import SigV4Auth, TokenAuth, TokenError
-from gapless.display import Display, display, steady_streams
+from gapless.display import Display, display, tolerate_broken_streams
 from gapless.errors import (
     ApiError,
     AuthError,
@@ -54,10 +54,10 @@ from gapless.errors import (
     StateError,
     UnavailableError,
 )
-from gapless.reading import Format, ReadOptions, read_options
-from gapless.sessions import AsyncClient, Limits, Result, facts_of, service_url
-from gapless.text import command, count, longer, named, redact
-from gapless.text import shown as printable
+from gapless.formats import Format, ReadOptions, read_options
+from gapless.models import Limits, Result, as_json
+from gapless.sessions import AsyncClient, service_url, verify_checksum
+from gapless.text import as_argument, command, count, printable, redact, with_suffix
 
 EXIT_CODES: Final[list[tuple[type[GaplessError], int]]] = [
     (InputError, 3),
@@ -72,51 +72,51 @@ EXIT_CODES: Final[list[tuple[type[GaplessError], int]]] = [
 _USAGE: Final = 2
 _SIGNALED: Final = 128
 _SIGNAL_SECONDS: Final = 0.5
-"""How long the main thread has to end it by itself."""
+"""How long the main thread may take to handle a signal."""
 _CLOSED_PIPE: Final = 141
-"""What a shell says of a filter that SIGPIPE ended."""
+"""The exit code of a process that SIGPIPE ended, in a shell."""
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def _options(*, sends: bool = False, quiet: bool = True) -> Callable[[_Command], _Command]:
-    """The options of every command, and those of the commands that send."""
+    """Decorator: the options of every command, and of the commands that send."""
     common = [
-        click.option("--url", envvar="GAPLESS_URL", help="Where the service is. [GAPLESS_URL]"),
+        click.option("--url", envvar="GAPLESS_URL", help="The URL of the service. [GAPLESS_URL]"),
         click.option(
             "--token",
             envvar="GAPLESS_TOKEN",
-            help="A bearer token. Better in GAPLESS_TOKEN, where other users do not see it.",
+            help="A bearer token. Prefer GAPLESS_TOKEN, which other users cannot see.",
         ),
         click.option(
             "--token-command",
             envvar="GAPLESS_TOKEN_COMMAND",
-            help="A command that prints a token; run again when a token has run out."
+            help="A command that prints a token; run again when the token expires."
             " [GAPLESS_TOKEN_COMMAND]",
         ),
         click.option(
             "--aws", is_flag=True, envvar="GAPLESS_AWS", help="Sign with AWS credentials (SigV4)."
         ),
-        click.option("--region", help="The AWS region, where the URL does not have it."),
+        click.option("--region", help="The AWS region, if the URL does not contain it."),
         click.option(
             "--patience",
             type=click.FloatRange(min=0),
             default=300.0,
             show_default=True,
-            help="Seconds to go on without a good answer.",
+            help="Seconds to retry without a good response.",
         ),
-        click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line."),
     ]
     if quiet:
-        common.append(click.option("-q", "--quiet", is_flag=True, help="Print errors alone."))
+        common.append(click.option("-q", "--quiet", is_flag=True, help="Print errors only."))
     sending = [
         click.option(
             "--parallel",
             type=click.IntRange(1, 64),
             default=8,
             show_default=True,
-            help="The most requests at once; how many is found by trying.",
+            help="Maximum number of concurrent requests; fewer when the service is busy.",
         ),
         click.option("--no-gzip", is_flag=True, help="Send batches uncompressed."),
     ]
@@ -132,34 +132,34 @@ def _options(*, sends: bool = False, quiet: bool = True) -> Callable[[_Command],
 _INPUT_OPTIONS: Final = [
     click.option(
         "--format",
-        type=click.Choice([form.value for form in Format]),
-        help="How the records stand in the file; otherwise name and content say.",
+        type=click.Choice([choice.value for choice in Format]),
+        help="The format of the file; by default from its name and content.",
     ),
     click.option(
         "--delimiter",
         metavar="CHARACTER",
-        help="Of CSV and TSV: a character, or comma, semicolon, tab, pipe.",
+        help="For CSV and TSV: a character, or comma, semicolon, tab, pipe.",
     ),
     click.option(
         "--encoding",
-        help="Of the text, where it is neither UTF-8 nor UTF-16 with a byte order mark:"
+        help="The encoding, if it is neither UTF-8 nor UTF-16 with a byte order mark:"
         " windows-1252, utf-16le …",
     ),
     click.option(
         "--header/--no-header",
         default=None,
-        help="Whether the first row of CSV and TSV names the columns. Without, rows are arrays.",
+        help="Whether the first row of CSV and TSV names the columns. If not, rows become arrays.",
     ),
     click.option(
         "--typed",
         is_flag=True,
-        help="CSV and TSV: send numbers, true, false and empty cells as JSON numbers, booleans and"
-        " null. Otherwise every cell is a string.",
+        help="For CSV and TSV: send numbers, true, false and empty cells as JSON numbers, booleans"
+        " and null. Otherwise every cell is a string.",
     ),
     click.option(
         "--skip-invalid",
         is_flag=True,
-        help="Leave out records that are malformed, and write them to FILE.invalid.",
+        help="Leave out malformed records, and write them to FILE.invalid.",
     ),
 ]
 
@@ -178,13 +178,13 @@ def cli() -> None:
     \b
     Examples:
       export GAPLESS_URL=http://localhost:3000
-      gapless upload orders.ndjson          send it, finish, check what is stored
+      gapless upload orders.ndjson          send, finish, verify
       gapless resume orders.ndjson          after a crash: send what is missing
-      gapless list                          what is unfinished on this machine
+      gapless list                          unfinished uploads of this machine
       gapless download orders.ndjson        into orders.merged.ndjson
       pg_dump_as_json | gapless upload -    from a pipe
       gapless status 1f6d0e9c52b84a7fb3d27c0a94e8f615
-      gapless conformance https://…         does a service keep the guarantees?
+      gapless conformance https://…         check a service
 
     \b
     Shell completion (zsh and fish likewise):
@@ -193,22 +193,24 @@ def cli() -> None:
     \b
     Exit codes:
       0 done   1 refused   2 usage   3 bad input   4 gaps   5 unreachable
-      6 credentials   7 checksum   130 interrupted (143, 129: by a signal)
+      6 credentials   7 checksum   130, 143, 129 interrupted   141 closed pipe
     """
 
 
-@cli.command(short_help="Upload files, finish, and check what is stored.")
+@cli.command(short_help="Upload files, finish, and verify.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
 @_input_options
-@click.option("--batch-size", type=click.IntRange(1), help="Records in a batch; otherwise chosen.")
-@click.option("--new", "anew", is_flag=True, help="Start over where an upload is unfinished.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Records in a batch; by default computed."
+)
+@click.option("--new", "start_over", is_flag=True, help="Start over if an upload is unfinished.")
 @_options(sends=True)
 def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - click's
-    """Upload FILES, each into a session of its own; finish; check what is stored.
+    """Upload FILES, each into its own session; finish; verify the checksum.
 
-    NDJSON, a JSON array, CSV or TSV, each also as .gz; - is standard input, and it and other pipes
-    are copied to a temporary file. Nothing is sent before the whole file was read once: a malformed
-    record is named by its line and column. All files are tried.
+    NDJSON, a JSON array, CSV or TSV, each also as .gz. - is standard input; pipes are copied to a
+    temporary file. The whole file is checked before anything is sent: the message for a malformed
+    record has its line and column. If a file fails, the others are still uploaded.
 
     \b
     Examples:
@@ -224,31 +226,34 @@ def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - c
         _read_options(options)
         codes: dict[Path, int] = {}
         for file in files:
-            job.begin(file)
+            job.start(file)
             try:
                 with _source(file, options) as source:
                     result = await uploads.upload(
-                        client, source, batch_size=options["batch_size"], anew=options["anew"]
+                        client,
+                        source,
+                        batch_size=options["batch_size"],
+                        start_over=options["start_over"],
                     )
             except (GaplessError, OSError) as error:
                 if len(files) == 1:
                     raise
-                codes[file] = _tell(shown, error, job)
+                codes[file] = _report_error(shown, error, job)
             else:
-                _show(shown, result, file)
+                _show_result(shown, result, file)
         if len(files) > 1:
-            _sum_up(shown, files, codes)
-        return _one_code(codes)
+            _show_summary(shown, files, codes)
+        return _exit_code(codes)
 
     _run(work, options, options["url"], job)
 
 
-@cli.command(short_help="Show how a file is read; sends nothing.")
+@cli.command(short_help="Show how a file is read.")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @_input_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 def inspect(file: Path, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Show how FILE is read, its first records and its counts; sends nothing.
+    """Show how FILE is read, its first records and their number; sends nothing.
 
     \b
     Examples:
@@ -257,9 +262,9 @@ def inspect(file: Path, **options: Any) -> None:  # noqa: ANN401 - click's
     """
     shown = display(as_json=options["as_json"])
     job = _Job(options)
-    _heed_signals(shown, job)
+    _handle_signals(shown, job)
     with (
-        _ending(shown, job),
+        _reporting_errors(shown, job),
         shown,
         _source(file, options) as given,
         uploads.readable(given) as source,
@@ -285,20 +290,20 @@ def inspect(file: Path, **options: Any) -> None:  # noqa: ANN401 - click's
                     f"{source.name}: {found.reading}",
                     *facts["first"],
                     *(["…"] if found.plan.records > len(found.first) else []),
-                    _counted(found),
+                    _counts(found),
                 ]
             ),
             facts,
         )
 
 
-@cli.command(short_help="Go on with an upload: send only what is missing.")
+@cli.command(short_help="Resume an upload: send only what is missing.")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--session", help="The session's id, where this machine does not know it.")
+@click.option("--session", help="The session id, if this machine does not know it.")
 @_input_options
 @_options(sends=True)
 def resume(file: Path, session: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Go on with the upload of FILE: send only what the service has not stored, and finish.
+    """Resume the upload of FILE: send only what the service has not stored, and finish.
 
     \b
     Examples:
@@ -306,68 +311,68 @@ def resume(file: Path, session: str | None, **options: Any) -> None:  # noqa: AN
       gapless resume orders.ndjson --session 1f6d0e9c52b84a7fb3d27c0a94e8f615 \\
         --url http://localhost:3000                           on another machine
     """
-    begun = state.load(file, session_id=session)
-    session_id = session or (begun.session_id if begun else None)
-    url = options["url"] or (begun.url if begun else None)
+    saved_state = state.load(file, session_id=session)
+    session_id = session or (saved_state.session_id if saved_state else None)
+    url = options["url"] or (saved_state.url if saved_state else None)
     job = _Job(options, sends=True)
-    job.begin(file, session_id or "", remembered=begun is not None)
+    job.start(file, session_id or "", remembered=saved_state is not None)
 
     async def work(client: AsyncClient, shown: Display) -> None:
         _read_options(options)
         if session_id is None:
             raise StateError(
-                f"No unfinished upload of {printable(file)} is known here. See gapless list; or"
-                " give the session's id with --session, and --url."
+                f"No unfinished upload of {printable(file)} is known on this machine. See gapless"
+                " list, or pass the session id with --session, and --url."
             )
         job.url = client.url
-        if begun:
-            source = uploads.source_of(begun, file)
-            result = await uploads.resume(client, source, session_id, begun)
+        if saved_state:
+            source = uploads.source_from(saved_state, file)
+            result = await uploads.resume(client, source, session_id, saved_state)
         else:
             with _source(file, options) as source:
                 result = await uploads.resume(client, source, session_id)
-        _show(shown, result, file)
+        _show_result(shown, result, file)
 
     _run(work, options, url, job)
 
 
-@cli.command("list", short_help="List what is unfinished on this machine.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+@cli.command("list", short_help="List unfinished uploads of this machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 def list_(as_json: bool) -> None:
-    """List the uploads that are unfinished on this machine; asks no service.
+    """List the unfinished uploads of this machine; sends nothing.
 
     \b
     Example:
       gapless list
     """
     shown = display(as_json=as_json)
-    begun = state.unfinished()
-    for one in begun:
-        go_on = command("resume", named(one.path), "--session", one.session_id)
-        when = datetime.fromtimestamp(one.begun, timezone.utc).astimezone()
+    unfinished = state.unfinished()
+    for upload in unfinished:
+        resume = command("resume", as_argument(upload.path), "--session", upload.session_id)
+        when = datetime.fromtimestamp(upload.started_at, timezone.utc).astimezone()
         facts = {
-            "file": str(one.path),
-            "sessionId": one.session_id,
-            "url": one.url,
-            "totalRecord": one.plan.records,
+            "file": str(upload.path),
+            "sessionId": upload.session_id,
+            "url": upload.url,
+            "totalRecord": upload.plan.records,
             "begun": when.isoformat(timespec="seconds"),
-            "resume": go_on,
+            "resume": resume,
         }
-        records = count(one.plan.records, "record")
+        records = count(upload.plan.records, "record")
         text = (
-            f"{printable(one.path)}: {records}, begun {when:%Y-%m-%d %H:%M}"
-            f"\n  session {one.session_id} at {one.url}\n  {go_on}"
+            f"{printable(upload.path)}: {records}, started {when:%Y-%m-%d %H:%M}"
+            f"\n  session {upload.session_id} at {upload.url}\n  {resume}"
         )
         shown.result(text, facts)
-    if not begun:
-        shown.say("No upload is unfinished here.")
+    if not unfinished:
+        shown.say("No upload of this machine is unfinished.")
 
 
-@cli.command(short_help="Show what has arrived, and what is missing.")
+@cli.command(short_help="Show what is stored, and what is missing.")
 @click.argument("target")
 @_options(quiet=False)
 def status(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Show what has arrived of TARGET, a file or a session's id, and what is missing.
+    """Show what is stored of TARGET, a file or a session id, and what is missing.
 
     \b
     Examples:
@@ -377,8 +382,8 @@ def status(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
 
     async def work(client: AsyncClient, shown: Display, session_id: str, _: object) -> None:
         found = await client.session(session_id).status()
-        facts = facts_of(found)
-        number = sum(gap.last - gap.first + 1 for gap in found.missing)
+        facts = as_json(found)
+        number = sum(map(len, found.missing))
         more = "more than " if found.missing_truncated else ""
         shown.result(
             f"session {found.session_id}: {found.state}, {count(found.total_record, 'record')},"
@@ -389,16 +394,16 @@ def status(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
         if found.missing:
             shown.gaps(facts["missing"], found.batch_size, found.total_record)
 
-    _run_on(target, work, options)
+    _run_on_session(target, work, options)
 
 
-@cli.command(short_help="Check for gaps and merge; sends nothing.")
+@cli.command(short_help="Check for gaps, and merge.")
 @click.argument("target")
 @_options()
 def finish(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Check TARGET, a file or a session's id, for gaps, and merge it; sends nothing.
+    """Check TARGET, a file or a session id, for gaps, and merge it; sends no batches.
 
-    Repeatable. Prints what is missing, and exits with 4, where the session is not whole.
+    May be repeated. If the session is incomplete, prints what is missing and exits with 4.
 
     \b
     Example:
@@ -406,34 +411,37 @@ def finish(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
     """
 
     async def work(
-        client: AsyncClient, shown: Display, session_id: str, begun: state.State | None
+        client: AsyncClient, shown: Display, session_id: str, saved_state: state.State | None
     ) -> None:
         session = client.session(session_id)
         result = await session.finish()
         if not result.ok:
-            facts = facts_of(result)
+            facts = as_json(result)
             batch_size = (await session.status()).batch_size
             shown("finish", facts)
             shown.gaps(facts["missing"], batch_size, result.total_record)
             raise result.incomplete()
-        if begun:
-            state.finished(begun)
-            uploads.verify(result, begun.plan)
-        _show(shown, result, target, checked=begun is not None)
+        if saved_state:
+            state.mark_finished(saved_state)
+            plan = saved_state.plan
+            verify_checksum(result, size=plan.bytes, crc=plan.crc32)
+        _show_result(shown, result, target, checked=saved_state is not None)
 
-    _run_on(target, work, options)
+    _run_on_session(target, work, options)
 
 
-@cli.command(short_help="Download the merged object, checked.")
+@cli.command(short_help="Download the merged object, and verify it.")
 @click.argument("target")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="Where to write, - is standard output; otherwise NAME.merged.ndjson in this folder.",
+    help="Output file, - for standard output; by default NAME.merged.ndjson in this folder.",
 )
-@click.option("--force", is_flag=True, help="Write over a file that is there already.")
-@click.option("--manifest", is_flag=True, help="Get the manifest: each batch's place and SHA-256.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@click.option(
+    "--manifest", is_flag=True, help="Download the manifest: offset and SHA-256 of each batch."
+)
 @_options()
 def download(
     target: str,
@@ -442,10 +450,10 @@ def download(
     manifest: bool,
     **options: Any,  # noqa: ANN401 - click's
 ) -> None:
-    """Download what was merged of TARGET, a file or a session's id: whole, or not at all.
+    """Download the merged object of TARGET, a file or a session id: complete, or not at all.
 
-    Without --output no file is written over, unless told to by --force. Devices and pipes are
-    written into, and so are the targets of links.
+    Without --output an existing file is overwritten only with --force. Devices and pipes are
+    written directly, and the target of a link is replaced, not the link.
 
     \b
     Examples:
@@ -455,14 +463,14 @@ def download(
       gapless download orders.ndjson --manifest
     """
     suffix = ".manifest.json" if manifest else ".merged.ndjson"
-    path = output or longer(Path(_stem(Path(target).name) or target), suffix)
-    taken = not (output or force) and os.path.lexists(path)
+    path = output or with_suffix(Path(_stem(Path(target).name) or target), suffix)
+    exists = not (output or force) and os.path.lexists(path)
 
     async def work(client: AsyncClient, shown: Display, session_id: str, _: object) -> None:
-        if taken:
+        if exists:
             raise SettingError(
-                f"{printable(path)} is there already. --force writes over it, --output names"
-                " another file."
+                f"{printable(path)} exists. Use --force to overwrite it, or --output for another"
+                " file."
             )
         session = client.session(session_id)
         get = session.manifest if manifest else session.download
@@ -471,26 +479,26 @@ def download(
                 with atomic.standard_output() as stream:
                     size = await get(stream)
             except BrokenPipeError:
-                # Whoever reads has enough, as head: no fault, and no whole file either.
+                # The reader has enough, like head: not an error, but not the complete file either.
                 sys.exit(_CLOSED_PIPE)
             if not options["quiet"]:
-                shown.say(count(size, "byte") + ("" if manifest else ", the checksum is right"))
+                shown.say(count(size, "byte") + ("" if manifest else ", the checksum matches"))
             return
         size = await get(path)
         shown.result(
             f"{printable(path)}: {count(size, 'byte')}"
-            + ("" if manifest else ", its checksum is right"),
+            + ("" if manifest else ", the checksum matches"),
             {"sessionId": session_id, "file": str(path), "bytes": size},
         )
 
-    _run_on(target, work, options, finished=True)
+    _run_on_session(target, work, options, finished=True)
 
 
-@cli.command(short_help="Give an upload up; its batches are deleted.")
+@cli.command(short_help="Abort an upload; its batches are deleted.")
 @click.argument("target")
 @_options()
 def abort(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Give TARGET, a file's upload or a session's id, up; the service deletes its batches.
+    """Abort TARGET, the upload of a file or a session id; the service deletes its batches.
 
     \b
     Example:
@@ -498,30 +506,32 @@ def abort(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
     """
 
     async def work(
-        client: AsyncClient, shown: Display, session_id: str, begun: state.State | None
+        client: AsyncClient, shown: Display, session_id: str, saved_state: state.State | None
     ) -> None:
-        said = "aborted"
+        outcome = "aborted"
         try:
             await client.session(session_id).abort()
         except (NotFoundError, ExpiredError) as error:
-            if not (begun and error.code):
+            if not (saved_state and error.code):
                 raise
-            said = "not there any more, expired or given up before; forgotten here, too"
-        state.forget(begun)
-        shown.result(f"session {session_id}: {said}", {"sessionId": session_id, "aborted": True})
+            outcome = "no longer exists: it expired or was aborted; its saved state is deleted"
+        state.delete(saved_state)
+        shown.result(f"session {session_id}: {outcome}", {"sessionId": session_id, "aborted": True})
 
-    _run_on(target, work, options)
+    _run_on_session(target, work, options)
 
 
-@cli.command(short_help="Check that a service keeps its guarantees.")
+@cli.command(short_help="Check that a service keeps the guarantees.")
 @click.argument("service", required=False)
-@click.option("--only", multiple=True, help="Run only checks whose name holds this; repeatable.")
+@click.option(
+    "--only", multiple=True, help="Run only checks whose name contains this; may be repeated."
+)
 @_options()
 def conformance(service: str | None, only: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401 - click's
     """Check that SERVICE, a URL, keeps the protocol and its guarantees.
 
-    Any deployment will do, or another implementation. The checks open small sessions of their own,
-    which expire by themselves. Exits with 1 where one fails.
+    SERVICE may be any deployment, or another implementation. The checks open their own small
+    sessions, which expire by themselves. Exits with 1 if a check fails.
 
     \b
     Examples:
@@ -529,7 +539,7 @@ def conformance(service: str | None, only: tuple[str, ...], **options: Any) -> N
       gapless conformance https://….amazonaws.com --aws --json
       gapless conformance --only finish --only gap
     """
-    # Not every command needs the suite.
+    # Other commands do not need the suite.
     from gapless.conformance import Service, run  # noqa: PLC0415
 
     def check(url: str, shown: Display) -> None:
@@ -540,11 +550,11 @@ def conformance(service: str | None, only: tuple[str, ...], **options: Any) -> N
             failed += not outcome.passed
             shown("check", outcome.facts())
         tested.close()
-        said = f"{count(checks, 'check')}, {count(tested.requests, 'request')}, {failed} failed"
+        summary = f"{count(checks, 'check')}, {count(tested.requests, 'request')}, {failed} failed"
         if failed or not checks:
-            raise GaplessError(f"{tested.url}: {said}")
+            raise GaplessError(f"{tested.url}: {summary}")
         facts = {"checks": checks, "requests": tested.requests, "failed": failed}
-        shown.result(f"{tested.url}: {said}", facts)
+        shown.result(f"{tested.url}: {summary}", facts)
 
     async def work(client: AsyncClient, shown: Display) -> None:
         await anyio.to_thread.run_sync(check, client.url, shown)
@@ -559,24 +569,24 @@ def _read_options(options: dict[str, Any]) -> ReadOptions:
 
 @contextmanager
 def _source(file: Path, options: dict[str, Any]) -> Iterator[uploads.Source]:
-    how = _read_options(options)
+    read = _read_options(options)
     if str(file) != "-":
-        yield uploads.Source(file, how, options["skip_invalid"])
+        yield uploads.Source(file, read, options["skip_invalid"])
         return
     if sys.stdin is None:
         raise InputError("Standard input is closed.")
     stream = sys.stdin.buffer
-    yield uploads.Source(file, how, options["skip_invalid"], stream=stream, label="standard input")
+    yield uploads.Source(file, read, options["skip_invalid"], stream=stream, label="standard input")
 
 
 def _stem(name: str) -> str:
-    """A file's name without the suffixes that say how it is read."""
+    """A file name without the suffixes of formats."""
     stem = re.sub(r"(?i)\.(?:gz|gzip)$", "", name)
     return re.sub(r"(?i)\.(?:ndjson|jsonl|json|csv|tsv|tab|txt)$", "", stem)
 
 
-def _show(shown: Display, result: Result, name: object, *, checked: bool = True) -> None:
-    facts = facts_of(result) | {"file": str(name), "verified": checked}
+def _show_result(shown: Display, result: Result, name: object, *, checked: bool = True) -> None:
+    facts = as_json(result) | {"file": str(name), "verified": checked}
     proof = ", and what is stored is what was sent" if checked else ""
     shown.result(
         f"{printable(str(name))}: {count(result.received_record or 0, 'record')},"
@@ -586,7 +596,7 @@ def _show(shown: Display, result: Result, name: object, *, checked: bool = True)
     )
 
 
-def _counted(found: uploads.Scan) -> str:
+def _counts(found: uploads.Scan) -> str:
     always = [
         (found.plan.records, "record", "records"),
         (found.plan.bytes, "byte as NDJSON", "bytes as NDJSON"),
@@ -602,8 +612,8 @@ def _counted(found: uploads.Scan) -> str:
     )
 
 
-def _sum_up(shown: Display, files: tuple[Path, ...], codes: dict[Path, int]) -> None:
-    """Say at the end what became of several files."""
+def _show_summary(shown: Display, files: tuple[Path, ...], codes: dict[Path, int]) -> None:
+    """Summarize the upload of several files."""
     done = len(files) - len(codes)
     text = f"{done} of {len(files)} files uploaded"
     if codes:
@@ -612,8 +622,8 @@ def _sum_up(shown: Display, files: tuple[Path, ...], codes: dict[Path, int]) -> 
     shown("summary", {"text": text, "files": len(files), "uploaded": done, "failed": failed})
 
 
-def _one_code(codes: dict[Path, int]) -> int:
-    """The exit code of several files: the one of those that failed, or 1 where they differ."""
+def _exit_code(codes: dict[Path, int]) -> int:
+    """The exit code for several files: that of the failed ones, or 1 if they differ."""
     found = set(codes.values())
     return found.pop() if len(found) == 1 else int(bool(found))
 
@@ -624,7 +634,7 @@ def _name(file: Path) -> str:
 
 @dataclass
 class _Job:
-    """What a command works at, and what to type to go on with it."""
+    """What a command works on, and the command that resumes it."""
 
     options: dict[str, Any]
     sends: bool = False
@@ -633,18 +643,18 @@ class _Job:
     url: str = ""
     remembered: bool = False
 
-    def begin(self, file: Path, session_id: str = "", *, remembered: bool = False) -> None:
-        """Work at another file."""
+    def start(self, file: Path, session_id: str = "", *, remembered: bool = False) -> None:
+        """Begin with another file."""
         self.file, self.session_id, self.remembered = file, session_id, remembered
 
     def note(self, event: str, facts: dict[str, Any]) -> None:
-        """See how far it is."""
+        """Take the session from the events."""
         if event == "session":
             self.session_id, self.url = facts["sessionId"], facts["url"]
             self.remembered = facts["remembered"]
 
     def advice(self, error: BaseException | None) -> str:
-        """What to do next; "" where the error says it, or there is nothing to do."""
+        """What to do next; "" if the error says it, or there is nothing to do."""
         if self.file is None or isinstance(error, (InputError, StateError, SettingError)):
             return ""
         gone = isinstance(error, ExpiredError) or (
@@ -652,21 +662,21 @@ class _Job:
             and error.code in {"session_not_found", "session_aborted"}
         )
         if gone:
-            return f"Start over with: {command('upload', '--new', named(self.file))}"
+            return f"Start over with: {command('upload', '--new', as_argument(self.file))}"
         if isinstance(error, ChecksumError):
-            return f"Upload it again with: {command('upload', named(self.file))}"
+            return f"Upload it again with: {command('upload', as_argument(self.file))}"
         if not self.sends and not isinstance(error, IncompleteError):
             return ""
         if not self.session_id:
             return f"Nothing of {_name(self.file)} was sent."
-        words = ["resume", named(self.file)]
+        words = ["resume", as_argument(self.file)]
         if not self.remembered:
             words += ["--session", self.session_id, "--url", self.url]
         if self.options.get("aws"):
             words.append("--aws")
         if self.options.get("region"):
             words += ["--region", self.options["region"]]
-        again = "Send the same again" if str(self.file) == "-" else "Go on"
+        again = "Pass the same input again" if str(self.file) == "-" else "Resume"
         return f"{again} with: {command(*words)}"
 
 
@@ -674,33 +684,39 @@ _Work = Callable[[AsyncClient, Display], Awaitable["int | None"]]
 _WorkOn = Callable[[AsyncClient, Display, str, "state.State | None"], Awaitable[None]]
 
 
-def _run_on(target: str, work: _WorkOn, options: dict[str, Any], *, finished: bool = False) -> None:
-    """Run ``work`` on the session that ``target`` names; rather on one that is ``finished``."""
-    begun = state.load(Path(target), finished=finished) or state.of_session(target)
-    session_id = begun.session_id if begun else target
+def _run_on_session(
+    target: str, work: _WorkOn, options: dict[str, Any], *, finished: bool = False
+) -> None:
+    """Run ``work`` on the session of ``target``; ``finished`` ones are preferred if it is set."""
+    saved_state = state.load(Path(target), finished=finished) or state.find_by_session(target)
+    session_id = saved_state.session_id if saved_state else target
     job = _Job(options)
-    if begun:
-        job.begin(Path(target) if target != session_id else begun.path, session_id, remembered=True)
+    if saved_state:
+        job.start(
+            Path(target) if target != session_id else saved_state.path, session_id, remembered=True
+        )
 
-    async def known(client: AsyncClient, shown: Display) -> None:
+    async def work_on_session(client: AsyncClient, shown: Display) -> None:
         if not _SESSION_ID.fullmatch(session_id):
             raise StateError(
-                f"No upload of {printable(target)} is known here, and it is no session's id. See"
-                " gapless list."
+                f"No upload of {printable(target)} is known on this machine, and it is not a"
+                " session id. See gapless list."
             )
-        await work(client, shown, session_id, begun)
+        await work(client, shown, session_id, saved_state)
 
-    _run(known, options, options["url"] or (begun.url if begun else None), job)
+    _run(
+        work_on_session, options, options["url"] or (saved_state.url if saved_state else None), job
+    )
 
 
 def _run(work: _Work, options: dict[str, Any], url: str | None, job: _Job | None = None) -> None:
-    """Run ``work`` with a client; ends the process with the code of what went wrong."""
+    """Run ``work`` with a client; if it fails, exit with the code of the error."""
     job = job or _Job(options)
-    made: list[Any] = []
+    auths: list[Any] = []
 
     def secrets() -> list[str]:
         token = (options["token"] or "").strip()
-        return [token, *(secret for auth in made for secret in getattr(auth, "secrets", ()))]
+        return [token, *(secret for auth in auths for secret in getattr(auth, "secrets", ()))]
 
     shown = display(as_json=options["as_json"], quiet=options.get("quiet", False), secrets=secrets)
 
@@ -710,9 +726,9 @@ def _run(work: _Work, options: dict[str, Any], url: str | None, job: _Job | None
 
     async def run() -> int | None:
         if not url:
-            raise SettingError("Say where the service is: --url, or GAPLESS_URL.")
+            raise SettingError("The URL of the service is missing: pass --url, or set GAPLESS_URL.")
         auth = _auth(options)
-        made.append(auth)
+        auths.append(auth)
         async with AsyncClient(
             service_url(url),
             auth=auth,
@@ -723,30 +739,30 @@ def _run(work: _Work, options: dict[str, Any], url: str | None, job: _Job | None
         ) as client:
             return await work(client, shown)
 
-    _heed_signals(shown, job)
-    with _ending(shown, job), shown:
+    _handle_signals(shown, job)
+    with _reporting_errors(shown, job), shown:
         code = anyio.run(partial(run))
     if code:
         sys.exit(code)
 
 
 @contextmanager
-def _ending(shown: Display, job: "_Job") -> Iterator[None]:
-    """Say what went wrong, and end the process with its code."""
+def _reporting_errors(shown: Display, job: "_Job") -> Iterator[None]:
+    """Report an error, and exit with its code."""
     try:
         yield
     except (GaplessError, OSError) as error:
-        sys.exit(_tell(shown, error, job))
-    except Exception:  # noqa: BLE001 - a fault of ours; its trace may hold anything
+        sys.exit(_report_error(shown, error, job))
+    except Exception:  # noqa: BLE001 - a bug; its trace may contain secrets
         shown.failed(
-            f"This is a fault of gapless, please report it.\n{traceback.format_exc()}",
+            f"This is a bug of gapless, please report it.\n{traceback.format_exc()}",
             {"error": "InternalError", "exitCode": 1},
         )
         sys.exit(1)
 
 
-def _tell(shown: Display, error: GaplessError | OSError, job: _Job) -> int:
-    """Say what went wrong and what to do; gives the exit code."""
+def _report_error(shown: Display, error: GaplessError | OSError, job: _Job) -> int:
+    """Report an error and what to do; returns the exit code."""
     code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
     if isinstance(error, InputError) and error.code == "option":
         code = _USAGE
@@ -772,52 +788,52 @@ def _tell(shown: Display, error: GaplessError | OSError, job: _Job) -> int:
     return code
 
 
-def _heed_signals(shown: Display, job: _Job) -> None:
-    """End at once, whatever a thread is busy with, and leave nothing behind.
+def _handle_signals(shown: Display, job: _Job) -> None:
+    """Exit immediately on a signal, whatever the threads do, and delete temporary files.
 
-    What was acknowledged is stored, and the state was written when the session was opened: there
-    is nothing to wait for.
+    Acknowledged batches are stored, and the state was saved when the session was opened: there is
+    nothing to wait for.
     """
     ending = threading.Lock()
-    heeded = set()
+    handled = set()
 
     def end(number: int, frame: object = None) -> None:
         del frame
         if not ending.acquire(blocking=False):
             return
         shown.restore()
-        atomic.discard()
+        atomic.delete_temporary_files()
         code = _SIGNALED + number
         advice = job.advice(None)
         message = f"interrupted. {advice}" if advice else "interrupted"
         try:
             shown.failed(message, {"error": "Interrupted", "exitCode": code})
-        except RuntimeError:  # in the middle of another line
+        except RuntimeError:  # another line is being printed
             with suppress(OSError):
                 os.write(2, f"\ngapless: {redact(message)}\n".encode())
         os._exit(code)
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        # What is ignored stays so: nohup, and jobs in the background.
+        # An ignored signal stays ignored: nohup, and background jobs.
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
-            heeded.add(number)
+            handled.add(number)
     if os.name == "posix":
-        _watch(heeded, end)
+        _watch(handled, end)
 
 
 def _watch(numbers: set[int], end: Callable[[int], None]) -> None:
-    """See to it that ``end`` is called where the main thread does not get to it.
+    """Call ``end`` from a thread if the main thread does not.
 
-    It does not see a signal that comes just before it begins to wait until that is over.
+    A signal that arrives just before the main thread blocks is handled only when it wakes up.
     """
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)
-    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
     def watch() -> None:
-        while (number := os.read(told, 1)[0]) not in numbers:
+        while (number := os.read(reader, 1)[0]) not in numbers:
             pass
         time.sleep(_SIGNAL_SECONDS)
         end(number)
@@ -835,5 +851,5 @@ def _auth(options: dict[str, Any]) -> httpx.Auth | None:
 
 def main() -> None:
     """Run the command."""
-    steady_streams()
+    tolerate_broken_streams()
     cli(prog_name="gapless")

@@ -1,7 +1,7 @@
-"""Whether a service, anybody's, keeps the contract and the guarantees, as far as outside shows.
+"""Black-box checks that a service keeps the protocol and its guarantees.
 
-Each check is a function that is given a ``Service`` and fails by an ``AssertionError``. It opens
-sessions of its own, small ones; they expire by themselves.
+Each check is a function of a ``Service`` that raises ``AssertionError`` if it fails. It opens its
+own small sessions, which expire by themselves.
 """
 
 import base64
@@ -20,7 +20,7 @@ import httpx
 
 from gapless.errors import GaplessError, UnavailableError
 from gapless.sessions import MEDIA_TYPE, ROOT, service_url
-from gapless.transport import described, permanent, proxy_of, trusted
+from gapless.transport import describe_error, find_proxy, permanent_error, ssl_context
 
 _PROBLEM: Final = "application/problem+json"
 _UNKNOWN: Final = "0" * 32
@@ -30,7 +30,7 @@ _PATIENCE: Final = 120.0
 
 
 class Failed(AssertionError):  # noqa: N818 - it is a finding, not an error
-    """The service does not do what the check is about."""
+    """The service does not do what the check expects."""
 
 
 def expect(what: str, found: object, expected: object) -> None:
@@ -42,12 +42,12 @@ def expect(what: str, found: object, expected: object) -> None:
 def holds(what: str, found: bool) -> None:  # noqa: FBT001 - a condition
     """Fail unless it is true."""
     if not found:
-        raise Failed(f"{what}: not as it should be")
+        raise Failed(f"{what}: does not hold")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the service says."""
+class Response:
+    """A response of the service."""
 
     status: int
     headers: httpx.Headers
@@ -65,7 +65,7 @@ class Answer:
         return found
 
     def ok(self, status: int) -> dict[str, Any]:
-        """The body of an answer of this status; empty with 204."""
+        """The body of a response with this status; empty for 204."""
         expect("status", (self.status, self.status >= 400 and self.body[:200]), (status, False))  # noqa: PLR2004
         if status == httpx.codes.NO_CONTENT:
             expect("body", self.body, b"")
@@ -74,7 +74,7 @@ class Answer:
         return self.json
 
     def refused(self, status: int, code: str) -> dict[str, Any]:
-        """The problem of a refusal of this status and code, which must be whole."""
+        """The problem of a refusal with this status and code; checks its members."""
         problem = self.json
         expect("refusal", (self.status, problem.get("code")), (status, code))
         expect("Content-Type", self.headers.get("content-type"), _PROBLEM)
@@ -85,20 +85,20 @@ class Answer:
 
 
 class Service:
-    """The service under test: plain requests, nothing of the client's own ways."""
+    """The service under test: plain requests, without the client's retries and encoding."""
 
     def __init__(self, url: str, auth: httpx.Auth | None = None) -> None:
         self.url = service_url(url)
         self.requests = 0
-        self._answered = False
+        self._responded = False
         self._auth = auth
-        proxy = proxy_of(httpx.URL(self.url))
+        proxy = find_proxy(httpx.URL(self.url))
         self._http = httpx.Client(
             timeout=60,
             limits=httpx.Limits(max_connections=16),
             proxy=proxy[0] if proxy else None,
             trust_env=False,
-            verify=trusted(),
+            verify=ssl_context(),
         )
 
     def close(self) -> None:
@@ -111,16 +111,16 @@ class Service:
         path: str = "",
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        """Send a request below the sessions; again where the service is busy or unreachable.
+    ) -> Response:
+        """Send a request to a path below the sessions; retries if the service is busy.
 
-        Raises UnavailableError where it stays so: then no check can find anything.
+        Raises UnavailableError if it remains so: the checks cannot continue.
         """
         named = {"Content-Type": "application/json"} if body is not None else {}
         for attempt in range(_ATTEMPTS):
             self.requests += 1
             try:
-                answer = self._http.request(
+                response = self._http.request(
                     method,
                     self.url + ROOT + path,
                     content=body,
@@ -128,16 +128,16 @@ class Service:
                     auth=self._auth,
                 )
             except httpx.TransportError as error:
-                if not self._answered and (fault := permanent(error, self.url)):
+                if not self._responded and (fault := permanent_error(error, self.url)):
                     raise fault from None
-                said = described(error)
+                reason = describe_error(error)
             else:
-                self._answered = True
-                if answer.status_code not in {429, 503}:
-                    return Answer(answer.status_code, answer.headers, answer.content)
-                said = f"it answers {answer.status_code}"
+                self._responded = True
+                if response.status_code not in {429, 503}:
+                    return Response(response.status_code, response.headers, response.content)
+                reason = f"it responds with {response.status_code}"
             time.sleep(0.5 * 2**attempt)
-        raise UnavailableError(f"{self.url} is not there any more: {said}. The checks stop here.")
+        raise UnavailableError(f"{self.url} no longer responds: {reason}. The checks stop here.")
 
     def create(self, total: int, size: int | None = None) -> str:
         """Open a session."""
@@ -145,41 +145,41 @@ class Service:
         found: str = self.call("POST", "", json.dumps(asked).encode()).ok(201)["sessionId"]
         return found
 
-    def batch(self, session: str, seq_num: int, data: Sequence[object]) -> Answer:
-        """Send a batch as any client might."""
+    def batch(self, session: str, seq_num: int, data: Sequence[object]) -> Response:
+        """Send a batch."""
         body = json.dumps({"seqNum": seq_num, "data": data}).encode()
         return self.call("POST", f"/{session}", body)
 
-    def raw(self, session: str, body: bytes, **headers: str) -> Answer:
-        """Send a batch's body as it is; ``content_type=…`` is the header Content-Type."""
+    def raw(self, session: str, body: bytes, **headers: str) -> Response:
+        """Send the body of a batch unchanged; ``content_type=…`` is the header Content-Type."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.call("POST", f"/{session}", body, named)
 
     def finish(self, session: str) -> dict[str, Any]:
-        """Finish, and wait where a merge runs."""
-        until = time.monotonic() + _PATIENCE
-        while (answer := self.call("POST", f"/{session}/finish")).status == httpx.codes.ACCEPTED:
-            if time.monotonic() > until:
-                raise Failed(f"finish still answers 202 after {_PATIENCE:.0f} s")
-            expect("Location", answer.headers.get("location"), f"{ROOT}/{session}")
-            time.sleep(float(answer.headers.get("retry-after", "2")))
-        return answer.ok(200)
+        """Finish, and wait for a long merge."""
+        deadline = time.monotonic() + _PATIENCE
+        while (response := self.call("POST", f"/{session}/finish")).status == httpx.codes.ACCEPTED:
+            if time.monotonic() > deadline:
+                raise Failed(f"finish still returns 202 after {_PATIENCE:.0f} s")
+            expect("Location", response.headers.get("location"), f"{ROOT}/{session}")
+            time.sleep(float(response.headers.get("retry-after", "2")))
+        return response.ok(200)
 
     def status(self, session: str) -> dict[str, Any]:
-        """Look at the session."""
+        """The status of the session."""
         return self.call("GET", f"/{session}").ok(200)
 
     def download(self, session: str, what: str = "file", first: int = 0) -> bytes:
-        """The merged object or its manifest, from a byte on, by the link that is given as JSON."""
+        """The merged object or its manifest, from byte ``first`` on, by the link in JSON."""
         link = self.call("GET", f"/{session}/{what}", headers={"Accept": "application/json"})
-        answer = self._http.get(
+        response = self._http.get(
             link.ok(200)["url"], headers={"Range": f"bytes={first}-"} if first else {}
         )
-        expect("status of the download", answer.status_code, 206 if first else 200)
-        return answer.content
+        expect("status of the download", response.status_code, 206 if first else 200)
+        return response.content
 
     def merged(self, session: str, total: int, ndjson: bytes) -> dict[str, Any]:
-        """Finish, and expect ``Success`` with just these lines; gives the result."""
+        """Finish, expect ``Success`` with exactly these lines, and return the result."""
         result = self.finish(session)
         expect("validationResult", result["validationResult"], "Success")
         expect("receivedRecord", (result["totalRecord"], result["receivedRecord"]), (total, total))
@@ -192,11 +192,11 @@ class Service:
 
 Check = Callable[[Service], None]
 CHECKS: Final[dict[str, tuple[str, Check]]] = {}
-"""The name of each check, what it is about, and the check."""
+"""Every check by its name, with the guarantee that it tests."""
 
 
 def check(guarantee: str) -> Callable[[Check], Check]:
-    """Register a check, whose name is the function's, as one of this guarantee."""
+    """Register a function as a check of this guarantee, under the function's name."""
 
     def register(function: Check) -> Check:
         CHECKS[function.__name__.replace("_", " ")] = (guarantee, function)
@@ -207,7 +207,7 @@ def check(guarantee: str) -> Callable[[Check], Check]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check found."""
+    """The outcome of a check."""
 
     check: str
     guarantee: str
@@ -216,16 +216,16 @@ class Outcome:
     seconds: float
 
     def facts(self) -> dict[str, Any]:
-        """For machines."""
+        """The outcome as JSON members."""
         return asdict(self)
 
 
 def run(
     service: Service, names: Sequence[str] = (), begin: Callable[[str], object] = str
 ) -> Iterator[Outcome]:
-    """Run all checks, or those of which the name holds one of ``names``; ``begin`` gets each name.
+    """Run all checks, or those whose name contains one of ``names``; calls ``begin`` with each.
 
-    Raises UnavailableError where nothing answers.
+    Raises UnavailableError if the service does not respond.
     """
     for name, (guarantee, function) in CHECKS.items():
         if names and not any(part in name for part in names):
@@ -236,10 +236,10 @@ def run(
             function(service)
             passed, detail = True, ""
         except GaplessError:
-            raise  # the credentials, say: no finding about the service
+            raise  # for example refused credentials: not a finding about the service
         except (AssertionError, KeyError, TypeError, ValueError, httpx.HTTPError) as error:
             passed = False
-            detail = str(error) if isinstance(error, Failed) else f"not understood: {error!r}"
+            detail = str(error) if isinstance(error, Failed) else f"unexpected response: {error!r}"
         yield Outcome(name, guarantee, passed, detail, round(time.monotonic() - began, 3))
 
 
@@ -258,10 +258,10 @@ PRIVATE: Final = "7: unknown ids all look alike"
 
 @check(CONTRACT)
 def a_session_is_opened(service: Service) -> None:
-    answer = service.call("POST", "", b'{"totalRecord": 5, "batchSize": 2, "unknown": []}')
-    body = answer.ok(201)
+    response = service.call("POST", "", b'{"totalRecord": 5, "batchSize": 2, "unknown": []}')
+    body = response.ok(201)
     holds("sessionId", bool(re.fullmatch("[0-9a-f]{32}", body["sessionId"])))
-    expect("Location", answer.headers.get("location"), f"{ROOT}/{body['sessionId']}")
+    expect("Location", response.headers.get("location"), f"{ROOT}/{body['sessionId']}")
     time.strptime(body["expiresAt"], "%Y-%m-%dT%H:%M:%SZ")
     holds("limits", set(body["limits"]) >= {"maxBodyBytes", "maxInflatedBytes", "maxSeqNum"})
     status = service.status(body["sessionId"])
@@ -273,15 +273,15 @@ def a_session_is_opened(service: Service) -> None:
 @check(CONTRACT)
 def numbers_are_plain_digits(service: Service) -> None:
     for total in (b"-1", b"1.0", b"1e3", b'"1"', b"true", b"null", b"[]", b"-0", b"%d" % 2**53):
-        answer = service.call("POST", "", b'{"totalRecord": %s}' % total)
-        expect("member", answer.refused(400, "invalid_total_record").get("member"), "totalRecord")
+        response = service.call("POST", "", b'{"totalRecord": %s}' % total)
+        expect("member", response.refused(400, "invalid_total_record").get("member"), "totalRecord")
     for size in (b"0", b"-1", b"2.0", b'"1"', b"false"):
-        answer = service.call("POST", "", b'{"totalRecord": 1, "batchSize": %s}' % size)
-        answer.refused(400, "invalid_batch_size")
+        response = service.call("POST", "", b'{"totalRecord": 1, "batchSize": %s}' % size)
+        response.refused(400, "invalid_batch_size")
     session = service.create(1)
     for number in (b"-1", b"0.0", b"1e0", b'"0"', b"true", b"null", b"-0", b"100000"):
-        answer = service.raw(session, b'{"seqNum": %s, "data": [1]}' % number)
-        answer.refused(400, "invalid_seq_num")
+        response = service.raw(session, b'{"seqNum": %s, "data": [1]}' % number)
+        response.refused(400, "invalid_seq_num")
 
 
 @check(CONTRACT)
@@ -350,21 +350,21 @@ def unknown_and_malformed_ids_are_the_same_404(service: Service) -> None:
         ("GET", "/manifest", None),
         ("DELETE", "", None),
     ):
-        answers = [
+        responses = [
             service.call(method, f"/{session}{path}", body)
             for session in (_UNKNOWN, "f" * 32, "F" * 32, "0" * 31, "0" * 33, "x", "-")
         ]
-        for answer in answers:
-            answer.refused(404, "session_not_found")
-        expect(f"bodies of {method} {path}", {one.body for one in answers}, {answers[0].body})
+        for response in responses:
+            response.refused(404, "session_not_found")
+        expect(f"bodies of {method} {path}", {one.body for one in responses}, {responses[0].body})
 
 
 @check(CONTRACT)
 def what_is_no_route_is_not_found(service: Service) -> None:
     for method, path in (("GET", ""), ("PUT", f"/{_UNKNOWN}"), ("GET", f"/{_UNKNOWN}/finish")):
-        answer = service.call(method, path)
-        # An API before the service may want a signature even for what is not there.
-        holds(f"{method} {path}", answer.status in {403, 404, 405})
+        response = service.call(method, path)
+        # An API in front of the service may require a signature even for unknown routes.
+        holds(f"{method} {path}", response.status in {403, 404, 405})
 
 
 # --- Batches --------------------------------------------------------------------------------------
@@ -432,16 +432,16 @@ def of_many_at_once_one_batch_is_stored(service: Service) -> None:
     session = service.create(1)
     with ThreadPoolExecutor(8) as threads:
         same = list(threads.map(lambda _: service.batch(session, 0, [7]), range(8)))
-    for answer in same:
-        answer.ok(204)
+    for response in same:
+        response.ok(204)
     other = service.create(1)
     with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(lambda n: service.batch(other, 0, [n]), range(8)))
-    won = [n for n, answer in enumerate(answers) if answer.status == 204]  # noqa: PLR2004
+        responses = list(threads.map(lambda n: service.batch(other, 0, [n]), range(8)))
+    won = [n for n, response in enumerate(responses) if response.status == 204]  # noqa: PLR2004
     expect("how many won", len(won), 1)
-    for n, answer in enumerate(answers):
+    for n, response in enumerate(responses):
         if n not in won:
-            answer.refused(409, "batch_conflict")
+            response.refused(409, "batch_conflict")
     service.merged(other, 1, b"%d\n" % won[0])
 
 
@@ -462,10 +462,10 @@ def gzip_has_a_media_type_of_its_own(service: Service) -> None:
     session = service.create(2, 1)
     body = gzip.compress(b'{"seqNum":0,"data":[1]}')
     for kind in ("application/json", "text/plain", "application/json; charset=utf-8"):
-        answer = service.raw(session, body, content_type=kind, content_encoding="gzip")
-        # An API Gateway that spoils no bytes may take it: then it must be read right.
-        if answer.status != 204:  # noqa: PLR2004
-            problem = answer.refused(415, "gzip_as_text")
+        response = service.raw(session, body, content_type=kind, content_encoding="gzip")
+        # An API that does not damage binary bodies may accept it, if it decodes it correctly.
+        if response.status != 204:  # noqa: PLR2004
+            problem = response.refused(415, "gzip_as_text")
             expect("expected", problem.get("expected"), MEDIA_TYPE)
     gzipped = {"content_type": MEDIA_TYPE, "content_encoding": "gzip"}
     service.raw(session, body, **gzipped).ok(204)
@@ -548,15 +548,15 @@ def what_was_acknowledged_survives_a_failed_finish(service: Service) -> None:
         finishing = threads.submit(service.call, "POST", f"/{session}/finish")
         sent = [threads.submit(service.batch, session, n, [n]) for n in (1, 2)]
     finishing.result()
-    for answer in (one.result() for one in sent):
-        if answer.status != 204:  # noqa: PLR2004 - not acknowledged: a finish ran
-            answer.refused(409, "session_finishing")
-            holds("Retry-After", bool(answer.headers.get("retry-after")))
+    for response in (one.result() for one in sent):
+        if response.status != 204:  # noqa: PLR2004 - not acknowledged: a finish ran
+            response.refused(409, "session_finishing")
+            holds("Retry-After", bool(response.headers.get("retry-after")))
     for number, data in ((1, 1), (2, 2), (3, 3), (0, "first")):
-        until = time.monotonic() + _PATIENCE
-        while (answer := service.batch(session, number, [data])).status != 204:  # noqa: PLR2004
-            answer.refused(409, "session_finishing")
-            holds("patience is left", time.monotonic() < until)
+        deadline = time.monotonic() + _PATIENCE
+        while (response := service.batch(session, number, [data])).status != 204:  # noqa: PLR2004
+            response.refused(409, "session_finishing")
+            holds("patience is left", time.monotonic() < deadline)
             time.sleep(1)
     service.merged(session, 4, b'"first"\n1\n2\n3\n')
 
@@ -602,7 +602,7 @@ def finish_gives_the_same_body_every_time(service: Service) -> None:
     session = service.create(1)
     service.batch(session, 0, [1]).ok(204)
     first = service.finish(session)
-    expect("the second answer", service.finish(session), first)
+    expect("the second response", service.finish(session), first)
     expect("status", service.status(session)["finish"], first)
 
 
@@ -613,7 +613,7 @@ def concurrent_finishes_agree(service: Service) -> None:
         service.batch(session, number, [2 * number, 2 * number + 1]).ok(204)
     with ThreadPoolExecutor(8) as threads:
         results = list(threads.map(lambda _: service.finish(session), range(8)))
-    expect("all answers", [one == results[0] for one in results], [True] * 8)
+    expect("all responses", [one == results[0] for one in results], [True] * 8)
     service.merged(session, 20, b"".join(b"%d\n" % n for n in range(20)))
 
 
@@ -632,11 +632,11 @@ def a_late_batch_changes_nothing(service: Service) -> None:
     service.batch(session, 0, [1]).ok(204)
     service.merged(session, 1, b"1\n")
     for number, data in ((0, [1]), (0, [2]), (1, [2])):
-        answer = service.batch(session, number, data)
-        # A function that remembers the session as open compares the batch first.
-        code = "batch_conflict" if answer.json.get("code") == "batch_conflict" else ""
+        response = service.batch(session, number, data)
+        # A function that has cached the session as open compares the batch first.
+        code = "batch_conflict" if response.json.get("code") == "batch_conflict" else ""
         holds("a conflict only of what differs", (code, data) != ("batch_conflict", [1]))
-        answer.refused(409, code or "session_finished")
+        response.refused(409, code or "session_finished")
     service.call("DELETE", f"/{session}").refused(409, "session_finished")
     service.merged(session, 1, b"1\n")
 
@@ -647,9 +647,9 @@ def the_file_is_a_redirect_or_a_link(service: Service) -> None:
     service.batch(session, 0, ["é", 2]).ok(204)
     service.finish(session)
     for what in ("file", "manifest"):
-        answer = service.call("GET", f"/{session}/{what}")
-        expect("status", answer.status, 307)
-        expect("Location", answer.headers.get("location", "")[:4], "http")
+        response = service.call("GET", f"/{session}/{what}")
+        expect("status", response.status, 307)
+        expect("Location", response.headers.get("location", "")[:4], "http")
         link = service.call("GET", f"/{session}/{what}", headers={"Accept": "application/json"})
         time.strptime(link.ok(200)["expiresAt"], "%Y-%m-%dT%H:%M:%SZ")
     whole = service.download(session)

@@ -1,7 +1,7 @@
-"""What the command shows: a bar on a terminal, plain lines elsewhere, or JSON for machines.
+"""The command's output: a progress bar on a terminal, plain lines elsewhere, or JSON.
 
-Results go to standard output, everything on the way to them to standard error; JSON is all output.
-No stream that is closed or broken stops an upload.
+Results go to standard output, progress to standard error; JSON goes to standard output only. A
+closed or broken stream does not stop an upload.
 """
 
 import io
@@ -11,13 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
-from rich.table import Table
-from rich.text import Text
 
 from gapless.text import count, redact
 
@@ -25,12 +19,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _STANDARD_ERROR: Final = 2
-_MB: Final = 1_000_000
+MB: Final = 1_000_000
 _STEPS: Final = 10
-"""Plain lines tell of progress at every tenth."""
+"""Plain lines report progress at every tenth."""
 
-_AGAIN_SECONDS: Final = 60.0
-"""How long the same reason to try again is not repeated: one line, not one per request."""
+_REPEAT_SECONDS: Final = 60.0
+"""The same reason for a retry is shown at most once in this time, not once per request."""
 
 
 _WAITS: Final = {
@@ -40,34 +34,34 @@ _WAITS: Final = {
 }
 
 
-class _Steady(io.TextIOWrapper):
-    """A stream that takes everything: what it cannot write is lost, and nothing else is."""
+class _TolerantStream(io.TextIOWrapper):
+    """A stream that discards what it cannot write."""
 
     def write(self, text: str) -> int:
-        """Write, if that is possible."""
+        """Write, if possible."""
         try:
             return super().write(text)
         except (OSError, ValueError):
-            self._give_up()
+            self._discard()
             return len(text)
 
     def flush(self) -> None:
-        """Flush, if that is possible."""
+        """Flush, if possible."""
         try:
             super().flush()
         except (OSError, ValueError):
-            self._give_up()
+            self._discard()
 
-    def _give_up(self) -> None:
+    def _discard(self) -> None:
         with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())
+            os.close(null)
 
 
-def steady_streams() -> None:
-    """Make standard output and error take everything, whatever became of them."""
-    # A file that is opened later must not get the number of a stream that is closed.
+def tolerate_broken_streams() -> None:
+    """Replace standard output and error: writing to a closed or broken stream does nothing."""
+    # No file that is opened later may get the descriptor of a closed stream.
     while (number := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
         pass
     os.close(number)
@@ -82,31 +76,30 @@ def steady_streams() -> None:
             file = stream.detach()
         else:
             continue
-        setattr(sys, name, _Steady(file, encoding, errors="backslashreplace", write_through=True))
+        setattr(
+            sys,
+            name,
+            _TolerantStream(file, encoding, errors="backslashreplace", write_through=True),
+        )
 
 
 class Display:
-    """Shows plain lines; the base of the others."""
+    """Shows plain lines; the base class of the others."""
 
     def __init__(self, secrets: Callable[[], Sequence[str]] = tuple) -> None:
         self._secrets = secrets
         self._total = self._done = 0
         self._what = ""
-        self._told: dict[str, float] = {}
+        self._shown: dict[str, float] = {}
 
     def __enter__(self) -> "Self":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
     def __call__(self, event: str, facts: dict[str, Any]) -> None:
-        """Show what happened."""
+        """Show an event."""
         if event in {"reading", "batch", "download"}:
             self.advance(*self._progress(event, facts))
         elif event == "stored":
@@ -135,30 +128,30 @@ class Display:
     def _retry(self, reason: str) -> None:
         now = time.monotonic()
         key = reason.partition(" (request ")[0]
-        if now - self._told.get(key, -_AGAIN_SECONDS) >= _AGAIN_SECONDS:
-            self._told[key] = now
-            self.say(f"{reason}; trying again …")
+        if now - self._shown.get(key, -_REPEAT_SECONDS) >= _REPEAT_SECONDS:
+            self._shown[key] = now
+            self.say(f"{reason}; retrying …")
 
     def advance(self, what: str, done: int, total: int | None) -> None:
-        """Show how far it is."""
+        """Show progress."""
         before, self._done = (self._done if what == self._what else 0), done
         self._what = what
-        # A tenth of a small thing is not worth a line.
-        if total and total > _MB and done * _STEPS // total > before * _STEPS // total:
+        # Small amounts are done before a line is of use.
+        if total and total > MB and done * _STEPS // total > before * _STEPS // total:
             self.say(f"{what}: {100 * done // total} %")
 
     def wait(self, what: str) -> None:
-        """Show what is waited for."""
+        """Show what the command waits for."""
         if what != self._what and what.startswith("merging"):
             self.say(what)
         self._what = what
 
     def say(self, text: str) -> None:
-        """Print a line beside the results."""
+        """Print a line to standard error."""
         print(self.clean(text), file=sys.stderr, flush=True)
 
     def clean(self, text: str) -> str:
-        """The last look: no line has a secret."""
+        """``text`` without secrets."""
         return redact(text, self._secrets())
 
     def result(self, text: str, facts: dict[str, Any]) -> None:
@@ -167,7 +160,10 @@ class Display:
         print(self.clean(text), flush=True)
 
     def gaps(self, missing: Sequence[dict[str, int]], batch_size: int | None, total: int) -> None:
-        """Print what is missing of ``total`` records as a table."""
+        """Print the missing batches of ``total`` records as a table."""
+        from rich.console import Console  # noqa: PLC0415 - slow to import, and rarely used
+        from rich.table import Table  # noqa: PLC0415
+
         table = Table("batches", "how many", "records", title="Missing", title_justify="left")
         for gap in missing:
             first, last = gap["from"], gap["to"]
@@ -185,11 +181,11 @@ class Display:
         self.say(f"gapless: {message}")
 
     def restore(self) -> None:
-        """Leave the terminal as it was: the process ends at once."""
+        """Restore the terminal: the process is about to exit."""
 
 
 class Quiet(Display):
-    """Shows errors alone."""
+    """Shows errors only."""
 
     def __call__(self, event: str, facts: dict[str, Any]) -> None:
         """Show nothing."""
@@ -198,91 +194,14 @@ class Quiet(Display):
         """Show nothing."""
 
     def gaps(self, missing: Sequence[dict[str, int]], batch_size: int | None, total: int) -> None:
-        """Show nothing: the error says how many."""
-
-
-class _Facts(ProgressColumn):
-    """How much of how much, how fast and how long; how long alone where only waiting helps."""
-
-    def render(self, task: Task) -> Text:
-        if task.total is None:
-            return Text(f"{task.elapsed or 0:.0f} s", style="progress.elapsed")
-        said = f"{task.completed / _MB:,.1f} of {task.total / _MB:,.1f} MB"
-        if task.speed:
-            said += f", {task.speed / _MB:,.1f} MB/s"
-        if task.time_remaining is not None:
-            minutes, seconds = divmod(int(task.time_remaining), 60)
-            said += f", {minutes}:{seconds:02} left"
-        return Text(said, style="progress.download")
-
-
-class Bars(Display):
-    """Shows a bar, with rate and time left, on a terminal."""
-
-    def __init__(self, secrets: Callable[[], Sequence[str]] = tuple) -> None:
-        super().__init__(secrets)
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
-            _Facts(),
-            console=Console(stderr=True, highlight=False),
-            transient=True,
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> "Self":
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
-
-    def advance(self, what: str, done: int, total: int | None) -> None:
-        """Move the bar of ``what``."""
-        self._done = done
-        self._bars.update(self._bar(what, total), completed=done, total=total)
-
-    def wait(self, what: str) -> None:
-        """Show a bar that only moves."""
-        self._bar(what, None)
-
-    def _bar(self, what: str, total: int | None) -> TaskID:
-        if self._task is None or what != self._what:
-            if self._task is not None:
-                self._bars.remove_task(self._task)
-            self._what, self._task = what, self._bars.add_task(what, total=total)
-        return self._task
-
-    def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        self._bars.console.print(Text(self.clean(text)), soft_wrap=True)
-
-    def result(self, text: str, facts: dict[str, Any]) -> None:
-        """Print the result, with no bar in its line."""
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-            self._task = None
-        self._bars.refresh()
-        super().result(text, facts)
-
-    def restore(self) -> None:
-        """Remove the bar, and show the cursor."""
-        with suppress(Exception):
-            self._bars.stop()
-        with suppress(OSError):
-            os.write(2, b"\r\x1b[K\x1b[?25h")
+        """Show nothing: the error says how many are missing."""
 
 
 class Json(Display):
-    """Prints one JSON object a line: each event, the result, or the error."""
+    """Prints one JSON object per line: events, the result, or the error."""
 
     def __call__(self, event: str, facts: dict[str, Any]) -> None:
-        """Print what is worth a line; bytes read and received are not."""
+        """Print an event, except the frequent ones."""
         if event not in {"reading", "download", "stored", "checking"}:
             self._print(event, facts)
 
@@ -295,7 +214,7 @@ class Json(Display):
         self._print("result", facts)
 
     def gaps(self, missing: Sequence[dict[str, int]], batch_size: int | None, total: int) -> None:
-        """Print nothing: the result has them."""
+        """Print nothing: the result contains them."""
 
     def failed(self, message: str, facts: dict[str, Any]) -> None:
         """Print the error."""
@@ -305,12 +224,16 @@ class Json(Display):
 def display(
     *, as_json: bool, quiet: bool = False, secrets: Callable[[], Sequence[str]] = tuple
 ) -> Display:
-    """The one that suits where the output goes."""
+    """The display for the options and the terminal."""
     if as_json:
         return Json(secrets)
     if quiet:
         return Quiet(secrets)
-    return Bars(secrets) if sys.stderr.isatty() else Display(secrets)
+    if not sys.stderr.isatty():
+        return Display(secrets)
+    from gapless.bars import Bars  # noqa: PLC0415 - rich is slow to import
+
+    return Bars(secrets)
 
 
 def _line(event: str, facts: dict[str, Any]) -> str:  # noqa: PLR0911 - one for each event
@@ -318,21 +241,21 @@ def _line(event: str, facts: dict[str, Any]) -> str:  # noqa: PLR0911 - one for 
         case "input":
             skipped = f", {facts['skipped']:,} left out" if facts["skipped"] else ""
             size = count(facts["bytes"], "byte")
-            if facts["bytes"] >= _MB:
-                size = f"{facts['bytes'] / _MB:,.1f} MB"
+            if facts["bytes"] >= MB:
+                size = f"{facts['bytes'] / MB:,.1f} MB"
             blank = f", {count(facts['blank'], 'blank line')}" if facts["blank"] else ""
             records = count(facts["records"], "record")
             return f"input: {facts['file']}, {facts['reading']}, {records}, {size}{skipped}{blank}"
         case "session":
             number = facts["batches"]
             size = facts["batchSize"]
-            cut = (
+            batches = (
                 f", {count(number, 'batch', 'batches')} of {count(size, 'record')}"
                 if number
                 else ""
             )
             stored = f", {facts['stored']:,} stored already" if facts.get("stored") else ""
-            return f"session: {facts['sessionId']}{cut}{stored}"
+            return f"session: {facts['sessionId']}{batches}{stored}"
         case "warning":
             return f"gapless: {facts['message']}"
         case "check":

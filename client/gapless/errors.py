@@ -1,21 +1,21 @@
-"""What can go wrong, as one tree.
+"""All errors, as one tree.
 
 ::
 
     GaplessError
-    ├── InputError               the input cannot be sent as it is; nothing was sent
-    │   ├── InvalidRecordError   line and column of the fault
+    ├── InputError               the input cannot be sent; nothing was sent
+    │   ├── InvalidRecordError   with the line and column of the fault
     │   ├── RecordTooLargeError
-    │   └── FileChangedError     it is not the file that the session was opened for
-    ├── StateError               no unfinished upload is known, or one is in the way
-    ├── SettingError             an option or a variable of the environment cannot be used
-    ├── UnavailableError         no answer, or "later", until patience ran out; may be sent again
-    │   └── UnreachableError     nothing answers there at all: it was not tried again
-    ├── UnexpectedAnswerError    something else than the service answered: a portal, a log-in
-    ├── IncompleteError          finish found gaps
+    │   └── FileChangedError     the session was opened for another content
+    ├── StateError               no unfinished upload is known, or one must be resumed first
+    ├── SettingError             an option or an environment variable cannot be used
+    ├── UnavailableError         no good response until patience ended; retry later
+    │   └── UnreachableError     no server responds at all: the request was not retried
+    ├── UnexpectedAnswerError    the response is not from the service: a portal, a login page
+    ├── IncompleteError          finish found missing batches or records
     ├── ChecksumError            what is stored, or was downloaded, is not what was sent
     └── ApiError                 the service refused; has status, code and the problem
-        ├── RequestError         a body or a number that the service cannot take
+        ├── RequestError         the service does not accept the body, or a number in it
         ├── AuthError            401, 403
         ├── NotFoundError        404
         ├── BatchConflictError   another batch is stored under this seqNum
@@ -34,13 +34,15 @@ import msgspec
 
 from gapless.text import redact
 
+CHECK_URL: Final = "Check --url or GAPLESS_URL."
+
 
 class GaplessError(Exception):
-    """Anything this package raises on purpose. The message says what to do."""
+    """Base class of all errors of this package. The message says what to do."""
 
 
 class InputError(GaplessError):
-    """The input cannot be sent as it is; ``code`` is a stable word for why (docs/client.md)."""
+    """The input cannot be sent; ``code`` is a stable word for why (docs/client.md)."""
 
     def __init__(self, message: str, code: str = "input") -> None:
         super().__init__(message)
@@ -48,10 +50,9 @@ class InputError(GaplessError):
 
 
 class InvalidRecordError(InputError):
-    """A record is not what its format asks for; ``line`` and ``column`` count from 1.
+    """A record is malformed; ``line`` and ``column`` count from 1.
 
-    ``record`` is its number, from 1, if it is a Python object and not in a file; ``line`` is the
-    same then.
+    For Python objects ``record`` is the number of the record, from 1, and ``line`` is the same.
     """
 
     def __init__(
@@ -72,38 +73,38 @@ class InvalidRecordError(InputError):
 
 
 class RecordTooLargeError(InputError):
-    """A record, or a batch of one record, is larger than the service takes."""
+    """A record, or a batch of one record, is larger than the service accepts."""
 
 
 class FileChangedError(InputError):
-    """The file is not the one that the session was opened for."""
+    """The file does not have the content that the session was opened for."""
 
 
 class StateError(GaplessError):
-    """No upload of this file is known here, or an unfinished one is in the way."""
+    """No upload of the file is known here, or an unfinished one must be resumed first."""
 
 
 class UnavailableError(GaplessError):
-    """The service gave no answer, or said "later", until patience ran out."""
+    """The service gave no good response until patience ended."""
 
 
 class SettingError(GaplessError):
-    """An option, or a variable of the environment, cannot be used; the message names it."""
+    """An option or an environment variable cannot be used; the message names it."""
 
 
 class UnreachableError(UnavailableError):
-    """Nothing answers there: another port, an unknown host, a certificate that is not trusted."""
+    """No server responds: a closed port, an unknown host, an untrusted certificate."""
 
 
 class UnexpectedAnswerError(GaplessError):
-    """What answered is not the service: a portal's page, a log-in, another server."""
+    """The response is not from the service: a captive portal, a login page, another server."""
 
 
 class IncompleteError(GaplessError):
-    """Finish found that the session is not whole; ``missing`` are inclusive ranges."""
+    """Finish found that the session is incomplete; ``missing`` are inclusive ranges."""
 
     def __init__(self, reason: str, detail: str, missing: Sequence[tuple[int, int]]) -> None:
-        super().__init__(f"The session is not whole ({reason}). {detail}")
+        super().__init__(f"The session is incomplete ({reason}). {detail}")
         self.reason = reason
         self.detail = detail
         self.missing = list(missing)
@@ -114,40 +115,40 @@ class ChecksumError(GaplessError):
 
 
 class ApiError(GaplessError):
-    """The service, or the API Gateway before it, refused a request.
+    """The service, or API Gateway in front of it, refused a request.
 
-    ``status`` is the HTTP status, ``code`` the service's stable code or "" where API Gateway
-    answered, and ``problem`` the whole answer, with the members that docs/errors.md lists.
+    ``status`` is the HTTP status, ``code`` the service's stable code or "" if API Gateway
+    responded, and ``problem`` the response body, with the members that docs/errors.md lists.
     """
 
     def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
-        said = next(
+        reason = next(
             (text for name in ("detail", "title", "message") if (text := problem.get(name))),
             HTTPStatus(status).phrase if status in set(HTTPStatus) else "no reason",
         )
         self.status = status
         self.code: str = str(problem.get("code", ""))
         self.problem = dict(problem)
-        where = f"{status} {self.code}".strip()
+        status_and_code = f"{status} {self.code}".strip()
         if request_id := problem.get("requestId"):
-            said = f"{said} (request {request_id})"
-        super().__init__(f"{said} [{where}]")
+            reason = f"{reason} (request {request_id})"
+        super().__init__(f"{reason} [{status_and_code}]")
 
 
 class RequestError(ApiError):
-    """A body, or a number in it, that the service cannot take."""
+    """The service does not accept the body, or a number in it."""
 
 
 class AuthError(ApiError):
-    """The credentials are missing, wrong, run out, or not allowed to do this."""
+    """The credentials are missing, wrong, expired, or not allowed to do this."""
 
 
 class NotFoundError(ApiError):
-    """There is no such session, or it is somebody else's, or there is no such route."""
+    """There is no such session, or it belongs to another user, or there is no such route."""
 
 
 class BatchConflictError(ApiError):
-    """Another batch is stored under this ``seqNum``, and stays."""
+    """Another batch is stored under this ``seqNum``, and is kept."""
 
 
 class SessionStateError(ApiError):
@@ -155,15 +156,15 @@ class SessionStateError(ApiError):
 
 
 class ExpiredError(ApiError):
-    """The session, or its batches, are gone. Start over."""
+    """The session, or its batches, were deleted. Start over."""
 
 
 class TooLargeError(ApiError):
-    """The body is larger than the service takes."""
+    """The body is larger than the service accepts."""
 
 
 class ServerError(ApiError):
-    """The service failed, or is busy. It may be sent again."""
+    """The service failed, or is busy. The request may be retried."""
 
 
 _BY_STATUS: Final[dict[int, type[ApiError]]] = {
@@ -177,23 +178,23 @@ _BY_STATUS: Final[dict[int, type[ApiError]]] = {
     415: RequestError,
     429: ServerError,
 }
-_SAID: Final = re.compile(r"(?is)<(?:title|code)>\s*([^<]*)")
+_SUMMARY: Final = re.compile(r"(?is)<(?:title|code)>\s*([^<]*)")
 _BY_CODE: Final[dict[str, type[ApiError]]] = {"batch_conflict": BatchConflictError}
 
 
 def api_error(status: int, body: bytes, secrets: Iterable[str] = ()) -> ApiError:
-    """The error that an answer means, whoever made it: the service, API Gateway or a proxy.
+    """The error of a response of the service, API Gateway or a proxy.
 
-    What it says may repeat what it was sent: credentials are taken out, ``secrets`` among them.
+    A response may repeat the request: credentials are removed, and ``secrets``.
     """
     text = redact(body.decode(errors="replace"), secrets)
     try:
         problem = msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, msgspec.ValidationError):
-        # A page says most in its title, S3 in its code.
-        found = _SAID.search(text)
-        said = found[1] if found else "" if text.lstrip().startswith("<") else text
-        problem = {"message": " ".join(said.split())[:200]}
+        # The best summary is the title of a web page, and the code of an error of S3.
+        found = _SUMMARY.search(text)
+        summary = found[1] if found else "" if text.lstrip().startswith("<") else text
+        problem = {"message": " ".join(summary.split())[:200]}
     server = ServerError if status >= 500 else ApiError  # noqa: PLR2004 - HTTP's own number
-    kind = _BY_CODE.get(str(problem.get("code"))) or _BY_STATUS.get(status, server)
-    return kind(status, problem)
+    class_ = _BY_CODE.get(str(problem.get("code"))) or _BY_STATUS.get(status, server)
+    return class_(status, problem)

@@ -1,22 +1,15 @@
-"""Whether a file that is read a second time is still the one that was read first.
+"""Detects a file that changed between the two passes over it.
 
-The first reading notes the CRC-32 of each block of the file; the second compares each block before
-anything of it is handed on. So nothing of an edited file is ever sent, whatever its time says.
+The first pass computes the CRC-32 of each block; the second compares each block before it returns
+any of it. So no edited content is ever sent, whatever the file's modification time.
 """
 
 import io
-import zlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
+from gapless.compression import crc32
 from gapless.errors import FileChangedError
-
-try:
-    from isal import isal_zlib
-except ImportError:  # no wheel for this platform
-    _crc32: Any = zlib.crc32
-else:
-    _crc32 = isal_zlib.crc32
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -26,12 +19,14 @@ BLOCK: Final = 1 << 20
 
 _DIGITS: Final = 8
 
+CHANGED: Final = "The file has changed since it was read first."
 
-class Blocks(io.RawIOBase):
-    """A file, read in whole blocks, of which ``sums`` are the CRC-32 so far.
 
-    ``see`` gets each block. Raises FileChangedError where a block is not the ``expected`` one,
-    before anything of it is handed on.
+class BlockReader(io.RawIOBase):
+    """Reads a file in blocks; ``sums`` are the CRC-32 of those read so far.
+
+    ``see`` is called with each block. Raises FileChangedError, before it returns any of a block,
+    if the block's sum is not the ``expected`` one.
     """
 
     def __init__(
@@ -48,7 +43,7 @@ class Blocks(io.RawIOBase):
         self.sums: list[int] = []
 
     def buffered(self) -> io.BufferedReader:
-        """The same, with a buffer."""
+        """The reader, with a buffer."""
         return cast("io.BufferedReader", io.BufferedReader(self, BLOCK))
 
     def readable(self) -> bool:
@@ -56,12 +51,12 @@ class Blocks(io.RawIOBase):
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Some bytes of the block that is read, or of the next."""
+        """Some bytes of the current block, or of the next."""
         if not self._block and not self._ended:
             self._next()
-        room = memoryview(buffer).cast("B")
-        size = min(len(room), len(self._block))
-        room[:size] = self._block[:size]
+        target = memoryview(buffer).cast("B")
+        size = min(len(target), len(self._block))
+        target[:size] = self._block[:size]
         self._block = self._block[size:]
         return size
 
@@ -70,20 +65,20 @@ class Blocks(io.RawIOBase):
         self._ended = len(block) < BLOCK
         number = len(self.sums)
         if block:
-            self.sums.append(_crc32(block))
+            self.sums.append(crc32(block))
         if self._expected is not None and (
             self.sums[number:] != list(self._expected[number : number + 1])
         ):
-            raise FileChangedError("The file has changed since it was read first.")
+            raise FileChangedError(CHANGED)
         self._see(block)
         self._block = memoryview(block)
 
 
-def packed(sums: Sequence[int]) -> str:
-    """Sums as text."""
-    return "".join(f"{one:08x}" for one in sums)
+def pack(sums: Sequence[int]) -> str:
+    """Sums as hexadecimal text."""
+    return "".join(f"{crc:08x}" for crc in sums)
 
 
-def unpacked(text: str) -> list[int]:
-    """What ``packed`` was given."""
+def unpack(text: str) -> list[int]:
+    """The reverse of ``pack``."""
     return [int(text[i : i + _DIGITS], 16) for i in range(0, len(text), _DIGITS)]

@@ -1,4 +1,4 @@
-"""Requests that are sent again until they are answered, and no more of them than are welcome."""
+"""Requests to the service: retried with backoff, with adaptive concurrency."""
 
 import email.utils
 import random
@@ -14,168 +14,171 @@ import httpx
 
 from gapless.auth import TokenError
 from gapless.errors import (
+    CHECK_URL,
     ApiError,
-    AuthError,
     UnavailableError,
     UnexpectedAnswerError,
     api_error,
 )
 from gapless.text import count, redact
-from gapless.transport import Body, described, permanent
+from gapless.transport import ChunkedBody, describe_error, permanent_error
 
 Report = Callable[[str, dict[str, Any]], None]
-"""Gets the name of what happened, and its facts. Called from any thread; it must not block."""
+"""Called with the name of each event and its facts, from any thread; it must not block."""
 
 _BUSY: Final = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-_AGAIN: Final = _BUSY | {
+_RETRYABLE: Final = _BUSY | {
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.INTERNAL_SERVER_ERROR,
     HTTPStatus.BAD_GATEWAY,
     HTTPStatus.GATEWAY_TIMEOUT,
 }
 _FIRST_PAUSE: Final = 0.5
-_LONGEST_PAUSE: Final = 20.0
-_LEAST_PAUSE: Final = 0.001
+_MAX_PAUSE: Final = 20.0
+_MIN_PAUSE: Final = 0.001
 
 SILENCE: Final = 40.0
-"""Seconds without any progress until a request counts as lost. API Gateway answers within 30 s of
+"""Seconds without any progress until a request counts as lost. API Gateway responds within 30 s of
 the last byte, whatever happens behind it."""
 
 _CONNECT_SECONDS: Final = 10.0
-_HIDDEN_RATE: Final = 50_000
-"""Bytes per second at which buffers on the way, which hide progress, are taken to empty."""
+_BUFFERED_RATE: Final = 50_000
+"""Bytes per second at which network buffers, which hide progress, are assumed to empty."""
 
 _SLOW_SECONDS: Final = 10.0
-"""An answer that takes longer means that less should be under way: so batches fit the line."""
+"""A slower response counts as congestion, so that concurrency fits the bandwidth."""
 
 _JUMP_SECONDS: Final = 5.0
-"""A pause that took this much longer was a process that stood still, or a machine that slept."""
+"""A pause that took this much longer means that the process was stopped, or the machine slept."""
 
 _FIRST_ATTEMPTS: Final = 3
-"""How often a host that has never answered may drop a connection, or not take one in time."""
+"""Attempts at a host that has never responded: it drops connections, or does not accept them."""
 
-_MENDS: Final = 2
-"""How often a body that was spoiled on its way is sent again (docs/errors.md)."""
+_MAX_CORRUPTIONS: Final = 2
+"""How often a body that was damaged in transit is sent again (docs/errors.md)."""
 
 
-def silent(event: str, facts: dict[str, Any]) -> None:
+def ignore_events(event: str, facts: dict[str, Any]) -> None:
     """Report nothing."""
 
 
-class Gate:
-    """As many requests at once as go well: at first one, and one more with each answer.
+class AdaptiveLimiter:
+    """Limits concurrent requests by additive increase and multiplicative decrease (AIMD).
 
-    Half of it after congestion: a refusal, a time-out, or an answer that took long. From then on
-    one more after each round (AIMD). Congestion counts once for all the requests that were under
-    way when it showed.
+    The limit begins with 1 and grows by 1 with each success. Congestion, that is a refusal, a
+    time-out or a slow response, halves it; from then on it grows by 1 per round of successes.
+    Congestion counts once for all requests that were under way when it showed.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, maximum: int) -> None:
         self.limit = 1.0
-        self._most = most
+        self.congestions = 0
+        """How often the limit was halved."""
+        self._maximum = maximum
         self._running = 0
-        self._round = 0
-        self._room: anyio.Event | None = None
+        self._changed: anyio.Event | None = None
 
-    async def enter(self) -> None:
-        """Wait for room, and take it until ``leave``."""
+    async def acquire(self) -> None:
+        """Wait for a slot, and take it until ``release``; any task may release it."""
         while self._running >= int(self.limit):
-            if self._room is None or self._room.is_set():
-                self._room = anyio.Event()
-            await self._room.wait()
+            if self._changed is None or self._changed.is_set():
+                self._changed = anyio.Event()
+            await self._changed.wait()
         self._running += 1
 
-    def leave(self) -> None:
-        """Make room."""
+    def release(self) -> None:
+        """Free a slot."""
         self._running -= 1
-        self._wake()
+        self._notify()
 
-    def _wake(self) -> None:
-        if self._room is not None:
-            self._room.set()
+    async def __aenter__(self) -> None:
+        await self.acquire()
 
-    @property
-    def round(self) -> int:
-        """Goes up with each congestion; ``congested`` wants the one the request began in."""
-        return self._round
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
 
-    def went_well(self) -> None:
-        """A request was answered."""
-        more = 1 / self.limit if self._round else 1.0
-        self.limit = min(self._most, self.limit + more)
-        self._wake()
+    def _notify(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
 
-    def congested(self, began: int) -> None:
-        """A request was told to come later, or took too long."""
-        if began == self._round:
+    def succeeded(self) -> None:
+        """Raise the limit: a request succeeded."""
+        increase = 1 / self.limit if self.congestions else 1.0
+        self.limit = min(self._maximum, self.limit + increase)
+        self._notify()
+
+    def congested(self, congestions: int) -> None:
+        """Halve the limit, unless it was halved since a request began with ``congestions``."""
+        if congestions == self.congestions:
             self.limit = max(1.0, self.limit / 2)
-            self._round += 1
+            self.congestions += 1
 
 
-class Trouble:
-    """How long something is tried that fails: ``patience`` seconds without any good answer.
+class Backoff:
+    """The pauses between the attempts of one request, until ``patience`` ends.
 
-    They begin with the first failure, anew with each good answer to whatever request, and anew
-    after a jump of the clock: a process that was stopped, or a machine that slept, has not tried.
+    Patience begins with the first failure. It starts over with each good response to any request,
+    and after a jump of the clock: a process that was stopped, or a machine that slept, has not
+    tried meanwhile.
     """
 
     def __init__(self, http: "Http") -> None:
         self._http = http
         self._since: float | None = None
         self.attempts = 0
-        """Failures in a row since the last jump."""
+        """Consecutive failures since the last jump of the clock."""
         self._failures = 0
 
-    async def pause(
-        self, reason: str, cause: Exception, *, answer: httpx.Response | None = None
+    async def wait(
+        self, reason: str, cause: Exception, *, response: httpx.Response | None = None
     ) -> None:
-        """Wait for the next attempt. Raises UnavailableError once patience is over."""
+        """Wait for the next attempt. Raises UnavailableError if patience ends before it."""
         http = self._http
         if self._since is None:
             self._since = http.clock()
-        began = max(self._since, http.last_good, http.last_jump)
+        began = max(self._since, http.last_success, http.last_jump)
         if http.last_jump > self._since:
             self._since, self.attempts = http.last_jump, 0
-        seconds = http.pause(self.attempts, answer)
+        seconds = http.pause(self.attempts, response)
         self.attempts += 1
         self._failures += 1
         waited = http.clock() - began
         left = http.patience - waited
-        asked = 0.0 if answer is None else http.retry_after(answer)
-        if left < _LEAST_PAUSE or asked > left:
-            if asked > http.patience:
-                reason = f"{reason.rstrip('.')}; it asks to wait {asked:,.0f} s, see --patience"
+        requested = 0.0 if response is None else http.retry_after(response)
+        if left < _MIN_PAUSE or requested > left:
+            if requested > http.patience:
+                reason = f"{reason.rstrip('.')}; it asks to wait {requested:,.0f} s, see --patience"
             raise UnavailableError(
-                f"Given up after {count(self._failures, 'attempt')}, {waited:.0f} s without a good"
-                f" answer: {reason.rstrip('.')}. Nothing that was acknowledged is lost."
+                f"Stopped after {count(self._failures, 'attempt')}, {waited:.0f} s without a good"
+                f" response: {reason.rstrip('.')}. Nothing that was acknowledged is lost."
             ) from cause
-        # The last attempt is at the end of patience, and not where a long pause would be over.
+        # The last attempt is made when patience ends, not after a longer pause.
         seconds = min(seconds, left)
         facts = {"reason": reason, "seconds": round(seconds, 1), "attempt": self._failures}
         http.report("retry", facts)
         before = http.clock()
         await http.sleep(seconds)
-        if http.clock() - before > seconds + _JUMP_SECONDS:
-            http.last_jump = http.clock()
+        http.notice_jump(before, seconds)
 
 
 class Http:
     """Sends requests to one service.
 
-    ``patience`` is how many seconds are tried without a good answer. ``now``, ``clock``, ``sleep``
-    and ``chance`` are seconds since 1970, seconds that never go back, a pause of some seconds, and
-    a number from 0 to 1. ``silence`` is how many seconds without progress a request is given.
+    ``patience`` is how many seconds without a good response a request is retried. ``now`` returns
+    seconds since 1970, ``clock`` monotonic seconds, ``chance`` a random number from 0 to 1, and
+    ``sleep`` pauses for some seconds. ``silence`` is how many seconds without progress a request
+    may take.
     """
 
     def __init__(
         self,
         url: str,
         transport: httpx.AsyncBaseTransport,
+        limiter: AdaptiveLimiter,
         *,
         auth: httpx.Auth | None = None,
         patience: float = 300.0,
-        most_at_once: int = 8,
-        report: Report = silent,
+        report: Report = ignore_events,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
@@ -185,8 +188,9 @@ class Http:
         self._url = url
         self._host = httpx.URL(url).host
         self._transport = transport
-        # Proxies are the transport's business.
+        # The transport looks for proxies.
         self._client = httpx.AsyncClient(transport=transport, trust_env=False)
+        self._limiter = limiter
         self._auth = auth
         self.patience = patience
         self.report = report
@@ -195,10 +199,9 @@ class Http:
         self.sleep = sleep
         self._chance = chance
         self._silence = silence
-        self._answered = False
-        """Whether anything ever answered here."""
-        self.last_good = self.last_jump = float("-inf")
-        self.gate = Gate(most_at_once)
+        self._responded = False
+        """Whether anything ever responded."""
+        self.last_success = self.last_jump = float("-inf")
 
     async def call(
         self,
@@ -209,70 +212,71 @@ class Http:
         *,
         expect: Collection[int] = (HTTPStatus.OK,),
     ) -> httpx.Response:
-        """The answer to a request, of a status that is in ``expect``.
+        """Send a request until its response has a status in ``expect``, and return that.
 
-        What may be sent again is (docs/errors.md): every request that got no answer, 429, 5xx, and
-        409 ``session_finishing``. Raises an ApiError; UnreachableError where nothing answers at the
-        first time; UnavailableError when patience is over; UnexpectedAnswerError for any other
-        success than the documented ones, and for redirects.
+        Retries requests without a response, 429, 5xx, and 409 ``session_finishing``
+        (docs/errors.md). Raises an ApiError; UnreachableError if the first request finds no server;
+        UnavailableError if patience ends; UnexpectedAnswerError for undocumented successes and for
+        redirects.
         """
-        trouble = Trouble(self)
-        mends = timeouts = 0
-        # Buffers on the way may hide that a slow line moves; each time-out doubles what is given.
-        patient = self._silence * (1 + len(body or b"") / _HIDDEN_RATE / SILENCE)
+        backoff = Backoff(self)
+        corruptions = timeouts = 0
+        # Network buffers may hide the progress of a slow line; each time-out doubles the limit.
+        read_timeout = self._silence * (1 + len(body or b"") / _BUFFERED_RATE / SILENCE)
         while True:
-            round_, began = self.gate.round, self.clock()
-            answer: httpx.Response | None = None
+            congestions, began = self._limiter.congestions, self.clock()
+            response: httpx.Response | None = None
             cause: Exception
             try:
-                answer = await self._send(method, path, body, headers, patient * 2**timeouts)
+                response = await self._send(method, path, body, headers, read_timeout * 2**timeouts)
             except httpx.RequestError as error:
-                said, cause = self._no_answer(error, trouble.attempts), error
+                reason, cause = self._no_response(error, backoff.attempts), error
                 if isinstance(error, httpx.TimeoutException):
                     timeouts += 1
-                    self.gate.congested(round_)
+                    self._limiter.congested(congestions)
             else:
-                self._answered = True
-                if answer.status_code in expect:
-                    self._went_well(round_, began)
-                    return answer
-                refusal = self._refusal(answer, mended=mends == _MENDS)
-                said, cause = str(refusal), refusal
-                mends += refusal.code == "digest_mismatch"
-                if answer.status_code in _BUSY:
-                    self.gate.congested(round_)
-            await trouble.pause(said, cause, answer=answer)
+                self._responded = True
+                if response.status_code in expect:
+                    self._succeeded(congestions, began)
+                    return response
+                refusal = self._refusal(response, resend=corruptions < _MAX_CORRUPTIONS)
+                reason, cause = str(refusal), refusal
+                corruptions += refusal.code == "digest_mismatch"
+                if response.status_code in _BUSY:
+                    self._limiter.congested(congestions)
+            await backoff.wait(reason, cause, response=response)
 
-    def _went_well(self, round_: int, began: float) -> None:
-        self.last_good = self.clock()
-        if self.last_good - began > _SLOW_SECONDS:
-            self.gate.congested(round_)
+    def _succeeded(self, congestions: int, began: float) -> None:
+        self.last_success = self.clock()
+        if self.last_success - began > _SLOW_SECONDS:
+            self._limiter.congested(congestions)
         else:
-            self.gate.went_well()
+            self._limiter.succeeded()
 
-    def _no_answer(self, error: httpx.RequestError, attempts: int) -> str:
-        """Why; raises where another attempt would end in the same way."""
+    def _no_response(self, error: httpx.RequestError, attempts: int) -> str:
+        """Why; raises if another attempt would fail in the same way."""
         if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
-            # Its text may hold the header, and that the token.
+            # httpx's message may contain the header, and so the token.
             raise TokenError(
-                f"The request to {self._host} cannot be sent: a header holds a character that HTTP"
-                " does not allow. Check the token and the other credentials."
+                f"The request to {self._host} cannot be sent: a header contains a character that"
+                " HTTP does not allow. Check the token and the other credentials."
             ) from None
         last = attempts + 1 >= _FIRST_ATTEMPTS
-        if not self._answered and (fault := permanent(error, self._url, last=last)):
+        if not self._responded and (fault := permanent_error(error, self._url, last=last)):
             raise fault from None
-        return f"no answer from {self._host}: {described(error)}"
+        return f"no response from {self._host}: {describe_error(error)}"
 
-    def _refusal(self, answer: httpx.Response, *, mended: bool) -> ApiError:
-        """The error of an answer, if it may be sent again; raises it otherwise."""
-        if answer.status_code < HTTPStatus.BAD_REQUEST:
-            raise unexpected(answer)
-        failure = api_error(answer.status_code, answer.content, self._secrets())
-        if failure.code == "digest_mismatch" and not mended:
+    def _refusal(self, response: httpx.Response, *, resend: bool) -> ApiError:
+        """The error of a response, if it is retryable; raises it otherwise.
+
+        ``resend`` is whether a body that was damaged in transit may be sent again.
+        """
+        if response.status_code < HTTPStatus.BAD_REQUEST:
+            raise unexpected_response(response)
+        failure = api_error(response.status_code, response.content, self._secrets())
+        if is_retryable(failure) or (failure.code == "digest_mismatch" and resend):
             return failure
-        if not may_be_sent_again(failure):
-            raise explained(failure)
-        return failure
+        raise with_advice(failure)
 
     async def _send(
         self,
@@ -280,115 +284,130 @@ class Http:
         path: str,
         body: bytes | None,
         headers: Mapping[str, str] | None,
-        patient: float,
+        read_timeout: float,
     ) -> httpx.Response:
-        timeout = httpx.Timeout(
-            self._silence, connect=min(_CONNECT_SECONDS, self._silence), read=patient, pool=None
-        )
         request = self._client.build_request(
-            method, self._url + path, content=body, headers=headers, timeout=timeout
+            method,
+            self._url + path,
+            content=body,
+            headers=headers,
+            timeout=self._timeout(read_timeout),
         )
         if body:
-            request.stream = Body(body)
+            request.stream = ChunkedBody(body)
         return await self._client.send(request, auth=self._auth, follow_redirects=False)
+
+    def _timeout(self, read: float, pool: float | None = None) -> httpx.Timeout:
+        connect = min(_CONNECT_SECONDS, self._silence)
+        return httpx.Timeout(self._silence, connect=connect, read=read, pool=pool)
 
     def _secrets(self) -> Collection[str]:
         return getattr(self._auth, "secrets", ())
 
-    def pause(self, attempt: int, answer: httpx.Response | None) -> float:
-        """Full jitter: any time up to a bound that doubles; never before ``Retry-After``."""
-        bound = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt, 10))
+    def pause(self, attempt: int, response: httpx.Response | None) -> float:
+        """Full jitter: up to a bound that doubles with each attempt; never before Retry-After."""
+        bound = min(_MAX_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt, 10))
         pause = self._chance() * bound
-        return pause if answer is None else max(pause, self.retry_after(answer) + pause / 10)
+        return pause if response is None else max(pause, self.retry_after(response) + pause / 10)
 
-    def retry_after(self, answer: httpx.Response) -> float:
+    def retry_after(self, response: httpx.Response) -> float:
         """Seconds that ``Retry-After`` asks for, as a number or a date; 0 without it."""
-        said = answer.headers.get("Retry-After", "").strip()
-        if said.isascii() and said.isdecimal():
-            return float(said)
+        value = response.headers.get("Retry-After", "").strip()
+        if value.isascii() and value.isdecimal():
+            return float(value)
         try:
-            return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - self.now())
+            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - self.now())
         except ValueError:
             return 0.0
 
     @asynccontextmanager
     async def fetch(self, url: str, start: int) -> AsyncIterator[httpx.Response]:
-        """A file from byte ``start`` on, without any of the service's headers: S3 refuses them."""
+        """A file from byte ``start`` on, without the service's credentials: S3 refuses them."""
         headers = {"Range": f"bytes={start}-"} if start else {}
-        timeout = httpx.Timeout(self._silence, connect=min(_CONNECT_SECONDS, self._silence))
-        request = self._client.build_request("GET", url, headers=headers, timeout=timeout)
-        # Not through the client, which logs addresses: whoever has this one has the file.
-        answer = await self._transport.handle_async_request(request)
-        answer.request = request
+        request = self._client.build_request(
+            "GET", url, headers=headers, timeout=self._timeout(self._silence, self._silence)
+        )
+        # Not through the client: it logs URLs, and a presigned URL is a secret.
+        response = await self._transport.handle_async_request(request)
+        response.request = request
         try:
-            yield answer
+            yield response
         finally:
-            await answer.aclose()
+            await response.aclose()
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close all connections."""
         await self._client.aclose()
 
-    async def watch(self) -> None:
-        """Notice that the process stood still, for as long as this runs."""
+    async def watch_clock(self) -> None:
+        """Notice jumps of the clock, until cancelled."""
         while True:
             before = self.clock()
             await anyio.sleep(1)
-            if self.clock() - before > 1 + _JUMP_SECONDS:
-                self.last_jump = self.clock()
+            self.notice_jump(before, 1)
+
+    def notice_jump(self, before: float, seconds: float) -> None:
+        """Note a jump of the clock if a pause of ``seconds`` took much longer."""
+        if self.clock() - before > seconds + _JUMP_SECONDS:
+            self.last_jump = self.clock()
 
 
-def may_be_sent_again(failure: ApiError) -> bool:
-    """Whether the same request may get another answer."""
-    return failure.status in _AGAIN or failure.code == "session_finishing"
+def is_retryable(failure: ApiError) -> bool:
+    """Whether the same request may succeed later."""
+    return failure.status in _RETRYABLE or failure.code == "session_finishing"
 
 
-def explained(failure: ApiError) -> ApiError:
-    """A refusal by what stands before the service, with what to do about it."""
-    advice = ""
-    if isinstance(failure, AuthError):
-        advice = (
-            "The token or the signature was refused: check the credentials and the clock. What is"
-            " stored stays."
-        )
-    elif failure.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        advice = (
-            "What stands before the service takes no body of this size. Start over in smaller"
-            " batches, with --new and --batch-size; or raise its limit."
-        )
-    elif failure.status == HTTPStatus.NOT_FOUND:
-        advice = "There is no Gapless service at this address: check --url or GAPLESS_URL."
-    elif failure.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-        advice = "The proxy wants credentials: put them into HTTPS_PROXY or HTTP_PROXY."
-    elif failure.status == HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED:
-        advice = "The network wants a log-in: open a browser and log in."
+_CREDENTIALS: Final = (
+    "The token or the signature was refused: check the credentials and the clock. Stored batches"
+    " are kept."
+)
+_ADVICE: Final[dict[int, str]] = {
+    HTTPStatus.UNAUTHORIZED: _CREDENTIALS,
+    HTTPStatus.FORBIDDEN: _CREDENTIALS,
+    HTTPStatus.NOT_FOUND: f"There is no Gapless service at this URL. {CHECK_URL}",
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: (
+        "The proxy requires credentials: set them in HTTPS_PROXY or HTTP_PROXY."
+    ),
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
+        "A proxy or gateway does not accept a body of this size. Start over with smaller batches,"
+        " by --new and --batch-size; or raise its limit."
+    ),
+    HTTPStatus.NETWORK_AUTHENTICATION_REQUIRED: (
+        "The network requires a login: open a browser and log in."
+    ),
+}
+
+
+def with_advice(failure: ApiError) -> ApiError:
+    """``failure``; if a proxy or a gateway refused the request, with what to do about it."""
+    advice = _ADVICE.get(failure.status)
     if advice and not failure.code:
         failure.args = (f"{failure}. {advice}",)
     return failure
 
 
-def unexpected(answer: httpx.Response, reason: str = "") -> UnexpectedAnswerError:
-    """The error for a success that the service does not give, or a redirect."""
-    host = answer.request.url.host
-    if answer.is_redirect:
+def unexpected_response(response: httpx.Response, reason: str = "") -> UnexpectedAnswerError:
+    """The error for an undocumented success, or a redirect."""
+    host = response.request.url.host
+    if response.is_redirect:
         try:
-            to = answer.request.url.join(answer.headers["Location"])
+            to = response.request.url.join(response.headers["Location"])
         except httpx.InvalidURL:
-            to = answer.request.url
-        # Its path and query may hold anything.
-        what = f"a redirect to {to.scheme}://{to.host} ({answer.status_code})"
-        if (to.host, to.scheme) == (host, "https") and answer.request.url.scheme == "http":
+            to = response.request.url
+        # Its path and query may contain secrets.
+        what = f"a redirect to {to.scheme}://{to.host} ({response.status_code})"
+        if (to.host, to.scheme) == (host, "https") and response.request.url.scheme == "http":
             return UnexpectedAnswerError(
-                f"Gapless did not answer at {host}: {what} came instead. Let the URL begin with"
-                " https://, in --url or GAPLESS_URL."
+                f"The response of {host} is not from Gapless: {what}. The URL must begin with"
+                f" https://. {CHECK_URL}"
             )
-    elif "html" in answer.headers.get("Content-Type", ""):
-        title = re.search(r"(?is)<title>\s*([^<]{1,80})", answer.text)
-        named = f", {' '.join(redact(title[1]).split())!r}" if title else ""
-        what = f"a web page{named} ({answer.status_code})"
+    elif "html" in response.headers.get("Content-Type", ""):
+        title = re.search(r"(?is)<title>\s*([^<]{1,80})", response.text)
+        quoted = f", {' '.join(redact(title[1]).split())!r}" if title else ""
+        what = f"a web page{quoted} ({response.status_code})"
     else:
-        what = f"status {answer.status_code}{f', {reason}' if reason else ''}"
+        what = f"status {response.status_code}{f', {reason}' if reason else ''}"
     return UnexpectedAnswerError(
-        f"Gapless did not answer at {host}: {what} came instead. A portal or a log-in stands before"
-        " the service, or it is another one. Log in, or check --url or GAPLESS_URL."
+        f"The response of {host} is not from Gapless: {what}. A captive portal or a login page is"
+        f" in the way, or the URL is that of another service. Log in, or: {CHECK_URL}"
     )

@@ -1,9 +1,9 @@
-"""Python objects as records: each travels exactly, or is refused with its number.
+"""Python objects as records: each is encoded exactly, or refused with its number.
 
-JSON has words for ``str``, ``int``, finite ``float``, ``bool``, ``None``, ``list``, and ``dict``
-with ``str`` keys. A ``tuple`` is sent as an array, as by the standard library, and a ``Decimal`` as
-a number with its own digits. A record that is ``bytes``, or ``msgspec.Raw``, is JSON already and
-stays as it is. For anything else there is more than one way, and the caller knows which: it is
+JSON represents ``str``, ``int``, finite ``float``, ``bool``, ``None``, ``list``, and ``dict`` with
+``str`` keys. A ``tuple`` is sent as an array, as by the standard library, and a ``Decimal`` as a
+number with the same digits. A record of ``bytes``, or ``msgspec.Raw``, is JSON already and is sent
+unchanged. Anything else has more than one representation, and only the caller knows which: it is
 refused.
 """
 
@@ -20,10 +20,10 @@ import anyio.lowlevel
 import msgspec
 
 from gapless.errors import InvalidRecordError
-from gapless.records import one_line, refuse_json
+from gapless.readers import check_json, one_line
 
-_BREATH: Final = 1_000
-"""Records of a generator between two chances for other tasks."""
+_YIELD_EVERY: Final = 1_000
+"""After how many records of a synchronous iterable other tasks may run."""
 
 _PLAIN: Final = {str, int, bool, type(None)}
 _STR: Final = {str}
@@ -32,12 +32,12 @@ _ENCODE: Final = msgspec.json.Encoder(decimal_format="number").encode
 
 
 def is_path(source: object) -> bool:
-    """Whether ``source`` names a file. Raises TypeError for a ``str`` that is its content."""
+    """Whether ``source`` is a path. Raises TypeError for a ``str`` that looks like content."""
     if isinstance(source, str):
         text = source.lstrip()
         if (text[:1] in {"{", "["} or "\n" in source) and not os.path.exists(source):  # noqa: PTH110 - never raises
             raise TypeError(
-                "A str is the name of a file, and this looks like its content. Pass"
+                "A str is a path, and this looks like the content of a file. Pass"
                 " io.BytesIO(text.encode()), or records."
             )
         return True
@@ -49,11 +49,11 @@ def is_file(source: object) -> bool:
     if isinstance(source, io.TextIOBase) or (
         hasattr(source, "read") and isinstance(getattr(source, "encoding", None), str)
     ):
-        raise TypeError('A text file may alter what is in it: open it as binary, open(path, "rb").')
+        raise TypeError('A text file may change its content: open it as binary, open(path, "rb").')
     return hasattr(source, "read")
 
 
-_PIECES: Final = (
+_ITERATORS_OF_ONE_VALUE: Final = (
     type(iter("a")),
     type(iter("é")),
     type(iter(b"")),
@@ -64,23 +64,23 @@ _PIECES: Final = (
 
 
 def check_iterable(records: object) -> None:
-    """Raise TypeError for what is no iterable of records, though Python may iterate over it."""
+    """Raise TypeError unless ``records`` is an iterable of records, not merely of anything."""
     kind = type(records).__name__
     if isinstance(records, (str, bytes, bytearray, memoryview)):
         raise TypeError(
-            f"{kind} is not a list of records. {_RECORDS}; JSON that is there already as an open"
-            " binary file, io.BytesIO(…), to upload."
+            f"{kind} is not a list of records. {_RECORDS}; to upload existing JSON pass an open"
+            " binary file, io.BytesIO(…)."
         )
-    if isinstance(records, Mapping) or hasattr(records, "keys") or _fields(records):
+    if isinstance(records, Mapping) or hasattr(records, "keys") or _has_fields(records):
         raise TypeError(
             f"This {kind} is one record, or a table, not a list of records. {_RECORDS}."
         )
-    if isinstance(records, _PIECES):
+    if isinstance(records, _ITERATORS_OF_ONE_VALUE):
         raise TypeError(
-            f"A {kind} goes over the pieces of one value, which are no records. {_RECORDS}."
+            f"A {kind} iterates over the parts of one value, not over records. {_RECORDS}."
         )
     if isinstance(records, AbstractSet):
-        raise TypeError(f"A {kind} has no order. {_RECORDS}, for instance sorted(…).")
+        raise TypeError(f"A {kind} has no order. {_RECORDS}, for example sorted(…).")
     if isinstance(records, type) or not isinstance(records, (Iterable, AsyncIterable)):
         raise TypeError(f"{kind} is not iterable. {_RECORDS}.")
     is_file(records)
@@ -99,8 +99,8 @@ _FIELDS: Final = (
 )
 
 
-def _fields(value: object) -> bool:
-    """Whether ``value`` is one object with fields, or a table with columns."""
+def _has_fields(value: object) -> bool:
+    """Whether ``value`` is an object with fields, or a table with columns."""
     return any(hasattr(value, mark) for mark in _FIELDS)
 
 
@@ -111,13 +111,13 @@ def encode(records: Iterable[object]) -> Iterator[bytes]:
         yield encode_one(number, record)
 
 
-async def encode_any(
+async def encode_async(
     records: Iterable[object] | AsyncIterable[object],
 ) -> AsyncGenerator[bytes, None]:
-    """The same, of an asynchronous iterable too; leaves room for other tasks."""
+    """The same, for asynchronous iterables too; lets other tasks run."""
     if not isinstance(records, AsyncIterable):
         for number, line in enumerate(encode(records)):
-            if number % _BREATH == 0:
+            if number % _YIELD_EVERY == 0:
                 await anyio.lowlevel.checkpoint()
             yield line
         return
@@ -131,44 +131,44 @@ def encode_one(number: int, record: object) -> bytes:
     """A record as a line of NDJSON. Raises InvalidRecordError with its ``number``."""
     if isinstance(record, (bytes, msgspec.Raw)):
         content = bytes(record)
-        refuse_json(content, number)
+        check_json(content, number)
         return one_line(content.strip(b" \t\r\n")) + b"\n"
     try:
         found = _exact(record, number, "")
-        return _ENCODE(record if found is _SAME else found) + b"\n"
+        return _ENCODE(record if found is _UNCHANGED else found) + b"\n"
     except UnicodeEncodeError:
-        _refuse(number, "", "half of a surrogate pair is no character")
+        _refuse(number, "", "it contains a lone surrogate, which is not a character")
     except RecursionError:
         _refuse(number, "", "it is nested too deeply")
     except ValueError:
-        _refuse(number, "", "Python writes no int of so many digits; pass bytes of JSON")
+        _refuse(number, "", "Python does not format an int of so many digits; pass bytes of JSON")
 
 
-_SAME: Final = object()
-"""Stands for a value that may be encoded as it is."""
+_UNCHANGED: Final = object()
+"""Stands for a value that is encoded exactly without conversion."""
 
 
 def _exact(value: Any, number: int, where: str) -> Any:  # noqa: ANN401 - any value
-    """``value`` as msgspec encodes it exactly; ``_SAME`` where it does already."""
+    """``value`` as msgspec encodes it exactly; ``_UNCHANGED`` if it needs no conversion."""
     kind = type(value)
     if kind in _PLAIN:
-        return _SAME
+        return _UNCHANGED
     if kind is dict or kind is list or kind is tuple:
         return _members(value, number, where)
     if kind is float or kind is Decimal:
         if not (math.isfinite(value) if kind is float else value.is_finite()):
             _refuse(number, where, f"{value} is not JSON")
-        return _SAME
+        return _UNCHANGED
     if kind is msgspec.Raw:
-        refuse_json(bytes(value), number)
+        check_json(bytes(value), number)
         return msgspec.Raw(one_line(bytes(value)))
     found = _plain(value, number, where)
     exact = _exact(found, number, where)
-    return found if exact is _SAME else exact
+    return found if exact is _UNCHANGED else exact
 
 
 def _plain(value: Any, number: int, where: str) -> Any:  # noqa: ANN401 - any value
-    """The same without the class of its own, where it is one of JSON's by inheritance."""
+    """``value`` as the type that it inherits from, if JSON represents that."""
     if not isinstance(value, enum.Enum):
         if isinstance(value, str):
             return str.__str__(value)
@@ -176,7 +176,9 @@ def _plain(value: Any, number: int, where: str) -> Any:  # noqa: ANN401 - any va
         for plain in kinds:
             if isinstance(value, plain):
                 return plain(value)
-    return _refuse(number, where, f"{_a(value)} has no exact form in JSON; {_advice(value)}")
+    return _refuse(
+        number, where, f"{_type_name(value)} has no exact representation in JSON; {_advice(value)}"
+    )
 
 
 def _members(value: Any, number: int, where: str) -> Any:  # noqa: ANN401 - a dict, list or tuple
@@ -184,14 +186,14 @@ def _members(value: Any, number: int, where: str) -> Any:  # noqa: ANN401 - a di
     if keyed and set(map(type, value)) - _STR:
         return _exact(_with_plain_keys(value, number, where), number, where)
     if not set(map(type, value.values() if keyed else value)) - _PLAIN:
-        return _SAME
+        return _UNCHANGED
     changed = {
         key: found
         for key, member in (value.items() if keyed else enumerate(value))
-        if (found := _exact(member, number, f"{where}[{key!r}]")) is not _SAME
+        if (found := _exact(member, number, f"{where}[{key!r}]")) is not _UNCHANGED
     }
     if not changed:
-        return _SAME
+        return _UNCHANGED
     if keyed:
         return {**value, **changed}
     return [changed.get(index, member) for index, member in enumerate(value)]
@@ -200,23 +202,23 @@ def _members(value: Any, number: int, where: str) -> Any:  # noqa: ANN401 - a di
 def _with_plain_keys(value: dict[Any, Any], number: int, where: str) -> dict[str, Any]:
     for key in value:
         if not isinstance(key, str) or isinstance(key, enum.Enum):
-            _refuse(number, where, f"the key {key!r} is {_a(key)}, and JSON has only str")
+            _refuse(number, where, f"the key {key!r} is {_type_name(key)}; JSON has only str keys")
     return {str.__str__(key): member for key, member in value.items()}
 
 
-def _a(value: object) -> str:
+def _type_name(value: object) -> str:
     return f"a value of type {type(value).__name__}"
 
 
 def _advice(value: object) -> str:
     for mark, advice in (
-        ("isoformat", "pass a str, for instance .isoformat()"),
+        ("isoformat", "pass a str, for example .isoformat()"),
         ("model_dump", "pass .model_dump(mode='json')"),
         ("__dataclass_fields__", "pass dataclasses.asdict(…)"),
         ("_asdict", "pass ._asdict()"),
         ("__struct_fields__", "pass msgspec.to_builtins(…), or msgspec.json.encode(…)"),
         ("keys", "pass dict(…)"),
-        ("tolist", "pass .tolist(), of Python's own types"),
+        ("tolist", "pass .tolist(), which has Python's own types"),
     ):
         if hasattr(value, mark):
             return advice

@@ -1,4 +1,4 @@
-"""Connections: directly or through a proxy, and what is wrong where there is none."""
+"""Connections, directly or through a proxy, and explanations of why they fail."""
 
 import os
 import socket
@@ -13,14 +13,14 @@ from gapless.errors import SettingError, UnreachableError
 from gapless.text import redact
 
 _PIECE: Final = 64 * 1024
-"""Bytes of a body that are written at once: a time-out watches each of them, not the whole body."""
+"""Bytes of a body per write: each write has a time-out, not the whole body."""
 
 _UNSENT: Final = 256 * 1024
-"""Bytes that the kernel takes before it sends them. More would hide that nothing moves."""
+"""Unsent bytes that the kernel may buffer. More would hide that nothing is being sent."""
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
-    """Notice a dead peer and a line that stands still; not every system has all of these."""
+    """Detect a dead peer or a stalled connection; not every system has all of these."""
     wanted = [
         ("TCP_KEEPIDLE", 15),
         ("TCP_KEEPINTVL", 5),
@@ -34,8 +34,8 @@ def _socket_options() -> list[tuple[int, int, int]]:
     return found
 
 
-class Body(httpx.AsyncByteStream, httpx.SyncByteStream):
-    """The bytes of a request in pieces, as often as they are asked for."""
+class ChunkedBody(httpx.AsyncByteStream, httpx.SyncByteStream):
+    """A request body that is written in pieces; may be iterated repeatedly."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -49,8 +49,8 @@ class Body(httpx.AsyncByteStream, httpx.SyncByteStream):
             yield piece
 
 
-def proxy_of(url: httpx.URL) -> tuple[str, str] | None:
-    """The proxy for ``url`` and the variable that names it; None where there is none."""
+def find_proxy(url: httpx.URL) -> tuple[str, str] | None:
+    """The proxy for ``url``, and the environment variable that sets it; None if there is none."""
     host = url.host
     inside = f"[{host}]" if ":" in host else host
     if any(urllib.request.proxy_bypass(name) for name in (host, inside, f"{inside}:{url.port}")):
@@ -64,124 +64,125 @@ def proxy_of(url: httpx.URL) -> tuple[str, str] | None:
     return None
 
 
-def trusted() -> ssl.SSLContext:
-    """Whom to trust: ``SSL_CERT_FILE`` or ``SSL_CERT_DIR``, or else certifi's list."""
-    named = next((n for n in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(n)), "")
+def ssl_context() -> ssl.SSLContext:
+    """Trusted certificates: ``SSL_CERT_FILE`` or ``SSL_CERT_DIR``, or else certifi's."""
+    variable = next((n for n in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(n)), "")
     try:
         return httpx.create_ssl_context()
     except (OSError, ssl.SSLError) as error:
         raise SettingError(
-            f"{named or 'The list of certificates'} cannot be used: {_reason(error)}."
-            " It must name certificates in PEM format."
+            f"{variable or 'The list of certificates'} cannot be used: {_reason(error)}."
+            " It must contain certificates in PEM format."
         ) from None
 
 
-class Routes(httpx.AsyncBaseTransport):
-    """Sends each request on its way; a way is made when it is first needed."""
+class ProxyTransport(httpx.AsyncBaseTransport):
+    """Sends each request directly, or through the proxy for its host."""
 
     def __init__(self, limits: httpx.Limits) -> None:
         self._limits = limits
-        self._ways: dict[str, httpx.AsyncHTTPTransport] = {}
+        self._transports: dict[str, httpx.AsyncHTTPTransport] = {}
+        """By proxy; each is created when it is first needed."""
         self._proxies: dict[tuple[str, str, int | None], tuple[str, str]] = {}
-        self._trusted: ssl.SSLContext | None = None
+        self._ssl_context: ssl.SSLContext | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send ``request``. Raises SettingError where a variable cannot be used."""
+        """Send ``request``. Raises SettingError if a variable has an invalid value."""
         origin = (request.url.scheme, request.url.host, request.url.port)
         if origin not in self._proxies:
-            self._proxies[origin] = proxy_of(request.url) or ("", "")
+            self._proxies[origin] = find_proxy(request.url) or ("", "")
         proxy, variable = self._proxies[origin]
-        if proxy not in self._ways:
-            self._ways[proxy] = self._way(proxy, variable)
-        return await self._ways[proxy].handle_async_request(request)
+        if proxy not in self._transports:
+            self._transports[proxy] = self._create(proxy, variable)
+        return await self._transports[proxy].handle_async_request(request)
 
-    def _way(self, proxy: str, variable: str) -> httpx.AsyncHTTPTransport:
-        self._trusted = self._trusted or trusted()
+    def _create(self, proxy: str, variable: str) -> httpx.AsyncHTTPTransport:
+        self._ssl_context = self._ssl_context or ssl_context()
         try:
             return httpx.AsyncHTTPTransport(
-                verify=self._trusted,
+                verify=self._ssl_context,
                 trust_env=False,
                 limits=self._limits,
                 proxy=proxy or None,
                 socket_options=_socket_options(),
             )
         except (ImportError, ValueError, httpx.InvalidURL) as error:
-            raise bad_proxy(variable, error) from None
+            raise proxy_error(variable, error) from None
 
     async def aclose(self) -> None:
-        """Close every connection."""
-        for way in self._ways.values():
-            await way.aclose()
+        """Close all connections."""
+        for transport in self._transports.values():
+            await transport.aclose()
 
 
-def bad_proxy(variable: str, error: Exception) -> SettingError:
-    """The error for a proxy that cannot be used at all."""
+def proxy_error(variable: str, error: Exception) -> SettingError:
+    """The error for a proxy that cannot be used."""
     if isinstance(error, ImportError):
-        reason = "a SOCKS proxy needs a package: pip install 'httpx[socks]'"
+        reason = "a SOCKS proxy requires a package: pip install 'httpx[socks]'"
     else:
         reason = redact(str(error))
     return SettingError(
-        f"The proxy that {variable} names cannot be used: {reason}. Unset {variable}, or except"
-        " the service's host by NO_PROXY."
+        f"The proxy in {variable} cannot be used: {reason}. Unset {variable}, or add the service's"
+        " host to NO_PROXY."
     )
 
 
-def permanent(
+def permanent_error(
     error: httpx.RequestError,
     url: str,
     source: str = "--url or GAPLESS_URL",
     *,
     last: bool = False,
 ) -> UnreachableError | None:
-    """What to say of an error that is the same however often it is tried; None for others.
+    """The error to raise if retrying cannot help; None otherwise.
 
-    ``source`` is where ``url`` came from; ``last`` is whether what may pass was tried enough. Only
-    before anything answered there: afterwards a name that is not found, or a port where nothing
-    listens, is a network that will be back.
+    ``source`` is where ``url`` was set; ``last`` is whether errors that may be temporary were
+    retried enough. Call it only before the first response: afterwards an unknown host, or a port
+    where nothing listens, is a network failure that will end.
     """
-    reason = _lasting(error, last=last)
+    reason = _permanent_reason(error, last=last)
     if not reason:
         return None
     service = redact(url).split("?", maxsplit=1)[0]
-    via, look = "", source
-    if found := proxy_of(httpx.URL(url)):
-        via = f" through the proxy that {found[1]} names"
-        look = f"{found[1]} and NO_PROXY, and {source}"
-    return UnreachableError(f"There is no answer from {service}{via}: {reason} Check {look}.")
+    via, check = "", source
+    if found := find_proxy(httpx.URL(url)):
+        via = f" through the proxy in {found[1]}"
+        check = f"{found[1]} and NO_PROXY, and {source}"
+    return UnreachableError(f"There is no response from {service}{via}: {reason} Check {check}.")
 
 
-def _lasting(error: httpx.RequestError, *, last: bool) -> str:  # noqa: PLR0911 - each its own
-    """Why another attempt would end in the same way; "" where it might not."""
-    causes = list(_chain(error))
+def _permanent_reason(error: httpx.RequestError, *, last: bool) -> str:  # noqa: PLR0911 - each its own
+    """Why retrying cannot help; "" if it may."""
+    causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
-                f"its certificate is not trusted ({cause.verify_message}). Name the file with its"
-                " authority's certificate in SSL_CERT_FILE."
+                f"its certificate is not trusted ({cause.verify_message}). Set SSL_CERT_FILE to the"
+                " file with the certificate of its authority."
             )
         if isinstance(cause, ssl.SSLError):
-            return f"there is no TLS ({cause.reason or 'it ended'}). Does it begin with http://?"
+            return f"it does not speak TLS ({cause.reason or 'disconnected'}). Is its URL http://?"
         if isinstance(cause, socket.gaierror):
-            return f"the host's name is not known ({cause.strerror})."
+            return f"the host name is unknown ({cause.strerror})."
     if isinstance(error, httpx.ProxyError):
-        return f"the proxy says {redact(str(error))!r}."
+        return f"the proxy responds with {redact(str(error))!r}."
     if isinstance(error, httpx.ConnectError):
         numbered = (cause for cause in causes if isinstance(cause, OSError) and cause.errno)
-        return f"{_reason(next(numbered, OSError('no connection')))}. Does it run there?"
+        return f"{_reason(next(numbered, OSError('no connection')))}. Is the service running?"
     if isinstance(error, httpx.RemoteProtocolError) and "illegal" in str(error):
-        return "what listens there does not speak HTTP."
+        return "it does not speak HTTP."
     if last and isinstance(error, (httpx.NetworkError, httpx.RemoteProtocolError)):
-        return "every connection ends without one. Does it begin with https://?"
+        return "it closes every connection. Is its URL https://?"
     if last and isinstance(error, httpx.ConnectTimeout):
-        return "no connection is made in time."
+        return "connecting timed out."
     return ""
 
 
-def described(error: Exception) -> str:
-    """A transport error in some words."""
+def describe_error(error: Exception) -> str:
+    """A transport error in a few words."""
     if isinstance(error, httpx.TimeoutException):
-        return "nothing came for too long"
-    for cause in _chain(error):
+        return "timed out"
+    for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno:
             return _reason(cause)
     return redact(str(error)) or type(error).__name__
@@ -190,19 +191,19 @@ def described(error: Exception) -> str:
 def _reason(error: OSError) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "the connection was refused"
-    # asyncio tells every address that it tried; the first is enough.
+    # asyncio lists every address that it tried; the first is enough.
     return redact(error.strerror or str(error) or type(error).__name__).split(" [Errno")[0]
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and all that led to it."""
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """``error`` and all its causes."""
     waiting: list[BaseException] = [error]
     seen: set[int] = set()
     while waiting:
-        found = waiting.pop(0)
-        if id(found) in seen:
+        cause = waiting.pop(0)
+        if id(cause) in seen:
             continue
-        seen.add(id(found))
-        yield found
-        waiting += [one for one in (found.__cause__, found.__context__) if one is not None]
-        waiting += getattr(found, "exceptions", ())
+        seen.add(id(cause))
+        yield cause
+        waiting += [one for one in (cause.__cause__, cause.__context__) if one is not None]
+        waiting += getattr(cause, "exceptions", ())

@@ -1,4 +1,4 @@
-"""A whole upload: plan it, send what is missing, finish, and prove that what is stored was sent."""
+"""A whole upload: plan it, send what is missing, finish, and verify the checksum."""
 
 import hashlib
 import io
@@ -6,19 +6,19 @@ import os
 import stat
 import time
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
 import msgspec
 
-from gapless import atomic, fingerprint, records, state
-from gapless import plan as plans
+from gapless import atomic, batching, compression, fingerprint, readers, state
+from gapless.batching import Batch, Plan
 from gapless.errors import (
     ExpiredError,
     FileChangedError,
@@ -30,41 +30,30 @@ from gapless.errors import (
     SettingError,
     StateError,
 )
-from gapless.fingerprint import Blocks
-from gapless.http import Report, silent
-from gapless.plan import Batch, Plan
-from gapless.reading import Reading, ReadOptions
-from gapless.records import Chunk
-from gapless.sessions import (
-    AsyncClient,
-    AsyncSession,
-    Limits,
-    Range,
-    Result,
-    Status,
-    check,
-    crc32,
-    encode_batch,
-    facts_of,
-)
+from gapless.fingerprint import BlockReader
+from gapless.formats import Reading, ReadOptions
+from gapless.http import Report, ignore_events
+from gapless.models import Limits, Range, Result, Status, as_json
+from gapless.readers import Chunk
+from gapless.sessions import AsyncClient, AsyncSession, encode_batch, verify_checksum
 from gapless.state import State
-from gapless.text import command, count, longer, named, shown
+from gapless.text import as_argument, command, count, printable, with_suffix
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _SHOWN: Final = 5
-"""How many records an inspection shows."""
+"""How many records ``gapless inspect`` shows."""
 
 _SHOWN_BYTES: Final = 300
 
-_NOTHING: Final = (
-    "Nothing came in: did the command that writes it fail? An empty object is made of an empty"
+_EMPTY_INPUT: Final = (
+    "The input is empty: did the command that writes it fail? To upload no records, use an empty"
     " .ndjson file."
 )
 
-_ROUNDS: Final = 3
-"""How often what a finish misses is sent again. Once should do: what got a 204 is there."""
+_MAX_ROUNDS: Final = 3
+"""How often finish may report missing batches. Once should do: what got a 204 is stored."""
 
 
 @dataclass(frozen=True)
@@ -72,26 +61,26 @@ class Source:
     """A file with records, and how to read it."""
 
     path: Path
-    options: ReadOptions = ReadOptions()  # noqa: RUF009 - it is frozen
+    options: ReadOptions = ReadOptions()  # noqa: RUF009 - it is immutable
     skip_invalid: bool = False
-    remembered: bool = True
-    """Whether a state file is kept; what can be read only once has no name to find it by."""
-    aside: Path | None = None
-    """Where records go that are left out; beside the file if it is not said."""
+    keep_state: bool = True
+    """Whether to keep a state file; a pipe has no name to find it by."""
+    rejects_path: Path | None = None
+    """The file for records that are left out; FILE.invalid by default."""
     stream: IO[bytes] | None = None
-    """What is read, once, in the place of ``path``."""
+    """Read, once, instead of ``path``."""
     label: str = ""
-    """What messages call it, if not by its path; its suffix says its format."""
+    """The name in messages, if not the path; its suffix tells the format."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
-        return self.label or shown(self.path)
+        """The name in messages."""
+        return self.label or printable(self.path)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What the first pass over a source finds."""
+    """The result of the first pass over a source."""
 
     plan: Plan
     sha256: str
@@ -101,30 +90,30 @@ class Scan:
     blocks: Sequence[int]
     """The CRC-32 of each block of the file."""
     reading: Reading
-    clean: bool
-    """Whether the file is NDJSON just as it is sent."""
+    verbatim: bool
+    """Whether the file is NDJSON exactly as it is sent."""
     skipped: int
     """Records that were left out."""
     blank: int
-    """Lines that were left out, for there is nothing on them."""
+    """Blank lines."""
     literal: int
-    """Lines of a TSV with quotes or backslashes, which are data."""
+    """Lines of a TSV that contain quotes or backslashes, which are data."""
     first: Sequence[bytes]
-    """The first records, each cut off where it is long."""
+    """The first records, truncated."""
 
 
 async def upload(
-    client: AsyncClient, source: Source, *, batch_size: int | None = None, anew: bool = False
+    client: AsyncClient, source: Source, *, batch_size: int | None = None, start_over: bool = False
 ) -> Result:
-    """Upload ``source`` into a new session; gives the result, which is ``ok`` and verified.
+    """Upload ``source`` into a new session; returns the result, which is ``ok`` and verified.
 
-    ``batch_size`` is the number of records in a batch, otherwise chosen. Raises StateError where an
-    upload of the file is unfinished, unless ``anew``; InputError before anything is sent;
+    ``batch_size`` is the number of records in a batch, by default computed. Raises StateError if an
+    upload of the file is unfinished, unless ``start_over``; InputError before anything is sent;
     IncompleteError, ChecksumError, ApiError or UnavailableError afterwards.
     """
     async with _readable(source) as readable:
-        if readable.remembered and not anew:
-            await _make_way(client, readable)
+        if readable.keep_state and not start_over:
+            await _check_unfinished(client, readable)
         return await _upload(client, readable, batch_size)
 
 
@@ -135,58 +124,66 @@ async def _upload(client: AsyncClient, source: Source, batch_size: int | None) -
         session = await client.create(found.plan.records, found.plan.batch_size)
         if _fits(found.plan, session.limits):
             break
-        # A service with tighter limits than the documented ones; they are known only now.
+        # Its limits are stricter than the documented ones, which the plan assumed.
         await session.abort()
         if session.limits == limits:
-            raise GaplessError(f"The records do not fit the service's limits: {session.limits}")
+            raise GaplessError(
+                f"The records do not fit into the service's limits: {session.limits}"
+            )
         limits = session.limits
-    begun = _state(client, session, source, found)
-    remembered = source.remembered and _remember(client, begun)
-    client.report("session", _described(client, session, found.plan) | {"remembered": remembered})
-    result = await _complete(client, session, source, begun)
-    return msgspec.structs.replace(result, reading=str(begun.reading))
+    saved_state = _new_state(client, session, source, found)
+    remembered = source.keep_state and _save_state(client, saved_state)
+    _report_session(client, session, found.plan, remembered=remembered)
+    result = await _complete(client, session, source, saved_state)
+    return msgspec.structs.replace(result, reading=str(saved_state.reading))
 
 
-async def _make_way(client: AsyncClient, source: Source) -> None:
-    """Raise StateError where an upload of the file is unfinished and can still be finished."""
-    begun = state.load(source.path, client.url)
-    if begun is None or begun.finished:
+async def _check_unfinished(client: AsyncClient, source: Source) -> None:
+    """Raise StateError if an upload of the file is unfinished and can be resumed."""
+    saved_state = state.load(source.path, client.url)
+    if saved_state is None or saved_state.finished:
         return
-    gave_up = command("abort", begun.session_id, "--url", begun.url)
-    if not await anyio.to_thread.run_sync(_is_same, source, begun):
-        why = f"is of other content. It starts over; give the old one up with: {gave_up}"
+    abort = command("abort", saved_state.session_id, "--url", saved_state.url)
+    if not await anyio.to_thread.run_sync(_is_unchanged, source, saved_state):
+        why = f"has other content. This upload starts over; abort the old one with: {abort}"
     else:
         try:
-            status = await client.session(begun.session_id).status()
+            status = await client.session(saved_state.session_id).status()
         except (NotFoundError, ExpiredError) as error:
             if not error.code:
                 raise
-            why = "is not there any more, expired or given up. It starts over"
+            why = "no longer exists: it expired or was aborted. This upload starts over"
         else:
             if status.state != "ABORTED":
+                resume = command("resume", as_argument(source.path))
+                start_over = command("upload", "--new", as_argument(source.path))
                 raise StateError(
-                    f"An upload of {source.name} is unfinished: session {begun.session_id} at"
-                    f" {begun.url}. Go on with: {command('resume', named(source.path))}. Start over"
-                    f" with: {command('upload', '--new', named(source.path))}"
+                    f"An upload of {source.name} is unfinished: session {saved_state.session_id} at"
+                    f" {saved_state.url}. Resume with: {resume}. Start over with: {start_over}"
                 )
-            why = "was given up. It starts over"
-    message = f"An earlier upload of {source.name}, session {begun.session_id}, {why}."
+            why = "was aborted. This upload starts over"
+    message = f"An earlier upload of {source.name}, session {saved_state.session_id}, {why}."
     client.report("warning", {"message": message})
-    state.forget(begun)
+    state.delete(saved_state)
 
 
-def _remember(client: AsyncClient, begun: State) -> bool:
-    """Write down what it takes to go on; an upload goes on without, too."""
+def _save_state(client: AsyncClient, saved_state: State) -> bool:
+    """Save what ``gapless resume`` needs; without it the upload continues with a warning."""
     try:
-        state.save(begun)
+        state.save(saved_state)
     except (OSError, SettingError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        go_on = command(
-            "resume", named(begun.path), "--session", begun.session_id, "--url", begun.url
+        resume = command(
+            "resume",
+            as_argument(saved_state.path),
+            "--session",
+            saved_state.session_id,
+            "--url",
+            saved_state.url,
         )
         message = (
-            f"The state folder cannot be written, {reason}: gapless resume will not know this"
-            f" upload. If it breaks off, go on with: {go_on}"
+            f"The state folder cannot be written, {reason}: gapless resume will not find this"
+            f" upload. If it is interrupted, resume with: {resume}"
         )
         client.report("warning", {"message": message})
         return False
@@ -194,103 +191,97 @@ def _remember(client: AsyncClient, begun: State) -> bool:
 
 
 async def resume(
-    client: AsyncClient, source: Source, session_id: str, begun: State | None = None
+    client: AsyncClient, source: Source, session_id: str, saved_state: State | None = None
 ) -> Result:
     """Send what the session still misses of ``source``, and finish; raises as ``upload`` does.
 
-    ``begun`` is what is known of the upload. Without it the file is read anew, and the session says
-    how it is cut. Raises FileChangedError where it is not the file that the session is for.
+    Without ``saved_state`` the file is read and checked again, and the session determines the batch
+    size. Raises FileChangedError if the session was opened for another file.
     """
     async with _readable(source) as readable:
-        return await _resume(client, readable, session_id, begun)
+        return await _resume(client, readable, session_id, saved_state)
 
 
 async def _resume(
-    client: AsyncClient, source: Source, session_id: str, begun: State | None
+    client: AsyncClient, source: Source, session_id: str, saved_state: State | None
 ) -> Result:
     session = client.session(session_id)
     status = await session.status()
-    remembered = begun is not None
-    if begun is None:
+    remembered = saved_state is not None
+    if saved_state is None:
         found = await _scan(client, source, session.limits, status.batch_size, status=status)
-        begun = _state(client, session, source, found)
-        if found.plan.records == status.total_record and source.remembered:
-            remembered = _remember(client, begun)
-    elif not await anyio.to_thread.run_sync(_is_same, source, begun):
-        start_over = command("upload", "--new", named(source.path))
-        if begun.finished:
+        saved_state = _new_state(client, session, source, found)
+        if found.plan.records == status.total_record and source.keep_state:
+            remembered = _save_state(client, saved_state)
+    elif not await anyio.to_thread.run_sync(_is_unchanged, source, saved_state):
+        start_over = command("upload", "--new", as_argument(source.path))
+        if saved_state.finished:
             raise FileChangedError(
                 f"{source.name} has changed since it was uploaded; that upload, session"
                 f" {session_id}, is finished. Upload the new content with: {start_over}"
             )
-        give_up = command("abort", session_id, "--url", client.url)
+        abort = command("abort", session_id, "--url", client.url)
         raise FileChangedError(
-            f"{source.name} has changed since session {session_id} was opened for it. Bring the"
-            f" old content back, or upload the new one with: {start_over}. Give the old session up"
-            f" with: {give_up}"
+            f"{source.name} has changed since session {session_id} was opened for it. Restore the"
+            f" old content, or upload the new one with: {start_over}. Abort the old session with:"
+            f" {abort}"
         )
-    plan = begun.plan
+    plan = saved_state.plan
     if plan.records != status.total_record:
         raise FileChangedError(
-            f"{source.name} has {count(plan.records, 'record')}, the session is for"
+            f"{source.name} has {count(plan.records, 'record')}, the session was opened for"
             f" {status.total_record:,}."
         )
-    facts = {"remembered": remembered, "stored": status.batches}
-    client.report("session", _described(client, session, plan) | facts)
-    result = await _complete(client, session, source, begun, status=status)
-    return msgspec.structs.replace(result, reading=str(begun.reading))
+    _report_session(client, session, plan, remembered=remembered, stored=status.batches)
+    result = await _complete(client, session, source, saved_state, status=status)
+    return msgspec.structs.replace(result, reading=str(saved_state.reading))
 
 
 async def _complete(
     client: AsyncClient,
     session: AsyncSession,
     source: Source,
-    begun: State,
+    saved_state: State,
     *,
     status: Status | None = None,
 ) -> Result:
-    plan = begun.plan
-    wanted = _Wanted(status)
-    for _ in range(_ROUNDS):
+    plan = saved_state.plan
+    missing = MissingBatches(status)
+    for _ in range(_MAX_ROUNDS):
         if status is None or status.state == "OPEN":
-            await _send(client, session, source, begun, wanted)
-            while wanted.truncated:
+            await _send(client, session, source, saved_state, missing)
+            while missing.truncated:
                 status = await session.status()
-                wanted = _Wanted(status)
-                await _send(client, session, source, begun, wanted)
+                missing = MissingBatches(status)
+                await _send(client, session, source, saved_state, missing)
         client.report("finishing", {})
         result = await session.finish()
         if result.ok:
             break
-        client.report("finish", facts_of(result))
+        client.report("finish", as_json(result))
         status = await session.status()
-        wanted = _Wanted(status)
+        missing = MissingBatches(status)
     else:
         raise result.incomplete()
-    if source.remembered:
-        state.finished(begun)
-    verify(result, plan)
+    if source.keep_state:
+        state.mark_finished(saved_state)
+    verify_checksum(result, size=plan.bytes, crc=plan.crc32)
     return result
-
-
-def verify(result: Result, plan: Plan) -> None:
-    """Raise ChecksumError unless ``result`` is of just what ``plan`` counted."""
-    check(result, bytes_=plan.bytes, crc=plan.crc32)
 
 
 async def _send(
     client: AsyncClient,
     session: AsyncSession,
     source: Source,
-    begun: State,
-    wanted: "_Wanted",
+    saved_state: State,
+    missing: "MissingBatches",
 ) -> None:
-    """Send the batches that are ``wanted``, some at a time, each read only when there is room.
+    """Send the batches that are ``missing``, several at a time; each is read when a slot is free.
 
-    Raises FileChangedError where the file is not what it was when it was read first: nothing of
-    another content is sent, and the session is not finished.
+    Raises FileChangedError if the file is not the one that the first pass read: no changed content
+    is sent, and the session is not finished.
     """
-    gate = client.http.gate
+    limiter = client.limiter
     failures: list[GaplessError] = []
 
     async def send(number: int, batch: Batch) -> None:
@@ -304,101 +295,103 @@ async def _send(
             failures.append(error)
             tasks.cancel_scope.cancel()
         finally:
-            gate.leave()
+            limiter.release()
 
     with _opened(source.path) as file:
         before = os.fstat(file.fileno())
-        second = _SecondPass(source, file, begun)
+        second_pass = _SecondPass(source, file, saved_state)
         async with anyio.create_task_group() as watching:
-            watching.start_soon(client.http.watch)
+            watching.start_soon(client.http.watch_clock)
             async with anyio.create_task_group() as tasks:
                 while True:
-                    await gate.enter()
+                    await limiter.acquire()
                     try:
-                        found = await anyio.to_thread.run_sync(second.next, wanted, client.report)
+                        found = await anyio.to_thread.run_sync(
+                            second_pass.next, missing, client.report
+                        )
                     except GaplessError as error:
                         failures.append(error)
                         tasks.cancel_scope.cancel()
                         found = None
                     if found is None:
-                        gate.leave()
+                        limiter.release()
                         break
                     tasks.start_soon(send, *found)
                     del found
             watching.cancel_scope.cancel()
     if failures:
         raise failures[0]
-    await anyio.to_thread.run_sync(_check_still, source, begun, before)
+    await anyio.to_thread.run_sync(_check_unchanged, source, saved_state, before)
 
 
 class _SecondPass:
-    """Reads the file again, for its batches, and checks that they are what the plan counted."""
+    """Reads the file again, for its batches, and checks that the file is the planned one."""
 
-    def __init__(self, source: Source, file: io.BufferedReader, begun: State) -> None:
+    def __init__(self, source: Source, file: io.BufferedReader, saved_state: State) -> None:
         self._source = source
-        self._plan = begun.plan
-        self._batches = enumerate(plans.cut(_read(source, file, begun), begun.plan))
+        self._plan = saved_state.plan
+        self._batches = enumerate(
+            batching.split(_read_again(source, file, saved_state), saved_state.plan)
+        )
         self._records = self._bytes = self._crc = 0
 
-    def next(self, wanted: "_Wanted", report: Report) -> tuple[int, Batch] | None:
-        """The next batch that is wanted. Raises FileChangedError."""
-        with _reading(self._source):
+    def next(self, missing: "MissingBatches", report: Report) -> tuple[int, Batch] | None:
+        """The next missing batch; None at the end. Raises FileChangedError."""
+        with _explaining(self._source):
             for number, batch in self._batches:
                 self._records += batch.records
                 self._bytes += batch.bytes
                 for piece in batch.pieces:
-                    self._crc = crc32(piece, self._crc)
-                if number in wanted:
+                    self._crc = compression.crc32(piece, self._crc)
+                if number in missing:
                     return number, batch
                 facts = {"seqNum": number, "records": batch.records, "bytes": batch.bytes}
                 report("stored", facts)
             plan = self._plan
             if (self._records, self._bytes, self._crc) != (plan.records, plan.bytes, plan.crc32):
-                raise FileChangedError("")
+                raise FileChangedError(fingerprint.CHANGED)
         return None
 
 
 @contextmanager
-def _reading(source: Source) -> Iterator[None]:
-    """Errors of the second pass, with what to do."""
+def _explaining(source: Source) -> Iterator[None]:
+    """Add what to do to the errors of the second pass."""
     try:
         yield
     except FileChangedError:
         raise FileChangedError(
-            f"{source.name} has changed since it was read first. Nothing of the change was sent,"
-            " and nothing is finished. Upload it as it is now with:"
-            f" {command('upload', '--new', named(source.path))}"
+            f"{source.name} has changed since it was read first. No changed content was sent, and"
+            " the session is not finished. Upload the new content with:"
+            f" {command('upload', '--new', as_argument(source.path))}"
         ) from None
     except OSError as error:
         raise InputError(f"{source.name}: {error.strerror}") from None
 
 
-def _check_still(source: Source, begun: State, before: os.stat_result) -> None:
-    """Raise FileChangedError where the file changed after it was read, or another has its name.
-
-    Whoever looks there would find something else than what was stored.
-    """
+def _check_unchanged(source: Source, saved_state: State, before: os.stat_result) -> None:
+    """Raise FileChangedError if the file changed after it was read, or was replaced by another."""
     try:
         now = source.path.stat()
     except OSError:
-        return  # it was deleted, or moved away; what was sent is whole
+        return  # it was deleted, or moved; what was sent is complete
     if _stamp(now) == _stamp(before):
         return
-    with _opened(source.path) as file, _reading(source):
-        blocks = Blocks(file, fingerprint.unpacked(begun.blocks))
+    with _opened(source.path) as file, _explaining(source):
+        blocks = BlockReader(file, fingerprint.unpack(saved_state.blocks))
         while blocks.read(fingerprint.BLOCK):
             pass
 
 
 def _stamp(facts: os.stat_result) -> tuple[int, ...]:
-    # Not the time of the change alone, which anybody may set.
+    # Not the modification time alone: any program may set it.
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
-class _Wanted:
-    """The batches that a session misses; all of them where nothing is known yet.
+class MissingBatches:
+    """The batches that are not stored; all of them without a ``status``.
 
-    A session without a batch size does not know its tail: what follows the last batch is missing.
+    A session without a batch size does not know how many follow its last batch: all of them count
+    as missing.
     """
 
     def __init__(self, status: Status | None) -> None:
@@ -407,7 +400,7 @@ class _Wanted:
         self._tail = 0
         self.truncated = bool(status and status.missing_truncated)
         if status:
-            known = status.batches + sum(gap.last - gap.first + 1 for gap in self._ranges)
+            known = status.batches + sum(map(len, self._ranges))
             self._tail = -1 if self.truncated or status.batch_size else known
 
     def __contains__(self, number: int) -> bool:
@@ -439,8 +432,8 @@ async def _scan(
 
 
 @contextmanager
-def _named(source: Source) -> Iterator[None]:
-    """Errors of the input begin with its name."""
+def _naming(source: Source) -> Iterator[None]:
+    """Put the name of the source before the errors of its content."""
     try:
         yield
     except InputError as error:
@@ -459,11 +452,11 @@ def scan(
     flexible: bool = False,
     compress: bool = True,
     keep_invalid: bool = True,
-    report: Report = silent,
+    report: Report = ignore_events,
 ) -> Scan:
-    """Read the source once: check, count and sum it. Raises InputError.
+    """The first pass: check and count the records, and compute checksums. Raises InputError.
 
-    ``keep_invalid`` writes the records that are left out to a file of their own.
+    ``keep_invalid`` writes the records that are left out to a file.
     """
     digest = hashlib.sha256()
     read = 0
@@ -475,41 +468,42 @@ def scan(
         report("reading", {"read": read, "size": before.st_size})
 
     def fits(record: bytes) -> bool:
-        if not compress or len(record) > limits.max_inflated_bytes - plans.ROOM:
+        if not compress or len(record) > limits.max_inflated_bytes - batching.ENVELOPE_BYTES:
             return False
         body, _ = encode_batch(limits.max_seq_num, [record + b"\n"], compress=True)
         return len(body) <= limits.max_body_bytes
 
     first: list[bytes] = []
 
-    def noted() -> Iterator[Chunk]:
+    def chunks() -> Iterator[Chunk]:
         for chunk in reader:
             some = chunk.records[: _SHOWN - len(first)] if len(first) < _SHOWN else ()
             first.extend(bytes(record)[:_SHOWN_BYTES] for record in some)
             yield chunk
 
-    with _opened(source.path) as file, _named(source):
+    with _opened(source.path) as file, _naming(source):
         before = os.fstat(file.fileno())
-        blocks = Blocks(file, see=see)
-        with _Aside(source, keep=keep_invalid) as aside:
-            reader = records.Reader(
+        blocks = BlockReader(file, see=see)
+        with RejectsFile(source, keep=keep_invalid) as rejects:
+            reader = readers.Reader(
                 blocks.buffered(),
                 source.name,
                 source.options,
-                on_invalid=aside if source.skip_invalid else records.refuse,
-                largest=min(limits.max_body_bytes, limits.max_inflated_bytes) - plans.ROOM,
+                on_invalid=rejects if source.skip_invalid else readers.refuse,
+                largest=min(limits.max_body_bytes, limits.max_inflated_bytes)
+                - batching.ENVELOPE_BYTES,
                 fits=fits,
             )
-            plan = plans.make(
-                noted(),
+            plan = batching.make_plan(
+                chunks(),
                 batch_size=batch_size,
                 flexible=flexible,
-                most_bytes=min(limits.max_body_bytes, limits.max_inflated_bytes),
+                max_bytes=min(limits.max_body_bytes, limits.max_inflated_bytes),
                 max_batches=limits.max_seq_num + 1,
             )
         after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise FileChangedError(f"{source.name} was written to while it was read.")
+        raise FileChangedError(f"{source.name} was modified while it was read.")
     report(
         "input",
         {
@@ -518,7 +512,7 @@ def scan(
             "bytes": plan.bytes,
             "sha256": digest.hexdigest(),
             "crc32": f"{plan.crc32:08x}",
-            "skipped": aside.count,
+            "skipped": rejects.count,
             "blank": reader.blank,
             "reading": str(reader.reading),
         },
@@ -531,24 +525,25 @@ def scan(
         (after.st_dev, after.st_ino),
         blocks.sums,
         reader.reading,
-        clean=not reader.mended,
-        skipped=aside.count,
+        verbatim=not reader.modified,
+        skipped=rejects.count,
         blank=reader.blank,
         literal=reader.literal,
         first=first,
     )
 
 
-class _Aside:
-    """Counts the records that are left out, and writes them to FILE.invalid, as they are."""
+class RejectsFile:
+    """Counts the records that are left out, and writes them to FILE.invalid, unchanged."""
 
     def __init__(self, source: Source, *, keep: bool) -> None:
         self.count = 0
         self._keep = keep
-        self._path = source.aside or longer(source.path, ".invalid")
+        self._path = source.rejects_path or with_suffix(source.path, ".invalid")
         self._file: IO[bytes] | None = None
 
     def __call__(self, error: InvalidRecordError, record: bytes) -> None:
+        """Handle an invalid record."""
         del error
         self.count += 1
         if not self._keep:
@@ -558,7 +553,7 @@ class _Aside:
                 self._file = self._path.open("wb")
             except OSError as fault:
                 raise InputError(
-                    f"{shown(self._path)}, for the records that are left out: {fault.strerror}"
+                    f"{printable(self._path)}, for records that are left out: {fault.strerror}"
                 ) from None
         self._file.write(record + b"\n")
 
@@ -575,107 +570,106 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise InputError(f"{shown(path)}: {error.strerror}") from None
+        raise InputError(f"{printable(path)}: {error.strerror}") from None
     with file:
         yield file
 
 
-def _read(source: Source, file: io.BufferedReader, begun: State) -> Iterator[Chunk]:
-    """The second pass: what was left out before is left out again, quietly."""
+def _read_again(source: Source, file: io.BufferedReader, saved_state: State) -> Iterator[Chunk]:
+    """The second pass leaves out the same records as the first, without reporting them."""
 
-    def leave_out(error: InvalidRecordError, record: bytes) -> None:
+    def skip(error: InvalidRecordError, record: bytes) -> None:
         if not source.skip_invalid:
-            records.refuse(error, record)
+            readers.refuse(error, record)
 
-    blocks = Blocks(file, fingerprint.unpacked(begun.blocks))
+    blocks = BlockReader(file, fingerprint.unpack(saved_state.blocks))
     return iter(
-        records.Reader(
+        readers.Reader(
             blocks.buffered(),
             source.name,
             source.options,
-            trusted=begun.clean,
-            on_invalid=leave_out,
+            trusted=saved_state.verbatim,
+            on_invalid=skip,
         )
     )
 
 
-def _is_same(source: Source, begun: State) -> bool:
-    """Whether the file is the one that was begun: by size and time, or else by its content."""
+def _is_unchanged(source: Source, saved_state: State) -> bool:
+    """Whether the file is unchanged: by its size and time, or else by its content."""
     with _opened(source.path) as file:
         now = os.fstat(file.fileno())
-        if (now.st_size, now.st_mtime_ns) == (begun.size, begun.mtime_ns):
+        if (now.st_size, now.st_mtime_ns) == (saved_state.size, saved_state.mtime_ns):
             return True
-        if now.st_size != begun.size:
+        if now.st_size != saved_state.size:
             return False
-        # Copied, or touched: only its content tells.
+        # Copied, or touched: compare the content.
         digest = hashlib.sha256()
-        while block := file.read(records.CHUNK):
+        while block := file.read(readers.CHUNK):
             digest.update(block)
-    return digest.hexdigest() == begun.sha256
+    return digest.hexdigest() == saved_state.sha256
 
 
 def _fits(plan: Plan, limits: Limits) -> bool:
-    most = min(limits.max_body_bytes, limits.max_inflated_bytes)
+    max_bytes = min(limits.max_body_bytes, limits.max_inflated_bytes)
     batches = plan.batches or 0
-    # Larger batches are planned only where there is no other way, and then gzip must do it.
-    return plan.batch_bytes <= max(most, plans.TARGET) and batches <= limits.max_seq_num + 1
+    # A larger batch is planned only if there would be too many, and relies on gzip.
+    return (
+        plan.batch_bytes <= max(max_bytes, batching.TARGET_BYTES)
+        and batches <= limits.max_seq_num + 1
+    )
 
 
-def _state(client: AsyncClient, session: AsyncSession, source: Source, found: Scan) -> State:
+def _new_state(client: AsyncClient, session: AsyncSession, source: Source, found: Scan) -> State:
     return State(
         url=client.url,
         session_id=session.session_id,
-        file=state.located(source.path),
+        file=state.file_url(source.path),
         size=found.size,
         mtime_ns=found.mtime_ns,
         inode=found.inode,
         sha256=found.sha256,
-        blocks=fingerprint.packed(found.blocks),
+        blocks=fingerprint.pack(found.blocks),
         reading=found.reading,
         skip_invalid=source.skip_invalid,
-        clean=found.clean,
+        verbatim=found.verbatim,
         plan=found.plan,
-        begun=time.time(),
+        started_at=time.time(),
     )
 
 
-def _described(client: AsyncClient, session: AsyncSession, plan: Plan) -> dict[str, Any]:
-    return {
-        "sessionId": session.session_id,
-        "url": client.url,
-        "totalRecord": plan.records,
-        "batchSize": plan.batch_size,
-        "batches": plan.batches,
-        "bytes": plan.bytes,
-    }
+def _report_session(
+    client: AsyncClient, session: AsyncSession, plan: Plan, **facts: bool | int
+) -> None:
+    client.report(
+        "session",
+        {
+            "sessionId": session.session_id,
+            "url": client.url,
+            "totalRecord": plan.records,
+            "batchSize": plan.batch_size,
+            "batches": plan.batches,
+            "bytes": plan.bytes,
+            **facts,
+        },
+    )
 
 
 @contextmanager
-def spooled(records_: Iterable[bytes]) -> Iterator[Path]:
-    """What can be read only once, in a temporary file."""
-    with _spool() as (file, path):
-        for block in records_:
-            file.write(block)
-        file.flush()
-        yield path
-
-
-@contextmanager
-def _spool() -> Iterator[tuple[IO[bytes], Path]]:
+def _temporary_file() -> Iterator[tuple[IO[bytes], Path]]:
     try:
-        with atomic.spool() as spool:
-            yield spool
+        with atomic.temporary_file() as found:
+            yield found
     except OSError as error:
         raise InputError(
-            f"The input does not fit into the temporary folder: {error.strerror}. TMPDIR may name"
-            " another folder."
+            f"The input cannot be copied to the temporary folder: {error.strerror}. Set TMPDIR to"
+            " use another folder."
         ) from None
 
 
 @asynccontextmanager
 async def _readable(source: Source) -> AsyncIterator[Source]:
-    """The same as ``readable``; whoever gives up does not wait for a pipe."""
-    if not await anyio.to_thread.run_sync(_once, source):
+    """The same as ``readable``; cancelling does not wait for a pipe."""
+    if not await anyio.to_thread.run_sync(_is_single_use, source):
         yield source
         return
     with _copied(source) as (copy, readable):
@@ -685,8 +679,8 @@ async def _readable(source: Source) -> AsyncIterator[Source]:
 
 @contextmanager
 def readable(source: Source) -> Iterator[Source]:
-    """The same, if it can be read twice; otherwise a copy of it that can."""
-    if not _once(source):
+    """``source``, if it can be read twice; otherwise a temporary copy."""
+    if not _is_single_use(source):
         yield source
         return
     with _copied(source) as (copy, copied):
@@ -696,37 +690,37 @@ def readable(source: Source) -> Iterator[Source]:
 
 @contextmanager
 def _copied(source: Source) -> Iterator[tuple[Callable[[], None], Source]]:
-    """What copies ``source`` to a temporary file, and that file as a source."""
-    with _spool() as (file, path):
-        beside = shown(source.path).startswith(("/dev/", "/proc/", "-"))
-        aside = Path("stdin.invalid") if beside else longer(source.path, ".invalid")
+    """A function that copies ``source`` to a temporary file, and that file as a source."""
+    with _temporary_file() as (file, path):
+        unnamed = os.fspath(source.path).startswith(("/dev/", "/proc/", "-"))
+        rejects = Path("stdin.invalid") if unnamed else with_suffix(source.path, ".invalid")
         copied = replace(
             source,
             path=path,
             stream=None,
-            remembered=False,
+            keep_state=False,
             label=source.name,
-            aside=source.aside or aside,
+            rejects_path=source.rejects_path or rejects,
         )
         yield partial(_copy, source, file), copied
 
 
-def _once(source: Source) -> bool:
-    """Whether it can be read only once: a pipe, a device."""
+def _is_single_use(source: Source) -> bool:
+    """Whether ``source`` can be read only once: a pipe, a device."""
     if source.stream is not None:
         return True
     try:
         mode = source.path.stat().st_mode
     except OSError:
-        return False  # opening it tells why
+        return False  # opening it raises the error
     if stat.S_ISDIR(mode):
-        raise InputError(f"{source.name} is a folder. Name the files in it.")
+        raise InputError(f"{source.name} is a folder. Pass the files in it.")
     return not stat.S_ISREG(mode)
 
 
 def _copy(source: Source, file: IO[bytes]) -> None:
     def copy(stream: IO[bytes]) -> None:
-        while block := stream.read(records.CHUNK):
+        while block := stream.read(readers.CHUNK):
             file.write(block)
         file.flush()
 
@@ -736,9 +730,9 @@ def _copy(source: Source, file: IO[bytes]) -> None:
         with _opened(source.path) as stream:
             copy(stream)
     if not file.tell():
-        raise InputError(_NOTHING, "empty")
+        raise InputError(_EMPTY_INPUT, "empty")
 
 
-def source_of(begun: State, path: Path | None = None) -> Source:
-    """The source of an upload that was begun, read as it was then; ``path`` is what it is now."""
-    return Source(path or begun.path, begun.reading.options(), begun.skip_invalid)
+def source_from(saved_state: State, path: Path | None = None) -> Source:
+    """The source of a saved upload, to be read in the same way; ``path`` if it has moved."""
+    return Source(path or saved_state.path, saved_state.reading.options(), saved_state.skip_invalid)

@@ -17,6 +17,8 @@ from threading import Condition
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import anyio.lowlevel
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
@@ -138,11 +140,16 @@ def written(path: Path, records: Sequence[bytes]) -> Path:
 
 
 def gapless_command(*arguments: object) -> list[str]:
-    return [sys.executable, "-c", "from gapless.cli import main; main()", *map(str, arguments)]
+    return [sys.executable, "-m", "gapless", *map(str, arguments)]
+
+
+async def no_pause(_: float) -> None:
+    """In place of a sleep."""
+    await anyio.lowlevel.checkpoint()
 
 
 def run(*arguments: object, expect: int = 0, stdin: bytes = b"") -> tuple[str, str]:
-    """Run the command to its end; gives its output and what it says beside."""
+    """Run the command; returns its standard output and standard error."""
     done = subprocess.run(
         gapless_command(*arguments), input=stdin, capture_output=True, timeout=300, check=False
     )

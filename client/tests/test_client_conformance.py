@@ -1,45 +1,29 @@
 """The checks of a service: the local one passes all of them, and a service that lies does not."""
 
 import json
-import os
-import re
 import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from gapless.conformance import CHECKS, Answer, Service, run
+from front import gapless_command
+from gapless.conformance import CHECKS, Response, Service, run
 from local.server import Server
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-Lie = Callable[[str, str, Answer], Answer]
+Lie = Callable[[str, str, Response], Response]
 """Method, path and the true answer to another."""
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[str]:
-    with subprocess.Popen(
-        [sys.executable, "-m", "local"],
-        env={**os.environ, "PORT": "0"},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
-        assert server.stdout
-        found = re.search(r"http://\S+", server.stdout.readline())
-        assert found
-        yield found[0]
-        server.terminate()
 
 
 def conformance(*arguments: str) -> tuple[int, str, str]:
     """Run the command."""
-    command = [sys.executable, "-c", "from gapless.cli import main; main()", "conformance"]
-    done = subprocess.run([*command, *arguments], capture_output=True, timeout=500, check=False)
+    done = subprocess.run(
+        gapless_command("conformance", *arguments), capture_output=True, timeout=500, check=False
+    )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
@@ -53,15 +37,17 @@ def test_the_local_service_passes_every_check(service: str) -> None:
     }
 
 
-def other(answer: Answer, **members: object) -> Answer:
+def other(answer: Response, **members: object) -> Response:
     """The same answer with other members in its body."""
-    return Answer(answer.status, answer.headers, json.dumps(answer.json | members).encode())
+    return Response(answer.status, answer.headers, json.dumps(answer.json | members).encode())
 
 
 def quiet(code: str) -> Lie:
     """A refusal becomes a 204."""
     return lambda _method, _path, answer: (
-        Answer(204, httpx.Headers(), b"") if f'"code":"{code}"'.encode() in answer.body else answer
+        Response(204, httpx.Headers(), b"")
+        if f'"code":"{code}"'.encode() in answer.body
+        else answer
     )
 
 
@@ -116,7 +102,7 @@ LIES: dict[str, tuple[Lie, str]] = {
     ),
     "an object before its time": (
         lambda _, path, answer: (
-            Answer(307, answer.headers, b"") if path.endswith("/file") else answer
+            Response(307, answer.headers, b"") if path.endswith("/file") else answer
         ),
         "no object before",
     ),
@@ -138,7 +124,7 @@ def test_a_lie_is_found(service: str, name: str) -> None:
             path: str = "",
             body: bytes | None = None,
             headers: Mapping[str, str] | None = None,
-        ) -> Answer:
+        ) -> Response:
             return lie(method, path, super().call(method, path, body, headers))
 
     honest, lying = Service(service), Lying(service)

@@ -26,7 +26,7 @@ def test_every_command_teaches_by_example() -> None:
 
 
 def test_every_exit_code_is_documented() -> None:
-    for code in {0, 1, 130, *(code for _, code in EXIT_CODES)}:
+    for code in {0, 1, 130, 141, *(code for _, code in EXIT_CODES)}:
         assert f"\n| {code} | " in PAGE
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from unittest.mock import patch
 
 import pytest
 
-from gapless import reading, records, uploads
+from front import gapless_command
+from gapless import formats, readers, uploads
 from gapless.errors import InputError, InvalidRecordError, RecordTooLargeError
-from gapless.sessions import Limits
+from gapless.models import Limits
 
 CASES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "tests/readings/cases.json").read_text()
@@ -33,7 +33,7 @@ def content(case: dict[str, Any]) -> bytes:
     return b"".join(part.encode("latin-1") * times for part, times in pieces)
 
 
-def read(case: dict[str, Any]) -> tuple[list[bytes], records.Reader, int]:
+def read(case: dict[str, Any]) -> tuple[list[bytes], readers.Reader, int]:
     """The lines, the reader after the last of them, and how many records were left out."""
     options = dict(case.get("options", {}))
     skipped: list[bytes] = []
@@ -41,7 +41,7 @@ def read(case: dict[str, Any]) -> tuple[list[bytes], records.Reader, int]:
     if options.pop("skip_invalid", False):
         more["on_invalid"] = lambda _, record: skipped.append(record)
     file: Any = io.BufferedReader(io.BytesIO(content(case)))
-    reader = records.Reader(file, case["file"], reading.read_options(**options), **more)
+    reader = readers.Reader(file, case["file"], formats.read_options(**options), **more)
     lines = b"".join(chunk.lines for chunk in reader).split(b"\n")[:-1]
     return lines, reader, len(skipped)
 
@@ -54,10 +54,10 @@ def test_the_table_is_well_made() -> None:
         content(case)
 
 
-@pytest.mark.parametrize("size", [records.CHUNK, 70_001])
+@pytest.mark.parametrize("size", [readers.CHUNK, 70_001])
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_a_reading(case: dict[str, Any], size: int) -> None:
-    with patch.object(records, "CHUNK", size):
+    with patch.object(readers, "CHUNK", size):
         if "refused" in case:
             with pytest.raises(InputError) as raised:
                 read(case)
@@ -77,8 +77,8 @@ def test_a_reading(case: dict[str, Any], size: int) -> None:
 
 
 def test_every_code_is_documented() -> None:
-    folder = Path(reading.__file__).parent
-    sources = "".join((folder / name).read_text() for name in ("reading.py", "records.py"))
+    folder = Path(formats.__file__).parent
+    sources = "".join((folder / name).read_text() for name in ("formats.py", "readers.py"))
     page = (Path(__file__).parents[2] / "docs/client.md").read_text()
     table = page[page.index("| code | |") :]
     codes = {case["refused"] for case in CASES if "refused" in case}
@@ -92,7 +92,7 @@ def run(*arguments: str, stdin: bytes | None = None, expect: int = 0) -> str:
     """What the command prints; no service is there to send anything to."""
     environ = os.environ | {"GAPLESS_URL": "http://127.0.0.1:9"}
     done = subprocess.run(
-        [sys.executable, "-c", "from gapless.cli import main; main()", *arguments],
+        gapless_command(*arguments),
         check=False,
         input=stdin,
         capture_output=True,
@@ -120,7 +120,7 @@ def test_inspect_shows_the_reading_and_sends_nothing() -> None:
 @pytest.mark.parametrize("options", [(), ("--format", "ndjson"), ("--format", "csv")])
 @pytest.mark.parametrize("command", ["upload", "inspect"])
 def test_an_empty_pipe_is_no_success(command: str, options: tuple[str, ...]) -> None:
-    assert "Nothing came in" in run(command, "-", *options, stdin=b"", expect=3)
+    assert "The input is empty" in run(command, "-", *options, stdin=b"", expect=3)
 
 
 def test_what_disagrees_is_refused_before_anything_is_sent() -> None:

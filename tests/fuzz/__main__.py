@@ -30,7 +30,7 @@ except ImportError:
     from tests.fuzz.targets import TARGETS
 else:
     with atheris.instrument_imports(  # type: ignore[attr-defined]
-        include=["uploads.decode", "gapless.records"]
+        include=["uploads.decode", "gapless.readers"]
     ):
         from tests.fuzz.targets import TARGETS
 

@@ -20,9 +20,9 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from gapless import errors as client_errors
-from gapless import reading
-from gapless import records as inputs
-from gapless.reading import Format, read_options
+from gapless import formats
+from gapless import readers as inputs
+from gapless.formats import Format, read_options
 from tests.fuzz import reference
 from uploads import errors
 from uploads.batch import Batch
@@ -257,7 +257,7 @@ def _read(content: bytes, form: Format, block: int, **options: Any) -> Read:  # 
     # Of a head that is all space, the space is no part of the content.
     space = len(content) - len(content.lstrip(b" \t\r\n"))
     head = max(block, space + 1)
-    with patch.object(inputs, "CHUNK", block), patch.object(reading, "HEAD", head):
+    with patch.object(inputs, "CHUNK", block), patch.object(formats, "HEAD", head):
         try:
             for chunk in inputs.Reader(file, "", chosen, on_invalid=on_invalid):
                 lines += chunk.lines.split(b"\n")[:-1]

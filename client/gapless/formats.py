@@ -1,8 +1,8 @@
-"""Which reading is the right one: format, encoding and delimiter, by content, name and options.
+"""The format, encoding and delimiter of an input, from its content, name and options.
 
-The rules are stated in tests/readings/README.md. The page keeps the same ones, and one table of
-cases holds for both. Where name and content disagree nothing is guessed: an InputError says what
-was seen, and which option decides.
+The rules are in tests/readings/README.md. The web page follows the same ones, and one table of
+cases tests both. If name and content disagree nothing is guessed: an InputError says what was seen,
+and which option decides.
 """
 
 import codecs
@@ -18,11 +18,11 @@ import msgspec
 from gapless.errors import InputError, InvalidRecordError
 
 HEAD: Final = 65_536
-"""Bytes from which a reading is chosen."""
+"""Bytes that the format is chosen from."""
 
 _BLANK: Final = b" \t\r\n"
-_SPREAD: Final = (b"[", b"{", b",", b":")
-"""How the first line of JSON ends that is spread over lines."""
+_CONTINUES: Final = (b"[", b"{", b",", b":")
+"""How a line ends if its JSON value spans several lines."""
 
 _RECORD_SEPARATOR: Final = b"\x1e"
 
@@ -31,7 +31,7 @@ NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)
 
 
 class Format(str, Enum):
-    """How the records stand in the input."""
+    """The format of an input."""
 
     NDJSON = "ndjson"
     JSON = "json"
@@ -40,7 +40,7 @@ class Format(str, Enum):
 
 
 class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user says about an input; the options of ``gapless upload``."""
+    """The options of ``gapless upload`` for reading a file."""
 
     format: Format | None = None
     delimiter: str | None = None
@@ -61,18 +61,18 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the first row names the columns."""
     typed: bool = False
     line_end: str = "\n"
-    """``\\r`` where the head has no other."""
+    """``\\r`` if the head has no other."""
     first_line: int = 1
-    """Where the table begins: 2 after a ``sep=`` line."""
+    """The line where the table begins: 2 after a ``sep=`` line."""
     separators: bool = False
     """Whether records begin with U+001E (RFC 7464)."""
     named: bool = False
-    """Whether a name alone said that the file has a record on each line."""
+    """Whether the name alone determined NDJSON."""
     given: bool = False
-    """Whether an option gave the format."""
+    """Whether an option determined the format."""
 
     def options(self) -> ReadOptions:
-        """What makes the same reading of the same bytes, under whatever name."""
+        """Options that read the same bytes in the same way, whatever the file's name."""
         return ReadOptions(
             format=self.format,
             delimiter=self.delimiter or None,
@@ -82,21 +82,21 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def __str__(self) -> str:
-        said = {
+        text = {
             Format.NDJSON: "NDJSON",
             Format.JSON: "JSON text sequence" if self.separators else "JSON",
             Format.CSV: "CSV",
             Format.TSV: "TSV, quotes are data",
         }[self.format]
         if self.delimiter and self.delimiter != {Format.TSV: "\t"}.get(self.format, ","):
-            said += f", delimiter {shown(self.delimiter)}"
+            text += f", delimiter {delimiter_name(self.delimiter)}"
         if self.delimiter and not self.header:
-            said += ", no header"
+            text += ", no header"
         if self.typed:
-            said += ", typed"
+            text += ", typed"
         if self.encoding != "utf-8":
-            said += f", {self.encoding.upper()}"
-        return said + (", gzip" if self.gzip else "")
+            text += f", {self.encoding.upper()}"
+        return text + (", gzip" if self.gzip else "")
 
 
 _SUFFIXES: Final = {
@@ -112,8 +112,8 @@ _DELIMITERS: Final = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a
 _WORDS: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "\\t": "\t"}
 
 
-def shown(delimiter: str) -> str:
-    """A delimiter as people name it."""
+def delimiter_name(delimiter: str) -> str:
+    """A delimiter by its name."""
     return _DELIMITERS.get(delimiter, repr(delimiter))
 
 
@@ -125,42 +125,42 @@ def read_options(
     header: bool | None = None,
     typed: bool = False,
 ) -> ReadOptions:
-    """The options, checked. Raises InputError (``option``) for one that cannot be."""
+    """The options, validated. Raises InputError (``option``) for an invalid one."""
     try:
-        form = None if format is None else Format(format)
+        format_ = None if format is None else Format(format)
     except ValueError:
-        known = ", ".join(form.value for form in Format)
-        raise InputError(f"{format!r} is not a format. Known are: {known}.", "option") from None
+        known = ", ".join(format_.value for format_ in Format)
+        raise InputError(f"{format!r} is not a format. Use one of: {known}.", "option") from None
     if delimiter is not None:
         delimiter = _WORDS.get(delimiter, delimiter)
         if len(delimiter) != 1 or delimiter in '"\r\n\0\ufeff':
             raise InputError(
-                "A delimiter is one character, and neither a quote nor a line end; or one of:"
+                "A delimiter is one character, neither a quote nor a line end; or one of:"
                 f" {', '.join(list(_WORDS)[:4])}.",
                 "option",
             )
-        if form in {Format.NDJSON, Format.JSON}:
-            raise InputError(f"{form.value} has no delimiter.", "option")
+        if format_ in {Format.NDJSON, Format.JSON}:
+            raise InputError(f"{format_.value} has no delimiter.", "option")
     if encoding is not None:
         encoding = _codec(encoding)
     return ReadOptions(
-        format=form, delimiter=delimiter, encoding=encoding, header=header, typed=typed
+        format=format_, delimiter=delimiter, encoding=encoding, header=header, typed=typed
     )
 
 
 _ESCAPES: Final = {"idna", "punycode", "raw-unicode-escape", "unicode-escape"}
-"""What Python calls encodings, and no file is written in."""
+"""Encodings of Python that no file is written in."""
 
 
 def _codec(name: str) -> str:
     try:
         found = codecs.lookup(name).name
-        "a".encode(found)  # LookupError for what is no text: base64, rot13
+        "a".encode(found)  # LookupError for codecs that are not text encodings: base64, rot13
     except (LookupError, ValueError):
         found = ""
     if not found or found in _ESCAPES:
         raise InputError(
-            f"{name!r} is not a known encoding. For instance: utf-8, utf-16le, windows-1252.",
+            f"{name!r} is not a known encoding. For example: utf-8, utf-16le, windows-1252.",
             "option",
         )
     return {"utf-8-sig": "utf-8", "ascii": "utf-8"}.get(found, found)
@@ -193,7 +193,7 @@ _BZIP2_BLOCKS: Final = (b"1AY&SY", b"\x17rE8P\x90")
 
 
 def refuse_other_files(start: bytes) -> None:
-    """Raise InputError where a file begins as one that is no text does."""
+    """Raise InputError if a file begins like a format that is not text."""
     for magic, code, kind in _OTHER_FILES:
         if not start.startswith(magic):
             continue
@@ -208,7 +208,7 @@ def refuse_other_files(start: bytes) -> None:
 
 def _other(kind: str, code: str) -> str:
     if code == "compressed":
-        return f"The file is {kind}. Only gzip is read: unpack it, or pack it as .gz."
+        return f"The file is {kind}. Only gzip is supported: decompress it, or compress it as .gz."
     return f"The file is {kind}. Export it as NDJSON, JSON or CSV."
 
 
@@ -222,16 +222,16 @@ _MARKS: Final[list[tuple[bytes, str]]] = [
 
 
 def choose_encoding(start: bytes, given: str | None) -> tuple[str, int]:
-    """The encoding of a file that begins so, and the bytes of its mark.
+    """The encoding of a file with this ``start``, and the length of its byte order mark.
 
-    Raises InputError where it is none that can be told, or not the one that is ``given``.
+    Raises InputError if it cannot be determined, or differs from the one that is ``given``.
     """
     for mark, name in _MARKS:
         if start.startswith(mark):
             if given is not None and not name.startswith(given):
                 raise InputError(
-                    f"The file begins with the byte order mark of {name}, and --encoding says"
-                    f" {given}. Leave --encoding out.",
+                    f"The file begins with the byte order mark of {name}, but --encoding is"
+                    f" {given}. Omit --encoding.",
                     "encoding",
                 )
             if name.startswith("utf-32"):
@@ -242,7 +242,7 @@ def choose_encoding(start: bytes, given: str | None) -> tuple[str, int]:
         # A line end or a brace of UTF-16 has a zero byte.
         if given.startswith("utf-16") and head.strip(_BLANK) and b"\x00" not in head:
             raise InputError(
-                f"The file has no zero bytes, and is no {given}. Leave --encoding out.", "encoding"
+                f"The file has no zero bytes, so it is not {given}. Omit --encoding.", "encoding"
             )
         return {"utf-16": "utf-16-le"}.get(given, given), 0
     even, odd = head[0::2].count(0), head[1::2].count(0)
@@ -255,7 +255,7 @@ def choose_encoding(start: bytes, given: str | None) -> tuple[str, int]:
     if max(even, odd) * 4 > len(head):
         likely = "utf-16be" if even > odd else "utf-16le"
         raise InputError(
-            f"The file looks like UTF-16 without a byte order mark. Say --encoding {likely}, or"
+            f"The file looks like UTF-16 without a byte order mark. Use --encoding {likely}, or"
             " save it as UTF-8.",
             "encoding",
         )
@@ -266,7 +266,7 @@ _C1: Final = re.compile(r"[\x80-\x9f]")
 
 
 def transcoded(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
-    """The same text in UTF-8. Raises InvalidRecordError (``encoding``)."""
+    """``blocks`` in UTF-8. Raises InvalidRecordError (``encoding``)."""
     decoder = codecs.getincrementaldecoder(encoding)()
     line = 1
     ended = False
@@ -285,13 +285,13 @@ def transcoded(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
                 "encoding",
             ) from None
         if encoding.startswith("iso8859") and (found := _C1.search(text)):
-            # The standard has control characters here, which no text has: this is what Windows
-            # calls so.
+            # ISO 8859 has control characters here, which do not occur in text: this is the Windows
+            # code page of a similar name.
             before = text[: found.start()]
             raise InvalidRecordError(
                 line + before.count("\n"),
                 len(before) - before.rfind("\n"),
-                f"the byte {ord(found[0]):02x} is no character of {encoding}; try --encoding"
+                f"the byte {ord(found[0]):02x} is not a character of {encoding}; try --encoding"
                 " windows-1252",
                 "encoding",
             )
@@ -301,9 +301,9 @@ def transcoded(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
 
 
 def choose(head: bytes, name: str, options: ReadOptions) -> Reading:
-    """The reading of a text in UTF-8 that begins with ``head``, of at most ``HEAD`` bytes.
+    """How to read a text in UTF-8 that begins with ``head``, of at most ``HEAD`` bytes.
 
-    Raises InputError where name, content and options do not agree on one.
+    Raises InputError if name, content and options disagree.
     """
     named = _format_of(name)
     text = head.lstrip(_BLANK)
@@ -314,37 +314,41 @@ def choose(head: bytes, name: str, options: ReadOptions) -> Reading:
         return _empty(named, options)
     _refuse_nul_and_markup(head, text, options)
     first = text[:1]
-    form = options.format
-    if form is None and named in {Format.CSV, Format.TSV}:
-        form = named
+    format_ = options.format
+    if format_ is None and named in {Format.CSV, Format.TSV}:
+        format_ = named
         if first in b"[{\x1e":
-            _unclear(f"The name says {form.value}, the content looks like JSON.", "ndjson", form)
-    if form is None:
-        form = _json_form(head, line if whole else None, first, named)
+            _unclear(
+                f"The name says {format_.value}, but the content looks like JSON.",
+                "ndjson",
+                format_,
+            )
+    if format_ is None:
+        format_ = _json_form(head, line if whole else None, first, named)
     reading = Reading(
-        format=form,
+        format=format_,
         named=named is Format.NDJSON,
         given=options.format is not None,
-        separators=form is Format.JSON and first == _RECORD_SEPARATOR,
+        separators=format_ is Format.JSON and first == _RECORD_SEPARATOR,
     )
-    if form in {Format.CSV, Format.TSV}:
+    if format_ in {Format.CSV, Format.TSV}:
         return _table(head, reading, options)
     if options.delimiter is not None:
-        raise InputError(f"This is {form.value}, which has no delimiter.", "option")
+        raise InputError(f"This is {format_.value}, which has no delimiter.", "option")
     return reading
 
 
 def _json_form(head: bytes, line: bytes | None, first: bytes, named: Format | None) -> Format:
-    """NDJSON or JSON, by the first line, where it is known to its end."""
-    spread = line is not None and line.endswith(_SPREAD) and first in b"[{"
-    if named is Format.NDJSON and spread:
-        _unclear("The name says one record a line, the first spreads over lines.", "json")
-    if first == _RECORD_SEPARATOR or spread:
+    """NDJSON or JSON, by the first ``line``; None if its end is not in the head."""
+    continues = line is not None and line.endswith(_CONTINUES) and first in b"[{"
+    if named is Format.NDJSON and continues:
+        _unclear("The name says one record per line, but the first spans several lines.", "json")
+    if first == _RECORD_SEPARATOR or continues:
         return Format.JSON
     if first == b"[":
         return Format.NDJSON if named is Format.NDJSON else Format.JSON
     if first != b"{" and line is not None and not _is_json(line):
-        _text(head, named)
+        _refuse_text(head, named)
     return Format.NDJSON
 
 
@@ -354,40 +358,40 @@ def _format_of(name: str) -> Format | None:
 
 
 def _empty(named: Format | None, options: ReadOptions) -> Reading:
-    # No line at all is NDJSON of no records; JSON has at least its brackets, a table its header.
-    form = options.format or named
-    if form is Format.NDJSON:
-        return Reading(format=form, named=True, given=True)
+    # Empty NDJSON has no records; JSON has at least brackets, a table a header.
+    format_ = options.format or named
+    if format_ is Format.NDJSON:
+        return Reading(format=format_, named=True, given=True)
     raise InputError(
-        "There is nothing in it. If that is right, say --format ndjson: no records.", "empty"
+        "The file is empty. If that is intended, use --format ndjson: no records.", "empty"
     )
 
 
 def _refuse_nul_and_markup(head: bytes, text: bytes, options: ReadOptions) -> None:
     if (at := head.find(b"\x00")) >= 0:
         line = head.count(b"\n", 0, at) + 1
-        reason = "a NUL byte; is the file UTF-16? Then say --encoding utf-16le or utf-16be"
+        reason = "a NUL byte; if the file is UTF-16, use --encoding utf-16le or utf-16be"
         raise InvalidRecordError(line, at - head.rfind(b"\n", 0, at), reason, "nul")
     if re.match(rb"<(?:!doctype|\?xml|html|!--)", text, re.IGNORECASE) or (
         options.format is None and re.match(rb"<[a-z]", text, re.IGNORECASE) and b"</" in text
     ):
         raise InputError(
-            "The file is HTML or XML, perhaps the page of an error or a log-in. Export NDJSON, JSON"
-            " or CSV.",
+            "The file is HTML or XML, perhaps an error page or a login page. Export NDJSON, JSON or"
+            " CSV.",
             "markup",
         )
 
 
 def _unclear(seen: str, *formats: Format | str) -> NoReturn:
-    said = " or ".join(f"--format {Format(form).value}" for form in formats)
-    raise InputError(f"{seen} Say {said}.", "format_unclear")
+    choices = " or ".join(f"--format {Format(format_).value}" for format_ in formats)
+    raise InputError(f"{seen} Use {choices}.", "format_unclear")
 
 
-def _text(head: bytes, named: Format | None) -> NoReturn:
-    """Refuse what begins as no JSON does, and has no name of a table."""
+def _refuse_text(head: bytes, named: Format | None) -> NoReturn:
+    """Refuse a first line that is not JSON, in a file without the name of a table."""
     first = _first_records(head, quotes=True)[0]
     found = [name for mark, name in _DELIMITERS.items() if mark.encode() in _unquoted(first)]
-    looks = f"looks like a table, delimited by {' or '.join(found)}" if found else "is no JSON"
+    looks = f"looks like a table, delimited by {' or '.join(found)}" if found else "is not JSON"
     says = f"The name says {named.value}, but the first line" if named else "The first line"
     tab = found == ["a tab"]
     _unclear(f"{says} {looks}.", "tsv" if tab else "csv", named or "ndjson")
@@ -395,13 +399,13 @@ def _text(head: bytes, named: Format | None) -> NoReturn:
 
 def _is_json(line: bytes) -> bool:
     try:
-        json.loads(line.decode(), parse_int=str, parse_float=str, parse_constant=_no_constant)
+        json.loads(line.decode(), parse_int=str, parse_float=str, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return False
     return True
 
 
-def _no_constant(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
@@ -411,7 +415,7 @@ _SEP: Final = re.compile(r'"?sep=([^\r\n"])"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORE
 def _table(head: bytes, reading: Reading, options: ReadOptions) -> Reading:
     """CSV or TSV, with its delimiter."""
     tsv = reading.format is Format.TSV
-    # Behind a full head may be the LF of the CR at its end.
+    # A CR at the end of a full head may be followed by LF.
     known = head[:-1] if len(head) == HEAD else head
     line_end = "\r" if b"\r" in known and b"\n" not in head else "\n"
     delimiter = options.delimiter
@@ -455,39 +459,39 @@ def _delimiter(head: bytes, *, tsv: bool) -> str:
                 mark for mark in found if names.count(mark.encode()) == rows[0].count(mark.encode())
             ]
             found = equal or found
-        # A tab: databases write no quotes beside it, Excel does.
+        # A tab is ambiguous: databases write it without quotes, Excel with quotes.
         if len(found) == 1 and found != ["\t"]:
             return found[0]
-    seen = " or ".join(map(shown, found))
-    ways = "--delimiter " + " or ".join(
+    seen = " or ".join(map(delimiter_name, found))
+    choices = "--delimiter " + " or ".join(
         word for word, mark in _WORDS.items() if mark in [*found, usual] and word != "\\t"
     )
     if "\t" in found:
-        ways += "; or --format tsv, where quotes are data"
+        choices += "; or --format tsv, where quotes are data"
     raise InputError(
         f"The name says {'TSV' if tsv else 'CSV'}, and the first rows look delimited by {seen}."
-        f" Say {ways}.",
+        f" Use {choices}.",
         "delimiter_unclear",
     )
 
 
 def _refuse_odd_delimiter(names: bytes, rows: list[bytes]) -> None:
-    """Where one column may be several: what Hive and old databases write, and aligned columns."""
-    for mark, way in _ODD_DELIMITERS.items():
+    """Refuse what may be several columns: those of Hive, old databases, and aligned columns."""
+    for mark, advice in _ODD_DELIMITERS.items():
         if rows and names.count(mark) == rows[0].count(mark) > 0:
             raise InputError(
-                f"The first rows look like several columns. {way}; or say --delimiter comma, if"
+                f"The first rows look like several columns. {advice}; or use --delimiter comma if"
                 " they are one.",
                 "delimiter_unclear",
             )
 
 
 _ODD_DELIMITERS: Final = {
-    b"\x01": "Say --delimiter $'\\x01'",
-    b"\x1f": "Say --delimiter $'\\x1f'",
-    b"^": "Say --delimiter '^'",
-    b"~": "Say --delimiter '~'",
-    b"  ": "Put a delimiter in place of the spaces",
+    b"\x01": "Use --delimiter $'\\x01'",
+    b"\x1f": "Use --delimiter $'\\x1f'",
+    b"^": "Use --delimiter '^'",
+    b"~": "Use --delimiter '~'",
+    b"  ": "Replace the spaces by a delimiter",
 }
 
 

@@ -1,41 +1,31 @@
-r"""Any input, as NDJSON: chunks of whole records, each on one line that ends in ``\n``.
+r"""The records of any input, as NDJSON: chunks of complete lines, each ended by ``\n``.
 
-Nothing is ever held but a chunk. The records of NDJSON and JSON stay the bytes they are: they are
-checked, not parsed and written anew. Only a record of a JSON array that is spread over lines loses
-the space between its tokens, which is what the service does with it too.
+Only one chunk is held in memory. The records of NDJSON and JSON keep their bytes: they are checked,
+not parsed and formatted again. Only a record of a JSON array that spans several lines loses the
+space between its tokens, as it would in the service.
 """
 
 import codecs
 import csv
-import gzip
 import io
 import json
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 
-from gapless import reading as readings
+from gapless import formats
+from gapless.compression import GZIP_ERRORS, GzipFile
 from gapless.errors import InputError, InvalidRecordError, RecordTooLargeError
-from gapless.reading import Format, Reading, ReadOptions
-
-try:
-    from isal import igzip, isal_zlib
-except ImportError:  # no wheel for this platform
-    _open_gzip: Callable[..., Any] = gzip.GzipFile
-    _inflate_error: Any = zlib.error
-else:
-    _open_gzip = igzip.IGzipFile
-    _inflate_error = isal_zlib.error
+from gapless.formats import Format, Reading, ReadOptions
 
 CHUNK: Final = 1_000_000
-"""Bytes read at once: large enough that the work per chunk is nothing beside the work per byte."""
+"""Bytes per read: so many that the overhead per chunk is negligible."""
 
 MAX_RECORD: Final = 64 * 1024 * 1024
-"""Largest record, bytes. No batch may be larger than this, and a chunk must fit into memory."""
+"""Largest record, bytes: no batch may be larger, and a chunk must fit into memory."""
 
 _BLANK: Final = b" \t\r\n"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -46,7 +36,7 @@ _DEFAULT: Final = ReadOptions()
 class Chunk(NamedTuple):
     r"""Some records, and the same as NDJSON, each ended by ``\n``.
 
-    Where the file is trusted the records are not looked for, and a line may go on in the next.
+    If the file is trusted, ``records`` is empty and the last line may continue in the next chunk.
     """
 
     lines: bytes
@@ -54,43 +44,22 @@ class Chunk(NamedTuple):
 
 
 OnInvalid = Callable[[InvalidRecordError, bytes], None]
-"""Gets a record that is left out: what is wrong with it, and its bytes."""
+"""Called with the error of an invalid record, and the record's bytes."""
 
 
 def refuse(error: InvalidRecordError, record: bytes) -> NoReturn:
-    """What to do with a record that is wrong, unless somebody asks for more: stop."""
+    """Stop at an invalid record: the default."""
     del record
     raise error
-
-
-class _Seen:
-    """A file that tells what was read of it."""
-
-    def __init__(self, file: io.BufferedReader, see: Callable[[bytes], object]) -> None:
-        self._file = file
-        self._see = see
-
-    def read(self, size: int = -1) -> bytes:
-        """Some bytes; fewer than asked for at the end."""
-        found = self._file.read(size)
-        self._see(found)
-        return found
-
-    def readinto(self, room: memoryview) -> int:
-        """The same, into ``room``."""
-        found = self.read(len(room))
-        room[: len(found)] = found
-        return len(found)
 
 
 class Reader:
     """The records in ``file``, as chunks of NDJSON; iterate over it once.
 
-    ``name`` and the content say how it is read, unless ``options`` do. ``trusted`` leaves the
-    checks out, for NDJSON that passed them unchanged. ``on_invalid`` gets a record that is wrong,
-    ``see`` every byte of the file as it is read, compressed or not. Of a record of more than
-    ``largest`` bytes ``fits`` is asked whether it can be sent. Iterating raises an InputError, for
-    a record only through ``on_invalid``.
+    ``name`` and the content determine the format, unless ``options`` do. ``trusted`` skips the
+    checks, for NDJSON that passed them unchanged. ``on_invalid`` is called with each invalid
+    record. A record of more than ``largest`` bytes is refused unless ``fits`` returns True for it.
+    Iterating raises InputError, for a single record only through ``on_invalid``.
     """
 
     def __init__(
@@ -101,75 +70,72 @@ class Reader:
         *,
         trusted: bool = False,
         on_invalid: OnInvalid = refuse,
-        see: Callable[[bytes], object] = len,
         largest: int = MAX_RECORD,
         fits: Callable[[bytes], bool] = bool,
     ) -> None:
         self.reading = Reading(format=Format.NDJSON)
-        """How the input is read; known with the first chunk, or the end of none."""
+        """How the input is read; known from the first chunk on, or at the end if there is none."""
         self.blank = 0
-        """Blank lines so far; they are no records."""
+        """Blank lines so far."""
         self.literal = 0
-        """Lines of a TSV so far with quotes or backslashes, which are data."""
-        self.mended = False
-        """Whether what is sent is not what stands in the file, so that it may not be trusted."""
+        """Lines of a TSV so far that contain quotes or backslashes, which are data."""
+        self.modified = False
+        """Whether the records differ from the file's bytes, so that the file cannot be trusted."""
         self._file = file
         self._name = name
         self._options = options
         self._trusted = trusted
         self._on_invalid = on_invalid
-        self._see = see
         self._largest = largest
         self._fits = fits
         self._line = 1
-        """Where the content begins; of NDJSON, where what was not read yet does."""
+        """The number of the line where the content begins; for NDJSON, of the next line to read."""
         self._records = 0
         self._listed = False
-        """Whether an array holds the records."""
+        """Whether the records are the elements of an array."""
 
     def __iter__(self) -> Iterator[Chunk]:
         gzipped = self._file.peek(len(_GZIP_MAGIC))[: len(_GZIP_MAGIC)] == _GZIP_MAGIC
-        seen = _Seen(self._file, self._see)
-        stream = _open_gzip(fileobj=seen, mode="rb") if gzipped else seen
+        stream = GzipFile(fileobj=self._file, mode="rb") if gzipped else self._file
         try:
             yield from self._chunks(iter(lambda: stream.read(CHUNK), b""), gzipped=gzipped)
-        except (EOFError, gzip.BadGzipFile, _inflate_error) as error:
-            raise InputError(f"The gzip is damaged, or cut off: {error}", "gzip") from None
+        except GZIP_ERRORS as error:
+            raise InputError(f"The gzip is damaged or truncated: {error}", "gzip") from None
 
     def _chunks(self, blocks: Iterator[bytes], *, gzipped: bool) -> Iterator[Chunk]:
         start = _head(blocks)
-        readings.refuse_other_files(start)
-        encoding, mark = readings.choose_encoding(start, self._options.encoding)
+        formats.refuse_other_files(start)
+        encoding, mark = formats.choose_encoding(start, self._options.encoding)
         blocks = chain([start[mark:]], blocks)
         if encoding != "utf-8":
-            self.mended = True
-            blocks = readings.transcoded(blocks, encoding)
+            self.modified = True
+            blocks = formats.transcoded(blocks, encoding)
         blocks = self._from_content(blocks)
         start = _head(blocks)
-        chosen = readings.choose(start[: readings.HEAD], self._name, self._options)
+        chosen = formats.choose(start[: formats.HEAD], self._name, self._options)
         self.reading = chosen = msgspec.structs.replace(chosen, encoding=encoding, gzip=gzipped)
         blocks = chain([start], blocks)
         if chosen.format in {Format.CSV, Format.TSV}:
-            self.mended = True
+            self.modified = True
             yield from _chunked(self._table(blocks, chosen))
         elif chosen.format is Format.NDJSON:
             if self._trusted:
-                yield from _as_it_is(blocks)
+                yield from _unchecked(blocks)
             else:
-                yield from self._several(self._lines(blocks), chosen)
+                yield from self._refuse_single_wrapper(self._lines(blocks), chosen)
         else:
-            self.mended = True
+            self.modified = True
             if chosen.separators:
-                # Raw, neither stands in a string of valid JSON; between values both are space.
+                # Neither occurs unescaped in a string; between values both are whitespace.
                 blocks = (block.replace(b"\x1e", b"\t") for block in blocks)
-            yield from self._several(_chunked(self._values(blocks, chosen)), chosen)
+            yield from self._refuse_single_wrapper(_chunked(self._values(blocks, chosen)), chosen)
 
     def _from_content(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        """The same from where a head holds something, however long the space before it."""
+        """``blocks`` without the blank lines before the content, however many."""
         for block in blocks:
             content = block
-            if not block[: readings.HEAD].strip(_BLANK):
-                self.mended = True
+            if not block[: formats.HEAD].strip(_BLANK):
+                self.modified = True
                 content = block.lstrip(_BLANK)
                 blank = block.count(b"\n", 0, len(block) - len(content))
                 self._line += blank
@@ -179,8 +145,8 @@ class Reader:
                 break
         yield from blocks
 
-    def _several(self, chunks: Iterator[Chunk], chosen: Reading) -> Iterator[Chunk]:
-        """The same; refuses a single record that is a list of records itself."""
+    def _refuse_single_wrapper(self, chunks: Iterator[Chunk], chosen: Reading) -> Iterator[Chunk]:
+        """``chunks``; refuses a single record that contains the list of records."""
         first = b""
         count = 0
         for chunk in chunks:
@@ -193,13 +159,13 @@ class Reader:
         if count == 1 and not chosen.given and not self._listed:
             _refuse_wrapper(first, chosen)
 
-    def _ask(self, record: bytes | msgspec.Raw, line: int, number: int) -> None:
-        """Refuse a record that is too large for a batch of its own."""
+    def _refuse_too_large(self, record: bytes | msgspec.Raw, line: int, number: int) -> None:
+        """Raise RecordTooLargeError if a record does not fit into a batch by itself."""
         content = bytes(record)
         if not self._fits(content):
             raise RecordTooLargeError(
                 f"record {number}, line {line}: it has {len(content):,} bytes, more than the"
-                " service takes in a request.",
+                " service accepts in a request.",
                 "too_large",
             )
 
@@ -207,26 +173,26 @@ class Reader:
         for chunk in _whole_lines(blocks, lambda: self._line):
             found = _values(chunk)
             count = chunk.count(b"\n")
-            # Where the records, each with its line end, are all there is, and as many as there are
-            # line ends, there is one on every line.
+            # If the records, each with a line feed, are all of the chunk, and as many as its line
+            # feeds, there is one on every line.
             plain = len(found) == count and b"\r" not in chunk
             if plain and b"\n".join([*found, b""]) == chunk and _is_utf8(chunk):
                 whole = Chunk(chunk, found)
                 places: Sequence[int] = range(self._line, self._line + count)
             else:
-                self.mended = True
+                self.modified = True
                 places = []
-                whole = _chunk(list(self._good_lines(chunk, self._line, places)))
+                whole = _chunk(list(self._valid_lines(chunk, self._line, places)))
             if len(chunk) > self._largest:
                 for index, record in enumerate(whole.records):
                     if len(record) > self._largest:
-                        self._ask(record, places[index], self._records + index + 1)
+                        self._refuse_too_large(record, places[index], self._records + index + 1)
             self._records += len(whole.records)
             if whole.records:
                 yield whole
             self._line += count
 
-    def _good_lines(self, chunk: bytes, line: int, places: list[int]) -> Iterator[bytes]:
+    def _valid_lines(self, chunk: bytes, line: int, places: list[int]) -> Iterator[bytes]:
         for number, text in enumerate(chunk[:-1].split(b"\n"), line):
             record = text.strip(_BLANK)
             if not record:
@@ -236,13 +202,13 @@ class Reader:
                 yield one_line(record)
             else:
                 margin = len(text) - len(text.lstrip(_BLANK))
-                reason = _on_a_line(fault, record)
+                reason = _line_reason(fault, record)
                 self._on_invalid(
                     InvalidRecordError(number, margin + fault.at + 1, reason, fault.code), text
                 )
 
     def _values(self, blocks: Iterator[bytes], chosen: Reading) -> Iterator[bytes]:
-        """The elements of one JSON array, or values one after the other, as they are written."""
+        """The elements of one JSON array, or consecutive values, with their bytes."""
         text = _JsonText(blocks, self._line)
         self._listed = not chosen.separators and text.peek() == "["
         for start, value in text.elements() if self._listed else text.sequence():
@@ -254,11 +220,11 @@ class Reader:
             record = one_line(record)
             self._records += 1
             if len(record) > self._largest:
-                self._ask(record, text.place(start)[0], self._records)
+                self._refuse_too_large(record, text.place(start)[0], self._records)
             yield record
 
     def _table(self, blocks: Iterator[bytes], chosen: Reading) -> Iterator[bytes]:
-        """Rows as objects, by the names in the first; as arrays where there is no header."""
+        """Rows as objects, by the names in the header; as arrays if there is no header."""
         rows = _csv_rows if chosen.format is Format.CSV else self._tsv_rows
         numbered = rows(_TextLines(blocks, self._line, chosen.line_end), chosen.delimiter)
         if chosen.first_line > 1:
@@ -284,41 +250,41 @@ class Reader:
             if fault := _row_fault(row, line, width, names):
                 self._on_invalid(fault, _row(row, chosen))
                 continue
-            cells = map(_typed, row) if chosen.typed else row
+            cells = map(_parse_cell, row) if chosen.typed else row
             record = encode(dict(zip(names, cells, strict=True)) if names else list(cells))
             self._records += 1
             if len(record) > self._largest:
-                self._ask(record, line, self._records)
+                self._refuse_too_large(record, line, self._records)
             yield record
 
     def _tsv_rows(self, lines: "_TextLines", delimiter: str) -> Iterator[tuple[int, list[str]]]:
-        """Every line is a row, and every character but the delimiter is data."""
+        """Every line is a row; every character but the delimiter is data."""
         for text in lines:
             line = text.rstrip("\r\n")
             if "\r" in line or "\n" in line:
-                raise InvalidRecordError(lines.number, 1, _BARE, "line_end")
+                raise InvalidRecordError(lines.number, 1, _MIXED_LINE_ENDS, "line_end")
             if '"' in line or "\\" in line:
                 self.literal += 1
             yield lines.number, line.split(delimiter) if line else []
 
 
 def _head(blocks: Iterator[bytes]) -> bytes:
-    """What a reading is chosen from, or more."""
+    """The bytes that the format is chosen from, or more."""
     head = next(blocks, b"")
-    while len(head) < readings.HEAD and (block := next(blocks, b"")):
+    while len(head) < formats.HEAD and (block := next(blocks, b"")):
         head += block
     return head
 
 
 def _refuse_wrapper(record: bytes, chosen: Reading) -> None:
-    """Where the only record holds a list, that list is likely what was meant."""
+    """Raise InputError if the only record contains a list, which is likely the records."""
     try:
         value = msgspec.json.decode(record)
     except (msgspec.DecodeError, RecursionError):
         return
     if isinstance(value, list):
         raise InputError(
-            "The only record is an array. Say --format json to send its elements, or --format"
+            "The only record is an array. Use --format json to send its elements, or --format"
             " ndjson to send it as one record.",
             "format_unclear",
         )
@@ -332,7 +298,7 @@ def _refuse_wrapper(record: bytes, chosen: Reading) -> None:
             if isinstance(member, list) and any(isinstance(each, (dict, list)) for each in member):
                 raise InputError(
                     f"The file is one object, and its member {name!r} is a list of"
-                    f" {len(member):,}. Take the list out to send its records, or say --format"
+                    f" {len(member):,}. Extract the list to send its records, or use --format"
                     " ndjson to send the object as one record.",
                     "wrapped",
                 )
@@ -341,9 +307,9 @@ def _refuse_wrapper(record: bytes, chosen: Reading) -> None:
 def _whole_lines(
     blocks: Iterable[bytes], line: Callable[[], int], end: bytes = b"\n"
 ) -> Iterator[bytes]:
-    """Chunks that end with a line; the last line gets its end where it has none.
+    """Chunks of whole lines; a line end is added to the last line if it has none.
 
-    ``line`` is asked for the number of the next chunk's first line, where that line is too long.
+    ``line`` returns the number of the next chunk's first line, for the error if it is too long.
     """
     held: list[bytes] = []
     size = 0
@@ -362,7 +328,7 @@ def _whole_lines(
         yield rest + end
 
 
-def _as_it_is(blocks: Iterable[bytes]) -> Iterator[Chunk]:
+def _unchecked(blocks: Iterable[bytes]) -> Iterator[Chunk]:
     block = b""
     for block in blocks:
         if block:
@@ -372,15 +338,15 @@ def _as_it_is(blocks: Iterable[bytes]) -> Iterator[Chunk]:
 
 
 class _ConstantError(ValueError):
-    """``NaN`` and the like, which Python's json takes."""
+    """``NaN`` and the like, which Python's json accepts."""
 
 
-def _no_constant(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise _ConstantError(name)
 
 
 def _is_utf8(text: bytes) -> bool:
-    # msgspec does not look at the UTF-8 of bytes.
+    # msgspec does not check the UTF-8 of msgspec.Raw.
     try:
         return text.isascii() or bool(text.decode())
     except UnicodeDecodeError:
@@ -388,7 +354,7 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def _values(chunk: bytes) -> list[msgspec.Raw]:
-    """The JSON values in ``chunk``, whatever space is between them; none where one is malformed."""
+    """The JSON values in ``chunk``, whatever space separates them; none if one is malformed."""
     try:
         return _RAW.decode_lines(chunk)
     except (msgspec.DecodeError, RecursionError):
@@ -396,10 +362,10 @@ def _values(chunk: bytes) -> list[msgspec.Raw]:
 
 
 def one_line(record: bytes) -> bytes:
-    """The same on one line."""
-    # What stands in several lines: valid JSON has a raw line end only between tokens.
-    spread = b"\n" in record or b"\r" in record
-    return msgspec.json.format(record, indent=-1) if spread else record
+    """``record`` on one line."""
+    # Valid JSON has unescaped line ends only between tokens.
+    multiline = b"\n" in record or b"\r" in record
+    return msgspec.json.format(record, indent=-1) if multiline else record
 
 
 def _chunked(records: Iterable[bytes]) -> Iterator[Chunk]:
@@ -420,27 +386,26 @@ def _chunk(records: Sequence[bytes]) -> Chunk:
 
 
 class _Fault(NamedTuple):
-    """Why a record is not one JSON value, and at which character."""
+    """Why a record is not one JSON value, and at which character, from 0."""
 
     reason: str
     at: int
     code: str = "malformed_record"
 
 
-_NOT_UTF8: Final = "this is not UTF-8; --encoding says what it is, for instance windows-1252"
-_BARE: Final = "a line end of another kind than the others, outside quotes"
+_NOT_UTF8: Final = "this is not UTF-8; set --encoding, for example to windows-1252"
+_MIXED_LINE_ENDS: Final = "a line end outside quotes differs from the others"
 _MARK: Final = (
-    "the row begins with a byte order mark, as where files were put one after the other. Send each"
-    " by itself"
+    "the row begins with a byte order mark, as in concatenated files. Upload each file by itself"
 )
 _REPEATED: Final = (
-    "the row is the header once more, as where files were put one after the other. Send each by"
-    " itself, or leave this row out with --skip-invalid"
+    "the row repeats the header, as in concatenated files. Upload each file by itself, or leave"
+    " this row out with --skip-invalid"
 )
 
 
 def _fault(record: bytes) -> _Fault | None:
-    """Why ``record`` is not one JSON value; None where it is one."""
+    """Why ``record`` is not one JSON value; None if it is."""
     try:
         text = record.decode()
     except UnicodeDecodeError as error:
@@ -460,37 +425,37 @@ def _fault(record: bytes) -> _Fault | None:
         return _Fault(f"{error} is not JSON", text.find(str(error)))
     except json.JSONDecodeError as error:
         return _Fault(error.msg, error.pos)
-    # json takes everything that msgspec takes, and halves of surrogate pairs.
-    half = re.search(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}", text)
-    return _Fault("a \\ud800 … \\udfff escape without its other half", half.start() if half else 0)
+    # json accepts what msgspec accepts, and lone surrogates.
+    lone = re.search(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}", text)
+    return _Fault("a \\ud800 … \\udfff escape without its other half", lone.start() if lone else 0)
 
 
-def _on_a_line(fault: _Fault, record: bytes) -> str:
-    """The reason of a fault in a line, with what may help."""
+def _line_reason(fault: _Fault, record: bytes) -> str:
+    """The reason of a fault in a line, with a suggestion."""
     if fault.code == "malformed_record" and record[:1] in b"[{":
         rest = record.decode()[fault.at :]
         if fault.reason == "Extra data" and rest[0] in "[{":
-            return "another value follows on the line; say --format json if that is meant"
+            return "another value follows on the line; use --format json if that is intended"
         if not rest:
-            return f"{fault.reason}; say --format json if records go on over lines"
+            return f"{fault.reason}; use --format json if records span several lines"
     return fault.reason
 
 
-# Numbers stay text: nothing is done with them, and to read an integer of 5,000 digits takes long.
+# Numbers stay text: they are not used, and parsing an integer of 5,000 digits is slow.
 _scanner: Final = json.JSONDecoder(parse_int=str, parse_float=str)
-_decoder: Final = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_constant)
+_decoder: Final = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
 
 
-_LONGEST_TOKEN: Final = 20
-"""More characters than json needs to know a word or an escape."""
+_MAX_TOKEN: Final = 20
+"""More characters than json needs to recognize a constant or an escape."""
 
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 
 class _JsonText:
-    """A place in a text of JSON values, read as far as it is needed.
+    """A position in a text of JSON values, which is read as needed.
 
-    The decoder of the standard library tells where a value ends, which msgspec's does not.
+    The decoder of the standard library returns where a value ends; msgspec's does not.
     """
 
     def __init__(self, blocks: Iterator[bytes], line: int = 1) -> None:
@@ -503,7 +468,7 @@ class _JsonText:
         self._ended = False
 
     def _more(self) -> bool:
-        """Read on, and forget what is behind; False at the end."""
+        """Read another block, and drop what was consumed; False at the end."""
         if self._ended:
             return False
         self._line, self._column = self.place()
@@ -519,7 +484,7 @@ class _JsonText:
         return True
 
     def place(self, at: int | None = None) -> tuple[int, int]:
-        """Line and column, from 1, of where it is."""
+        """Line and column of a position, from 1."""
         at = self._at if at is None else at
         newlines = self._text.count("\n", 0, at)
         if newlines:
@@ -527,7 +492,7 @@ class _JsonText:
         return self._line, self._column + at
 
     def elements(self) -> Iterator[tuple[int, str]]:
-        """The elements of one array: where each begins, for ``place``, and as it is written."""
+        """The elements of one array: the position of each, for ``place``, and its text."""
         self.expect("[")
         comma = self.peek() != "]"
         while comma:
@@ -538,12 +503,12 @@ class _JsonText:
         self.expect("]")
         if self.peek():
             self.fail(
-                "there is text after the array. If each line is a record, say --format ndjson",
+                "there is text after the array. If each line is a record, use --format ndjson",
                 code="format_unclear",
             )
 
     def sequence(self) -> Iterator[tuple[int, str]]:
-        """Values, one after the other; space between them wherever one could go on."""
+        """Consecutive values; numbers and words must be followed by space."""
         while self.peek():
             start, value = self.value()
             if value[-1] not in '}]"' and self._text[self._at : self._at + 1].strip():
@@ -551,11 +516,11 @@ class _JsonText:
             yield start, value
 
     def fail(self, reason: str, at: int | None = None, code: str = "malformed_record") -> NoReturn:
-        """Raise what is wrong, and where."""
+        """Raise InvalidRecordError for a position."""
         raise InvalidRecordError(*self.place(at), reason, code)
 
     def peek(self) -> str:
-        """The next character that is no space; "" at the end."""
+        """The next character that is not space; "" at the end."""
         while True:
             found = _SPACE.match(self._text, self._at)
             self._at = found.end() if found else self._at
@@ -565,13 +530,13 @@ class _JsonText:
                 return ""
 
     def expect(self, character: str) -> None:
-        """Go past ``character``, which must be next."""
+        """Consume ``character``, which must be next."""
         if self.peek() != character:
             self.fail(f"expected {character!r}" + (" or ','" if character == "]" else ""))
         self._at += 1
 
     def value(self) -> tuple[int, str]:
-        """The next value, as it is written, and where it begins, for ``place``."""
+        """The position of the next value, for ``place``, and its text."""
         self.peek()
         while True:
             try:
@@ -579,15 +544,15 @@ class _JsonText:
             except RecursionError:
                 self.fail("the JSON is nested too deeply", self._at)
             except json.JSONDecodeError as error:
-                cut_off = error.msg.startswith("Unterminated") or (
-                    error.pos > len(self._text) - _LONGEST_TOKEN
+                truncated = error.msg.startswith("Unterminated") or (
+                    error.pos > len(self._text) - _MAX_TOKEN
                 )
                 too_long = len(self._text) - self._at > MAX_RECORD
-                if too_long or not cut_off or not self._more():
+                if too_long or not truncated or not self._more():
                     self.fail(error.msg, error.pos)
                 continue
-            # A number at the end of what was read may go on, if only by "." or "e+" so far.
-            if end + _LONGEST_TOKEN < len(self._text) or not self._more():
+            # A number at the end of the text may continue in the next block.
+            if end + _MAX_TOKEN < len(self._text) or not self._more():
                 start, self._at = self._at, end
                 return start, self._text[start:end]
 
@@ -595,37 +560,37 @@ class _JsonText:
 _WORDS: Final = {"": None, "true": True, "false": False, "null": None}
 
 
-def _typed(cell: str) -> object:
+def _parse_cell(cell: str) -> object:
     if cell in _WORDS:
         return _WORDS[cell]
-    # Digits stay as they are written: a float would spoil 30 of them.
-    return msgspec.Raw(cell.encode()) if readings.NUMBER.fullmatch(cell) else cell
+    # Keep the digits: a float has only 17.
+    return msgspec.Raw(cell.encode()) if formats.NUMBER.fullmatch(cell) else cell
 
 
-def _no_name(names: list[str]) -> str:
-    """How the first row begins where that is no name, and what to do; "" where it may be one."""
+def _doubtful_header(names: list[str]) -> str:
+    """How the first row begins if that is not a name, and what to do; "" if it may be one."""
     seen = repr(names[0][:40])
     if re.match(r"[-+.]?[0-9]", names[0]):
-        return f"{seen}. Say --no-header if it is a record, --header if it is the header"
+        return f"{seen}. Use --no-header if it is a record, --header if it is the header"
     if names[0][:4].lower() == "sep=" or (len(names) == 1 and names[0][:1] == "#"):
-        return f"{seen}. Take this line out, or say --header if it is the header"
+        return f"{seen}. Remove this line, or use --header if it is the header"
     return ""
 
 
 def _check_names(names: list[str], line: int, chosen: Reading, options: ReadOptions) -> None:
-    """Raise InvalidRecordError where the first row does not name the columns."""
+    """Raise InvalidRecordError if the first row does not name the columns."""
 
     def fail(reason: str, code: str) -> NoReturn:
         raise InvalidRecordError(line, 1, reason, code)
 
-    if options.header is None and (reason := _no_name(names)):
+    if options.header is None and (reason := _doubtful_header(names)):
         fail(f"the first row should name the columns, and begins with {reason}", "header_unclear")
     if chosen.format is Format.TSV and not chosen.given:
         for name in names:
             if len(name) > 1 and name[0] == name[-1] == '"':
                 fail(
-                    f"the name {name} is in quotes, which TSV has not. Say --format tsv if the"
-                    " quotes are data, --format csv --delimiter tab if they are not",
+                    f"the name {name} is in quotes, which TSV does not have. Use --format tsv if"
+                    " the quotes are data, --format csv --delimiter tab if they are not",
                     "format_unclear",
                 )
     columns: dict[str, list[str]] = {}
@@ -640,18 +605,18 @@ def _check_names(names: list[str], line: int, chosen: Reading, options: ReadOpti
 def _row_fault(
     row: list[str], line: int, width: int, names: list[str] | None
 ) -> InvalidRecordError | None:
-    """Why ``row`` is no record of a table of so many columns; None where it is one."""
+    """Why ``row`` is not a record of a table with ``width`` columns; None if it is."""
     if len(row) != width:
         than = f"the header {width}" if names else f"the first {width}"
         return InvalidRecordError(line, 1, f"the row has {len(row)} cells, {than}", "ragged")
-    # A single cell may well hold what its column is called.
+    # With a single column, a value may equal the name.
     if row == names and width > 1:
         return InvalidRecordError(line, 1, _REPEATED, "header_repeated")
     return None
 
 
 def _row(cells: list[str], chosen: Reading) -> bytes:
-    """A row as it was, more or less."""
+    """A row as text, nearly as it was."""
     if chosen.format is Format.TSV:
         return chosen.delimiter.join(cells).encode()
     text = io.StringIO()
@@ -660,13 +625,13 @@ def _row(cells: list[str], chosen: Reading) -> bytes:
 
 
 class _TextLines:
-    """The lines of a table, each with its end; remembers what a fault in a quoted cell needs."""
+    """The lines of a table, each with its end; tracks open quotes, for error messages."""
 
     def __init__(self, blocks: Iterator[bytes], line: int, end: str) -> None:
         self.number = line - 1
-        """Of the line that was read last, from 1."""
+        """Number of the line that was read last, from 1."""
         self.quoted: list[str] = []
-        """Lines with quotes, for whom it concerns to clear."""
+        """Lines with quotes that are not rows by themselves; the user clears it."""
         self.open: tuple[int, int] | None = None
         """Line and column of the quote that is open after the last line."""
         self.was_open: tuple[int, int] | None = None
@@ -682,13 +647,13 @@ class _TextLines:
         for chunk in _whole_lines(self._blocks, lambda: self.number + 1, end.encode()):
             for text in self._decoded(chunk).split(end)[:-1]:
                 self.number += 1
-                # Most lines are rows by themselves.
+                # Most lines are rows by themselves: skip the tracking.
                 if '"' in text and (self.open or not is_row(text)):
                     self._quotes(text)
                 yield text + end
 
     def _quotes(self, text: str) -> None:
-        """Follow a cell over lines, and what is no row."""
+        """Track a quoted cell that spans lines, and lines that are not rows."""
         self.quoted.append(text + self._end)
         self.was_open = self.open
         if text.count('"') % 2:
@@ -709,7 +674,7 @@ class _TextLines:
 
 def _csv_rows(lines: _TextLines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Rows by RFC 4180, and the line that each begins on; a blank line is an empty row."""
-    # The module's own limit, 128 KB, would refuse cells that the service takes.
+    # The module's default, 128 KB, would refuse cells that the service accepts.
     csv.field_size_limit(MAX_RECORD)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     cell = rf'(?:"[^"]*(?:""[^"]*)*"|[^"{re.escape(delimiter)}\r\n]*)'
@@ -722,10 +687,10 @@ def _csv_rows(lines: _TextLines, delimiter: str) -> Iterator[tuple[int, list[str
         except StopIteration:
             return
         except csv.Error as error:
-            # Where a quote is wrong nobody knows where the row ends: none can be left out.
+            # After a wrong quote the end of the row is unknown: it cannot be left out.
             raise _quote_fault(lines, str(error)) from None
         if lines.quoted:
-            # The module takes quotes within a cell that does not begin with one.
+            # The module accepts quotes within a cell that does not begin with one.
             if not is_row("".join(lines.quoted)):
                 raise InvalidRecordError(line, 1, _STRAY, "quote")
             lines.quoted.clear()
@@ -733,14 +698,14 @@ def _csv_rows(lines: _TextLines, delimiter: str) -> Iterator[tuple[int, list[str
 
 
 _STRAY: Final = (
-    "a quote within a cell that does not begin with one. If quotes are data, say --format tsv with"
+    "a quote within a cell that does not begin with one. If quotes are data, use --format tsv with"
     " the --delimiter"
 )
 
 
 def _quote_fault(lines: _TextLines, reason: str) -> InvalidRecordError:
     if "new-line" in reason:
-        return InvalidRecordError(lines.number, 1, _BARE, "line_end")
+        return InvalidRecordError(lines.number, 1, _MIXED_LINE_ENDS, "line_end")
     if "field larger" in reason and lines.open is None:
         reason = f"a cell is longer than {MAX_RECORD:,} characters"
         return InvalidRecordError(lines.number, 1, reason, "too_large")
@@ -755,8 +720,8 @@ def _quote_fault(lines: _TextLines, reason: str) -> InvalidRecordError:
     return InvalidRecordError(*place, "the quote that opens here is never closed", "quote")
 
 
-def refuse_json(record: bytes, number: int) -> None:
-    """Raise InvalidRecordError unless ``record`` is one JSON value; it is the ``number``-th."""
+def check_json(record: bytes, number: int) -> None:
+    """Raise InvalidRecordError, with its ``number``, unless ``record`` is one JSON value."""
     if fault := _fault(record):
         at = f"character {fault.at + 1}: {fault.reason}"
         raise InvalidRecordError(number, fault.at + 1, at, fault.code, record=number)

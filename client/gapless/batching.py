@@ -1,0 +1,201 @@
+"""How records are divided into batches: one pass over the input plans it, before any is sent.
+
+The division depends on the input alone, so that another process, on another machine, makes the same
+batches. If a fixed number of records makes good batches the session is strict: its ``batchSize`` is
+all it takes to make them again.
+"""
+
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from gapless.compression import crc32
+from gapless.errors import InputError
+from gapless.readers import Chunk
+
+TARGET_BYTES: Final = 4_000_000
+"""Largest batch, bytes of JSON, unless a single record is larger: it fits into a request of
+4,500,000 bytes even if it does not compress."""
+
+MAX_BATCHES: Final = 100_000
+"""Batches in a session (docs/protocol.md, Limits)."""
+
+_MAX_OVERHEAD: Final = 4
+"""How many times the minimum of batches a strict session may have; beyond, it is flexible."""
+
+_LEVEL: Final = 6
+_GROUP: Final = 2**_LEVEL
+"""Small records that are counted together."""
+
+ENVELOPE_BYTES: Final = 100
+"""Bytes of a request besides its records, rounded up: ``{"seqNum":99999,"data":[]}``."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The records of an upload, and how they are divided into batches."""
+
+    records: int
+    bytes: int
+    """Size of the merged NDJSON."""
+    crc32: int
+    """CRC-32 of the merged NDJSON."""
+    batch_size: int | None
+    """Records in a batch; None if batches are divided by ``batch_bytes``."""
+    batch_bytes: int
+    """Largest batch, bytes of JSON; a single record may be larger."""
+
+    @property
+    def batches(self) -> int | None:
+        """How many batches; None if only dividing them tells."""
+        return None if self.batch_size is None else -(-self.records // self.batch_size)
+
+
+class BatchSizeFinder:
+    """Finds the largest of 1, 2, 4, 8 … records for which every batch fits into ``max_bytes``.
+
+    One pass in little memory: a run of 2ⁿ records is two runs of 2ⁿ⁻¹.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._waiting: list[int] = []
+        """Lengths of fewer records than ``_GROUP``."""
+        self._held: list[list[int]] = [[] for _ in range(_LEVEL + 1)]
+        """Per level, the one run without its other half."""
+        self._levels: int | None = None
+        """How many levels fit, as soon as one does not."""
+
+    def add(self, lengths: list[int]) -> None:
+        """Add the lengths of the next records, in bytes, without commas."""
+        lengths = self._waiting + lengths
+        whole = len(lengths) - len(lengths) % _GROUP
+        self._waiting = lengths[whole:]
+        if sum(lengths) + len(lengths) > self._max_bytes:
+            self._add(lengths[:whole], 0)
+            return
+        # These fit into one batch together: no need to check each.
+        self._add([sum(lengths[i : i + _GROUP]) for i in range(0, whole, _GROUP)], _LEVEL)
+
+    def _add(self, lengths: list[int], level: int) -> None:
+        """Add runs of one level, and combine them into those of the next."""
+        while lengths and (self._levels is None or level < self._levels):
+            if level == len(self._held):
+                self._held.append([])
+            lengths = self._held[level] + lengths
+            # If all of them fit into one batch, each of them fits.
+            commas = 2**level
+            if (
+                sum(lengths) + len(lengths) * commas > self._max_bytes
+                and max(lengths) + commas > self._max_bytes
+            ):
+                self._levels = level
+                return
+            odd = len(lengths) % 2
+            self._held[level] = lengths[-1:] if odd else []
+            lengths = list(map(operator.add, lengths[: len(lengths) - odd : 2], lengths[1::2]))
+            level += 1
+
+    def batch_size(self) -> int:
+        """The largest power of two for which every batch fits; 0 if there is none."""
+        self._add(self._waiting, 0)
+        self._waiting = []
+        fitting = tail = 0
+        for level, held in enumerate(self._held[: self._levels]):
+            if tail > self._max_bytes:
+                break
+            fitting = 2**level
+            tail += sum(held) + len(held) * fitting
+        return fitting
+
+
+def make_plan(
+    chunks: Iterable[Chunk],
+    *,
+    batch_size: int | None = None,
+    flexible: bool = False,
+    max_bytes: int = TARGET_BYTES + ENVELOPE_BYTES,
+    max_batches: int = MAX_BATCHES,
+) -> Plan:
+    """Plan the upload of ``chunks``. Raises InputError if a session cannot hold so many batches.
+
+    ``batch_size``, or ``flexible`` if it has none, is that of an existing session. The service
+    accepts ``max_bytes`` in a body and ``max_batches`` in a session.
+    """
+    records = size = crc = 0
+    target = min(TARGET_BYTES, max_bytes - ENVELOPE_BYTES)
+    finder = BatchSizeFinder(target)
+    for chunk in chunks:
+        size += len(chunk.lines)
+        crc = crc32(chunk.lines, crc)
+        records += len(chunk.records)
+        if batch_size is None and not flexible:
+            finder.add(list(map(len, chunk.records)))
+    # Batches are rarely full. If there would be too many, larger ones may fit when compressed.
+    while size > target * max_batches // 3:
+        target *= 2
+    if batch_size is None and not flexible:
+        fewest = max(1, -(-size // target))
+        found = max(records, 1) if size <= target else finder.batch_size()
+        limit = min(max_batches, _MAX_OVERHEAD * fewest + 1)
+        batch_size = found if found and -(-records // found) <= limit else None
+    if batch_size is not None and -(-records // batch_size) > max_batches:
+        raise InputError(f"{records:,} records in batches of {batch_size:,} are too many batches.")
+    return Plan(records, size, crc, batch_size, target)
+
+
+class Batch(NamedTuple):
+    """Consecutive pieces of NDJSON; the last ends with a line feed."""
+
+    pieces: Sequence[bytes]
+    records: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of NDJSON."""
+        return sum(map(len, self.pieces))
+
+
+def split(chunks: Iterable[Chunk], plan: Plan) -> Iterator[Batch]:
+    """The batches, in order."""
+    lines = (chunk.lines for chunk in chunks)
+    if plan.batch_size is None:
+        return _split_by_bytes(lines, plan.batch_bytes)
+    return _split_by_count(lines, plan.batch_size)
+
+
+def _split_by_count(chunks: Iterable[bytes], size: int) -> Iterator[Batch]:
+    held: list[bytes] = []
+    missing = size
+    for chunk in chunks:
+        rest = chunk
+        count = chunk.count(b"\n")
+        while count >= missing:
+            left = rest.split(b"\n", missing)[-1]
+            held.append(rest[: len(rest) - len(left)])
+            yield Batch(held, size)
+            held, rest = [], left
+            count, missing = count - missing, size
+        if rest:
+            held.append(rest)
+            missing -= count
+    if held:
+        yield Batch(held, size - missing)
+
+
+def _split_by_bytes(chunks: Iterable[bytes], max_bytes: int) -> Iterator[Batch]:
+    held = b""
+    for chunk in chunks:
+        held += chunk
+        at = 0
+        # The rest may grow with the next chunk: it is no batch yet.
+        while len(held) - at > max_bytes:
+            end = held.rfind(b"\n", at, at + max_bytes) + 1 or held.find(b"\n", at) + 1
+            if not end:
+                break
+            yield Batch([held[at:end]], held.count(b"\n", at, end))
+            at = end
+        held = held[at:]
+    if held:
+        yield Batch([held], held.count(b"\n"))

@@ -1,0 +1,110 @@
+"""What the service answers, as immutable data (openapi.yaml)."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from gapless.errors import IncompleteError
+
+
+class Limits(msgspec.Struct, frozen=True, rename="camel"):
+    """Limits of a batch and of a session; the defaults are the documented ones."""
+
+    max_body_bytes: int = 4_500_000
+    max_inflated_bytes: int = 64 * 1024 * 1024
+    max_seq_num: int = 99_999
+
+
+class Range(msgspec.Struct, frozen=True):
+    """Consecutive ``seqNum``, both ends included."""
+
+    first: int = msgspec.field(name="from")
+    last: int = msgspec.field(name="to")
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+
+class Checksum(msgspec.Struct, frozen=True):
+    """Of the whole merged object; ``value`` is base64."""
+
+    algorithm: str
+    type: str
+    value: str
+
+
+class Result(msgspec.Struct, frozen=True, rename="camel"):
+    """The result of finish (openapi.yaml: FinishSuccess and FinishFailed)."""
+
+    session_id: str
+    validation_result: str
+    reason: str = ""
+    detail: str = ""
+    missing: list[Range] = []
+    missing_truncated: bool = False
+    total_record: int = 0
+    received_record: int | None = None
+    batches: int = 0
+    bytes: int = 0
+    key: str = ""
+    manifest: str = ""
+    checksum: Checksum | None = None
+    reading: str = ""
+    """How the client read the input; set by ``upload`` and ``resume``."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the merged object exists and is complete."""
+        return self.validation_result == "Success"
+
+    def incomplete(self) -> IncompleteError:
+        """The error for a result that is not ``ok``."""
+        return IncompleteError(
+            self.reason, self.detail, [(gap.first, gap.last) for gap in self.missing]
+        )
+
+
+class Merge(msgspec.Struct, frozen=True):
+    """Progress of a long merge, in parts."""
+
+    parts: int
+    done: int
+
+
+class Status(msgspec.Struct, frozen=True, rename="camel"):
+    """What was stored, what is missing, and the last result of finish."""
+
+    session_id: str
+    state: str
+    total_record: int
+    batch_size: int | None
+    expires_at: datetime
+    batches: int
+    missing: list[Range]
+    missing_truncated: bool = False
+    finish: Result | None = None
+    merge: Merge | None = None
+
+
+class Created(msgspec.Struct, frozen=True, rename="camel"):
+    """A new session."""
+
+    session_id: str
+    expires_at: datetime
+    limits: Limits
+
+
+class Link(msgspec.Struct, frozen=True):
+    """A presigned URL."""
+
+    url: str
+
+
+def as_json(model: Result | Status) -> dict[str, Any]:
+    """``model`` as JSON has it; without an empty ``reading``."""
+    members: dict[str, Any] = msgspec.to_builtins(model)
+    for result in (members, members.get("finish") or {}):
+        if not result.get("reading", True):
+            del result["reading"]
+    return members
