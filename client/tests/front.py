@@ -1,6 +1,6 @@
 """The client under test, the local server in a process of its own, and a front before it.
 
-The front records every request on its way, and can refuse it, spoil it or drop the connection.
+The front records every request on its way, and can refuse it, damage it or drop the connection.
 """
 
 import gzip

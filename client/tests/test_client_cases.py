@@ -1,7 +1,7 @@
-"""Situations in which upload tools went wrong, each with what is right stated in it.
+"""Situations in which upload tools have failed, each with the right behaviour.
 
-Kinds: the second look that trusts the first; a signal that is not heeded; a convenience that is a
-must; names and streams; output. How records are read is in test_client_readings.py.
+A file that changes between the two passes; signals and time; state that is stale or is not saved;
+names and streams; output. How records are read is in test_client_readings.py.
 """
 
 import json
@@ -49,7 +49,7 @@ PROVED = "what is stored is what was sent"
 
 
 def shell(line: str, environ: dict[str, str] | None = None, *, expect: int = 0) -> str:
-    """Run a line as it would be typed; gives all that it printed."""
+    """Run a line in a shell; returns all that it printed."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", line],
@@ -74,7 +74,7 @@ def finishes(front: Front) -> int:
     return sum(seen.path.endswith("/finish") for seen in front.seen)
 
 
-# --- The second look trusts the first -------------------------------------------------------------
+# --- A file that changes between the two passes ---------------------------------------------------
 
 
 def overwrite(at: int) -> Callable[[Path], None]:
@@ -210,7 +210,7 @@ def test_no_temporary_file_stays(front: Front, folder: Path) -> None:
     assert front.batches() == [0]
 
 
-# --- A signal that is not heeded ------------------------------------------------------------------
+# --- Signals and time -----------------------------------------------------------------------------
 
 
 RELAY = """
@@ -317,7 +317,7 @@ class Clock:
 
 
 @pytest.mark.parametrize("jump", [0.0, 30.0, 3600.0])
-def test_patience_begins_anew_after_a_jump(front: Front, jump: float) -> None:
+def test_patience_starts_over_after_a_jump(front: Front, jump: float) -> None:
     """Stopped, or asleep, for longer than its patience: it has not tried meanwhile."""
     clock = Clock()
     clock.jumps = {2: jump}
@@ -346,7 +346,7 @@ def test_patience_begins_anew_after_a_jump(front: Front, jump: float) -> None:
 
 
 def test_what_is_refused_after_a_first_answer_is_tried_again(front: Front) -> None:
-    """A port where nothing listens any more is a service that starts anew."""
+    """A port where nothing listens any more is a service that restarts."""
     left = [3]
 
     class Restarting(httpx.AsyncBaseTransport):
@@ -371,7 +371,7 @@ def test_what_is_refused_after_a_first_answer_is_tried_again(front: Front) -> No
 
 @contextmanager
 def self_signed(folder: Path) -> Iterator[str]:
-    """An HTTPS server that nobody vouches for."""
+    """An HTTPS server with a certificate that nothing trusts."""
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
@@ -496,7 +496,7 @@ def test_what_an_interrupted_upload_prints_goes_on(front: Front) -> None:
     assert stored.isdisjoint(front.batches())
 
 
-# --- A convenience that is a must; memory that never expires --------------------------------------
+# --- State that cannot be saved, or is stale ------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -594,7 +594,7 @@ def test_a_session_that_is_gone_is_explained(front: Front, answer: str) -> None:
     run("abort", old, expect=1)
 
 
-def test_what_is_printed_after_a_session_is_gone_can_be_typed(front: Front) -> None:
+def test_an_upload_starts_over_after_an_abort_by_id(front: Front) -> None:
     file = written(Path("my orders.ndjson"), lines(100))
     begin(front, file)
     old = json.loads(run("list", "--json")[0])["sessionId"]

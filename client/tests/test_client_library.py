@@ -1,4 +1,4 @@
-"""The library takes records or refuses, and gives what it stored in any form."""
+"""The library accepts records or refuses them, and returns what it stored in any form."""
 
 import array
 import enum

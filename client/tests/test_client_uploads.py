@@ -1,4 +1,4 @@
-"""Whole uploads by the client, through a front that records, refuses, spoils and drops requests."""
+"""Whole uploads by the client, through a proxy that records, refuses, damages and drops them."""
 
 import base64
 import gzip
@@ -209,7 +209,7 @@ def upload(
     records: Sequence[object],
     **options: Any,  # noqa: ANN401
 ) -> tuple[gapless.Result, list[float]]:
-    """Upload through the library without ever sleeping; gives the result and the pauses."""
+    """Upload through the library without sleeping; returns the result and the pauses."""
     pauses: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -313,7 +313,7 @@ def test_the_documented_codes_have_their_errors() -> None:
         assert error.code == code
 
 
-def test_gaps_are_told_and_mended(front: Front) -> None:
+def test_gaps_are_reported_and_filled(front: Front) -> None:
     with gapless.Client(os.environ["GAPLESS_URL"]) as client:
         session = client.create(5, 2)
         session.send(0, [1, b'{ "kept": 1.0}'])
