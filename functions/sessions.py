@@ -1,7 +1,6 @@
 """The sessions function: create, show, link to what was merged, abort."""
 
 import os
-from collections.abc import Callable
 
 from uploads import startup
 from uploads.config import Config
@@ -13,7 +12,7 @@ from uploads.wiring import Wiring
 
 def build(wiring: Wiring) -> Handler:
     """The handler of the sessions function."""
-    lifecycle, links = wiring.lifecycle, wiring.presigning_store
+    lifecycle = wiring.lifecycle
 
     def create(request: Request) -> Response:
         owner = request.owner
@@ -26,14 +25,18 @@ def build(wiring: Wiring) -> Handler:
             request.count_finishing(session.finishing_since, wiring.clock())
         return respond(200, lifecycle.status(session))
 
-    def link(key: Callable[[str], str]) -> Callable[[Request], Response]:
-        def answer(request: Request) -> Response:
-            found = lifecycle.link(request.session_id, request.owner, key)
-            if request.accepts("application/json"):
-                return respond(200, found, vary="Accept")
-            return respond(307, location=found["url"], vary="Accept")
+    def link(request: Request, found: dict[str, str], vary: str) -> Response:
+        if request.accepts("application/json"):
+            return respond(200, found, vary=vary)
+        return respond(307, location=found["url"], vary=vary)
 
-        return answer
+    def file(request: Request) -> Response:
+        takes_gzip = request.accepts_coding("gzip")
+        found = lifecycle.file(request.session_id, request.owner, takes_gzip=takes_gzip)
+        return link(request, found, "Accept, Accept-Encoding")
+
+    def manifest(request: Request) -> Response:
+        return link(request, lifecycle.manifest(request.session_id, request.owner), "Accept")
 
     def abort(request: Request) -> Response:
         lifecycle.abort(request.session_id, request.owner)
@@ -42,8 +45,8 @@ def build(wiring: Wiring) -> Handler:
     operations = {
         "POST /api/upload/sessions": create,
         "GET /api/upload/sessions/{sessionId}": status,
-        "GET /api/upload/sessions/{sessionId}/file": link(links.key),
-        "GET /api/upload/sessions/{sessionId}/manifest": link(links.manifest_key),
+        "GET /api/upload/sessions/{sessionId}/file": file,
+        "GET /api/upload/sessions/{sessionId}/manifest": manifest,
         "DELETE /api/upload/sessions/{sessionId}": abort,
     }
     return make_handler(operations, wiring.config)

@@ -129,9 +129,9 @@ class Api:
             assert answer.headers.get("cache-control") == "no-store", answer
         return answer
 
-    def create(self, total: int, batch_size: int | None = None) -> str:
-        """A new session's id."""
-        asked = {"totalRecord": total} | ({"batchSize": batch_size} if batch_size else {})
+    def create(self, total: int, batch_size: int | None = None, **more: object) -> str:
+        """A new session's id; ``more`` are other members of the request."""
+        asked = {"totalRecord": total, **more} | ({"batchSize": batch_size} if batch_size else {})
         answer = self.request("POST", self.ROOT, json.dumps(asked).encode())
         assert answer.status == 201, answer
         session_id: str = answer.json["sessionId"]

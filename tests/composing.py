@@ -22,17 +22,18 @@ def prepare(endpoint: str) -> Callable[[], int]:
     from uploads.config import Config
     from uploads.merging.composing import Composer, Composition
     from uploads.merging.parts import plan_parts
-    from uploads.session import Decision
+    from uploads.session import Decision, Session
     from uploads.wiring import Wiring
 
     wiring = Wiring(Config.from_env(os.environ | {"AWS_ENDPOINT_URL": endpoint}))
     batches, composer = wiring.batches, Composer(wiring.batches, wiring.merged)
     batches.list(SESSION, below=1)
+    session = Session(SESSION, "anybody", 0, None, 0, 2**40, 2**40)
 
     def run() -> int:
         listing = batches.list(SESSION)
         digest = listing_digest(listing)
-        with Composition(composer, SESSION, plan_parts(listing), digest) as composition:
+        with Composition(composer, session, plan_parts(listing), digest) as composition:
             content = composition.transfer()
             decision = Decision(len(listing), content.records, content.bytes, digest)
             composition.publish(decision, content.checksum)

@@ -63,9 +63,9 @@ class Stack:
     batches_bucket: str
     merged_bucket: str
 
-    def merged(self, session_id: str) -> bytes:
+    def merged(self, session_id: str, ending: str = "ndjson") -> bytes:
         """The merged object, as it is in S3. Raises ``s3.exceptions.NoSuchKey``."""
-        found = self.s3.get_object(Bucket=self.merged_bucket, Key=f"{session_id}.ndjson")
+        found = self.s3.get_object(Bucket=self.merged_bucket, Key=f"{session_id}.{ending}")
         return found["Body"].read()
 
     def manifest(self, session_id: str) -> bytes:

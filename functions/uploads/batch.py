@@ -20,7 +20,7 @@ class Batch:
     sha256: str
     """Of ``ndjson``, hexadecimal: two batches are the same if this is."""
     crc32: int
-    """Of ``ndjson``: merging combines these into the checksum of the whole object."""
+    """Of ``ndjson``: merging combines these into the checksum of all content."""
 
     @classmethod
     def of(cls, seq_num: int, records: int, ndjson: bytes) -> Self:
@@ -34,7 +34,7 @@ class StoredBatch(NamedTuple):
 
     seq_num: int
     size: int
-    """Bytes of NDJSON."""
+    """Bytes, as it is stored."""
     etag: str
 
 
@@ -48,15 +48,18 @@ def listing_digest(listing: Sequence[StoredBatch]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class BatchMetadata:
+class BatchMetadata(NamedTuple):
     """What the metadata of a batch's object says about it."""
 
     records: int
     size: int
-    """Bytes."""
+    """Bytes, as this and the CRC-32 as it is stored."""
     sha256: str
+    """Of its NDJSON, hexadecimal."""
     crc32: int
+    content_size: int
+    """Bytes of NDJSON, as this and the next."""
+    content_crc32: int
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,26 @@ class RunTotals:
 
     records: int = 0
     bytes: int = 0
+    """As this and the CRC-32 as they are stored."""
     crc32: int = 0
+    content_bytes: int = 0
+    """Of NDJSON, as this and the next."""
+    content_crc32: int = 0
 
     @classmethod
     def of(cls, batches: Iterable[BatchMetadata]) -> Self:
         """The concatenation of ``batches``."""
-        return sum((cls(batch.records, batch.size, batch.crc32) for batch in batches), cls())
+        # Without an object for each: there may be 100,000.
+        records = size = crc32 = content_size = content_crc32 = 0
+        for each in batches:
+            records += each.records
+            size += each.size
+            crc32 = isal_zlib.crc32_combine(crc32, each.crc32, each.size)
+            content_size += each.content_size
+            content_crc32 = isal_zlib.crc32_combine(
+                content_crc32, each.content_crc32, each.content_size
+            )
+        return cls(records, size, crc32, content_size, content_crc32)
 
     def __add__(self, other: Self) -> Self:
         """The concatenation of both."""
@@ -78,9 +95,21 @@ class RunTotals:
             self.records + other.records,
             self.bytes + other.bytes,
             isal_zlib.crc32_combine(self.crc32, other.crc32, other.bytes),
+            self.content_bytes + other.content_bytes,
+            isal_zlib.crc32_combine(self.content_crc32, other.content_crc32, other.content_bytes),
         )
 
     @property
     def checksum(self) -> str:
-        """The CRC-32 as S3 writes it: base64 of 4 big-endian bytes."""
-        return base64.b64encode(self.crc32.to_bytes(4, "big")).decode()
+        """The CRC-32 of what is stored, as S3 writes it."""
+        return checksum(self.crc32)
+
+
+def frame(stored: bytes) -> RunTotals:
+    """What is put around batches: it has no content."""
+    return RunTotals(bytes=len(stored), crc32=isal_zlib.crc32(stored))
+
+
+def checksum(crc32: int) -> str:
+    """A CRC-32 as S3 writes it: base64 of 4 big-endian bytes."""
+    return base64.b64encode(crc32.to_bytes(4, "big")).decode()

@@ -1,8 +1,11 @@
 r"""Batches in S3, one object each; the listing is the truth about which there are.
 
-Key ``{sessionId}/{seqNum:08d}``; content NDJSON, every line ended by ``\n``, so that merging is
-concatenation; metadata ``records``, ``sha256`` and ``crc32``. Zero-padded keys list in ``seqNum``
-order. An object is created once and never changed.
+Key ``{sessionId}/{seqNum:08d}``; content NDJSON, every line ended by ``\n``, or its raw DEFLATE:
+what the session's format stores (``formats``), so that merging is concatenation. Metadata
+``records``, ``sha256`` (of the NDJSON) and ``crc32``; of what is compressed ``stored-crc32``
+instead, and ``content-crc32`` and ``content-bytes`` (of the NDJSON), so that functions of the
+release before, which know no framing, fail rather than merge it. Zero-padded keys list in
+``seqNum`` order. An object is created once and never changed.
 
 Permissions: ``s3:PutObject`` to write, ``s3:GetObject`` to read, ``s3:ListBucket`` to list and to
 be told 404 instead of 403, ``s3:DeleteObject`` to delete.
@@ -15,16 +18,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import obstore
+from isal import isal_zlib
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from uploads import errors, limits
 from uploads.batch import Batch, BatchMetadata, Listing, StoredBatch
+from uploads.formats import Format
 from uploads.retries import Tries, persistently
 from uploads.threads import Threads
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
+    from uploads.session import Session
 
 _GONE: Final = (FileNotFoundError, PreconditionError)
 """What S3 says of a listed batch that is no longer there."""
@@ -72,23 +78,29 @@ class BatchStore:
     def __init__(self, store: "S3Store") -> None:
         self._store = store
 
-    def put(self, session_id: str, batch: Batch) -> None:
-        """Store ``batch`` unless its ``seqNum`` is taken: 1 write.
+    def put(self, session: "Session", batch: Batch) -> None:
+        """Store ``batch`` in the session's format unless its ``seqNum`` is taken: 1 write.
 
         The same batch again is fine. Raises BatchConflictError where a different one is stored,
         StorageBusyError where S3 settles neither.
         """
-        stored = put_once(
-            self._store,
-            key(session_id, batch.seq_num),
-            batch.ndjson,
-            {
-                "Content-Type": "application/x-ndjson",
-                "records": str(batch.records),
-                "sha256": batch.sha256,
-                "crc32": f"{batch.crc32:08x}",
-            },
-        )
+        content = session.format.store(batch.ndjson)
+        attributes: obstore.Attributes = {
+            "Content-Type": "application/x-ndjson",
+            "records": str(batch.records),
+            "sha256": batch.sha256,
+        }
+        if session.format is Format.NDJSON:
+            attributes["crc32"] = f"{batch.crc32:08x}"
+        else:
+            attributes |= {
+                "Content-Type": "application/octet-stream",
+                "stored-crc32": f"{isal_zlib.crc32(content):08x}",
+                "content-crc32": f"{batch.crc32:08x}",
+                "content-bytes": str(len(batch.ndjson)),
+            }
+        name = key(session.session_id, batch.seq_num)
+        stored = put_once(self._store, name, content, attributes)
         if stored and (metadata := _metadata_of(stored)).sha256 != batch.sha256:
             raise errors.BatchConflictError(
                 f"A different batch is stored as seqNum {batch.seq_num} and stays as it is."
@@ -156,7 +168,7 @@ class BatchStore:
             raise errors.BatchesGoneError from None
 
     def read(self, session_id: str, batch: StoredBatch) -> "tuple[BatchMetadata, obstore.Bytes]":
-        """A batch's metadata and its NDJSON, of the listed ETag: 1 read. Raises as ``head``."""
+        """A batch's metadata and stored bytes, of the listed ETag: 1 read. Raises as ``head``."""
         name = key(session_id, batch.seq_num)
 
         def read() -> "tuple[BatchMetadata, obstore.Bytes]":
@@ -177,10 +189,15 @@ class BatchStore:
 
 
 def _metadata_of(answer: "obstore.GetResult") -> BatchMetadata:
-    attributes = answer.attributes
+    attributes, size = answer.attributes, answer.meta["size"]
+    # What is not compressed is its own content.
+    compressed = "content-crc32" in attributes
+    crc32 = int(attributes["stored-crc32" if compressed else "crc32"], 16)
     return BatchMetadata(
         records=int(attributes["records"]),
-        size=answer.meta["size"],
+        size=size,
         sha256=attributes["sha256"],
-        crc32=int(attributes["crc32"], 16),
+        crc32=crc32,
+        content_size=int(attributes["content-bytes"]) if compressed else size,
+        content_crc32=int(attributes["content-crc32"], 16) if compressed else crc32,
     )

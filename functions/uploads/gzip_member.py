@@ -17,8 +17,6 @@ from isal import isal_zlib
 HEADER: Final = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 """No name, no time, an unknown system: the same for every object."""
 
-HEADER_CRC32: Final = isal_zlib.crc32(HEADER)
-
 TRAILER_BYTES: Final = 10
 
 _FINAL_BLOCK: Final = b"\x03\0"

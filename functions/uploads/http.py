@@ -99,6 +99,19 @@ class Request:
                 return not _EXCLUDED.search(f";{parameters}")
         return False
 
+    def accepts_coding(self, coding: str) -> bool:
+        """Whether the header Accept-Encoding admits ``coding``, by its name or ``*`` (RFC 9110).
+
+        Without the header anything would do; whoever says nothing gets none.
+        """
+        admitted: dict[str, bool] = {}
+        for one in self.headers.get("accept-encoding", "").split(","):
+            name, _, parameters = one.partition(";")
+            # x-gzip is gzip.
+            name = name.strip().lower().removeprefix("x-")
+            admitted[name] = not _EXCLUDED.search(f";{parameters}")
+        return admitted.get(coding, admitted.get("*", False))
+
     def count_finishing(self, since: int | None, now: int) -> None:
         """Count for how long the session is ``FINISHING``, as the caller is told."""
         if since is not None:

@@ -9,11 +9,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from uploads import errors, gaps, limits
+from uploads.formats import Format
 from uploads.session import Session, StaleAttemptError, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from uploads.batch_store import BatchStore
     from uploads.config import Clock
     from uploads.decode.create import SessionRequest
@@ -44,6 +43,7 @@ class Lifecycle:
             owner=owner,
             total_record=request.totalRecord,
             batch_size=request.batchSize,
+            format=Format(request.format),
             created_at=now,
             batches_until=now + self.lifetime,
             expires_at=now + self.lifetime + limits.GRACE_SECONDS,
@@ -78,6 +78,7 @@ class Lifecycle:
             "state": session.state,
             "totalRecord": session.total_record,
             "batchSize": session.batch_size,
+            "format": session.format,
             "createdAt": timestamp(session.created_at),
             "expiresAt": timestamp(session.ends_at),
             "batches": batches,
@@ -90,14 +91,24 @@ class Lifecycle:
         """How far a long merge is; None if none runs."""
         if not session.upload:
             return None
-        done = self.merged.parts_done(session.session_id, session.upload.upload_id)
+        done = self.merged.parts_done(session, session.upload.upload_id)
         return None if done is None else {"parts": session.upload.parts, "done": done}
 
-    def link(self, session_id: str, owner: str, key: "Callable[[str], str]") -> dict[str, str]:
-        """A link to a finished session's object, of which ``key`` makes the S3 key.
+    def file(self, session_id: str, owner: str, *, takes_gzip: bool) -> dict[str, str]:
+        """A link to a session's merged object: as it is, or as NDJSON for who ``takes_gzip``.
 
         Raises SessionNotFinishedError, or as ``find``.
         """
+        session = self._finished(session_id, owner)
+        inflated = takes_gzip and session.format is Format.NDJSON_GZ
+        return self._link(self.links.presign(self.links.key(session), inflated=inflated))
+
+    def manifest(self, session_id: str, owner: str) -> dict[str, str]:
+        """A link to its manifest. Raises as ``file``."""
+        session = self._finished(session_id, owner)
+        return self._link(self.links.presign(self.links.manifest_key(session)))
+
+    def _finished(self, session_id: str, owner: str) -> Session:
         session = self.find(session_id, owner)
         if session.state is not State.FINISHED:
             raise errors.SessionNotFinishedError(
@@ -105,8 +116,11 @@ class Lifecycle:
                 if session.state is State.ABORTED
                 else "There is no merged object before finish has answered Success."
             )
+        return session
+
+    def _link(self, url: str) -> dict[str, str]:
         expires = self.clock() + limits.PRESIGNED_URL_SECONDS
-        return {"url": self.links.presign(key(session_id)), "expiresAt": timestamp(expires)}
+        return {"url": url, "expiresAt": timestamp(expires)}
 
     def abort(self, session_id: str, owner: str) -> None:
         """Abort a session and delete its batches; again, to delete what is left."""
@@ -125,7 +139,7 @@ class Lifecycle:
             session = stale.session
         if session.attempt:
             # An attempt that was under way, or died, can decide nothing any more.
-            self.merged.abort_uploads(session_id)
+            self.merged.abort_uploads(session)
         self.batches.delete_all(session_id)
 
 

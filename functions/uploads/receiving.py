@@ -43,7 +43,7 @@ class Receiver:
             # so that no more than one body is read for a closed session.
             self._require_open(session_id, owner)
             raise
-        self.batches.put(session_id, batch)
+        self.batches.put(session, batch)
         # Only now is it known that no finish had sealed the session, and listed it, before the put.
         self._require_open(session_id, owner)
         return batch

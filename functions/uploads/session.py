@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Final, Self
 
 from uploads import errors, limits
+from uploads.formats import Format
 
 
 class State(StrEnum):
@@ -59,6 +60,7 @@ class Session:
     """It takes batches before this time, which never changes."""
     expires_at: int
     """The item's time to live."""
+    format: Format = Format.NDJSON
     state: State = State.OPEN
     attempt: int = 0
     """How often it was sealed. A counter, so that a seal that arrives late is told apart."""
@@ -100,6 +102,7 @@ class Session:
             created_at=self.created_at,
             batches_until=self.batches_until,
             expires_at=self.expires_at,
+            format=self.format,
         )
 
     @property

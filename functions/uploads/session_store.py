@@ -1,7 +1,7 @@
 """Sessions in DynamoDB: one item each, changed by nothing but conditional writes.
 
-Item: ``sessionId`` (key), ``version``, ``owner``, ``totalRecord``, ``batchSize``, ``createdAt``,
-``batchesUntil``, ``state``, ``attempt``, ``settled``, ``holder``, ``leaseUntil``,
+Item: ``sessionId`` (key), ``version``, ``owner``, ``totalRecord``, ``batchSize``, ``format``,
+``createdAt``, ``batchesUntil``, ``state``, ``attempt``, ``settled``, ``holder``, ``leaseUntil``,
 ``finishingSince``, ``upload``, ``decision``, ``counted``, ``result`` (deflated JSON), ``report``
 and ``expiresAt`` (the table's time to live). It is read with every batch, and stays under 4 KB, one
 read unit: a large gap report is elsewhere (``reports``).
@@ -23,6 +23,7 @@ import msgspec
 from botocore.exceptions import ClientError, HTTPClientError
 
 from uploads import errors, limits
+from uploads.formats import Format
 from uploads.session import (
     MOVES,
     Counted,
@@ -302,6 +303,7 @@ def _item(session: Session) -> dict[str, Any]:
         "owner": session.owner,
         "totalRecord": session.total_record,
         "batchSize": session.batch_size,
+        "format": session.format.value,
         "createdAt": session.created_at,
         "batchesUntil": session.batches_until,
         "expiresAt": session.expires_at,
@@ -319,6 +321,7 @@ def _session(item: dict[str, Any]) -> Session:
         owner=value["owner"],
         total_record=value["totalRecord"],
         batch_size=value.get("batchSize"),
+        format=Format(value.get("format", Format.NDJSON)),
         created_at=value["createdAt"],
         batches_until=value.get("batchesUntil", value["expiresAt"]),
         expires_at=value["expiresAt"],
@@ -338,7 +341,8 @@ def _session(item: dict[str, Any]) -> Session:
 
 _KNOWN: Final = frozenset(
     (
-        *("sessionId", "owner", "totalRecord", "batchSize", "createdAt", "batchesUntil"),
+        *("sessionId", "owner", "totalRecord", "batchSize", "format", "createdAt"),
+        "batchesUntil",
         *("expiresAt", "state", "attempt", "holder", "finishingSince", "leaseUntil", "settled"),
         *("upload", "decision", "counted", "result", "report"),
     )

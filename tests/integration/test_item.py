@@ -20,6 +20,7 @@ from uploads.config import AuthMode, Config
 from uploads.http import Request
 from uploads.merging.executions import Execution
 from uploads.merging.finish import Finisher
+from uploads.merging.manifest import Sums
 from uploads.merging.merged_store import Published
 from uploads.merging.validation import Failure, merge_failed, validate_count
 from uploads.session import Counted, Decision, Session, State, Upload
@@ -201,7 +202,7 @@ def _moves(
 
             common = {"seal": seal, "renew lease": renew_lease}
             if decision:
-                published = Published("A" * 8, FUTURE)
+                published = Published(Sums("A" * 8, LARGEST, "A" * 8), FUTURE)
                 return common | {"commit": lambda: outcomes.succeed(now, decision, published)}
             bound = Decision(100_000, LARGEST, LARGEST, DIGEST)
             return common | {

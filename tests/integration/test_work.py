@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 
 from uploads import limits
-from uploads.batch import BatchMetadata, RunTotals, StoredBatch, listing_digest
+from uploads.batch import BatchMetadata, StoredBatch, listing_digest
 from uploads.batch_store import BatchStore
 from uploads.decode.batch_json import read_batch
 from uploads.decode.body import read_body
 from uploads.gaps import missing
 from uploads.merging.composing import Composer
-from uploads.merging.parts import plan_parts
+from uploads.merging.parts import Part, plan_parts
+from uploads.session import Session
 from uploads.threads import Threads
 
 
@@ -129,14 +130,16 @@ def compose(batches: int) -> Callable[[], object]:
     """A part of so many batches, read into one buffer."""
     unused: Any = None
     composer = Composer(BatchStore(unused), unused)
+    session = Session("0" * 32, "anybody", batches, 1, 0, 2**40, 2**40)
     listing = [StoredBatch(n, 100_000, '"0"') for n in range(batches)]
+    part = Part(listing, batches * 100_000, copied=False)
     threads: Any = Threads(1)
     threads._pool = _Inline()  # noqa: SLF001
 
-    def held(body: object, facts: list[BatchMetadata]) -> object:
-        return body, RunTotals.of(facts)
+    def held(*read: object) -> object:
+        return read
 
-    return lambda: composer.read("0" * 32, listing, threads, held).result()
+    return lambda: composer.read(session, part, 1, 1, threads, held).result()
 
 
 @pytest.mark.usefixtures("stored")
@@ -151,5 +154,8 @@ def test_a_part_is_held_once() -> None:
 
 
 def test_what_is_known_of_a_batch_is_small() -> None:
-    held = peak(lambda: [BatchMetadata(1, 100_000, f"{n:064x}", n) for n in range(1_000)])
+    def known(n: int) -> BatchMetadata:
+        return BatchMetadata(1, 100_000, f"{n:064x}", n, 100_000, n)
+
+    held = peak(lambda: [known(n) for n in range(1_000)])
     assert held / 1_000 <= 275

@@ -13,7 +13,17 @@ from threading import Event
 from typing import Final
 
 from tests.aws import DEAD, Answer, Call, dynamodb_error, s3_error
-from tests.proof.world import History, Process, World, observe, require, scale, told
+from tests.proof.world import (
+    GZIP,
+    PLAIN,
+    History,
+    Process,
+    World,
+    observe,
+    require,
+    scale,
+    told,
+)
 
 Forward = Callable[[], Answer]
 
@@ -279,6 +289,8 @@ class Operation:
     """What goes before, without faults."""
     data: Data = field(default_factory=dict)
     """What the client sends in the end where it is missing."""
+    form: str = PLAIN
+    """The merged object's."""
 
     def calls(self, world: World) -> tuple[int, str]:
         """How many calls it makes, and its end, without faults."""
@@ -295,7 +307,7 @@ class Operation:
     def run(self, world: World, kind: type[Fault], at: int) -> str:
         """Do it with a fault, and what the client does then: the end."""
         process = world.processes[1]
-        session_id, history = world.create(self.total, self.size)
+        session_id, history = world.create(self.total, self.size, self.form)
         fault = kind(process, at, history)
         try:
             for seq_num, data in self.before.items():
@@ -388,6 +400,8 @@ LONG: Final = {0: ["a" * 20], 1: ["b" * 20]}
 """Long enough to be parts of a multipart upload by themselves."""
 STREAMED: Final = {0: [100_000, 100_001], 1: [100_002, 100_003], 2: [100_004]}
 """Short ones, so that the first two are read and written as one part."""
+NOISE: Final = {0: ["qXw8TzLk3Jv0Rb5N"], 1: ["u7YhGm2CeSfP9aZd"], 2: ["i4WoQ1xKtVn6BlEr"]}
+"""As LONG, however they are compressed."""
 
 OPERATIONS: Final = {
     "batch": Operation(2, 1, {0: [0]}, batch, data={1: [1]}),
@@ -412,4 +426,13 @@ OPERATIONS: Final = {
     "long merge, strict": Operation(2, 1, LONG, long_finish),
     "long merge, flexible": Operation(5, None, STREAMED, long_finish),
     "long merge that fails": Operation(3, None, LONG, long_finish, data={2: [2]}),
+    "gzip: batch": Operation(2, 1, {0: [0]}, batch, data={1: [1]}, form=GZIP),
+    "gzip: the same batch": Operation(1, None, {0: [0]}, same_batch, form=GZIP),
+    "gzip: finish, one put": Operation(1, None, {0: [0]}, finish, form=GZIP),
+    "gzip: finish, copied": Operation(3, 1, NOISE, finish, form=GZIP),
+    "gzip: finish, streamed": Operation(5, None, STREAMED, finish, form=GZIP),
+    "gzip: long merge, copied": Operation(3, None, NOISE, long_finish, form=GZIP),
+    "gzip: long merge, one part": Operation(1, None, {0: [0]}, long_finish, form=GZIP),
+    "gzip: long merge, nothing": Operation(0, 1, {}, long_finish, form=GZIP),
+    "long merge, nothing": Operation(0, 1, {}, long_finish),
 }

@@ -8,9 +8,19 @@ from typing import Final
 
 from tests.aws import Answer as AwsAnswer
 from tests.aws import Call, Handler
-from tests.proof.crashes import LONG, STREAMED, Data
+from tests.proof.crashes import LONG, NOISE, STREAMED, Data
 from tests.proof.schedules import Choose, Explored, Run, Step, explore
-from tests.proof.world import Answer, History, Process, World, observe, scale, told
+from tests.proof.world import (
+    GZIP,
+    PLAIN,
+    Answer,
+    History,
+    Process,
+    World,
+    observe,
+    scale,
+    told,
+)
 
 Made = tuple[list[tuple[str, Step]], list[tuple[str, str, str]]]
 """The calls of a run in their order, and all calls there were, of each process in theirs."""
@@ -95,9 +105,11 @@ class Scenario:
     """A call that arrives once more, later: of which invocation, and the how manieth."""
     long: bool = False
     """A finish has handed the session over to the state machine."""
+    form: str = PLAIN
+    """The merged object's."""
 
     def _begin(self, world: World) -> tuple[str, History]:
-        session_id, history = world.create(self.total, self.size)
+        session_id, history = world.create(self.total, self.size, self.form)
         first = world.processes[0]
         for seq_num, data in self.before.items():
             world.send(first, history, session_id, seq_num, data)
@@ -162,6 +174,31 @@ class Scenario:
 
 
 ONE: Final = {0: [0]}
+
+_COMPRESSED: Final = {
+    "one put": Scenario(2, 1, ONE, [batch(1, 1), finish], {1: [1]}),
+    "one put, late finish": Scenario(1, None, ONE, [finish, late_finish]),
+    "batch, the same": Scenario(1, 1, {}, [batch(0, 0), batch(0, 0)], {0: [0]}),
+    "batch, another": Scenario(1, None, {}, [batch(0, 0), batch(0, 1)], {0: [0]}),
+    "streamed, abort": Scenario(5, None, STREAMED, [finish, abort]),
+    "copied, late finish": Scenario(3, 1, NOISE, [finish, late_finish], bound=1),
+    "copied, batch, late finish": Scenario(
+        3,
+        1,
+        {0: NOISE[0], 1: NOISE[1]},
+        [finish, late_finish, batch(2, *NOISE[2])],
+        {2: NOISE[2]},
+        bound=1,
+    ),
+    "long merge, abort": Scenario(3, None, NOISE, [merge, abort], long=True),
+    "long merge, late finish": Scenario(3, None, NOISE, [merge, late_finish], long=True, bound=1),
+    "long merge of one part, late finish": Scenario(
+        1, None, ONE, [merge, late_finish], long=True, bound=1
+    ),
+    "long merge, a batch too many": Scenario(
+        3, None, NOISE, [merge, batch(3, 2)], long=True, bound=1
+    ),
+}
 
 SCENARIOS: Final = {
     # Two at once: every order.
@@ -278,4 +315,5 @@ SCENARIOS: Final = {
         )
         for number in (3, 4, 5, 6)
     },
+    **{f"gzip: {name}": replace(scenario, form=GZIP) for name, scenario in _COMPRESSED.items()},
 }

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 from tests.aws import DEAD
-from tests.proof.crashes import LONG, STREAMED, Data
+from tests.proof.crashes import LONG, NOISE, STREAMED, Data
 from tests.proof.world import (
+    GZIP,
     LATER,
+    PLAIN,
     Answer,
     History,
     Process,
@@ -43,11 +45,12 @@ class Story:
     total: int
     size: int | None
     data: Data
+    form: str = PLAIN
     session_id: str = ""
     history: History = field(init=False)
 
     def __enter__(self) -> Self:
-        self.session_id, self.history = self.world.create(self.total, self.size)
+        self.session_id, self.history = self.world.create(self.total, self.size, self.form)
         for seq_num, records in self.data.items():
             self.world.send(self.process, self.history, self.session_id, seq_num, records)
         return self
@@ -130,6 +133,8 @@ def sessions(world: World) -> "Iterator[Story]":
     yield Story(world, 2, 1, LONG)
     yield Story(world, 2, None, LONG)
     yield Story(world, 5, None, STREAMED)
+    yield Story(world, 0, None, {})
+    yield Story(world, 3, None, NOISE, form=GZIP)
 
 
 def every_attempt_dies(world: World) -> None:

@@ -38,7 +38,7 @@ def no_second_look(patch: pytest.MonkeyPatch) -> None:
         cached = self.sessions.get_cached(session_id, owner, self.clock())
         batch = read()
         cached.require_open(self.clock()).check_batch(batch.seq_num, batch.records)
-        self.batches.put(session_id, batch)
+        self.batches.put(cached, batch)
         return batch
 
     patch.setattr(Receiver, "receive", receive)
@@ -108,11 +108,11 @@ def attempts_are_tokens(patch: pytest.MonkeyPatch) -> None:
 
 
 def merged_objects_are_overwritten(patch: pytest.MonkeyPatch) -> None:
-    def put(self: MergedStore, session_id: str, body: Any, decision: Any, crc32: str) -> None:
+    def put(self: MergedStore, session: Session, body: Any, decision: Any, crc32: str) -> None:
         del crc32
         self._client.put_object(
             Bucket=self._bucket,
-            Key=self.key(session_id),
+            Key=self.key(session),
             Metadata={"digest": decision.digest},
             Body=body,
         )

@@ -60,7 +60,7 @@ def newer(kind: str, body: str) -> str:
     rows = [
         [row[0], row[1], [[*batch, more] for batch in row[2]], more]
         if kind == "share"
-        else [*row, more]
+        else [*row[:4], row[1], row[3], more]
         for row in json.loads(body)
     ]
     named = {"share": "parts", "done": "batches"}[kind]

@@ -52,6 +52,10 @@ STRANGER: Final = "AIDASTRANGER"
 ROOT: Final = "/api/upload/sessions"
 LATER: Final = 1_000
 """Seconds after which every lease has run out."""
+PLAIN: Final = "ndjson"
+GZIP: Final = "ndjson.gz"
+GZIP_HEADER: Final = 10
+"""Bytes."""
 PART: Final = 16
 """Least bytes of a part here, so that merges of a few records are multipart uploads."""
 PATTERNS: Final = list(Template.load(in_process.TEMPLATE).event_source.patterns)
@@ -209,8 +213,8 @@ class Process:
         known = other._inline.sessions._cached  # noqa: SLF001
         self._inline.sessions._cached.update(known)  # noqa: SLF001
 
-    def create(self, total: int, size: int | None) -> Answer:
-        asked = {"totalRecord": total} | ({"batchSize": size} if size else {})
+    def create(self, total: int, size: int | None, form: str = PLAIN) -> Answer:
+        asked = {"totalRecord": total, "format": form} | ({"batchSize": size} if size else {})
         return self._invoke(self._sessions, f"POST {ROOT}", "", asked)
 
     def batch(
@@ -294,6 +298,7 @@ class Facts:
 
     item: Mapping[str, Any] | None
     batches: Mapping[int, bytes]
+    """Their NDJSON."""
     merged: bytes | None
     manifest: Mapping[str, Any] | None
     uploads: frozenset[str]
@@ -319,6 +324,7 @@ class History:
     size: int | None
     stream: str = ""
     """Where the table's stream was when it began."""
+    form: str = PLAIN
     sent: list[tuple[int, bytes]] = field(default_factory=list)
     promised: dict[int, bytes] = field(default_factory=dict)
     finishes: list[Answer] = field(default_factory=list)
@@ -337,8 +343,30 @@ class History:
 
 
 def ndjson(data: Sequence[object]) -> bytes:
-    """What a batch is stored as."""
+    """The lines of a batch."""
     return b"".join(json.dumps(record).encode() + b"\n" for record in data)
+
+
+def inflated(batch: bytes) -> bytes:
+    """The content of a batch that is stored compressed, which has no end of its own."""
+    reader = zlib.decompressobj(-15)
+    content = reader.decompress(batch)
+    require(not reader.eof, "a batch that ends the object", batch)
+    return content
+
+
+def gunzipped(merged: bytes) -> bytes:
+    """The content of a merged object that is compressed."""
+    reader = zlib.decompressobj(31)
+    content = reader.decompress(merged)
+    require(reader.eof and not reader.unused_data, "not one gzip member", merged)
+    return content
+
+
+def checksum(content: bytes) -> dict[str, str]:
+    """A CRC-32 as the API writes it."""
+    crc = base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
+    return {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": crc}
 
 
 class World:
@@ -373,11 +401,13 @@ class World:
         if found is not None:
             item = {name: _plain(value.to_regular_json()) for name, value in found.attrs.items()}
         manifest = merged.keys.get(f"{session_id}.manifest.json")
-        content = merged.keys.get(f"{session_id}.ndjson")
+        plain, compressed = (merged.keys.get(f"{session_id}.{form}") for form in (PLAIN, GZIP))
+        require(not plain or not compressed, "two merged objects", session_id)
+        content = plain or compressed
         return Facts(
             item=item,
             batches={
-                int(key[-8:]): batches[key].value
+                int(key[-8:]): _content(batches[key])
                 for key in sorted(batches)
                 if key.startswith(f"{session_id}/")
             },
@@ -386,7 +416,7 @@ class World:
             uploads=frozenset(
                 upload_id
                 for upload_id, upload in merged.multiparts.items()
-                if upload.key_name == f"{session_id}.ndjson"
+                if upload.key_name.startswith(f"{session_id}.")
             ),
             plans=frozenset(key for key in batches if key.startswith(f"merges/{session_id}/")),
         )
@@ -422,14 +452,14 @@ class World:
 
     # --- What is done.
 
-    def create(self, total: int, size: int | None) -> tuple[str, History]:
+    def create(self, total: int, size: int | None, form: str = PLAIN) -> tuple[str, History]:
         """A new session."""
         shard = self._table.stream_shard
         started = dynamodbstreams_backends[ACCOUNT][self._config.region].get_shard_iterator(
             f"{self._table.table_arn}/stream/{self._table.latest_stream_label}", shard.id, "LATEST"
         )
-        answer = self.processes[0].create(total, size)
-        return answer.body["sessionId"], History(total, size, started.arn)
+        answer = self.processes[0].create(total, size, form)
+        return answer.body["sessionId"], History(total, size, started.arn, form)
 
     def send(
         self,
@@ -572,33 +602,45 @@ class World:
         }
         named = [(entry["seqNum"], entry["sha256"]) for entry in manifest["batches"]]
         require(set(named) <= sent.keys(), "what was merged was not sent", named)
-        batches = [sent[one] for one in named]
-        require(merged == b"".join(batches), "not the batches in order", merged)
-        require(merged.count(b"\n") == history.total, "not totalRecord records", merged)
-        for seq_num, content in history.promised.items():
+        batches = stored = [sent[one] for one in named]
+        content = merged
+        sums: dict[str, object] = {"checksum": checksum(merged)}
+        plain = history.form == PLAIN
+        if not plain:
+            content = gunzipped(merged)
+            sums["content"] = {"bytes": len(content), "checksum": checksum(content)}
+            stored = [
+                merged[entry["offset"] : entry["offset"] + entry["length"]]
+                for entry in manifest["batches"]
+            ]
+            require([*map(inflated, stored)] == batches, "not each batch by itself", manifest)
+        require(content == b"".join(batches), "not the batches in order", content)
+        require(b"".join(stored) in merged, "not all there is", merged)
+        require(content.count(b"\n") == history.total, "not totalRecord records", content)
+        for seq_num, promised in history.promised.items():
             require(
-                seq_num < count_of_batches and batches[seq_num] == content,
+                seq_num < count_of_batches and batches[seq_num] == promised,
                 "a promised batch is not in the merged object",
                 seq_num,
             )
-        crc = base64.b64encode(zlib.crc32(merged).to_bytes(4, "big")).decode()
-        checksum = {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": crc}
+        offsets = itertools.accumulate(map(len, stored), initial=0 if plain else GZIP_HEADER)
         expected = {
             "sessionId": session_id,
-            "key": f"{session_id}.ndjson",
+            "key": f"{session_id}.{history.form}",
             "records": history.total,
             "bytes": len(merged),
-            "checksum": checksum,
+            **sums,
             "batches": [
                 {
                     "seqNum": seq_num,
-                    "records": content.count(b"\n"),
+                    "records": lines.count(b"\n"),
                     "offset": offset,
-                    "length": len(content),
-                    "sha256": hashlib.sha256(content).hexdigest(),
+                    "length": len(batch),
+                    "sha256": hashlib.sha256(lines).hexdigest(),
                 }
-                for seq_num, (content, offset) in enumerate(
-                    zip(batches, itertools.accumulate(map(len, batches), initial=0), strict=False)
+                | ({} if plain else {"contentLength": len(lines)})
+                for seq_num, (lines, batch, offset) in enumerate(
+                    zip(batches, stored, offsets, strict=False)
                 )
             ],
         }
@@ -612,7 +654,7 @@ class World:
                     "receivedRecord": history.total,
                     "batches": count_of_batches,
                     "bytes": len(merged),
-                    "checksum": checksum,
+                    **sums,
                 }.items()
                 <= result.items(),
                 "the answer is wrong",
@@ -692,6 +734,12 @@ class World:
             "everything is there, yet",
             answer,
         )
+
+
+def _content(batch: Any) -> bytes:  # noqa: ANN401
+    """The NDJSON of a batch in moto's memory."""
+    compressed = "x-amz-meta-content-crc32" in {name.lower() for name in batch.metadata}
+    return inflated(batch.value) if compressed else batch.value
 
 
 def _plain(value: Mapping[str, Any]) -> Any:  # noqa: ANN401

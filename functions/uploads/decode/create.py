@@ -9,6 +9,7 @@ from uploads import errors, limits
 from uploads.decode import strict_json
 from uploads.decode.inflate import Allowance
 from uploads.decode.strict_json import Member
+from uploads.formats import Format
 
 
 class SessionRequest(Struct):
@@ -16,9 +17,10 @@ class SessionRequest(Struct):
 
     totalRecord: Annotated[int, Meta(ge=0, le=limits.MAX_INTEGER)]
     batchSize: Annotated[int, Meta(ge=1, le=limits.MAX_INTEGER)] | None = None
+    format: str = Format.NDJSON
 
 
-_ADVICE: Final = "Opening a session takes no more than totalRecord and batchSize."
+_ADVICE: Final = "Opening a session takes no more than totalRecord, batchSize and format."
 SESSION_ALLOWANCE: Final = Allowance(
     limits.MAX_SESSION_BODY_BYTES, limits.MAX_SESSION_BODY_BYTES, _ADVICE, _ADVICE
 )
@@ -35,11 +37,18 @@ _MEMBERS: Final = {
         f"batchSize must be an integer from 1 to {limits.MAX_INTEGER}, or left out",
         is_integer=True,
     ),
+    "format": Member(
+        errors.InvalidFormatError,
+        f"format must be {' or '.join(map(repr, map(str, Format)))}, or left out",
+    ),
 }
 
 
 def read_session_request(body: bytes) -> SessionRequest:
     """What ``body`` asks for. Raises a GaplessError of status 400."""
     request = strict_json.decode(_DECODER, body, _MEMBERS)
+    if request.format not in set(Format):
+        # Not left to msgspec, whose reason repeats what was sent.
+        raise errors.InvalidFormatError(f"{_MEMBERS['format'].rule}.", member="format")
     strict_json.check_members(body, _MEMBERS)
     return request

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from itertools import accumulate
 from threading import Semaphore
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from uploads import limits
-from uploads.batch import BatchMetadata, RunTotals, StoredBatch
-from uploads.merging.parts import Part
-from uploads.session import Decision
+from uploads.batch import BatchMetadata, RunTotals, StoredBatch, frame
+from uploads.merging.parts import Part, last_part
+from uploads.session import Decision, Session
 from uploads.threads import Result, Threads
 
 if TYPE_CHECKING:
@@ -34,11 +34,13 @@ class Composer:
     merged: "MergedStore"
 
     def transfer(
-        self, session_id: str, upload_id: str, parts: Mapping[int, Part]
+        self, session: Session, upload_id: str, parts: Mapping[int, Part], last: int
     ) -> "list[tuple[CompletedPartTypeDef, Batches]]":
         """Bring ``parts``, by their numbers, into place without completing the upload.
 
-        1 read a batch, 1 write a part. Raises BatchesGoneError if a listed batch no longer exists.
+        Part 1 begins with the format's header, and part ``last`` of the object, if it is among
+        them, ends in its trailer. 1 read a batch, 1 write a part. Raises BatchesGoneError if a
+        listed batch no longer exists.
         Memory is bounded by ``limits.BYTES_IN_FLIGHT`` and ``PARTS_IN_FLIGHT``, not by the session.
         """
         streamed = [part for part in parts.values() if not part.copied]
@@ -51,55 +53,85 @@ class Composer:
             done = []
             for number, part in parts.items():
                 if part.copied:
-                    copy = partial(self._copy, session_id, upload_id, number, part.batches[0])
+                    copy = partial(self._copy, session, upload_id, number, part.batches[0])
                     done.append(threads.submit(copy))
                 else:
                     room.acquire()
-                    send = partial(self._send, session_id, upload_id, number)
-                    sent = self.read(session_id, part.batches, threads, send)
+                    send = partial(self._send, session, upload_id, number)
+                    sent = self.read(session, part, number, last, threads, send)
                     sent.add_done_callback(lambda _: room.release())
                     done.append(sent)
             return [future.result() for future in done]
 
     def _copy(
-        self, session_id: str, upload_id: str, number: int, batch: StoredBatch
+        self, session: Session, upload_id: str, number: int, batch: StoredBatch
     ) -> "tuple[CompletedPartTypeDef, Batches]":
-        metadata = self.batches.head(session_id, batch.seq_num, batch.etag)
-        return self.merged.copy_part(session_id, upload_id, number, batch), [metadata]
+        metadata = self.batches.head(session.session_id, batch.seq_num, batch.etag)
+        return self.merged.copy_part(session, upload_id, number, batch), [metadata]
 
     def _send(
-        self, session_id: str, upload_id: str, number: int, body: BytesIO, batches: Batches
+        self,
+        session: Session,
+        upload_id: str,
+        number: int,
+        body: BytesIO,
+        batches: Batches,
+        totals: RunTotals,
     ) -> "tuple[CompletedPartTypeDef, Batches]":
         # The checksum is that of the batches as they arrived, so that S3 proves what we read.
-        crc32 = RunTotals.of(batches).checksum
-        return self.merged.upload_part(session_id, upload_id, number, body, crc32), batches
+        part = self.merged.upload_part(session, upload_id, number, body, totals.checksum)
+        return part, batches
+
+    def send_trailer(
+        self, session: Session, upload_id: str, number: int, batches: RunTotals
+    ) -> "CompletedPartTypeDef":
+        """Make the last part, ``number``, of what comes after all ``batches``: 1 write.
+
+        If it is the first one too, there are no batches.
+        """
+        content = session.format.header if number == 1 else b""
+        content += session.format.trailer(batches)
+        return self.merged.upload_part(
+            session, upload_id, number, BytesIO(content), frame(content).checksum
+        )
 
     def read(
         self,
-        session_id: str,
-        batches: Sequence[StoredBatch],
+        session: Session,
+        part: Part,
+        number: int,
+        last: int,
         threads: Threads,
-        then: "Callable[[BytesIO, Batches], Result]",
+        then: "Callable[[BytesIO, Batches, RunTotals], Result]",
     ) -> "Future[Result]":
-        """Read ``batches``, at least one, into one buffer; hand it and their metadata to ``then``.
+        """Read part ``number``, whose batches are at least one, into one buffer.
 
-        A file, because boto3 would copy bytes into one.
+        Hands it, the batches' metadata and the totals of all of it to ``then``. A file, because
+        boto3 would copy bytes into one.
         """
-        body = BytesIO(bytes(sum(batch.size for batch in batches)))
+        header = session.format.header if number == 1 else b""
+        body = BytesIO(bytes(len(header) + sum(batch.size for batch in part.batches)))
         room = body.getbuffer()
-        offsets = accumulate((batch.size for batch in batches), initial=0)
+        room[: len(header)] = header
+        offsets = accumulate((batch.size for batch in part.batches), initial=len(header))
 
         def read(place: tuple[StoredBatch, int]) -> BatchMetadata:
             batch, offset = place
-            metadata, ndjson = self.batches.read(session_id, batch)
-            room[offset : offset + batch.size] = ndjson
+            metadata, content = self.batches.read(session.session_id, batch)
+            room[offset : offset + batch.size] = content
             return metadata
 
-        def whole(metadata: Batches) -> Result:
+        def whole(batches: Batches) -> Result:
             room.release()
-            return then(body, metadata)
+            totals = RunTotals.of(batches)
+            trailer = session.format.trailer(totals) if number == last else b""
+            body.seek(0, SEEK_END)
+            body.write(trailer)
+            body.seek(0)
+            totals = frame(header) + totals + frame(trailer)
+            return then(body, batches, totals)
 
-        return threads.gather(read, list(zip(batches, offsets, strict=False)), whole)
+        return threads.gather(read, list(zip(part.batches, offsets, strict=False)), whole)
 
 
 class Composition:
@@ -110,14 +142,14 @@ class Composition:
     """
 
     def __init__(
-        self, composer: Composer, session_id: str, parts: Sequence[Part], digest: str
+        self, composer: Composer, session: Session, parts: Sequence[Part], digest: str
     ) -> None:
         self._composer = composer
         self._merged = composer.merged
-        self._session_id = session_id
+        self._session = session
         self._digest = digest
         self._plan = parts
-        self._body = BytesIO()
+        self._body = BytesIO(session.format.header + session.format.trailer(RunTotals()))
         self._upload_id = ""
         self._parts: list[CompletedPartTypeDef] = []
         self._batches: Batches = []
@@ -132,36 +164,38 @@ class Composition:
         traceback: TracebackType | None,
     ) -> None:
         if self._upload_id:
-            self._merged.try_abort_upload(self._session_id, self._upload_id)
+            self._merged.try_abort_upload(self._session, self._upload_id)
 
     def transfer(self) -> RunTotals:
         """Upload all parts without completing the upload: 1 read a batch, 1 write a part.
 
-        What fits one streamed part is read, and written by ``publish``. Raises BatchesGoneError if
-        a listed batch no longer exists.
+        What fits one streamed part is read, and written by ``publish``. Returns what the object
+        is. Raises BatchesGoneError if a listed batch no longer exists.
         """
+        session, last = self._session, last_part(self._plan, self._session.format)
         if len(self._plan) > 1 or any(part.copied for part in self._plan):
-            self._upload_id = self._merged.create_upload(self._session_id, self._digest)
+            self._upload_id = self._merged.create_upload(session, self._digest)
             numbered = dict(enumerate(self._plan, 1))
-            done = self._composer.transfer(self._session_id, self._upload_id, numbered)
+            done = self._composer.transfer(session, self._upload_id, numbered, last)
             self._parts = [part for part, _ in done]
             self._batches = [batch for _, batches in done for batch in batches]
         else:
             with Threads(limits.READS_IN_FLIGHT) as threads:
                 for part in self._plan:
-                    read = self._composer.read(
-                        self._session_id, part.batches, threads, lambda *both: both
-                    )
-                    self._body, self._batches = read.result()
-        return RunTotals.of(self._batches)
+                    read = self._composer.read(session, part, 1, last, threads, lambda *all_: all_)
+                    self._body, self._batches, _ = read.result()
+        batches = RunTotals.of(self._batches)
+        if last > len(self._plan) > 0:
+            self._parts.append(self._composer.send_trailer(session, self._upload_id, last, batches))
+        return session.format.whole(batches)
 
     def publish(self, decision: Decision, crc32: str) -> None:
         """Write the manifest, then make the object visible, whole: 2 writes."""
-        self._merged.write_manifest(self._session_id, decision, self._batches)
+        self._merged.write_manifest(self._session, decision, self._batches)
         if not self._upload_id:
-            self._merged.put(self._session_id, self._body, decision, crc32)
+            self._merged.put(self._session, self._body, decision, crc32)
         elif self._merged.complete_upload(
-            self._session_id, self._upload_id, self._parts, decision, crc32
+            self._session, self._upload_id, self._parts, decision, crc32
         ):
             self._upload_id = ""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from uploads import errors, limits
 from uploads.merging.composing import Composition
 from uploads.merging.executions import Execution
+from uploads.merging.manifest import Sums
 from uploads.merging.merged_store import Published
 from uploads.merging.outcome import Outcome
 from uploads.merging.parts import plan_parts
@@ -95,7 +96,7 @@ class Finisher:
         if verdict.failure:
             return self.outcomes.fail(session, verdict.failure)
         # Nothing is decided that cannot be planned.
-        parts = plan_parts(listing)
+        parts = plan_parts(listing, session.format)
         # A manifest may exist already, and be older, of what was decided before.
         took_over = session.decision is not None
         decision = verdict.decision
@@ -107,7 +108,7 @@ class Finisher:
         if self.executions and (too_long or session.died):
             return self._hand_over(session, self.executions, len(listing), verdict.digest)
         composition = own_upload.enter_context(
-            Composition(self.composer, session.session_id, parts, verdict.digest)
+            Composition(self.composer, session, parts, verdict.digest)
         )
         totals = composition.transfer()
         if not decision:
@@ -119,9 +120,9 @@ class Finisher:
             session = self.sessions.decide(session, decision)
         composition.publish(decision, totals.checksum)
         merge_seconds = time.monotonic() - started
-        published = Published(totals.checksum, began)
+        published = Published(Sums.of(totals), began)
         if took_over:
-            found = self.composer.merged.find_published(session.session_id, decision)
+            found = self.composer.merged.find_published(session, decision)
             published = found or published
         return self.outcomes.succeed(session, decision, published, merge_seconds)
 
@@ -129,7 +130,7 @@ class Finisher:
         """Commit a session whose object another attempt, or a call that failed, has published."""
         if not session.decision:
             return None
-        published = self.composer.merged.find_published(session.session_id, session.decision)
+        published = self.composer.merged.find_published(session, session.decision)
         return self.outcomes.succeed(session, session.decision, published) if published else None
 
     def _hand_over(

@@ -1,11 +1,14 @@
-"""The manifest of a merged object: what each batch brought, and where it is. Pure."""
+"""What is said of a merged object: its manifest, and what a result shares with that. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from typing import NamedTuple, Self
 
 import msgspec
 
-from uploads.batch import BatchMetadata, RunTotals
+from uploads.batch import BatchMetadata, RunTotals, checksum
+from uploads.formats import Format
+from uploads.session import Session
 
 
 class _Entry(msgspec.Struct, gc=False, rename="camel"):
@@ -16,27 +19,72 @@ class _Entry(msgspec.Struct, gc=False, rename="camel"):
     offset: int
     length: int
     sha256: str
+    content_length: int | msgspec.UnsetType
+    """Bytes of NDJSON, if that is not what is stored."""
 
 
-def encode(session_id: str, key: str, batches: Sequence[BatchMetadata]) -> bytes:
-    """The manifest of the object ``key`` that ``batches`` make, as JSON."""
-    totals = RunTotals.of(batches)
-    offsets = accumulate((batch.size for batch in batches), initial=0)
+class Sums(NamedTuple):
+    """The checksums of a merged object, and the size of its content."""
+
+    crc32: str
+    """Of the object, as S3 writes it; so is the other."""
+    content_bytes: int
+    content_crc32: str
+
+    @classmethod
+    def of(cls, totals: RunTotals) -> Self:
+        """Those of an object that is ``totals``."""
+        return cls(totals.checksum, totals.content_bytes, checksum(totals.content_crc32))
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Self:
+        """Those in the metadata of a manifest; of the release before, one is enough."""
+        crc32 = metadata["crc32"]
+        size = int(metadata.get("content-bytes", 0))
+        return cls(crc32, size, metadata.get("content-crc32", crc32))
+
+    def metadata(self) -> dict[str, str]:
+        """As the metadata of a manifest has them."""
+        return {
+            "crc32": self.crc32,
+            "content-bytes": str(self.content_bytes),
+            "content-crc32": self.content_crc32,
+        }
+
+    def members(self, format_: Format) -> dict[str, object]:
+        """As manifest and result have them: ``content`` is there if it is not what is stored."""
+        members: dict[str, object] = {"checksum": _crc32(self.crc32)}
+        if format_ is not Format.NDJSON:
+            members["content"] = {
+                "bytes": self.content_bytes,
+                "checksum": _crc32(self.content_crc32),
+            }
+        return members
+
+
+def encode(
+    session: Session, key: str, batches: Sequence[BatchMetadata], totals: RunTotals
+) -> bytes:
+    """The manifest of the object ``key``, which is ``totals``, of ``batches``; as JSON."""
+    plain = session.format is Format.NDJSON
+    offsets = accumulate((batch.size for batch in batches), initial=len(session.format.header))
     return msgspec.json.encode(
         {
-            "sessionId": session_id,
+            "sessionId": session.session_id,
             "key": key,
             "records": totals.records,
             "bytes": totals.bytes,
-            "checksum": checksum(totals.checksum),
+            **Sums.of(totals).members(session.format),
             "batches": [
-                _Entry(seq_num, batch.records, offset, batch.size, batch.sha256)
+                _Entry(
+                    *(seq_num, batch.records, offset, batch.size, batch.sha256),
+                    msgspec.UNSET if plain else batch.content_size,
+                )
                 for seq_num, (batch, offset) in enumerate(zip(batches, offsets, strict=False))
             ],
         }
     )
 
 
-def checksum(crc32: str) -> dict[str, str]:
-    """A merged object's CRC-32 (base64 of 4 big-endian bytes) as the API writes it."""
-    return {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": crc32}
+def _crc32(value: str) -> dict[str, str]:
+    return {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": value}

@@ -1,6 +1,6 @@
 """Merged objects in S3: composed from batches, and published whole or not at all.
 
-Key ``{sessionId}.ndjson``; metadata ``digest`` says which listing it was made from. What fits one
+Key ``{sessionId}.{format}``; metadata ``digest`` says which listing it was made from. What fits one
 streamed part is a single put, anything larger a multipart upload. Either becomes visible only by a
 write that cannot overwrite (``If-None-Match: *``) and that S3 refuses unless size and CRC-32 are
 those of the batches as they arrived.
@@ -23,15 +23,16 @@ from botocore.exceptions import ClientError, HTTPClientError
 
 from uploads import batch_store, errors, limits
 from uploads.batch import BatchMetadata, RunTotals, StoredBatch
+from uploads.formats import Format
 from uploads.merging import manifest
-from uploads.session import Decision
+from uploads.merging.manifest import Sums
+from uploads.session import Decision, Session
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef, HeadObjectOutputTypeDef
 
 _NOT_FOUND: Final = 404
-_CONTENT_TYPE: Final = "application/x-ndjson"
 
 
 class ForeignObjectError(Exception):
@@ -42,8 +43,7 @@ class ForeignObjectError(Exception):
 class Published:
     """A merged object that is there for all to see."""
 
-    crc32: str
-    """Base64 of 4 big-endian bytes, as S3 writes it."""
+    sums: Sums
     at: int
     """S3's date of the object, or of its manifest where that is older, seconds since 1970. By it
     they expire. An object in parts has that of the beginning of its upload."""
@@ -58,32 +58,32 @@ class MergedStore:
         self._batches_bucket = batches_bucket
 
     @staticmethod
-    def key(session_id: str) -> str:
-        """The S3 key of a merged object."""
-        return f"{session_id}.ndjson"
+    def key(session: Session) -> str:
+        """The S3 key of a session's merged object."""
+        return f"{session.session_id}.{session.format}"
 
     @staticmethod
-    def manifest_key(session_id: str) -> str:
-        """The S3 key of a merged object's manifest."""
-        return f"{session_id}.manifest.json"
+    def manifest_key(session: Session) -> str:
+        """The S3 key of its manifest."""
+        return f"{session.session_id}.manifest.json"
 
-    def find_published(self, session_id: str, decision: Decision) -> "Published | None":
+    def find_published(self, session: Session, decision: Decision) -> "Published | None":
         """The object that ``decision`` tells of, if it exists: 1 read, and 1 more if it does.
 
         An object whose older manifest has expired counts as not there: the same can be written
         again. Raises ForeignObjectError if the key holds anything else.
         """
-        head = self._head(self.key(session_id))
+        head = self._head(self.key(session))
         if head is None:
             return None
         found = (head["ContentLength"], head["Metadata"].get("digest"))
         if found != (decision.bytes, decision.digest):
-            raise ForeignObjectError(f"{self.key(session_id)} is not what was decided: {found}")
-        manifest = self._head(self.manifest_key(session_id))
+            raise ForeignObjectError(f"{self.key(session)} is not what was decided: {found}")
+        manifest = self._head(self.manifest_key(session))
         if manifest is None:
             return None
         at = min(found["LastModified"] for found in (head, manifest))
-        return Published(manifest["Metadata"]["crc32"], int(at.timestamp()))
+        return Published(Sums.from_metadata(manifest["Metadata"]), int(at.timestamp()))
 
     def _head(self, key: str) -> "HeadObjectOutputTypeDef | None":
         try:
@@ -94,62 +94,62 @@ class MergedStore:
             raise
 
     def write_manifest(
-        self, session_id: str, decision: Decision, batches: Sequence[BatchMetadata]
+        self, session: Session, decision: Decision, batches: Sequence[BatchMetadata]
     ) -> None:
         """Write what each of ``batches`` brought to the merged object: 1 write.
 
         Every attempt writes the same, so one that exists is as good. Raises ForeignObjectError if
         ``batches`` are not what was decided.
         """
-        totals = RunTotals.of(batches)
+        totals = session.format.whole(RunTotals.of(batches))
         if (totals.records, totals.bytes) != (decision.records, decision.bytes):
-            raise ForeignObjectError(f"the batches of {session_id} are not what was decided")
-        key = self.manifest_key(session_id)
+            raise ForeignObjectError(f"the batches of {session.session_id} are not as decided")
+        key = self.manifest_key(session)
         with _unless_there(lambda: self._head(key)):
             self._client.put_object(
                 Bucket=self._bucket,
                 Key=key,
                 ContentType="application/json",
-                Metadata={"crc32": totals.checksum},
-                Body=BytesIO(manifest.encode(session_id, self.key(session_id), batches)),
+                Metadata=Sums.of(totals).metadata(),
+                Body=BytesIO(manifest.encode(session, self.key(session), batches, totals)),
                 IfNoneMatch="*",
             )
 
-    def create_upload(self, session_id: str, digest: str) -> str:
+    def create_upload(self, session: Session, digest: str) -> str:
         """Begin a multipart upload of the batches whose listing has ``digest``; returns its id."""
         return self._client.create_multipart_upload(
             Bucket=self._bucket,
-            Key=self.key(session_id),
-            ContentType=_CONTENT_TYPE,
+            Key=self.key(session),
+            ContentType=session.format.media_type,
             Metadata={"digest": digest},
             ChecksumAlgorithm="CRC32",
             ChecksumType="FULL_OBJECT",
         )["UploadId"]
 
     def copy_part(
-        self, session_id: str, upload_id: str, number: int, batch: StoredBatch
+        self, session: Session, upload_id: str, number: int, batch: StoredBatch
     ) -> "CompletedPartTypeDef":
         """Make part ``number`` of one batch, of the listed ETag, inside S3: 1 write."""
         etag = self._client.upload_part_copy(
             Bucket=self._bucket,
-            Key=self.key(session_id),
+            Key=self.key(session),
             UploadId=upload_id,
             PartNumber=number,
             CopySource={
                 "Bucket": self._batches_bucket,
-                "Key": batch_store.key(session_id, batch.seq_num),
+                "Key": batch_store.key(session.session_id, batch.seq_num),
             },
             CopySourceIfMatch=batch.etag,
         )["CopyPartResult"]["ETag"]
         return {"PartNumber": number, "ETag": etag}
 
     def upload_part(
-        self, session_id: str, upload_id: str, number: int, body: BytesIO, crc32: str
+        self, session: Session, upload_id: str, number: int, body: BytesIO, crc32: str
     ) -> "CompletedPartTypeDef":
         """Send part ``number``, of which S3 proves the CRC-32: 1 write."""
         etag = self._client.upload_part(
             Bucket=self._bucket,
-            Key=self.key(session_id),
+            Key=self.key(session),
             UploadId=upload_id,
             PartNumber=number,
             Body=body,
@@ -158,13 +158,13 @@ class MergedStore:
         )["ETag"]
         return {"PartNumber": number, "ETag": etag}
 
-    def parts(self, session_id: str, upload_id: str) -> "list[CompletedPartTypeDef]":
+    def parts(self, session: Session, upload_id: str) -> "list[CompletedPartTypeDef]":
         """The parts that are in place: 1 request per 1,000.
 
         Raises ``NoSuchUpload`` (a ClientError) where the upload was completed or aborted.
         """
         pages = self._client.get_paginator("list_parts").paginate(
-            Bucket=self._bucket, Key=self.key(session_id), UploadId=upload_id
+            Bucket=self._bucket, Key=self.key(session), UploadId=upload_id
         )
         return [
             {"PartNumber": part["PartNumber"], "ETag": part["ETag"]}
@@ -172,16 +172,16 @@ class MergedStore:
             for part in page.get("Parts", [])
         ]
 
-    def parts_done(self, session_id: str, upload_id: str) -> int | None:
+    def parts_done(self, session: Session, upload_id: str) -> int | None:
         """How many parts are in place; None where the upload was completed or aborted."""
         try:
-            return len(self.parts(session_id, upload_id))
+            return len(self.parts(session, upload_id))
         except self._client.exceptions.NoSuchUpload:
             return None
 
     def complete_upload(
         self,
-        session_id: str,
+        session: Session,
         upload_id: str,
         parts: "Sequence[CompletedPartTypeDef]",
         decision: Decision,
@@ -192,10 +192,10 @@ class MergedStore:
         A write that seems to fail may have landed, and another attempt may have been faster: then
         the object must be the decided one. Raises ForeignObjectError if it is not.
         """
-        with _unless_there(lambda: self.find_published(session_id, decision)):
+        with _unless_there(lambda: self.find_published(session, decision)):
             self._client.complete_multipart_upload(
                 Bucket=self._bucket,
-                Key=self.key(session_id),
+                Key=self.key(session),
                 UploadId=upload_id,
                 MultipartUpload={"Parts": parts},
                 IfNoneMatch="*",
@@ -206,13 +206,13 @@ class MergedStore:
             return True
         return False
 
-    def put(self, session_id: str, body: BytesIO, decision: Decision, crc32: str) -> None:
+    def put(self, session: Session, body: BytesIO, decision: Decision, crc32: str) -> None:
         """Write an object that needs no parts: 1 write. As ``complete_upload``."""
-        with _unless_there(lambda: self.find_published(session_id, decision)):
+        with _unless_there(lambda: self.find_published(session, decision)):
             self._client.put_object(
                 Bucket=self._bucket,
-                Key=self.key(session_id),
-                ContentType=_CONTENT_TYPE,
+                Key=self.key(session),
+                ContentType=session.format.media_type,
                 Metadata={"digest": decision.digest},
                 Body=body,
                 IfNoneMatch="*",
@@ -220,39 +220,42 @@ class MergedStore:
                 ChecksumCRC32=crc32,
             )
 
-    def abort_upload(self, session_id: str, upload_id: str) -> None:
+    def abort_upload(self, session: Session, upload_id: str) -> None:
         """Abort a multipart upload; again, or if it was completed, does nothing."""
         with suppress(self._client.exceptions.NoSuchUpload):
             self._client.abort_multipart_upload(
-                Bucket=self._bucket, Key=self.key(session_id), UploadId=upload_id
+                Bucket=self._bucket, Key=self.key(session), UploadId=upload_id
             )
 
-    def try_abort_upload(self, session_id: str, upload_id: str) -> None:
+    def try_abort_upload(self, session: Session, upload_id: str) -> None:
         """The same; if it fails, the bucket's lifecycle rule does it."""
         with suppress(ClientError, HTTPClientError, errors.StorageBusyError):
-            self.abort_upload(session_id, upload_id)
+            self.abort_upload(session, upload_id)
 
-    def abort_uploads(self, session_id: str) -> None:
+    def abort_uploads(self, session: Session) -> None:
         """Abort all multipart uploads of a session: 1 request, and 1 for each.
 
         Call only when no upload can still be completed: the session was aborted.
         """
-        key = self.key(session_id)
+        key = self.key(session)
         found = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
         for upload in found.get("Uploads", []):
             if upload["Key"] == key:
-                self.abort_upload(session_id, upload["UploadId"])
+                self.abort_upload(session, upload["UploadId"])
 
-    def presign(self, key: str) -> str:
-        """A link to an object that works for ``limits.PRESIGNED_URL_SECONDS``."""
+    def presign(self, key: str, *, inflated: bool = False) -> str:
+        """A link to an object that works for ``limits.PRESIGNED_URL_SECONDS``.
+
+        ``inflated``: a gzip object is given as NDJSON that is encoded so.
+        """
+        params: dict[str, str] = {"Bucket": self._bucket, "Key": key}
+        if inflated:
+            params["ResponseContentType"] = Format.NDJSON.media_type
+            params["ResponseContentEncoding"] = "gzip"
+            key = key.removesuffix(".gz")
+        params["ResponseContentDisposition"] = f'attachment; filename="{key}"'
         return self._client.generate_presigned_url(
-            "get_object",
-            Params={
-                "Bucket": self._bucket,
-                "Key": key,
-                "ResponseContentDisposition": f'attachment; filename="{key}"',
-            },
-            ExpiresIn=limits.PRESIGNED_URL_SECONDS,
+            "get_object", Params=params, ExpiresIn=limits.PRESIGNED_URL_SECONDS
         )
 
 

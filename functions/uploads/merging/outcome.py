@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uploads import errors, limits
-from uploads.merging import manifest
 from uploads.session import Counted, Decision, Session, StaleAttemptError, State
 
 if TYPE_CHECKING:
@@ -77,9 +76,9 @@ class Outcomes:
             "receivedRecord": decision.records,
             "batches": decision.batches,
             "bytes": decision.bytes,
-            "key": self.merged.key(session_id),
-            "manifest": self.merged.manifest_key(session_id),
-            "checksum": manifest.checksum(published.crc32),
+            "key": self.merged.key(session),
+            "manifest": self.merged.manifest_key(session),
+            **published.sums.members(session.format),
         }
         # The session expires before its object and manifest, whose ages S3 counts by their dates.
         # If one of them is old already, the answer is kept for a while all the same.

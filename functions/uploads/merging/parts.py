@@ -9,6 +9,7 @@ from typing import Final
 
 from uploads import limits
 from uploads.batch import StoredBatch
+from uploads.formats import Format
 
 _HALVINGS: Final = 10
 """After so many, no share has more than one part."""
@@ -20,7 +21,7 @@ class Part:
 
     batches: Sequence[StoredBatch]
     size: int
-    """Bytes."""
+    """Bytes; in the first part the format's header is counted."""
     copied: bool
     """True where the part is one batch that S3 copies by itself (UploadPartCopy)."""
 
@@ -32,18 +33,20 @@ class Part:
         return len(self.batches) / limits.READS_PER_SECOND + self.size / limits.BYTES_PER_SECOND
 
 
-def plan_parts(batches: Sequence[StoredBatch]) -> list[Part]:
-    """The parts of the object that is the concatenation of ``batches``.
+def plan_parts(batches: Sequence[StoredBatch], format_: Format = Format.NDJSON) -> list[Part]:
+    """The parts of the merged object of ``batches``, without one for its trailer alone.
 
     Every part but the last has at least the smallest size S3 takes, and there are never more than
     10,000: the least size of a part grows with the total, and every part but the last reaches it.
+    If a trailer follows (``last_part``), every part of several does.
     """
-    total = sum(batch.size for batch in batches)
+    total = sum(batch.size for batch in batches) + format_.frame_bytes
     min_part = max(limits.MIN_PART_BYTES, -(-total // (limits.MAX_PARTS - 1)))
     target_part = max(limits.PART_BYTES, min_part)
     parts: list[Part] = []
     run: list[StoredBatch] = []
-    size = 0
+    # The header makes the first part one that is streamed: what S3 copies has none.
+    size = len(format_.header)
 
     def close_run() -> None:
         nonlocal run, size
@@ -53,7 +56,7 @@ def plan_parts(batches: Sequence[StoredBatch]) -> list[Part]:
 
     for batch in batches:
         # Before a copied batch the run must be able to stand as a part of its own.
-        if batch.size >= min_part and (not run or size >= min_part):
+        if batch.size >= min_part and (not size or size >= min_part):
             close_run()
             parts.append(Part([batch], batch.size, copied=True))
             continue
@@ -61,8 +64,20 @@ def plan_parts(batches: Sequence[StoredBatch]) -> list[Part]:
         size += batch.size
         if size >= target_part:
             close_run()
+    if run and parts and size < min_part and format_.frame_bytes:
+        # The trailer comes after it, so that it is not the last part.
+        before = parts.pop()
+        run, size = [*before.batches, *run], before.size + size
     close_run()
     return parts
+
+
+def last_part(parts: Sequence[Part], format_: Format) -> int:
+    """The number of the object's last part.
+
+    A trailer is a part by itself, unless one part holds all: it could be too small before it.
+    """
+    return max(1, len(parts)) + (format_.frame_bytes > 0 and len(parts) > 1)
 
 
 def max_concurrency(parts: Sequence[Part]) -> int:

@@ -48,6 +48,15 @@ class _Metadata(msgspec.Struct, array_like=True, gc=False):
     size: int
     sha256: str
     crc32: int
+    # The release before knew one format, in which a batch is its own content.
+    content_size: int | None = None
+    content_crc32: int | None = None
+
+    def of_batch(self) -> BatchMetadata:
+        """The same, whole."""
+        size = self.size if self.content_size is None else self.content_size
+        crc32 = self.crc32 if self.content_crc32 is None else self.content_crc32
+        return BatchMetadata(self.records, self.size, self.sha256, self.crc32, size, crc32)
 
 
 class _Share(msgspec.Struct):
@@ -86,6 +95,7 @@ class ShareStore:
         share = {}
         for part in stored if isinstance(stored, list) else stored.parts:
             batches = [StoredBatch(each.seq_num, each.size, each.etag) for each in part.batches]
+            # Its memory; the first part's header is not counted.
             size = sum(batch.size for batch in batches)
             share[part.number] = Part(batches, size, copied=part.copied)
         return share
@@ -94,7 +104,8 @@ class ShareStore:
         self, execution: "Execution", number: int, batches: Iterable[BatchMetadata]
     ) -> None:
         """Note what the batches of a share hold: 1 write."""
-        content = [(batch.records, batch.size, batch.sha256, batch.crc32) for batch in batches]
+        # Each is an array, as a share has its batches.
+        content = list(batches)
         self._put(execution, f"done-{number:05d}", {"version": _VERSION, "batches": content})
 
     def read_done(self, execution: "Execution", shares: int) -> list[BatchMetadata]:
@@ -106,10 +117,8 @@ class ShareStore:
         def read(number: int) -> list[BatchMetadata]:
             content = self._get(execution, f"done-{number:05d}")
             stored = msgspec.json.decode(content, type=_Done | list[_Metadata])
-            return [
-                BatchMetadata(each.records, each.size, each.sha256, each.crc32)
-                for each in (stored if isinstance(stored, list) else stored.batches)
-            ]
+            batches = stored if isinstance(stored, list) else stored.batches
+            return [batch.of_batch() for batch in batches]
 
         with Threads(limits.READS_IN_FLIGHT) as threads:
             done = threads.map(read, range(shares))

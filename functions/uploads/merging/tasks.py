@@ -15,7 +15,7 @@ from uploads import errors, limits
 from uploads.batch import RunTotals, listing_digest
 from uploads.merging import validation
 from uploads.merging.merged_store import ForeignObjectError
-from uploads.merging.parts import max_concurrency, plan_parts, plan_shares
+from uploads.merging.parts import last_part, max_concurrency, plan_parts, plan_shares
 from uploads.merging.validation import Failure, validate_count
 from uploads.session import Counted, Session, StaleAttemptError, State, Upload
 
@@ -57,23 +57,23 @@ class MergeTasks:
         listing = self.batches.list(execution.session_id, below=execution.batches)
         if listing_digest(listing) != execution.digest:
             raise errors.BatchesGoneError
-        parts = plan_parts(listing)
+        parts = plan_parts(listing, session.format)
         shares = plan_shares(parts, session.died)
         upload = session.upload
         if upload is None:
-            upload_id = self.composer.merged.create_upload(execution.session_id, execution.digest)
-            upload = Upload(upload_id, len(parts))
-            with self._abort_if_stale(execution, upload_id):
+            upload_id = self.composer.merged.create_upload(session, execution.digest)
+            upload = Upload(upload_id, last_part(parts, session.format))
+            with self._abort_if_stale(upload_id):
                 self._renew_lease(execution, upload)
         key = self.shares.write(execution, parts, shares)
         return PlanOutput(key, len(shares), max_concurrency(parts), upload.upload_id)
 
     def compose(self, execution: "Execution", upload_id: str, share: int) -> None:
         """Bring the parts of a share into place."""
-        with self._abort_if_stale(execution, upload_id):
-            self._renew_lease(execution)
+        with self._abort_if_stale(upload_id):
+            session = self._renew_lease(execution)
         parts = self.shares.read_share(execution, share)
-        done = self.composer.transfer(execution.session_id, upload_id, parts)
+        done = self.composer.transfer(session, upload_id, parts, _last_part(session))
         self.shares.write_done(
             execution, share, (batch for _, batches in done for batch in batches)
         )
@@ -81,7 +81,7 @@ class MergeTasks:
     def complete(self, execution: "Execution", planned: PlanOutput) -> "Outcome":
         """Count, decide, publish, commit; what finish answers from now on."""
         try:
-            with self._abort_if_stale(execution, planned.upload_id):
+            with self._abort_if_stale(planned.upload_id):
                 return self._complete(execution, planned)
         except StaleAttemptError as stale:
             # An earlier try of this task may have got to its end.
@@ -90,34 +90,35 @@ class MergeTasks:
             return self.outcomes.outcome_from(stale.session)
 
     def _complete(self, execution: "Execution", planned: PlanOutput) -> "Outcome":
-        session_id, upload_id = execution.session_id, planned.upload_id
-        merged = self.composer.merged
+        upload_id, merged = planned.upload_id, self.composer.merged
         session = self._renew_lease(execution)
         batches = self.shares.read_done(execution, planned.shares)
-        totals = RunTotals.of(batches)
+        run = RunTotals.of(batches)
+        totals = session.format.whole(run)
         decision, completed = session.decision, False
         if not decision:
             counted = validate_count(session, execution.digest, len(batches), totals)
             if isinstance(counted, Failure):
                 fact = Counted(execution.digest, totals.records)
                 outcome = self.outcomes.fail(session, counted, fact)
-                merged.abort_upload(session_id, upload_id)
+                merged.abort_upload(session, upload_id)
                 return outcome
             decision = counted
             session = self.sessions.decide(session, decision)
-        published = merged.find_published(session_id, decision)
+        published = merged.find_published(session, decision)
         if not published:
-            merged.write_manifest(session_id, decision, batches)
-            parts = merged.parts(session_id, upload_id)
-            completed = merged.complete_upload(
-                session_id, upload_id, parts, decision, totals.checksum
-            )
-            published = merged.find_published(session_id, decision)
+            merged.write_manifest(session, decision, batches)
+            last = _last_part(session)
+            if not batches or (last > 1 and session.format.frame_bytes):
+                self.composer.send_trailer(session, upload_id, last, run)
+            parts = merged.parts(session, upload_id)
+            completed = merged.complete_upload(session, upload_id, parts, decision, totals.checksum)
+            published = merged.find_published(session, decision)
         if not published:
-            raise ForeignObjectError(f"the merged object of {session_id} is gone")
+            raise ForeignObjectError(f"the merged object of {execution.session_id} is gone")
         outcome = self.outcomes.succeed(session, decision, published)
         if not completed:
-            merged.abort_upload(session_id, upload_id)
+            merged.abort_upload(session, upload_id)
         return outcome
 
     def release(self, execution: "Execution", upload_id: str | None) -> None:
@@ -139,7 +140,7 @@ class MergeTasks:
                     # Nothing was said about the listing, so the attempt counts as died.
                     self.sessions.reopen(session, failure.result, verdict=False)
         if upload_id:
-            self.composer.merged.abort_upload(execution.session_id, upload_id)
+            self.composer.merged.abort_upload(session, upload_id)
 
     def _renew_lease(
         self, execution: "Execution", upload: Upload | None = None, until: int | None = None
@@ -154,10 +155,15 @@ class MergeTasks:
         )
 
     @contextmanager
-    def _abort_if_stale(self, execution: "Execution", upload_id: str) -> Iterator[None]:
+    def _abort_if_stale(self, upload_id: str) -> Iterator[None]:
         """Abort the attempt's own upload if another attempt has the session, or none any more."""
         try:
             yield
-        except StaleAttemptError:
-            self.composer.merged.abort_upload(execution.session_id, upload_id)
+        except StaleAttemptError as stale:
+            self.composer.merged.abort_upload(stale.session, upload_id)
             raise
+
+
+def _last_part(session: Session) -> int:
+    """The number of the last part of the session's upload, which exists."""
+    return session.upload.parts if session.upload else 1

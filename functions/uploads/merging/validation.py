@@ -67,7 +67,7 @@ def validate(session: Session, listing: Listing) -> Verdict:
     present = (batch.seq_num for batch in listing)
     if missing := list(gaps.missing(present, session.expected_batches)):
         return Verdict(digest, _missing_batches(session, len(listing), missing))
-    size = sum(batch.size for batch in listing)
+    size = sum(batch.size for batch in listing) + session.format.frame_bytes
     if size > limits.MAX_MERGED_BYTES:
         return Verdict(digest, _too_large(session, len(listing), size))
     if session.counted and session.counted.digest == digest:

@@ -1,0 +1,363 @@
+"""The format ``ndjson.gz``, through the API: what is stored, merged, said and linked to."""
+
+import base64
+import gzip
+import hashlib
+import json
+import random
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import requests
+
+from tests.api import Api
+from tests.aws import AwsProxy
+from tests.conftest import LocalStack, Stack
+from uploads import limits
+
+GZ = "ndjson.gz"
+FRAME = 20
+"""Bytes of the header and the trailer of a gzip member."""
+BATCH_GZIP = {
+    "content-type": "application/vnd.gapless.batch+json",
+    "content-encoding": "gzip",
+}
+
+
+def ndjson(records: Iterable[object]) -> bytes:
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def crc32(content: bytes) -> dict[str, str]:
+    """A CRC-32 as the API writes it."""
+    value = base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
+    return {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": value}
+
+
+def inflated(batch: bytes) -> bytes:
+    """A stored batch, which is raw DEFLATE without an end."""
+    found = zlib.decompressobj(-15)
+    content = found.decompress(batch)
+    assert not found.eof
+    assert not found.unconsumed_tail
+    return content
+
+
+def send(api: Api, session_id: str, batches: Sequence[Sequence[object]]) -> None:
+    """Send every batch, the last one first."""
+    for seq_num, records in reversed([*enumerate(batches)]):
+        body = gzip.compress(json.dumps({"seqNum": seq_num, "data": records}).encode(), 1)
+        assert api.raw_batch(session_id, body, BATCH_GZIP).status == 204
+
+
+def check(stack: Stack, session_id: str, batches: Sequence[Sequence[object]], result: Any) -> None:  # noqa: ANN401
+    """The object, its manifest and the result of finish are those of ``batches``."""
+    whole = b"".join(map(ndjson, batches))
+    merged = stack.merged(session_id, GZ)
+    content = {"bytes": len(whole), "checksum": crc32(whole)}
+    about = {
+        "sessionId": session_id,
+        "key": f"{session_id}.ndjson.gz",
+        "bytes": len(merged),
+        "checksum": crc32(merged),
+        "content": content,
+    }
+    # One member, which is all there is.
+    reader = zlib.decompressobj(31)
+    assert reader.decompress(merged) == whole
+    assert (reader.eof, reader.unused_data) == (True, b"")
+    head = stack.s3.head_object(Bucket=stack.merged_bucket, Key=f"{session_id}.ndjson.gz")
+    assert head["ContentType"] == "application/gzip"
+    assert "ContentEncoding" not in head
+
+    assert about.items() <= result.items()
+    assert (result["validationResult"], result["batches"]) == ("Success", len(batches))
+    assert result["receivedRecord"] == whole.count(b"\n")
+
+    found = stack.s3.get_object(Bucket=stack.merged_bucket, Key=result["manifest"])
+    manifest = json.load(found["Body"])
+    entries = manifest.pop("batches")
+    assert manifest == about | {"records": whole.count(b"\n")}
+    end = 10
+    for entry, records in zip(entries, batches, strict=True):
+        # Each batch is read by its range, and inflated by itself.
+        start, end = end, entry["offset"] + entry["length"]
+        assert entry["offset"] == start
+        assert inflated(merged[start:end]) == ndjson(records)
+        assert entry["records"] == len(records)
+        assert entry["contentLength"] == len(ndjson(records))
+        assert entry["sha256"] == hashlib.sha256(ndjson(records)).hexdigest()
+    assert end == len(merged) - 10
+    # Neither is anything left.
+    assert stack.open_uploads(session_id) == 0
+
+
+# --- Opening a session ---
+
+
+@pytest.mark.parametrize(
+    ("members", "form"),
+    [({}, "ndjson"), ({"format": "ndjson"}, "ndjson"), ({"format": GZ}, GZ)],
+)
+def test_a_session_has_a_format(any_api: Api, members: dict[str, str], form: str) -> None:
+    session_id = any_api.create(3, 2, **members)
+    assert any_api.status(session_id).json["format"] == form
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("", "NDJSON", "ndjson.gzip", "gzip", "csv", "ndjson\n", "a\n - at `$.data`"),
+        *("missing required field `x`", "x" * 100_000, None, 1, True, [], {}, ["ndjson"]),
+    ],
+    ids=lambda form: repr(form)[:20],
+)
+def test_there_is_no_other(any_api: Api, form: object) -> None:
+    body = json.dumps({"totalRecord": 1, "format": form}).encode()
+    answer = any_api.request("POST", Api.ROOT, body)
+    assert (answer.status, answer.code) == (400, "invalid_format")
+    assert answer.json["member"] == "format"
+    assert answer.json["detail"].startswith("format must be 'ndjson' or 'ndjson.gz', or left out.")
+    assert len(answer.body) < 1_000
+
+
+def test_a_format_that_is_given_twice_is_refused(any_api: Api) -> None:
+    body = b'{"totalRecord": 1, "format": "ndjson", "format": "ndjson.gz"}'
+    answer = any_api.request("POST", Api.ROOT, body)
+    assert (answer.code, answer.json["member"]) == ("repeated_member", "format")
+
+
+def test_items_of_before_are_plain(api: Api, stack: Stack) -> None:
+    """The release before had no formats."""
+    session_id = api.create(0)
+    stack.table.update_item(
+        Key={"sessionId": session_id},
+        UpdateExpression="REMOVE #format",
+        ExpressionAttributeNames={"#format": "format"},
+    )
+    assert api.status(session_id).json["format"] == "ndjson"
+    assert api.finish(session_id).json["key"] == f"{session_id}.ndjson"
+
+
+# --- Batches ---
+
+
+def test_a_batch_is_stored_compressed(any_api: Api, stack: Stack) -> None:
+    records = [{"id": n, "name": "Zoë"} for n in range(1_000)]
+    session_id = any_api.create(1_000, format=GZ)
+    assert any_api.batch(session_id, 0, records).status == 204
+    stored = stack.stored(session_id, 0)
+    assert inflated(stored) == ndjson(records)
+    assert len(stored) < len(ndjson(records)) / 4
+    head = stack.s3.head_object(Bucket=stack.batches_bucket, Key=f"{session_id}/00000000")
+    assert head["Metadata"] == {
+        "records": "1000",
+        "sha256": hashlib.sha256(ndjson(records)).hexdigest(),
+        "stored-crc32": f"{zlib.crc32(stored):08x}",
+        "content-crc32": f"{zlib.crc32(ndjson(records)):08x}",
+        "content-bytes": str(len(ndjson(records))),
+    }
+
+
+@pytest.mark.parametrize("form", ["ndjson", GZ])
+def test_a_batch_is_the_same_by_its_records(any_api: Api, stack: Stack, form: str) -> None:
+    session_id = any_api.create(2, format=form)
+    assert any_api.raw_batch(session_id, b'{"seqNum":0,"data":[{"a":1},2]}').status == 204
+    before = stack.stored(session_id, 0)
+    assert any_api.raw_batch(session_id, b'{"seqNum":0, "data": [{"a":1} , 2]}').status == 204
+    other = any_api.raw_batch(session_id, b'{"seqNum":0,"data":[{"a":1},3]}')
+    assert (other.status, other.code) == (409, "batch_conflict")
+    assert other.json["storedDigest"] == hashlib.sha256(b'{"a":1}\n2\n').hexdigest()
+    assert other.json["storedRecords"] == 2
+    assert stack.stored(session_id, 0) == before
+
+
+def test_a_batch_costs_as_many_calls(api: Api, aws: AwsProxy) -> None:
+    calls = {}
+    for form in ("ndjson", GZ):
+        session_id = api.create(2, format=form)
+        api.batch(session_id, 0, ["cold"])
+        with aws.recording() as made:
+            api.batch(session_id, 1, ["warm"])
+        calls[form] = [call.operation for call in made]
+    assert calls[GZ] == calls["ndjson"] == ["PutObject", "GetItem"]
+
+
+# --- Finish ---
+
+AT = random.Random(3)  # not for secrets
+PART = 2**16
+
+
+def noise(size: int) -> str:
+    """Text that compresses to about ``size`` bytes."""
+    return AT.randbytes(size).hex()
+
+
+SHAPES: dict[str, Sequence[Sequence[object]]] = {
+    "nothing": [],
+    "one record": [[1]],
+    "one put": [[n] * (n % 3 + 1) for n in range(20)],
+    "many parts": [[noise(2_000)] for _ in range(120)],
+    "copied": [[noise(2 * PART)] for _ in range(4)],
+    "a large one alone": [[noise(2 * PART)]],
+    "a large one, and little": [[noise(2 * PART)], [1]],
+    "copied, and little at the end": [*([noise(2 * PART)] for _ in range(3)), [1], [2]],
+    "all kinds": [[noise(n)] for n in (9, 3 * PART, 2 * PART, 50, PART, 3 * PART, PART // 2, 1)],
+}
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part is 64 KiB, here and in moto's S3."""
+    monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", PART)
+    monkeypatch.setattr(limits, "MIN_PART_BYTES", PART)
+    monkeypatch.setattr(limits, "PART_BYTES", PART + 1_000)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("strict", [False, True], ids=["flexible", "strict"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_object_is_one_gzip_member(
+    api: Api, local: LocalStack, aws: AwsProxy, shape: str, *, strict: bool
+) -> None:
+    batches = [records[:1] if strict else records for records in SHAPES[shape]]
+    total = sum(map(len, batches))
+    session_id = api.create(total, 1 if strict else None, format=GZ)
+    send(api, session_id, batches)
+    with aws.recording() as calls:
+        result = api.finish(session_id).json
+    check(local, session_id, batches, result)
+    assert api.finish(session_id).json == result
+    assert api.status(session_id).json["finish"] == result
+    copied = [call for call in calls if call.operation == "UploadPartCopy"]
+    assert bool(copied) == (shape in {"copied", "copied, and little at the end", "all kinds"})
+
+
+def test_a_multipart_upload_at_the_size_that_s3_asks_for(api: Api, stack: Stack) -> None:
+    """7 MB in two parts' worth: the second is too small to stand before the trailer."""
+    batches = [[noise(950_000)] for _ in range(12)]
+    session_id = api.create(12, format=GZ)
+    send(api, session_id, batches)
+    check(stack, session_id, batches, api.finish(session_id).json)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("shape", ["one put", "many parts", "copied"])
+def test_s3_is_told_both_size_and_checksum(
+    api: Api, local: LocalStack, aws: AwsProxy, shape: str
+) -> None:
+    """What moto does not compare, S3 does."""
+    batches = SHAPES[shape]
+    session_id = api.create(sum(map(len, batches)), format=GZ)
+    send(api, session_id, batches)
+    with aws.recording() as calls:
+        api.finish(session_id)
+    merged = local.merged(session_id, GZ)
+    published = [call for call in calls if call.key == f"{session_id}.ndjson.gz"][-1]
+    if published.operation == "HeadObject":
+        published = [call for call in calls if call.key == f"{session_id}.ndjson.gz"][-2]
+    assert published.headers["if-none-match"] == "*"
+    assert published.headers["x-amz-checksum-crc32"] == crc32(merged)["value"]
+    if published.operation == "CompleteMultipartUpload":
+        assert published.headers["x-amz-mp-object-size"] == str(len(merged))
+
+
+def test_gaps_are_those_of_any_session(any_api: Api, stack: Stack) -> None:
+    session_id = any_api.create(6, 2, format=GZ)
+    send(any_api, session_id, [[1, 2]])
+    any_api.batch(session_id, 2, [5, 6])
+    failed = any_api.finish(session_id).json
+    assert failed["missing"] == [{"from": 1, "to": 1}]
+    assert not stack.has_merged(session_id)
+    any_api.batch(session_id, 1, [3, 4])
+    result = any_api.finish(session_id).json
+    check(stack, session_id, [[1, 2], [3, 4], [5, 6]], result)
+    assert any_api.batch(session_id, 3, [7]).status in {400, 409}
+
+
+# --- The file ---
+
+PLAIN_FILE = {"content-type": "application/x-ndjson", "content-encoding": "gzip", "end": ".ndjson"}
+GZ_FILE = {"content-type": "application/gzip", "content-encoding": None, "end": ".ndjson.gz"}
+
+
+@pytest.fixture(scope="module")
+def merged(local: LocalStack) -> str:
+    """A finished session."""
+    from tests.api import through_gateway  # noqa: PLC0415
+
+    api = Api(through_gateway(local.gateway))
+    session_id = api.create(2, format=GZ)
+    send(api, session_id, [["é"], [2]])
+    assert api.finish(session_id).json["validationResult"] == "Success"
+    return session_id
+
+
+@pytest.mark.parametrize(
+    ("accepted", "expected"),
+    [
+        (None, GZ_FILE),
+        ("", GZ_FILE),
+        ("identity", GZ_FILE),
+        ("gzip", PLAIN_FILE),
+        ("GZip", PLAIN_FILE),
+        ("x-gzip", PLAIN_FILE),
+        ("gzip, deflate, br, zstd", PLAIN_FILE),
+        ("br;q=1.0, gzip;q=0.001", PLAIN_FILE),
+        ("deflate, gzip ; q=0.5", PLAIN_FILE),
+        ("*", PLAIN_FILE),
+        ("br, *;q=0.1", PLAIN_FILE),
+        ("gzip;q=0", GZ_FILE),
+        ("gzip;q=0.000, *", GZ_FILE),
+        ("gzip; Q=0", GZ_FILE),
+        ("*;q=0", GZ_FILE),
+        ("*;q=0, gzip", PLAIN_FILE),
+        ("br", GZ_FILE),
+        ("gzipped", GZ_FILE),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True], ids=["redirect", "link"])
+def test_the_link_is_what_the_client_can_read(
+    any_api: Api, merged: str, accepted: str | None, expected: dict[str, str], *, as_json: bool
+) -> None:
+    headers = {} if accepted is None else {"accept-encoding": accepted}
+    answer = any_api.file(merged, headers | ({"accept": "application/json"} if as_json else {}))
+    assert answer.headers["vary"] == "Accept, Accept-Encoding"
+    url = answer.json["url"] if as_json else answer.headers["location"]
+    assert urlsplit(url).path.endswith(f"/{merged}.ndjson.gz")
+    given = requests.get(url, headers={"accept-encoding": "identity"}, stream=True, timeout=60)
+    assert given.status_code == 200
+    assert given.headers["content-type"] == expected["content-type"]
+    assert given.headers.get("content-encoding") == expected["content-encoding"]
+    name = f"{merged}{expected['end']}"
+    assert given.headers["content-disposition"] == f'attachment; filename="{name}"'
+    assert gzip.decompress(given.raw.read()) == b'"\\u00e9"\n2\n'
+
+
+def test_the_plain_format_is_linked_to_as_ever(any_api: Api) -> None:
+    session_id = any_api.create(0)
+    any_api.finish(session_id)
+    for accepted in ("gzip", "identity"):
+        answer = any_api.file(session_id, {"accept-encoding": accepted})
+        assert answer.headers["vary"] == "Accept, Accept-Encoding"
+        query = parse_qs(urlsplit(answer.headers["location"]).query)
+        assert not {"response-content-encoding", "response-content-type"} & query.keys()
+
+
+def test_the_manifest_is_json_whatever_is_accepted(any_api: Api, merged: str) -> None:
+    answer = any_api.manifest(merged, {"accept-encoding": "gzip"})
+    assert answer.headers["vary"] == "Accept"
+    found = requests.get(answer.headers["location"], timeout=60)
+    assert found.headers["content-type"] == "application/json"
+    assert found.json()["key"] == f"{merged}.ndjson.gz"
+
+
+def test_a_client_that_takes_gzip_sees_lines(
+    any_api: Api, merged: str, download: Callable[[str], bytes]
+) -> None:
+    link = any_api.file(merged, {"accept": "application/json", "accept-encoding": "gzip"})
+    assert download(link.json["url"]) == b'"\\u00e9"\n2\n'
