@@ -298,9 +298,7 @@ def test_an_upload_that_somebody_else_gives_up_is_fine(local: LocalStack) -> Non
         assert stream(change(SESSION, "FINISHED")) == []
 
 
-def test_what_was_found_is_logged(
-    local: LocalStack, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_was_found_is_logged(local: LocalStack, caplog: pytest.LogCaptureFixture) -> None:
     fill(local, 3)
     with caplog.at_level("INFO", "gapless"):
         stream(change(SESSION, "FINISHED"))

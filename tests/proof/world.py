@@ -454,12 +454,17 @@ class World:
 
     def create(self, total: int, size: int | None, form: str = PLAIN) -> tuple[str, History]:
         """A new session."""
-        shard = self._table.stream_shard
-        started = dynamodbstreams_backends[ACCOUNT][self._config.region].get_shard_iterator(
-            f"{self._table.table_arn}/stream/{self._table.latest_stream_label}", shard.id, "LATEST"
-        )
+        stream = self.stream_now()
         answer = self.processes[0].create(total, size, form)
-        return answer.body["sessionId"], History(total, size, started.arn, form)
+        return answer.body["sessionId"], History(total, size, stream, form)
+
+    def stream_now(self) -> str:
+        """Where the table's stream is: an iterator of what comes next."""
+        shard = self._table.stream_shard
+        arn = f"{self._table.table_arn}/stream/{self._table.latest_stream_label}"
+        streams = dynamodbstreams_backends[ACCOUNT][self._config.region]
+        iterator: str = streams.get_shard_iterator(arn, shard.id, "LATEST").arn
+        return iterator
 
     def send(
         self,
