@@ -451,7 +451,7 @@ function choose(head, isAll, name, options) {
     hasSeparators: format === "json" && first === "\x1e",
     isArray: format === "json" && first === "[",
   };
-  if (format === "csv" || format === "tsv") return { ...chosen, ...tableOf(head, chosen, options) };
+  if (format === "csv" || format === "tsv") return { ...chosen, ...tableOf(head, isAll, chosen, options) };
   if (options.delimiter) throw new ReadingError("option", `This is ${words[format]}, which has no delimiter.`);
   return chosen;
 }
@@ -466,13 +466,15 @@ function isJson(line) {
   }
 }
 
-/** @param {string} head @param {Chosen} chosen @param {ReturnType<typeof optionsOf>} options */
-function tableOf(head, chosen, options) {
+/** @param {string} head @param {boolean} isAll @param {Chosen} chosen @param {ReturnType<typeof optionsOf>} options */
+function tableOf(head, isAll, chosen, options) {
   const isTsv = chosen.format === "tsv";
+  // A CR at the end of a full head may be followed by LF.
+  const known = isAll ? head : head.replace(/\r$/, "");
   const sep = isTsv ? null : /^"?sep=([^\r\n"])"?[ \t]*(?:\r\n|\r|\n|$)/i.exec(head);
   const usual = isTsv && chosen.isGiven ? "\t" : undefined;
   return {
-    lineEnd: head.includes("\r") && !head.includes("\n") ? "\r" : "\n",
+    lineEnd: known.includes("\r") && !head.includes("\n") ? "\r" : "\n",
     firstLine: sep ? 2 : 1,
     delimiter: options.delimiter ?? sep?.[1] ?? usual ?? delimiterOf(head, isTsv),
   };
