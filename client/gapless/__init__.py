@@ -15,9 +15,6 @@
         session.download("orders.ndjson")
 """
 
-import gapless.lean_httpx  # noqa: F401 - before anything else imports httpx
-
-# isort: split
 import pathlib
 from collections.abc import AsyncIterable
 from functools import partial
