@@ -1,11 +1,13 @@
 """The batches function: receives one batch."""
 
 import os
+from collections.abc import Callable
 
 from uploads import errors, startup
 from uploads.batch import Batch
 from uploads.config import Config
 from uploads.decode.batch_json import read_batch
+from uploads.decode.batch_ndjson import LINES_MEDIA_TYPE, read_lines, read_seq_num
 from uploads.http import BYTES, Handler, Request, Response, make_handler, respond
 from uploads.wiring import Wiring
 
@@ -14,10 +16,7 @@ def build(wiring: Wiring) -> Handler:
     """The handler of the batches function."""
     receiver = wiring.receiver
 
-    def receive(request: Request) -> Response:
-        def read() -> Batch:
-            return read_batch(request.body())
-
+    def receive(request: Request, read: Callable[[], Batch]) -> Response:
         try:
             batch = receiver.receive(request.session_id, request.owner, read)
         except errors.BatchConflictError:
@@ -28,7 +27,23 @@ def build(wiring: Wiring) -> Handler:
         request.count("Bytes", len(batch.ndjson), BYTES)
         return respond(204)
 
-    return make_handler({"POST /api/upload/sessions/{sessionId}": receive}, wiring.config)
+    def receive_json(request: Request) -> Response:
+        return receive(request, lambda: read_batch(request.body()))
+
+    def receive_ndjson(request: Request) -> Response:
+        def read() -> Batch:
+            seq_num = read_seq_num(request.in_path("seqNum"))
+            return read_lines(request.body(media_type=LINES_MEDIA_TYPE), seq_num)
+
+        return receive(request, read)
+
+    return make_handler(
+        {
+            "POST /api/upload/sessions/{sessionId}": receive_json,
+            "PUT /api/upload/sessions/{sessionId}/batches/{seqNum}": receive_ndjson,
+        },
+        wiring.config,
+    )
 
 
 lambda_handler = build(Wiring(Config.from_env(os.environ)))

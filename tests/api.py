@@ -112,7 +112,7 @@ def deployed(stack: Mapping[str, Any]) -> Send:
 
 
 class Api:
-    """The seven routes."""
+    """The eight routes."""
 
     ROOT = "/api/upload/sessions"
 
@@ -156,6 +156,13 @@ class Api:
     def raw_batch(self, session_id: str, body: bytes, headers: Headers | None = None) -> Answer:
         """Send a batch's body as it is."""
         return self.request("POST", f"{self.ROOT}/{session_id}", body, headers)
+
+    def lines(
+        self, session_id: str, seq_num: object, body: bytes, headers: Headers | None = None
+    ) -> Answer:
+        """Send a batch as NDJSON."""
+        named = {"content-type": "application/x-ndjson"} | dict(headers or {})
+        return self.request("PUT", f"{self.ROOT}/{session_id}/batches/{seq_num}", body, named)
 
     def finish(self, session_id: str) -> Answer:
         """Finish a session."""

@@ -22,6 +22,7 @@ from gapless.errors import GaplessError, UnavailableError
 from gapless.sessions import MEDIA_TYPE, ROOT, service_url
 from gapless.transport import describe_error, find_proxy, permanent_error, ssl_context
 
+_NDJSON: Final = "application/x-ndjson"
 _PROBLEM: Final = "application/problem+json"
 _UNKNOWN: Final = "0" * 32
 _MOST: Final = 2**53 - 1
@@ -154,6 +155,12 @@ class Service:
         """Send the body of a batch unchanged; ``content_type=…`` is the header Content-Type."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.call("POST", f"/{session}", body, named)
+
+    def lines(self, session: str, seq_num: object, body: bytes, **headers: str) -> Response:
+        """Send a batch as NDJSON."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        named = {"content-type": _NDJSON} | named
+        return self.call("PUT", f"/{session}/batches/{seq_num}", body, named)
 
     def finish(self, session: str) -> dict[str, Any]:
         """Finish, and wait for a long merge."""
@@ -349,6 +356,7 @@ def unknown_and_malformed_ids_are_the_same_404(service: Service) -> None:
         ("GET", "/file", None),
         ("GET", "/manifest", None),
         ("DELETE", "", None),
+        ("PUT", "/batches/0", b"1"),
     ):
         responses = [
             service.call(method, f"/{session}{path}", body)
@@ -517,6 +525,70 @@ def the_limits_of_a_body_are_those_that_were_said(service: Service) -> None:
     )
     service.batch(session, limits["maxSeqNum"], [1]).ok(204)
     service.batch(session, limits["maxSeqNum"] + 1, [1]).refused(400, "invalid_seq_num")
+
+
+# --- Batches as NDJSON ----------------------------------------------------------------------------
+
+
+@check(BYTES)
+def odd_records_arrive_as_lines_too(service: Service) -> None:
+    session = service.create(2 * len(_ODD_RECORDS))
+    ndjson = b"\n".join([*_ODD_RECORDS, b""])
+    service.lines(session, 0, ndjson).ok(204)
+    spaced = b"\n \t\n" + b"\t\r\n\r\n  ".join(_ODD_RECORDS)
+    service.lines(session, 1, gzip.compress(spaced), content_encoding="gzip").ok(204)
+    service.merged(session, 2 * len(_ODD_RECORDS), ndjson * 2)
+
+
+@check(RESEND)
+def lines_and_json_are_the_same_batch(service: Service) -> None:
+    session = service.create(4)
+    service.lines(session, 0, b'{"a": 1.0}\n2\n').ok(204)
+    service.raw(session, b'{"seqNum":0,"data":[{"a": 1.0},2]}').ok(204)
+    service.raw(session, b'{"seqNum":1,"data":[{"b":[\n3]},4]}').ok(204)
+    service.lines(session, 1, b'{"b":[3]}\r\n4').ok(204)
+    for other in (b'{"a":1.0}\n2\n', b'{"a": 1.0}\n', b'{"a": 1.0}\n2\n3\n'):
+        problem = service.lines(session, 0, other).refused(409, "batch_conflict")
+        digest = hashlib.sha256(b'{"a": 1.0}\n2\n').hexdigest()
+        found = (problem["seqNum"], problem["storedDigest"], problem["storedRecords"])
+        expect("what is stored", found, (0, digest, 2))
+    service.merged(session, 4, b'{"a": 1.0}\n2\n{"b":[3]}\n4\n')
+
+
+@check(CONTRACT)
+def a_line_is_one_record_or_an_error_names_it(service: Service) -> None:
+    session = service.create(1)
+    for body, code, line in (
+        (b"", "empty_data", None),
+        (b"\n \r\n", "empty_data", None),
+        (b'1\n{"a":\n1}\n', "truncated_json", 2),
+        (b"1\n\n2 3\n", "trailing_text", 3),
+        (b"[1\n2]\n3,4\n", "truncated_json", 1),
+        (b"3,4\n[1\n2]\n", "trailing_text", 1),
+        (b"{}{}\n{\n}\n", "trailing_text", 1),
+        (b"1\n01\n", "malformed_json", 2),
+        (b"1\n2\n-Infinity", "not_a_number", 3),
+        (b'"\t"\n', "control_character", 1),
+        (b'1\r\n"\\ud800"\r\n', "lone_surrogate", 2),
+        (b'1\n"\xff"\n', "invalid_utf8", None),
+        (b"1\n" + b"[" * 9_999 + b"]" * 9_999, "too_deeply_nested", 2),
+    ):
+        problem = service.lines(session, 0, body).refused(400, code)
+        if line:
+            expect(f"line of {body[:20]!r}", problem.get("line"), line)
+    for number in ("00", "-0", "1e0", "1.0", "100000", "x"):
+        service.lines(session, number, b"1\n").refused(400, "invalid_seq_num")
+    expect("batches that were stored", service.status(session)["batches"], 0)
+
+
+@check(CONTRACT)
+def a_strict_session_checks_each_batch_of_lines(service: Service) -> None:
+    session = service.create(5, 2)
+    found = service.lines(session, 0, b"1\n\n").refused(400, "wrong_batch_length")
+    expect("lengths", (found["expected"], found["received"]), (2, 1))
+    found = service.lines(session, 3, b"1\n").refused(400, "seq_num_out_of_range")
+    expect("range", found["expected"], {"from": 0, "to": 2})
+    service.lines(session, 2, b"5").ok(204)
 
 
 # --- Finish ---------------------------------------------------------------------------------------

@@ -65,6 +65,12 @@ LIES: dict[str, tuple[Lie, str]] = {
     "a conflict is taken": (quiet("batch_conflict"), "another batch is a conflict"),
     "a late batch is taken": (quiet("session_finished"), "a late batch"),
     "a batch of a wrong length is taken": (quiet("wrong_batch_length"), "a strict session"),
+    "a record over two lines is taken": (quiet("truncated_json"), "a line is one record"),
+    "other lines are taken": (quiet("batch_conflict"), "lines and json are the same"),
+    "another line is named": (
+        lambda _, __, answer: other(answer, line=9) if answer.status == 400 else answer,
+        "a line is one record",
+    ),
     "a member given twice is taken": (quiet("repeated_member"), "given twice"),
     "a spoiled body is taken": (quiet("digest_mismatch"), "content digest"),
     "an aborted session takes batches": (quiet("session_aborted"), "an aborted session"),

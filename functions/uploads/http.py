@@ -13,7 +13,7 @@ from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 from uploads import errors, identity, limits
 from uploads.config import AuthMode, Config
-from uploads.decode.body import read_body
+from uploads.decode.body import BATCH_MEDIA_TYPE, read_body
 from uploads.decode.inflate import BATCH_ALLOWANCE, Allowance
 from uploads.identity import mapping, text
 from uploads.retries import within
@@ -61,25 +61,27 @@ class Request:
         given = mapping(self.event.get("headers")).items()
         return {name.lower(): value for name, value in given if isinstance(value, str)}
 
-    def body(self, allowance: Allowance = BATCH_ALLOWANCE) -> bytes:
-        """The body's JSON as bytes, inflated and checked. Raises what is wrong with it."""
+    def body(
+        self, allowance: Allowance = BATCH_ALLOWANCE, media_type: str = BATCH_MEDIA_TYPE
+    ) -> bytes:
+        """The body's content, inflated and checked. Raises what is wrong with it."""
         return read_body(
             text(self.event.get("body")),
             is_base64=self.event.get("isBase64Encoded") is True,
             headers=self.headers,
             allowance=allowance,
+            media_type=media_type,
             cpu=time.thread_time,
         )
 
-    @property
-    def raw_session_id(self) -> str:
-        """The id in the path as it was sent; empty where the route has none."""
-        return text(mapping(self.event.get("pathParameters")).get("sessionId"))
+    def in_path(self, name: str) -> str:
+        """A parameter of the path as it was sent; empty where the route has none."""
+        return text(mapping(self.event.get("pathParameters")).get(name))
 
     @property
     def session_id(self) -> str:
         """The id in the path. Raises SessionNotFoundError where it cannot be one."""
-        session_id = self.raw_session_id
+        session_id = self.in_path("sessionId")
         if not _SESSION_ID.fullmatch(session_id):
             raise errors.SessionNotFoundError(
                 "There is no session of this id. Create one by POST /api/upload/sessions."
@@ -143,7 +145,7 @@ def make_handler(operations: Mapping[str, Operation], config: Config) -> Handler
         request = Request(event, context, config.auth_mode)
         logger.thread_safe_append_keys(
             correlation_id=request.request_context.get("requestId"),
-            session_id=request.raw_session_id[:_LOGGED_ID],
+            session_id=request.in_path("sessionId")[:_LOGGED_ID],
             owner=identity.logged_owner(
                 request.request_context, config.auth_mode, config.sessions_table
             ),

@@ -27,6 +27,7 @@ from tests.fuzz import reference
 from uploads import errors
 from uploads.batch import Batch
 from uploads.decode.batch_json import read_batch
+from uploads.decode.batch_ndjson import read_lines
 from uploads.decode.body import read_body
 from uploads.decode.create import read_session_request
 
@@ -90,6 +91,44 @@ def _check_stored(found: Batch, expected: reference.Reading) -> None:
                 _same("value", reference.loads(line), reference.loads(record))
     _same("sha256", found.sha256, hashlib.sha256(found.ndjson).hexdigest())
     _same("crc32", found.crc32, zlib.crc32(found.ndjson))
+
+
+def lines(body: bytes) -> None:
+    """A batch's body of lines: what each line is by itself decides, and what json says of it."""
+    try:
+        read = body.decode()
+    except UnicodeDecodeError:
+        read = ""
+    expected: list[str] = []
+    wrong = 0
+    for number, line in enumerate(read.split("\n"), 1):
+        if text := line.strip(" \t\r"):
+            # A batch of this record alone: with a comma or a bracket too many it is none of one.
+            found = reference.read(b'{"seqNum":0,"data":[%b]}' % text.encode())
+            if _taken(text.encode()) is None or found.classes == {"long integer"}:
+                return  # too deep or too long for json
+            if not found.taken or found.records != [text]:
+                wrong = number
+                break
+            expected.append(reference.one_line(text))
+    try:
+        sent = read_body(_as_text(body), is_base64=True, headers={})
+        found_batch = read_lines(sent, 7)
+    except errors.GaplessError as error:
+        error.problem()
+        if error.code == "invalid_utf8":
+            _holds("it is not UTF-8", not _is_utf8(body))
+        elif error.code == "empty_data":
+            _same("records", (expected, wrong), ([], 0))
+        else:
+            _same("line", error.members["line"], wrong)
+        return
+    _same("line that is wrong", wrong, 0)
+    _same("lines", found_batch.ndjson.decode(), "".join(line + "\n" for line in expected))
+    _same("records", found_batch.records, len(expected))
+    if found_batch.ndjson:
+        posted = b'{"seqNum":7,"data":[%b]}' % ",".join(expected).encode()
+        _same("batch", found_batch, read_batch(posted))
 
 
 def session(body: bytes) -> None:
@@ -413,6 +452,7 @@ def _cell(cell: str) -> object:
 
 TARGETS: Final[dict[str, Callable[[bytes], object]]] = {
     "batch": batch,
+    "lines": lines,
     "session": session,
     "body": body,
     "cost": cost,

@@ -40,6 +40,8 @@ class Hostile:
     """A kind of session, or what else is asked."""
     inflated: int | None = None
     """Bytes of JSON that the body holds, where it is compressed already."""
+    as_lines: bool = False
+    """Whether it goes to where NDJSON is taken."""
 
 
 def filled(begin: bytes, again: bytes, end: bytes, size: int = MOST_INFLATED) -> bytes:
@@ -157,7 +159,7 @@ JSON_OF_64_MIB: Final[dict[str, Hostile]] = {
 }
 """All but a few hold all that may be inflated."""
 
-ACCEPTED: Final[dict[str, Hostile]] = {
+ACCEPTED: dict[str, Hostile] = {
     name: Hostile(body, "204", calls=STORED)
     for name, body in {
         "objects of 1 KB": lambda: filled(BEGIN, b'{"a":"' + b"x" * 1_000 + b'"},', b"1]}"),
@@ -302,6 +304,81 @@ WHO: Final[dict[str, Hostile]] = {
     ),
 }
 
+MOST_LINES: Final = MOST_VALUES
+"""Lines that a body may have."""
+
+
+def lines(again: bytes, end: bytes = b"") -> bytes:
+    """As many lines as there may be, each ``again``, and an end."""
+    return again * MOST_LINES + end
+
+
+LINES: Final[dict[str, Hostile]] = {
+    f"lines: {name}": Hostile(body, answer, headers, calls, as_lines=True)
+    for answer, headers, calls, requests in (
+        (
+            "204",
+            GZIP,
+            STORED,
+            {
+                "one digit each": lambda: lines(b"1\n"),
+                "one digit and a space each": lambda: lines(b"1 \n"),
+                "one digit each, CR LF": lambda: lines(b"1\r\n"),
+                "objects of 1 KB": lambda: filled(b"", b'{"a":"' + b"x" * 1_000 + b'"}\n', b"1"),
+                "tiny records, each with a carriage return": lambda: lines(b"[\r]\n"),
+                "short records, each with a carriage return": lambda: lines(b"[\r1234567]\n"),
+                "blank lines and one record": lambda: lines(b"\n", b"1"),
+                "every second line blank": lambda: b"1\n\n" * (MOST_LINES // 2),
+                "space and one record": lambda: filled(b"", b" ", b"1"),
+                "carriage returns and one record": lambda: filled(b"", b"\r", b"1"),
+                "a line of 64 MiB": lambda: filled(OPENED, b"x", b'"'),
+                "long lines, each with a space": lambda: filled(
+                    b"", b'"' + b"x" * 70_000 + b'" \n', b"1"
+                ),
+                "4-byte characters": lambda: filled(OPENED, "😀".encode(), b'"'),
+                "nested": lambda: filled(b"", b"[" * 400 + b"]" * 400 + b"\n", b"1"),
+            },
+        ),
+        (
+            "trailing_text",
+            GZIP,
+            READ_TWICE,
+            {
+                "two on the last": lambda: lines(b"1\n")[:-2] + b"1 1",
+                "two on the last, spaced": lambda: lines(b"1 \n")[:-3] + b"1 1",
+                "values without end on one line": lambda: filled(b"", b"{}", b""),
+                "two on each": lambda: lines(b"1 1\n"),
+            },
+        ),
+        (
+            "truncated_json",
+            GZIP,
+            READ_TWICE,
+            {
+                "the last is cut off": lambda: lines(b"1\n")[:-2] + b"[",
+                "a string of 64 MiB, cut off": lambda: filled(OPENED, b"x", b""),
+                "one record over all": lambda: b"[\n" + b"1,\n" * (MOST_LINES - 2) + b"1]",
+            },
+        ),
+        ("too_many_values", GZIP, READ_TWICE, {"one too many": lambda: lines(b"1\n", b"1\n")}),
+        ("too_deeply_nested", GZIP, READ_TWICE, {"no end": lambda: filled(b"1\n", b"[", b"")}),
+        ("empty_data", GZIP, READ_TWICE, {"all blank": lambda: lines(b"\n")}),
+        ("empty_data", GZIP, READ_TWICE, {"space alone": lambda: b" " * MOST_INFLATED}),
+        ("empty_data", GZIP, READ_TWICE, {"CR alone": lambda: b"\r" * MOST_INFLATED}),
+        (
+            "lone_surrogate",
+            GZIP,
+            READ_TWICE,
+            {"surrogate on the last": lambda: lines(b"[[]]\n")[:-5] + rb'"\ud800"'},
+        ),
+        ("invalid_utf8", TEXT, READ_TWICE, {"text, not UTF-8": lambda: b"\xff" * 1_400_000}),
+        ("body_too_large", BYTES, READ_TWICE, {"too long": lambda: b"1" * (MOST_SENT + 1)}),
+    )
+    for name, body in requests.items()
+}
+"""What comes as NDJSON; those that are accepted are so named in ``ACCEPTED``."""
+ACCEPTED |= {name: one for name, one in LINES.items() if one.answer == "204"}
+
 SESSIONS: Final[dict[str, Hostile]] = {
     "create: nested, 4.5 MB": Hostile(
         lambda: filled(b'{"totalRecord":1,"x":[', b"[[[[1]]]],", LONE, MOST_SENT),
@@ -346,4 +423,4 @@ SESSIONS: Final[dict[str, Hostile]] = {
     ),
 }
 
-HOSTILE: Final = JSON_OF_64_MIB | GZIPPED | HEADERS | WHO | SESSIONS | ACCEPTED
+HOSTILE: Final = JSON_OF_64_MIB | GZIPPED | HEADERS | LINES | WHO | SESSIONS | ACCEPTED

@@ -104,11 +104,15 @@ class Lab:
             "create": (Api.ROOT, "create"),
             "finish a finished": (f"{Api.ROOT}/{session_id}/finish", "finish"),
         }.get(hostile.to, (f"{Api.ROOT}/{session_id}", "batch"))
+        method, route = "POST", path.replace(session_id, "{sessionId}")
+        if hostile.as_lines:
+            method, path, route = "PUT", f"{path}/batches/0", f"{route}/batches/{{seqNum}}"
         function = self.functions[name]
-        route = f"POST {path.replace(session_id, '{sessionId}')}"
-        gateway = Gateway({route: Lambda(function, timeout=29)}, integration_seconds=600)
+        gateway = Gateway(
+            {f"{method} {route}": Lambda(function, timeout=29)}, integration_seconds=600
+        )
         with self.stack.aws.recording() as calls:
-            answer = through_gateway(gateway)("POST", path, body, hostile.headers)
+            answer = through_gateway(gateway)(method, path, body, hostile.headers)
         for key in self.stack.stored_keys(session_id):
             self.stack.s3.delete_object(Bucket=self.stack.batches_bucket, Key=key)
         return answer, Counter(call.operation for call in calls), function.cost

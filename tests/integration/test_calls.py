@@ -2,10 +2,12 @@
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.api import Answer as ApiAnswer
 from tests.api import Api
 from tests.aws import DEAD, AwsProxy, Call
 from tests.conftest import Stack
@@ -55,18 +57,28 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 BROKEN = b'{"seqNum":0,"data":[1,'
+Send = Callable[[Api, str, bytes], ApiAnswer]
+SENDS: dict[str, Send] = {
+    "POST": Api.raw_batch,
+    "PUT": lambda api, session_id, body: api.lines(session_id, 0, body),
+}
+each_way = pytest.mark.parametrize("send", SENDS.values(), ids=SENDS)
 
 
-def test_no_body_is_read_for_who_has_no_session(api: Api, aws: AwsProxy, read: list[int]) -> None:
+@each_way
+def test_no_body_is_read_for_who_has_no_session(
+    api: Api, aws: AwsProxy, read: list[int], send: Send
+) -> None:
     with aws.recording() as calls:
         for session_id in ("0" * 32, "0" * 31, "no-id"):
-            assert api.raw_batch(session_id, BROKEN).code == "session_not_found"
+            assert send(api, session_id, BROKEN).code == "session_not_found"
     assert (counted(calls), read) == ({"GetItem": 1}, [])
 
 
+@each_way
 @pytest.mark.parametrize("state", ["finished", "aborted", "finishing", "expired"])
 def test_no_body_is_read_for_a_session_that_takes_none(
-    api: Api, aws: AwsProxy, stack: Stack, read: list[int], state: str
+    api: Api, aws: AwsProxy, stack: Stack, read: list[int], state: str, send: Send
 ) -> None:
     """One at most, where the function still remembers that the session was open."""
     session_id = api.create(1)
@@ -82,23 +94,24 @@ def test_no_body_is_read_for_a_session_that_takes_none(
         case "expired":
             stack.change(session_id, batchesUntil=1, expiresAt=1)
     with aws.recording() as first:
-        answer = api.raw_batch(session_id, BROKEN)
+        answer = send(api, session_id, BROKEN)
     assert answer.code == f"session_{state}"
     assert ("retry-after" in answer.headers) == (state == "finishing")
     with aws.recording() as later:
         for body in (BROKEN, b"", b'{"seqNum":1,"data":[2]}', BROKEN):
-            assert api.raw_batch(session_id, body).code == f"session_{state}"
+            assert send(api, session_id, body).code == f"session_{state}"
     assert (counted(first), counted(later)) == ({"GetItem": 1}, {"GetItem": 4})
     assert len(read) == 1
 
 
-def test_a_refused_body(api: Api, aws: AwsProxy, read: list[int]) -> None:
+@each_way
+def test_a_refused_body(api: Api, aws: AwsProxy, read: list[int], send: Send) -> None:
     """The session is read before it and after it; before it once, as long as it is remembered."""
     session_id = api.create(3)
     read.clear()
     for reads in (2, 1, 1):
         with aws.recording() as calls:
-            assert api.raw_batch(session_id, BROKEN).code == "truncated_json"
+            assert send(api, session_id, BROKEN).code == "truncated_json"
         assert counted(calls) == {"GetItem": reads}
     assert len(read) == 3
 

@@ -44,7 +44,7 @@ def handle(event: dict[str, Any], auth_mode: str = "NONE") -> dict[str, Any]:
         finish
         if route.endswith("/finish")
         else batches
-        if route == "POST /api/upload/sessions/{sessionId}"
+        if route == "POST /api/upload/sessions/{sessionId}" or route.startswith("PUT ")
         else sessions
     )
     config = Config.from_env({**os.environ, "AUTH_MODE": auth_mode})
@@ -58,6 +58,8 @@ def mode_of(name: str) -> str:
 
 NEEDS = {
     "batch_conflict": ["batch"],
+    "lines": ["batch"],
+    "lines_conflict": ["batch"],
     "finish": ["batch", "batch_gzip"],
     "file": ["batch", "batch_gzip", "finish"],
     "file_json": ["batch", "batch_gzip", "finish"],
@@ -91,7 +93,7 @@ def test_event(name: str, status: str, code: str) -> None:
 @pytest.mark.usefixtures("stack")
 @pytest.mark.parametrize("mode", ["IAM", "JWT"])
 def test_no_identity_is_refused_unless_everybody_is_one(mode: str) -> None:
-    for name in ("create", "batch", "finish", "status", "file", "manifest", "abort"):
+    for name in ("create", "batch", "lines", "finish", "status", "file", "manifest", "abort"):
         answer = handle(load(name), mode)
         assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (403, "no_identity")
 
@@ -106,7 +108,7 @@ def test_a_session_is_a_404_to_every_other_principal(local: LocalStack, mode: st
     if mode == "JWT":
         stranger["jwt"]["claims"]["sub"] = "stranger"
     unknown = []
-    for name in ("status", "file", "manifest", "finish", "abort", "batch"):
+    for name in ("status", "file", "manifest", "finish", "abort", "batch", "lines"):
         for who, its_id in ((stranger, session_id), (mine, "f" * 32)):
             event = load(name, its_id)
             event["requestContext"]["authorizer"] = who
@@ -129,6 +131,7 @@ def test_logs_tell_the_session_and_nothing_of_the_records(
     api.batch(session_id, 0, ["secret-record"])
     api.batch(session_id, 0, ["secret-other"])
     api.raw_batch(session_id, b'{"seqNum":1,"data":["secret-broken"],}')
+    api.lines(session_id, 1, b'"secret-line"\n"secret-broken\n')
     api.finish(session_id)
     out, err = capfd.readouterr()
     assert "secret" not in out + err

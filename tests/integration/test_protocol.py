@@ -244,6 +244,155 @@ def test_gzip_with_a_digest(any_api: Api, stack: Stack) -> None:
     assert stack.stored(session_id, 0) == b'"\xc3\xa9"\n1.0\n'
 
 
+# --- NDJSON ---------------------------------------------------------------------------------------
+
+NDJSON = b'{"a": 1.0}\n"\xc3\xa9"\n'
+AS_JSON = b'{"seqNum":0,"data":[{"a": 1.0},"\xc3\xa9"]}'
+
+
+@pytest.mark.parametrize("lines_first", [True, False])
+def test_lines_and_json_are_the_same_batch(any_api: Api, stack: Stack, lines_first: bool) -> None:  # noqa: FBT001
+    session_id = any_api.create(2)
+    by_lines = any_api.lines(session_id, 0, NDJSON) if lines_first else None
+    assert any_api.raw_batch(session_id, AS_JSON).status == 204
+    by_lines = by_lines or any_api.lines(session_id, 0, NDJSON)
+    assert (by_lines.status, by_lines.body) == (204, b"")
+    assert any_api.lines(session_id, 0, b"\n" + NDJSON.replace(b"\n", b" \r\n")).status == 204
+    assert stack.stored(session_id, 0) == NDJSON
+    conflict = any_api.lines(session_id, 0, NDJSON.replace(b"1.0", b"1"))
+    assert (conflict.status, conflict.code) == (409, "batch_conflict")
+    assert conflict.json["storedDigest"] == hashlib.sha256(NDJSON).hexdigest()
+    assert stack.stored(session_id, 0) == NDJSON
+
+
+@pytest.mark.parametrize("batch_size", [None, 2], ids=["flexible", "strict"])
+def test_lines_and_json_become_one_object(
+    any_api: Api, stack: Stack, batch_size: int | None
+) -> None:
+    session_id = any_api.create(5, batch_size)
+    assert any_api.lines(session_id, 2, b"5").status == 204
+    assert any_api.batch(session_id, 1, [3, 4]).status == 204
+    assert any_api.finish(session_id).json["validationResult"] == "Failed"
+    assert any_api.lines(session_id, 0, b"1\n2\n").status == 204
+    assert any_api.finish(session_id).json["validationResult"] == "Success"
+    assert stack.merged(session_id) == b"1\n2\n3\n4\n5\n"
+    assert any_api.lines(session_id, 0, b"1\n2\n").code == "session_finished"
+
+
+@pytest.mark.needs("binary bodies")
+@pytest.mark.parametrize("media_type", ["application/x-ndjson", "application/gzip", ""])
+def test_lines_as_gzip_with_a_digest(any_api: Api, stack: Stack, media_type: str) -> None:
+    session_id = any_api.create(2)
+    body = gzip.compress(NDJSON)
+    digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+    headers = {
+        "content-type": media_type,
+        "content-encoding": "gzip",
+        "content-digest": f"sha-256=:{digest}:",
+    }
+    assert any_api.lines(session_id, 0, body + b"x", headers).code == "digest_mismatch"
+    assert any_api.lines(session_id, 0, body, headers).status == 204
+    assert stack.stored(session_id, 0) == NDJSON
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        *("application/x-ndjson; charset=utf-8", "application/json", "text/plain", "text/csv"),
+        *("application/octet-stream", "application/x-www-form-urlencoded", "nonsense", ""),
+    ],
+)
+def test_plain_lines_are_read_whatever_their_type(
+    any_api: Api, stack: Stack, media_type: str
+) -> None:
+    session_id = any_api.create(2)
+    assert any_api.lines(session_id, 0, NDJSON, {"content-type": media_type}).status == 204
+    assert stack.stored(session_id, 0) == NDJSON
+
+
+@pytest.mark.parametrize("seq_num", ["00", "01", "-0", "-1", "%2B1", "1e3", "1.0", "100000", "x"])
+def test_a_seq_num_in_the_path_is_plain_digits(any_api: Api, seq_num: str) -> None:
+    answer = any_api.lines(any_api.create(2), seq_num, NDJSON)
+    assert (answer.status, answer.code) == (400, "invalid_seq_num")
+    assert answer.json["member"] == "seqNum"
+
+
+@pytest.mark.parametrize(
+    ("seq_num", "records", "code"),
+    [
+        (0, 3, 204),
+        (2, 1, 204),
+        (0, 2, "wrong_batch_length"),
+        (2, 3, "wrong_batch_length"),
+        (3, 3, "seq_num_out_of_range"),
+    ],
+)
+def test_a_strict_session_checks_each_batch_of_lines(
+    any_api: Api, seq_num: int, records: int, code: object
+) -> None:
+    answer = any_api.lines(any_api.create(7, 3), seq_num, b"1\n" * records)
+    assert (answer.status if answer.status == 204 else answer.code) == code
+
+
+TEXT = {"content-type": "text/plain"}
+LINES_GZIP = {"content-encoding": "gzip"}
+WRONG_LINES: list[tuple[str, bytes, dict[str, str], int, str, int | None]] = [
+    ("empty", b"", {}, 400, "empty_data", None),
+    ("blank", b" \n\r\n\n", {}, 400, "empty_data", None),
+    ("over two lines", b'1\n{"a":\n1}\n', {}, 400, "truncated_json", 2),
+    ("two on a line", b"1\n\n2 3\n", {}, 400, "trailing_text", 3),
+    ("one over two lines and two on one", b"[1\n2]\n3,4\n", {}, 400, "truncated_json", 1),
+    ("malformed", b"1\n2\n{'a':1}\n", {}, 400, "malformed_json", 3),
+    ("NaN", b"1\nNaN\n", {}, 400, "not_a_number", 2),
+    ("control character", b'"\t"\n', {}, 400, "control_character", 1),
+    ("surrogate", b'1\n"\\ud800"', {}, 400, "lone_surrogate", 2),
+    ("byte order mark", b"\xef\xbb\xbf1\n", {}, 400, "malformed_json", 1),
+    ("deep", b"1\n" + b"[" * 200_000, {}, 400, "too_deeply_nested", 2),
+    ("latin-1", b'1\n"\xe9"\n', {}, 400, "invalid_utf8", None),
+    ("latin-1 text", b'1\n"\xe9"\n', TEXT, 400, "invalid_utf8", None),
+    ("not gzip", b"1\n", LINES_GZIP, 400, "invalid_gzip", None),
+    ("half gzip", gzip.compress(b"1\n")[:-4], LINES_GZIP, 400, "truncated_gzip", None),
+    ("empty gzip", gzip.compress(b""), LINES_GZIP, 400, "empty_data", None),
+    ("wrong in gzip", gzip.compress(b"1\n2,\n"), LINES_GZIP, 400, "trailing_text", 2),
+    ("gzip as text", gzip.compress(b"1\n"), TEXT | LINES_GZIP, 415, "gzip_as_text", None),
+    ("brotli", b"x", {"content-encoding": "br"}, 415, "unsupported_encoding", None),
+    ("bomb", gzip.compress(bytes(70 * 2**20), 1), LINES_GZIP, 413, "inflated_too_large", None),
+    ("large", b"1\n" * (limits.MAX_BODY_BYTES // 2 + 1), {}, 413, "body_too_large", None),
+    ("digest", b"1", {"content-digest": "sha-256=x"}, 400, "invalid_content_digest", None),
+]
+BINARY_LINES = {
+    *("latin-1", "latin-1 text", "not gzip", "half gzip", "empty gzip", "wrong in gzip"),
+    *("gzip as text", "bomb"),
+}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code", "line"),
+    [
+        pytest.param(
+            *case, id=name, marks=[pytest.mark.needs("binary bodies")] * (name in BINARY_LINES)
+        )
+        for name, *case in WRONG_LINES
+    ],
+)
+def test_wrong_lines_store_nothing(
+    any_api: Api,
+    stack: Stack,
+    body: bytes,
+    headers: dict[str, str],
+    status: int,
+    code: str,
+    line: int | None,
+) -> None:
+    session_id = any_api.create(1)
+    answer = any_api.lines(session_id, 0, body, headers)
+    assert (answer.status, answer.code) == (status, code)
+    assert answer.json.get("line") == line
+    if code == "gzip_as_text":
+        assert answer.json["expected"] == "application/x-ndjson"
+    assert stack.stored_keys(session_id) == []
+
+
 @pytest.mark.needs("gateway limits")
 def test_a_body_that_no_function_can_take_is_refused_by_the_gateway(any_api: Api) -> None:
     session_id = any_api.create(1)

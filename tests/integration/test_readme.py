@@ -84,6 +84,24 @@ def test_the_examples_of_the_server_it_replaces(port: str) -> None:
     assert '"validationResult":"Success"' in done.stdout
 
 
+def test_a_file_is_sent_by_split_and_curl(port: str, tmp_path: Path) -> None:
+    (script,) = re.findall(r"^```sh\n(split .*?)^```", README, re.MULTILINE | re.DOTALL)
+    orders = b"".join(b'{"id":%d,"note":"\\u00e9"}\n' % n for n in range(25_000))
+    (tmp_path / "orders.ndjson").write_bytes(orders)
+    root = f"http://localhost:{port}/api/upload/sessions"
+
+    def run(command: str) -> str:
+        return subprocess.run(
+            ["bash", "-ec", command], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+
+    asked = """-d '{"totalRecord": 25000, "batchSize": 10000}'"""
+    session_id = SESSION_ID.findall(run(f"curl -sf {root} {asked}"))[0]
+    assert run(f"URL={root}/{session_id}\n{script}") == ""
+    assert '"validationResult":"Success"' in run(f"curl -sf -X POST {root}/{session_id}/finish")
+    assert run(f"curl -sfL {root}/{session_id}/file").encode() == orders
+
+
 def test_the_make_targets_exist() -> None:
     assert {"run", "demo", "test"} <= set(TARGETS)
     for target in TARGETS:

@@ -75,6 +75,7 @@ def api_of(clock: Clock, owner: str) -> Api:
                     f"GET {root}/{{sessionId}}": authorized(sessions),
                     f"DELETE {root}/{{sessionId}}": authorized(sessions),
                     f"POST {root}/{{sessionId}}": authorized(batches),
+                    f"PUT {root}/{{sessionId}}/batches/{{seqNum}}": authorized(batches),
                     f"POST {root}/{{sessionId}}/finish": authorized(finish),
                 }
             )
@@ -119,10 +120,16 @@ class Machine(RuleBasedStateMachine):
         }
         return session_id
 
-    @rule(session_id=sessions, seq_num=SEQ_NUMS, data=DATA)
-    def batch(self, session_id: str, seq_num: int, data: list[object]) -> None:
+    @rule(session_id=sessions, seq_num=SEQ_NUMS, data=DATA, as_lines=st.booleans())
+    def batch(self, session_id: str, seq_num: int, data: list[object], *, as_lines: bool) -> None:
+        """By ``PUT`` or by ``POST``: which way it came makes no difference."""
         session = self.model[session_id]
-        answer = self.api(session_id).batch(session_id, seq_num, data)
+        api = self.api(session_id)
+        if as_lines:
+            lines = "".join(json.dumps(record) + "\n" for record in data)
+            answer = api.lines(session_id, seq_num, lines.encode())
+        else:
+            answer = api.batch(session_id, seq_num, data)
         right = self._right_length(session, seq_num)
         if right not in {None, len(data)}:
             # A warm function may refuse it for what never changes before it looks at the state.
@@ -152,7 +159,8 @@ class Machine(RuleBasedStateMachine):
         for seq_num in seq_nums:
             right = self._right_length(session, seq_num)
             if session["state"] == "OPEN" and right and right > 0:
-                self.batch(session_id, seq_num, session["batches"].get(seq_num, [seq_num] * right))
+                data = session["batches"].get(seq_num, [seq_num] * right)
+                self.batch(session_id, seq_num, data, as_lines=seq_num % 2 == 0)
 
     @rule(session_id=sessions)
     def finish(self, session_id: str) -> None:

@@ -179,7 +179,12 @@ def test_spellings_of_a_record_are_not_the_same(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("read", [read_batch, read_session_request])
-@pytest.mark.parametrize("body", ["", " ", "\n", " \t\r\n "], ids=repr)
+def test_no_body(read: Callable[[bytes], object]) -> None:
+    assert "Send a JSON object" in refusal(errors.EmptyBodyError, lambda: read(b"")).detail
+
+
+@pytest.mark.parametrize("read", [read_batch, read_session_request])
+@pytest.mark.parametrize("body", [" ", "\n", " \t\r\n "], ids=repr)
 def test_nothing_but_space(read: Callable[[bytes], object], body: str) -> None:
     refusal(errors.TruncatedJsonError, lambda: read(body.encode()))
 

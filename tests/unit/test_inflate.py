@@ -107,7 +107,7 @@ def test_several_members_are_one_body(cuts: tuple[int, ...]) -> None:
 def test_empty_gzip_is_an_empty_body() -> None:
     content = read_body(gzip.compress(b""), content_encoding="gzip")
     assert content == b""
-    refusal(errors.TruncatedJsonError, lambda: read_batch(content))
+    refusal(errors.EmptyBodyError, lambda: read_batch(content))
 
 
 @pytest.mark.parametrize("off", [-1, 0, 1])

@@ -24,14 +24,13 @@ class BatchRequest(Struct):
     data: list[Raw]
 
 
+SEQ_NUM_RULE: Final = (
+    f"seqNum must be an integer from 0 to {limits.MAX_SEQ_NUM}, written as plain digits"
+)
 _BATCH_DECODER: Final = msgspec.json.Decoder(BatchRequest)
 _ARRAY_DECODER: Final = msgspec.json.Decoder(list[Raw])
 _MEMBERS: Final = {
-    "seqNum": Member(
-        errors.InvalidSeqNumError,
-        f"seqNum must be an integer from 0 to {limits.MAX_SEQ_NUM}, written as plain digits",
-        is_integer=True,
-    ),
+    "seqNum": Member(errors.InvalidSeqNumError, SEQ_NUM_RULE, is_integer=True),
     "data": Member(errors.InvalidDataError, "data must be an array of records"),
 }
 
@@ -79,7 +78,7 @@ def read_batch(body: bytes) -> Batch:
     )
     # Nearly every body is on one line, which is seen more quickly than lines are counted.
     if (b"\n" in body or b"\r" in body) and _has_spread(ndjson, count):
-        ndjson = _one_line_each(request.data)
+        ndjson = one_line_each(request.data)
     # What marks each record takes many times the memory of a short one.
     del request
     if not is_fast_path:
@@ -87,7 +86,7 @@ def read_batch(body: bytes) -> Batch:
     return Batch.of(seq_num, count, ndjson)
 
 
-def _one_line_each(records: list[Raw]) -> bytes:
+def one_line_each(records: list[Raw]) -> bytes:
     """The NDJSON of ``records``, some of which are spread over lines."""
     pieces = []
     for start in range(0, len(records), _CHUNK_RECORDS):

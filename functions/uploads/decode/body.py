@@ -1,9 +1,10 @@
 """The body of a request: checked and inflated, from API Gateway's event. Pure."""
 
-import base64
 import codecs
 from collections.abc import Mapping
 from typing import Final
+
+import pybase64
 
 from uploads import errors
 from uploads.decode.content_digest import check_digest
@@ -22,15 +23,16 @@ def read_body(
     is_base64: bool,
     headers: Mapping[str, str],
     allowance: Allowance = BATCH_ALLOWANCE,
+    media_type: str = BATCH_MEDIA_TYPE,
     cpu: Meter = no_meter,
 ) -> bytes:
-    """The bytes of a request's JSON, checked and inflated, from the event's ``body``.
+    """The bytes of a request's content, checked and inflated, from the event's ``body``.
 
-    ``headers`` have lower-case names; for ``cpu`` see ``inflate``. Raises a GaplessError of status
-    400, 413 or 415.
+    ``headers`` have lower-case names; a refusal names ``media_type`` where another one has spoilt
+    the body; for ``cpu`` see ``inflate``. Raises a GaplessError of status 400, 413 or 415.
     """
     if not body:
-        raise errors.EmptyBodyError("Send a JSON object as the request's body.")
+        return b""
     if is_base64:
         # Its length tells how many bytes it stands for: too many are not even decoded.
         _check_size(len(body) // 4 * 3 - body.count("=", -2), allowance)
@@ -49,10 +51,10 @@ def read_body(
         if compressed:
             raise errors.GzipAsTextError(
                 "API Gateway corrupts compressed bodies that are sent as JSON or text. Send them"
-                f" with Content-Type: {BATCH_MEDIA_TYPE}.",
-                expected=BATCH_MEDIA_TYPE,
+                f" with Content-Type: {media_type}.",
+                expected=media_type,
             )
-        _check_length(sent, headers.get("content-length"))
+        _check_length(sent, headers.get("content-length"), media_type)
     if "content-digest" in headers:
         check_digest(sent, headers["content-digest"])
     if compressed:
@@ -73,7 +75,7 @@ def _check_size(size: int, allowance: Allowance) -> None:
 
 def _decode_base64(text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        return pybase64.b64decode(text, validate=True)
     except ValueError:
         # API Gateway makes it. Whatever stands in its place must not lose bytes in silence.
         raise errors.InvalidBase64Error(
@@ -107,7 +109,7 @@ def _check_utf8(content: bytes) -> None:
         at += used
 
 
-def _check_length(sent: bytes, content_length: str | None) -> None:
+def _check_length(sent: bytes, content_length: str | None, media_type: str) -> None:
     # Where a body comes as text, API Gateway has replaced each invalid byte by U+FFFD: 3 bytes.
     if content_length is None:
         return
@@ -115,5 +117,5 @@ def _check_length(sent: bytes, content_length: str | None) -> None:
     if {one.strip().lstrip("0") for one in content_length.split(",")} != {str(len(sent))}:
         raise errors.InvalidUtf8Error(
             f"The body arrived as {len(sent)} bytes but Content-Length says {content_length[:20]}:"
-            f" it is not UTF-8. Send UTF-8, or {BATCH_MEDIA_TYPE} to find the place.",
+            f" it is not UTF-8. Send UTF-8, or {media_type} to find the place.",
         )

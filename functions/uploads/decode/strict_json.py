@@ -52,6 +52,8 @@ _Request = TypeVar("_Request")
 
 def decode(decoder: "msgspec.json.Decoder[_Request]", body: bytes, members: Members) -> _Request:
     """The object in ``body``, which is UTF-8. Raises a GaplessError of status 400."""
+    if not body:
+        raise errors.EmptyBodyError("Send a JSON object as the request's body.")
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
