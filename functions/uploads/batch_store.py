@@ -114,7 +114,7 @@ class BatchStore:
         """The batches of a session in ``seqNum`` order; those below ``below``, where that is known.
 
         For n batches, wherever they are, at most 2 * ceil(n / 1,000) + 1 requests. Each round asks
-        for as many ranges at once as that leaves room for, so that 100,000 batches without holes
+        for as many ranges at once as that leaves room for, so that 100,000 batches without gaps
         take 100 requests in 10 rounds.
         """
         behind = limits.MAX_SEQ_NUM + 1 if below is None else below

@@ -13,7 +13,7 @@ def missing(present: Iterable[int], expected: int | None) -> Iterator[Range]:
     """Ranges of ``seqNum`` that are not in ``present``, in order.
 
     ``present`` is strictly ascending, as in a listing. ``expected`` is the number of batches;
-    None if it is unknown: then only the holes below the last batch are gaps, for nothing tells
+    None if it is unknown: then only what lacks below the last batch is a gap, for nothing tells
     what lies behind it.
     """
     following = 0
