@@ -10,6 +10,7 @@ prints what replays it.
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -84,7 +85,10 @@ def api_of(clock: Clock, owner: str) -> Api:
 
 
 class Machine(RuleBasedStateMachine):
-    """A session is a dictionary: owner, expires, total, size, state, aborted, batches, result."""
+    """A session is a dictionary.
+
+    Of owner, expires, total, size, form, state, aborted, batches and result.
+    """
 
     stack: LocalStack
     clock: Clock
@@ -105,14 +109,16 @@ class Machine(RuleBasedStateMachine):
         owner=st.sampled_from(OWNERS),
         total=st.integers(0, 9),
         size=st.none() | st.integers(1, 3),
+        form=st.sampled_from(["ndjson", "ndjson.gz"]),
     )
-    def create(self, owner: str, total: int, size: int | None) -> str:
-        session_id = self.apis[owner].create(total, size)
+    def create(self, owner: str, total: int, size: int | None, form: str) -> str:
+        session_id = self.apis[owner].create(total, size, format=form)
         self.model[session_id] = {
             "owner": owner,
             "expires": self.clock() + LIFETIME,
             "total": total,
             "size": size,
+            "form": form,
             "state": "OPEN",
             "aborted": False,
             "batches": {},
@@ -261,6 +267,7 @@ class Machine(RuleBasedStateMachine):
                 assert answer.status == 410
                 continue
             assert answer.json["state"] == session["state"]
+            assert answer.json["format"] == session["form"]
             assert answer.json["batches"] == len(session["batches"])
             assert answer.json["finish"] == session["result"]
 
@@ -271,8 +278,10 @@ class Machine(RuleBasedStateMachine):
                 records = [
                     record for _, data in sorted(session["batches"].items()) for record in data
                 ]
-                merged = self.stack.merged(session_id).decode()
-                assert [json.loads(line) for line in merged.split("\n")[:-1]] == records
+                merged = self.stack.merged(session_id, session["form"])
+                if session["form"] == "ndjson.gz":
+                    merged = zlib.decompress(merged, 31)
+                assert [json.loads(line) for line in merged.split(b"\n")[:-1]] == records
             else:
                 assert not self.stack.has_merged(session_id)
         super().teardown()

@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from uploads.batch import StoredBatch
-from uploads.merging.parts import Part, plan_parts, plan_shares
+from uploads.formats import Format
+from uploads.merging.parts import Part, last_part, plan_parts, plan_shares
 
 MIB = 2**20
 SMALLEST_PART = 5 * MIB
@@ -171,6 +172,96 @@ def test_a_plan_keeps_gaps_and_etags() -> None:
     """The numbers need not run from 0: the plan goes by order, and passes ETags on."""
     batches = [StoredBatch(7, 3, '"a"'), StoredBatch(9, SMALLEST_PART, '"b"')]
     assert [batch for part in plan_parts(batches) for batch in part.batches] == batches
+
+
+# --- The parts of a gzip file ---
+
+HEADER = 10
+"""Bytes, as the trailer."""
+
+
+def check_gzip(batches: list[StoredBatch], parts: list[Part]) -> None:
+    """S3's limits with a header in the first part, and a trailer behind all of them."""
+    assert [batch for part in parts for batch in part.batches] == batches
+    last = last_part(parts, Format.NDJSON_GZ)
+    assert last <= MOST_PARTS
+    for number, part in enumerate(parts, 1):
+        header = HEADER if number == 1 else 0
+        assert part.batches
+        assert part.size == header + sum(batch.size for batch in part.batches)
+        assert part.size + HEADER <= LARGEST_PART
+        # What S3 copies has no header.
+        assert not (part.copied and number == 1)
+        if part.copied:
+            assert len(part.batches) == 1
+    if len(parts) > 1:
+        # The trailer is the last part, so that none of the others may be small.
+        assert last == len(parts) + 1
+        assert all(part.size >= SMALLEST_PART for part in parts)
+    else:
+        assert last == 1
+
+
+@given(
+    sizes=st.lists(
+        st.integers(1, LARGEST_BATCH)
+        | st.integers(SMALLEST_PART - 12, SMALLEST_PART + 2)
+        | st.integers(1, 100),
+        max_size=60,
+    )
+)
+@settings(max_examples=500)
+def test_limits_hold_for_a_gzip_file_of_few_batches(sizes: list[int]) -> None:
+    batches = stored(sizes)
+    check_gzip(batches, plan_parts(batches, Format.NDJSON_GZ))
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_limits_hold_for_a_gzip_file_of_the_most_batches(draw: str) -> None:
+    at = random.Random(0)
+    batches = stored([DRAWS[draw](at) for _ in range(MOST_BATCHES)])
+    check_gzip(batches, plan_parts(batches, Format.NDJSON_GZ))
+
+
+@pytest.mark.parametrize("off", [-2, -1, 0, 1])
+@pytest.mark.parametrize("rest", [[], [1], [SMALLEST_PART - 1]])
+def test_limits_hold_for_a_gzip_file_of_about_the_most_parts(off: int, rest: list[int]) -> None:
+    batches = stored([SMALLEST_PART] * (MOST_PARTS + off) + rest)
+    check_gzip(batches, plan_parts(batches, Format.NDJSON_GZ))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        pytest.param([], [], id="nothing"),
+        pytest.param([1], [(1, False)], id="one byte"),
+        pytest.param([LARGEST_BATCH], [(1, False)], id="a first batch is never copied"),
+        pytest.param([SMALLEST_PART] * 3, [(1, False), (1, True), (1, True)], id="the others are"),
+        pytest.param(
+            [SMALLEST_PART - HEADER, SMALLEST_PART],
+            [(1, False), (1, True)],
+            id="with its header the first is just large enough",
+        ),
+        pytest.param(
+            [SMALLEST_PART - HEADER - 1, SMALLEST_PART],
+            [(2, False)],
+            id="a byte less takes the large batch along",
+        ),
+        pytest.param(
+            [SMALLEST_PART, SMALLEST_PART, 1],
+            [(1, False), (2, False)],
+            id="a small rest goes with the part before it, which is then not copied",
+        ),
+        pytest.param(
+            [SMALLEST_PART, SMALLEST_PART - 1], [(2, False)], id="so that one part may be left"
+        ),
+    ],
+)
+def test_boundaries_of_a_gzip_file(sizes: list[int], expected: list[tuple[int, bool]]) -> None:
+    batches = stored(sizes)
+    parts = plan_parts(batches, Format.NDJSON_GZ)
+    check_gzip(batches, parts)
+    assert shape(parts) == expected
 
 
 # --- The shares of a long merge ---
