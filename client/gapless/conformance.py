@@ -140,9 +140,9 @@ class Service:
             time.sleep(0.5 * 2**attempt)
         raise UnavailableError(f"{self.url} no longer responds: {reason}. The checks stop here.")
 
-    def create(self, total: int, size: int | None = None) -> str:
-        """Open a session."""
-        asked = {"totalRecord": total} | ({"batchSize": size} if size else {})
+    def create(self, total: int, size: int | None = None, **more: object) -> str:
+        """Open a session; ``more`` are other members of the request."""
+        asked = {"totalRecord": total, **more} | ({"batchSize": size} if size else {})
         found: str = self.call("POST", "", json.dumps(asked).encode()).ok(201)["sessionId"]
         return found
 
@@ -184,6 +184,12 @@ class Service:
         )
         expect("status of the download", response.status_code, 206 if first else 200)
         return response.content
+
+    def follow(self, url: str, encoding: str) -> httpx.Response:
+        """What is behind a link, asked for in this Content-Encoding."""
+        response = self._http.get(url, headers={"Accept-Encoding": encoding})
+        expect("status of the download", response.status_code, 200)
+        return response
 
     def merged(self, session: str, total: int, ndjson: bytes) -> dict[str, Any]:
         """Finish, expect ``Success`` with exactly these lines, and return the result."""
@@ -771,6 +777,87 @@ def a_merge_with_a_copied_part_is_whole(service: Service) -> None:
         body = gzip.compress(b'{"seqNum":%d,"data":[%s]}' % (number, records[number]), 1)
         service.raw(session, body, **headers).ok(204)
     service.merged(session, len(records), b"\n".join([*records, b""]))
+
+
+@check(CONTRACT)
+def a_session_has_one_of_two_formats(service: Service) -> None:
+    expect("format", service.status(service.create(1))["format"], "ndjson")
+    for name in ("ndjson", "ndjson.gz"):
+        expect("format", service.status(service.create(1, format=name))["format"], name)
+    for other in (b'""', b'"NDJSON"', b'"gzip"', b"null", b"1", b"true", b'["ndjson"]'):
+        response = service.call("POST", "", b'{"totalRecord": 1, "format": %s}' % other)
+        expect("member", response.refused(400, "invalid_format").get("member"), "format")
+
+
+def _crc32(content: bytes) -> str:
+    return base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
+
+
+def _gzip_file(service: Service, session: str, ndjson: bytes) -> bytes:
+    """The merged object of a session of the format ndjson.gz, which must hold these lines."""
+    headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+    link = service.call("GET", f"/{session}/file", headers=headers)
+    varies = {name.strip() for name in link.headers.get("vary", "").lower().split(",")}
+    holds("Vary", varies >= {"accept", "accept-encoding"})
+    response = service.follow(link.ok(200)["url"], "identity")
+    expect("Content-Type", response.headers.get("content-type"), "application/gzip")
+    expect("Content-Encoding", response.headers.get("content-encoding"), None)
+    reader = zlib.decompressobj(31)
+    expect("content", reader.decompress(response.content), ndjson)
+    expect("one gzip member, whole", (reader.eof, reader.unused_data), (True, b""))
+    return response.content
+
+
+@check(PROOF)
+def a_compressed_object_is_one_gzip_member(service: Service) -> None:
+    for total, size in ((0, None), (5, 2), (5, None)):
+        session = service.create(total, size, format="ndjson.gz")
+        sent: dict[int, list[object]] = {2: [5], 0: [1, 2], 1: ["é", 4]}
+        batches = sent if total else {}
+        for number, data in batches.items():
+            service.batch(session, number, data).ok(204)
+            service.batch(session, number, data).ok(204)
+        ndjson = b'1\n2\n"\\u00e9"\n4\n5\n' if total else b""
+        result = service.finish(session)
+        expect("validationResult", result["validationResult"], "Success")
+        merged = _gzip_file(service, session, ndjson)
+        sums = (result["bytes"], result["checksum"]["value"])
+        expect("bytes and checksum", sums, (len(merged), _crc32(merged)))
+        content = (result["content"]["bytes"], result["content"]["checksum"]["value"])
+        expect("those of the content", content, (len(ndjson), _crc32(ndjson)))
+        expect("key", result["key"][-10:], ".ndjson.gz")
+
+
+@check(CONTRACT)
+def a_compressed_object_is_lines_to_a_client_that_takes_gzip(service: Service) -> None:
+    session = service.create(1, format="ndjson.gz")
+    service.batch(session, 0, [1]).ok(204)
+    service.finish(session)
+    for accepted in ("gzip", "br;q=1, gzip;q=0.5", "*"):
+        headers = {"Accept": "application/json", "Accept-Encoding": accepted}
+        link = service.call("GET", f"/{session}/file", headers=headers)
+        response = service.follow(link.ok(200)["url"], "gzip")
+        expect("Content-Type", response.headers.get("content-type"), "application/x-ndjson")
+        expect("Content-Encoding", response.headers.get("content-encoding"), "gzip")
+        expect("lines", response.content, b"1\n")
+
+
+@check(PROOF)
+def the_manifest_of_a_compressed_object_tells_where_each_batch_is(service: Service) -> None:
+    session = service.create(3, 2, format="ndjson.gz")
+    service.batch(session, 1, [{"c": 3}]).ok(204)
+    service.batch(session, 0, [1, 2]).ok(204)
+    result = service.finish(session)
+    manifest = json.loads(service.download(session, "manifest"))
+    names = ("sessionId", "key", "bytes", "checksum", "content")
+    expect("manifest", [manifest[name] for name in names], [result[name] for name in names])
+    merged = _gzip_file(service, session, b'1\n2\n{"c": 3}\n')
+    for batch, content in zip(manifest["batches"], (b"1\n2\n", b'{"c": 3}\n'), strict=True):
+        stored = merged[batch["offset"] : batch["offset"] + batch["length"]]
+        expect("a batch by itself", zlib.decompressobj(-15).decompress(stored), content)
+        facts = (batch["records"], batch["contentLength"], batch["sha256"])
+        digest = hashlib.sha256(content).hexdigest()
+        expect("its facts", facts, (content.count(b"\n"), len(content), digest))
 
 
 # --- Abort ----------------------------------------------------------------------------------------

@@ -112,6 +112,10 @@ LIES: dict[str, tuple[Lie, str]] = {
         ),
         "no object before",
     ),
+    "the content is another": (
+        of_finish(lambda body: {"content": {"bytes": 7, "checksum": body["checksum"]}}),
+        "one gzip member",
+    ),
     "no detail": (
         lambda _, __, answer: other(answer, detail="") if answer.status == 400 else answer,
         "malformed body",
