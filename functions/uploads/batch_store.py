@@ -8,7 +8,7 @@ release before, which know no framing, fail rather than merge it. Zero-padded ke
 ``seqNum`` order. An object is created once and never changed.
 
 Permissions: ``s3:PutObject`` to write, ``s3:GetObject`` to read, ``s3:ListBucket`` to list and to
-be told 404 instead of 403, ``s3:DeleteObject`` to delete.
+be told 404 instead of 403.
 """
 
 import time
@@ -179,13 +179,6 @@ class BatchStore:
             return persistently(read)
         except _GONE:
             raise errors.BatchesGoneError from None
-
-    def delete_all(self, session_id: str) -> None:
-        """Delete every batch of a session: 1 request per 1,000, and the listing."""
-        while names := [key(session_id, batch.seq_num) for batch in self._page(session_id, 0)]:
-            persistently(partial(obstore.delete, self._store, names))
-            if len(names) < limits.LIST_PAGE:
-                break
 
 
 def _metadata_of(answer: "obstore.GetResult") -> BatchMetadata:

@@ -1,10 +1,10 @@
-"""What is left of a session that has come to its end: its batches, its uploads, its plans.
+"""Deletes what a session that has ended leaves: its batches, its uploads, plans of its merges.
 
 A pass deletes the batches, **then** lists and aborts the multipart uploads, then deletes what
-merges have left under ``merges/{sessionId}/``. In this order nobody can publish any more when it is
-over: an upload that is begun after the listing finds no batch to fill it with. What fails, fails
-the pass, and the whole of it is made again. The merged object, its manifest and the session's item
-are not touched.
+merges have left under ``merges/{sessionId}/``. After such a pass no multipart upload can be
+completed: one that is begun after the listing finds no batch to fill it with. Any error fails the
+pass, and the whole pass is repeated. The merged object, its manifest and the session's item are
+never touched.
 
 Permissions: on the batches bucket ``s3:ListBucket`` and ``s3:DeleteObject``; on the merged bucket
 ``s3:ListBucketMultipartUploads`` and ``s3:AbortMultipartUpload``.
@@ -43,7 +43,7 @@ class Cleaned:
 
 
 class Cleanup:
-    """The batches bucket and the uploads of the merged bucket, where they are of no more use."""
+    """Cleans up after sessions that have ended, and must never be called for any other."""
 
     def __init__(self, client: "S3Client", batches_bucket: str, merged_bucket: str) -> None:
         self._client = client
@@ -51,9 +51,9 @@ class Cleanup:
         self._merged_bucket = merged_bucket
 
     def __call__(self, session_id: str) -> Cleaned:
-        """Clean up after a session: for n batches n/1,000 lists and deletions, and 2 lists.
+        """Clean up after a session: ceil(batches / 1,000) lists and deletions, and 2 lists.
 
-        Raises StorageBusyError, NotDeletedError, or what AWS says; then it has to be done again.
+        Raises StorageBusyError, NotDeletedError, or what AWS says; then call it again.
         """
         return Cleaned(
             batches=self._delete_all(f"{session_id}/"),
@@ -102,7 +102,7 @@ class Cleanup:
                 time.sleep(tries.pause(refused[0]["Code"]))
 
     def _abort_uploads(self, session_id: str) -> int:
-        """Give up every multipart upload of the session's merged object; how many there were."""
+        """Abort every multipart upload of the session's merged object; how many there were."""
         pages = self._client.get_paginator("list_multipart_uploads").paginate(
             Bucket=self._merged_bucket, Prefix=f"{session_id}."
         )

@@ -67,9 +67,13 @@ class Lifecycle:
     def status(self, session: Session) -> dict[str, object]:
         """The API's body of a session's status."""
         missing: list[gaps.Range] = []
-        batches = session.decision.batches if session.decision else 0
-        if not session.decision and session.state in {State.OPEN, State.FINISHING}:
+        listing = []
+        if session.undecided:
             listing = self.batches.list(session.session_id, session.expected_batches)
+            # A session that has ended by now was perhaps cleaned up while it was listed.
+            session = self.sessions.get(session.session_id, session.owner)
+        batches = session.decision.batches if session.decision else 0
+        if session.undecided:
             present = [batch.seq_num for batch in listing]
             missing = list(gaps.missing(present, session.expected_batches))
             batches = len(present)
@@ -123,24 +127,18 @@ class Lifecycle:
         return {"url": url, "expiresAt": timestamp(expires)}
 
     def abort(self, session_id: str, owner: str) -> None:
-        """Abort a session and delete its batches; again, to delete what is left."""
+        """Abort a session; again does nothing. Its batches are deleted by the clean-up."""
         now = self.clock()
         try:
-            session = self.sessions.abort(session_id, owner, now=now)
+            self.sessions.abort(session_id, owner, now=now)
         except StaleAttemptError as stale:
             if stale.session.require_unexpired(now).state is State.FINISHED:
                 raise errors.SessionFinishedError(
                     "A finished session cannot be aborted. Its merged object expires by itself."
                 ) from None
-            if stale.session.state is not State.ABORTED:
-                raise errors.SessionFinishingError(
-                    "The session's finish is decided and can only be completed: call finish."
-                ) from None
-            session = stale.session
-        if session.attempt:
-            # An attempt that was under way, or died, can decide nothing any more.
-            self.merged.abort_uploads(session)
-        self.batches.delete_all(session_id)
+            raise errors.SessionFinishingError(
+                "The session's finish is decided and can only be completed: call finish."
+            ) from None
 
 
 def timestamp(seconds: int) -> str:

@@ -87,6 +87,11 @@ class Session:
         return self.attempt - self.last_reopened_attempt - 1
 
     @property
+    def undecided(self) -> bool:
+        """Whether its batches are still those that have arrived, and can be listed."""
+        return not self.decision and self.state in {State.OPEN, State.FINISHING}
+
+    @property
     def ends_at(self) -> int:
         """What the API calls ``expiresAt``: until when a client can do something with it."""
         bound = self.state is State.FINISHED or self.decision

@@ -214,7 +214,7 @@ class SessionStore:
             Move.ABORT,
             session_id,
             owner,
-            "holder = :nobody",
+            "holder = :nobody REMOVE upload, report",
             {":nobody": "", ":past": now - limits.FLIGHT_SECONDS},
             lambda session: session.state is State.ABORTED,
         )

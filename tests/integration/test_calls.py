@@ -207,7 +207,7 @@ def test_listings_of_batches_far_apart(
     fill(os.environ["BATCHES_BUCKET"], session_id, seq_nums)
     with aws.recording() as calls:
         assert api.status(session_id).json["batches"] == len(seq_nums)
-    assert counted(calls) == {"GetItem": 1, "ListObjectsV2": listings}
+    assert counted(calls) == {"GetItem": 2, "ListObjectsV2": listings}
     with aws.recording() as calls:
         failed = api.finish(session_id).json
     assert failed["validationResult"] == "Failed"
@@ -218,7 +218,8 @@ def test_reading(api: Api, aws: AwsProxy) -> None:
     session_id = api.create(0)
     with aws.recording() as calls:
         api.status(session_id)
-    assert counted(calls) == {"GetItem": 1, "ListObjectsV2": 1}
+    # The session once more: it may have ended, and been cleaned up, while its batches were listed.
+    assert counted(calls) == {"GetItem": 2, "ListObjectsV2": 1}
     api.finish(session_id)
     with aws.recording() as calls:
         api.status(session_id)
@@ -264,7 +265,7 @@ def test_a_status_lists_only_what_is_not_decided(
         return counted(calls)
 
     session_id = api.filled([[0], [1]], batch_size)
-    assert status() == {"GetItem": 1, "ListObjectsV2": 1}
+    assert status() == {"GetItem": 2, "ListObjectsV2": 1}
     with aws.failing("PutObject", DEAD, landed=False):
         assert api.finish(session_id).status == 500
     # Decided, and not published.
@@ -298,12 +299,12 @@ def test_a_take_over_of_what_is_decided(api: Api, aws: AwsProxy) -> None:
     assert [c.key for c in calls if c.operation == "HeadObject"] == [merged, merged, manifest]
 
 
-def test_status_of_an_aborted_session_lists_nothing(api: Api, aws: AwsProxy) -> None:
+def test_an_abort_is_one_write_and_its_status_lists_nothing(api: Api, aws: AwsProxy) -> None:
     session_id = api.create(1)
     api.batch(session_id, 0, [0])
     with aws.recording() as calls:
         api.abort(session_id)
-    assert counted(calls) == {"UpdateItem": 1, "ListObjectsV2": 1, "DeleteObjects": 1}
+    assert counted(calls) == {"UpdateItem": 1}
     with aws.recording() as calls:
         assert api.status(session_id).json["state"] == "ABORTED"
     assert counted(calls) == {"GetItem": 1}

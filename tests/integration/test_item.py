@@ -238,9 +238,20 @@ def test_a_report_that_is_gone_is_no_error_to_who_may_not_list_the_bucket(
         answer = api.status(session_id)
     assert answer.status == 200
     assert answer.json["finish"] == whole | {"missing": [], "missingTruncated": True}
-    # The batches, the report, and whether the report is there.
-    asked = ["GetItem", "ListObjectsV2", "GetObject", "ListObjectsV2"]
+    # The batches between two looks at the item, the report, and whether the report is there.
+    asked = ["GetItem", "ListObjectsV2", "GetItem", "GetObject", "ListObjectsV2"]
     assert [call.operation for call in calls] == asked
+
+
+def test_a_report_goes_with_its_session(api: Api, aws: AwsProxy, local: LocalStack) -> None:
+    """Who asks an aborted session for its last answer gets what its item has of it."""
+    session_id, _, whole = _with_a_report(api, local)
+    assert api.abort(session_id).status == 204
+    assert local.cleaned_up(session_id) == (0, 0)
+    with aws.recording() as calls:
+        answer = api.status(session_id).json
+    assert answer["finish"] == whole | {"missing": [], "missingTruncated": True}
+    assert [call.operation for call in calls] == ["GetItem"]
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_abort(any_api: Api, stack: Stack) -> None:
     any_api.batch(session_id, 0, [1])
     assert any_api.abort(session_id).status == 204
     assert any_api.abort(session_id).status == 204
-    assert stack.stored_keys(session_id) == []
+    assert stack.cleaned_up(session_id) == (0, 0)
     status = any_api.status(session_id).json
     assert (status["state"], status["batches"]) == ("ABORTED", 0)
     assert any_api.batch(session_id, 0, [1]).code == "session_aborted"

@@ -29,7 +29,7 @@ Forward = Callable[[], Answer]
 
 
 def dynamodb(call: Call) -> bool:
-    return call.operation in {"GetItem", "PutItem", "UpdateItem"}
+    return call.operation in {"GetItem", "PutItem", "UpdateItem", "GetRecords"}
 
 
 def step_functions(call: Call) -> bool:
@@ -275,6 +275,7 @@ def faults(at: int) -> Sequence[type[Fault]]:
 
 
 Data = Mapping[int, Sequence[object]]
+Act = Callable[[World, Process, History, str], object]
 
 
 @dataclass(frozen=True)
@@ -375,6 +376,21 @@ def hand_over(world: World, process: Process, history: History, session_id: str)
     return world.finish(process, history, session_id, long=True)
 
 
+def clean_up(world: World, process: Process, history: History, session_id: str) -> object:
+    del session_id
+    return world.clean_up(process, history)
+
+
+def after_half_a_finish(end: Act, operation: str) -> Act:
+    """The ``end`` of a session whose first finish died at its first call of ``operation``."""
+
+    def act(world: World, process: Process, history: History, session_id: str) -> object:
+        half_a_finish(operation)(world, process, history, session_id)
+        return end(world, process, history, session_id)
+
+    return act
+
+
 def half_a_finish(operation: str) -> Callable[[World, Process, History, str], object]:
     """A finish that died at its first call of ``operation``, whose lease has run out."""
 
@@ -425,6 +441,13 @@ OPERATIONS: Final = {
     "status and link": Operation(2, None, SHORT, status, hand_over),
     "long merge, strict": Operation(2, 1, LONG, long_finish),
     "long merge, flexible": Operation(5, None, STREAMED, long_finish),
+    "clean-up of a finished session": Operation(
+        2, 1, LONG, clean_up, after_half_a_finish(finish, "UploadPartCopy")
+    ),
+    "clean-up of an aborted session": Operation(
+        2, None, LONG, clean_up, after_half_a_finish(abort, "UploadPartCopy")
+    ),
+    "clean-up after a long merge": Operation(5, None, STREAMED, clean_up, long_finish),
     "long merge that fails": Operation(3, None, LONG, long_finish, data={2: [2]}),
     "gzip: batch": Operation(2, 1, {0: [0]}, batch, data={1: [1]}, form=GZIP),
     "gzip: the same batch": Operation(1, None, {0: [0]}, same_batch, form=GZIP),

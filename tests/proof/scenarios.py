@@ -71,6 +71,15 @@ def clean_up(world: World, process: Process, history: History, session_id: str) 
     return Answer(0, None)
 
 
+def clean_up_to_the_end(
+    world: World, process: Process, history: History, session_id: str
+) -> Answer:
+    """And then the merged object is deleted, too."""
+    if world.clean_up(process, history):
+        world.forget_object(session_id, history)
+    return Answer(0, None)
+
+
 def merge(world: World, process: Process, history: History, session_id: str) -> Answer:
     """The execution that a finish has started, to its end."""
     del session_id
@@ -200,6 +209,14 @@ _COMPRESSED: Final = {
     ),
 }
 
+SLOW_SMALL: Final = ("P0",) * 2 + ("P1",) * 7
+"""One has listed, another one comes to its end: seal, list, read, decide, publish (2), commit."""
+SLOW_MULTIPART: Final = ("P0",) * 2 + ("P1",) * 11
+"""The same, with an upload of two parts that are copied."""
+SLOW_DECIDED: Final = ("P0",) * 3 + ("P1",) * 13
+"""One has decided, another one takes over: it looks for the object before it lists, and for its
+dates before it commits."""
+
 SCENARIOS: Final = {
     # Two at once: every order.
     "batch, finish; strict": Scenario(2, 1, ONE, [batch(1, 1), finish], {1: [1]}),
@@ -268,33 +285,40 @@ SCENARIOS: Final = {
         2, None, ONE, [batch(1, 1), batch(1, 1), finish], {1: [1]}, bound=1
     ),
     "finish, late finish, abort": Scenario(1, None, ONE, [finish, late_finish, abort], bound=1),
-    # The clean-up, at any time after the move that it follows.
+    # The clean-up, which follows what the table's stream says.
     "finish, clean-up": Scenario(2, 1, {0: [0], 1: [1]}, [finish, clean_up]),
     "failing finish, clean-up": Scenario(2, 1, ONE, [finish, clean_up], {1: [1]}),
     "abort, clean-up": Scenario(1, None, ONE, [abort, clean_up]),
     "multipart finish, clean-up": Scenario(2, None, LONG, [finish, clean_up]),
+    "status, finish, clean-up": Scenario(
+        2, 1, {0: [0], 1: [1]}, [status, finish, clean_up], bound=1, begins=("P0",)
+    ),
     "batch, finish, clean-up": Scenario(1, None, ONE, [finish, clean_up, batch(1, 1)], bound=1),
     "batch, abort, clean-up": Scenario(
         1, None, {}, [abort, clean_up, batch(0, 0)], {0: [0]}, bound=1
     ),
     "finish, abort, clean-up": Scenario(2, None, LONG, [finish, abort, clean_up], bound=1),
-    "finish, late finish, clean-up": Scenario(
-        1, None, ONE, [finish, late_finish, clean_up], bound=1
-    ),
-    "multipart finish, late finish, clean-up": Scenario(
-        2, None, LONG, [finish, late_finish, clean_up], bound=2
-    ),
-    "decided finish, late finish, clean-up": Scenario(
-        2, 1, LONG, [finish, late_finish, clean_up], bound=2
-    ),
     "failing finish, late finish, clean-up": Scenario(
-        2, 1, ONE, [finish, late_finish, clean_up], {1: [1]}, bound=1
+        2, 1, ONE, [finish, late_finish, clean_up], {1: [1]}, bound=1, begins=("P0",)
     ),
     "long merge, abort, clean-up": Scenario(
         2, None, LONG, [merge, abort, clean_up], long=True, bound=1
     ),
     "long merge, late finish, clean-up": Scenario(
-        2, None, LONG, [merge, late_finish, clean_up], long=True, bound=1
+        2, None, LONG, [merge, late_finish, clean_up], long=True, bound=1, begins=("P0",)
+    ),
+    # A slow attempt wakes up when another one has finished, and the clean-up begins.
+    "slow finish, late finish, clean-up": Scenario(
+        1, None, ONE, [finish, late_finish, clean_up], bound=2, begins=SLOW_SMALL
+    ),
+    "slow multipart finish, late finish, clean-up": Scenario(
+        2, None, LONG, [finish, late_finish, clean_up], bound=2, begins=SLOW_MULTIPART
+    ),
+    "slow decided finish, late finish, clean-up": Scenario(
+        2, 1, LONG, [finish, late_finish, clean_up], bound=2, begins=SLOW_DECIDED
+    ),
+    "slow decided finish, clean-up, the object's end": Scenario(
+        2, 1, LONG, [finish, late_finish, clean_up_to_the_end], bound=2, begins=SLOW_DECIDED
     ),
     # A call that arrives a second time.
     "a seal again": Scenario(

@@ -7,16 +7,21 @@ A checker that cannot fail proves nothing. Every variant is the real code with o
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, Final
 
 import obstore
 import pytest
 
+from tests.proof import world as proof_world
+from tests.proof.crashes import OPERATIONS
 from tests.proof.scenarios import SCENARIOS
 from tests.proof.stories import STORIES
 from tests.proof.world import ViolationError, World, count
 from uploads import batch_store, errors, limits
 from uploads.batch import listing_digest
+from uploads.cleanup import Cleaned, Cleanup
+from uploads.lifecycle import Lifecycle
 from uploads.merging import validation
 from uploads.merging.composing import Composition
 from uploads.merging.executions import Execution
@@ -183,7 +188,10 @@ def all_uploads_are_given_up_before_the_reopening(patch: pytest.MonkeyPatch) -> 
     real = Outcomes.fail
 
     def fail(self: Outcomes, session: Any, *args: Any) -> Any:
-        self.merged.abort_uploads(session.session_id)
+        key, client = self.merged.key(session), self.merged._client  # noqa: SLF001
+        found = client.list_multipart_uploads(Bucket=self.merged._bucket, Prefix=key)  # noqa: SLF001
+        for upload in found.get("Uploads", []):
+            self.merged.abort_upload(session, upload["UploadId"])
         return real(self, session, *args)
 
     patch.setattr(Outcomes, "fail", fail)
@@ -232,6 +240,54 @@ def sealed_until_a_call_before_the_end(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(limits, "LONGEST_SECONDS", 30 + limits.FLIGHT_SECONDS)
 
 
+def cleans_up_what_is(state: State) -> Break:
+    """… in a state in which its batches may be promised."""
+
+    def break_it(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr("stream._ENDED", {*State} - {State.OPEN, State.FINISHING} | {state})
+        wanted = {"eventName": ["MODIFY"], "dynamodb": {"NewImage": {"state": {"S": [state]}}}}
+        patch.setattr(proof_world, "PATTERNS", [*proof_world.PATTERNS, wanted])
+
+    return break_it
+
+
+def uploads_before_batches(patch: pytest.MonkeyPatch) -> None:
+    def clean_up(self: Cleanup, session_id: str) -> Cleaned:
+        uploads = self._abort_uploads(session_id)
+        batches = self._delete_all(f"{session_id}/")
+        return Cleaned(batches, uploads, self._delete_all(f"merges/{session_id}/"))
+
+    patch.setattr(Cleanup, "__call__", clean_up)
+
+
+def plans_are_left(patch: pytest.MonkeyPatch) -> None:
+    real = Cleanup._delete_all  # noqa: SLF001
+
+    def delete_all(self: Cleanup, prefix: str) -> int:
+        return 0 if prefix.startswith("merges/") else real(self, prefix)
+
+    patch.setattr(Cleanup, "_delete_all", delete_all)
+
+
+def an_abort_of_all_uploads_is_none(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Cleanup, "_abort_uploads", lambda *_: 0)
+
+
+def whoever_misses_a_batch_answers_by_itself(patch: pytest.MonkeyPatch) -> None:
+    """As if it held the session still."""
+    patch.setattr(Finisher, "_release", lambda _, session, __: session)
+
+
+def a_status_trusts_its_first_look(patch: pytest.MonkeyPatch) -> None:
+    real = Lifecycle.status
+
+    def status(self: Lifecycle, session: Session) -> Any:
+        first: Any = SimpleNamespace(get=lambda *_: session)
+        return real(replace(self, sessions=first), session)
+
+    patch.setattr(Lifecycle, "status", status)
+
+
 BROKEN: Final[dict[str, tuple[Break, str]]] = {
     "204 without a second look": (no_second_look, "a batch too many, finish"),
     "a refused batch is deleted": (refused_batches_are_deleted, "batch, the same, finish"),
@@ -259,6 +315,22 @@ BROKEN: Final[dict[str, tuple[Break, str]]] = {
     ),
     "an upload is left": (uploads_are_left, "multipart finish, abort"),
     "published before the decision": (publishes_before_it_decides, "finish, abort; flexible"),
+    "clean-up on FINISHING": (cleans_up_what_is(State.FINISHING), "finish, clean-up"),
+    "clean-up of a re-opened session": (cleans_up_what_is(State.OPEN), "failing finish, clean-up"),
+    "uploads before batches": (
+        uploads_before_batches,
+        "slow decided finish, clean-up, the object's end",
+    ),
+    "plans are left": (plans_are_left, "clean-up after a long merge"),
+    "uploads are left": (an_abort_of_all_uploads_is_none, "clean-up of an aborted session"),
+    "whoever misses a batch answers by itself": (
+        whoever_misses_a_batch_answers_by_itself,
+        "slow decided finish, late finish, clean-up",
+    ),
+    "a status trusts its first look": (
+        a_status_trusts_its_first_look,
+        "status, finish, clean-up",
+    ),
     "no time between the two": (no_time_between_the_two, "the last seal"),
     "expired by the first time": (expired_by_the_first_time, "nobody is told 410"),
     "expired without a lag": (expired_without_a_lag, "finish in time, another too late"),
@@ -271,7 +343,11 @@ BROKEN: Final[dict[str, tuple[Break, str]]] = {
 def test_what_is_broken_is_found(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     break_it, place = BROKEN[name]
     break_it(monkeypatch)
-    prove: Any = SCENARIOS[place].explore if place in SCENARIOS else STORIES[place]
+    places: dict[str, Any] = {
+        **STORIES,
+        **{name: each.explore for name, each in SCENARIOS.items()},
+        **{name: each.calls for name, each in OPERATIONS.items()},
+    }
     with pytest.raises(ViolationError):
-        prove(world)
+        places[place](world)
     count(f"of {len(BROKEN)} broken variants caught")

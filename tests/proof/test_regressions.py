@@ -9,11 +9,14 @@ from tests.proof.scenarios import SCENARIOS
 from tests.proof.world import World
 
 ORDERS = {
-    # Planning made an upload after the abort had looked for uploads: it stayed open.
-    "an upload begun amid an abort": ("long merge, abort", "P0 " * 2 + "P1 " * 4),
+    # Planning made an upload after the clean-up had looked for uploads: it stayed open.
+    "an upload begun amid a clean-up": ("long merge, abort, clean-up", "P0 P0 P1 " + "P2 " * 4),
     # The slower one met the object, and forgot its own upload.
     "an upload that came second": ("copied finish, late finish", "P0 " * 3 + "P1 " * 11),
-    "an upload that an abort took away": ("multipart finish, abort", "P0 " * 6 + "P1 " * 5),
+    "an upload that the clean-up took away": (
+        "finish, abort, clean-up",
+        "P0 " * 6 + "P1 " + "P2 " * 6,
+    ),
 }
 
 

@@ -259,15 +259,18 @@ class Process:
         self.invocations += 1
         return self.tasks[name](payload, _Context(300))
 
-    def clean_up(self, iterator: str) -> None:
-        """Read the table's stream from ``iterator`` on, and clean up as it says."""
+    def clean_up(self, iterator: str) -> int:
+        """Read the table's stream from ``iterator`` on, and clean up as often as it says."""
         self.invocations += 1
+        wanted = 0
         found = self._streams.get_records(ShardIterator=iterator)["Records"]
         # One at a time: what of the others comes of one that fails, the stream's own tests tell.
         for record in found:
             given = {**record, "userIdentity": EXPIRED.get(record["eventName"])}
             if any(matches(given, pattern) for pattern in PATTERNS):
                 self._cleanup({"Records": [given]}, _Context(900))
+                wanted += 1
+        return wanted
 
     def _invoke(
         self,
@@ -332,6 +335,8 @@ class History:
     expired: bool = False
     """Finish or status said that nobody can finish it any more."""
     strangers: list[Answer] = field(default_factory=list)
+    forgotten: bool = False
+    """The merged object has been deleted, as its retention says."""
     failed: list[Answer] = field(default_factory=list)
     """Answers that say that the service failed."""
     writes: list[str] = field(default_factory=list)
@@ -503,8 +508,16 @@ class World:
 
     def status(self, process: Process, history: History, session_id: str) -> Answer:
         """Ask for a session and remember what came of it."""
+        promised = set(history.promised)
         answer = process.status(session_id)
         history.expired |= answer.code == "session_expired"
+        if answer.status == 200 and answer.body["state"] in {"OPEN", "FINISHING"}:
+            missing = {
+                seq_num
+                for gap in answer.body["missing"]
+                for seq_num in range(gap["from"], gap["to"] + 1)
+            }
+            require(not missing & promised, "a promised batch is called missing", answer)
         if answer.status >= 500:
             history.failed.append(answer)
         return answer
@@ -517,12 +530,23 @@ class World:
             history.failed.append(answer)
         return answer
 
-    def clean_up(self, process: Process, history: History) -> None:
-        """Do what the stream says by now, from the beginning on, and remember whether it failed."""
+    def clean_up(self, process: Process, history: History) -> bool:
+        """Do what the stream says by now, from the beginning on, and remember whether it failed.
+
+        Gives whether the session had ended.
+        """
         try:
-            process.clean_up(history.stream)
+            return process.clean_up(history.stream) > 0
         except Exception as error:  # noqa: BLE001 - Lambda brings it again, whatever it was
             history.failed.append(Answer(0, {"code": repr(error)}))
+            return False
+
+    def forget_object(self, session_id: str, history: History) -> None:
+        """The merged object's retention is over, and its manifest's."""
+        merged = self._bucket(self._config.merged_bucket).keys
+        for key in [key for key in merged if key.startswith(f"{session_id}.")]:
+            merged.pop(key)
+        history.forgotten = True
 
     def expire(self, session_id: str) -> None:
         """The time to live of a session is over."""
@@ -577,21 +601,28 @@ class World:
         if facts.merged is not None:
             require(facts.state in {"FINISHING", "FINISHED"}, "a merged object, yet", facts.state)
             self._check_merged(session_id, history, facts)
-        require(
-            (facts.state == "FINISHED") <= (facts.merged is not None), "finished without an object"
-        )
+        if history.forgotten:
+            require(facts.merged is None, "published again")
+        else:
+            require(facts.state != "FINISHED" or facts.merged is not None, "finished, no object")
+        self._check_answers(history, facts)
+        return facts
+
+    @staticmethod
+    def _check_answers(history: History, facts: Facts) -> None:
         require(not history.expired or facts.state != "FINISHED", "410, then Success")
         successes = [answer.body for answer in history.finishes if answer.result == "Success"]
         for body in successes:
             require(facts.state == "FINISHED", "Success, yet the session is", facts.state)
-            require(body == _result(facts.item), "Success differs from the stored answer", body)
+            require(
+                body == _result(facts.item or {}), "Success differs from the stored answer", body
+            )
         if history.aborted:
             require(facts.state == "ABORTED", "aborted, yet the session is", facts.state)
         for answer in history.finishes:
             require(answer.code != "batches_gone", "told of what the clean-up did", answer)
         for answer in history.strangers:
             require(answer.code == "session_not_found", "a stranger saw more than nothing", answer)
-        return facts
 
     @staticmethod
     def _check_merged(session_id: str, history: History, facts: Facts) -> None:

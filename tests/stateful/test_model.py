@@ -232,7 +232,7 @@ class Machine(RuleBasedStateMachine):
         session = self.model[session_id]
         expected = {"EXPIRED": 410, "FINISHED": 409}.get(session["state"], 204)
         if session["aborted"]:
-            # Again, even when it has expired: to delete what is left.
+            # Again, even when it has expired.
             expected = 204
         assert self.api(session_id).abort(session_id).status == expected
         if expected == 204 and not session["aborted"]:

@@ -270,6 +270,13 @@ def test_the_clean_up_lists_what_is_left_of_a_session_and_nothing_else() -> None
     assert not any(map(listed, ["", "0", "merges/", f"merges/{session_id}", session_id]))
 
 
+def test_the_clean_up_alone_deletes() -> None:
+    """No request deletes anything, and none looks for uploads of others."""
+    for action in ("s3:DeleteObject", "s3:ListBucketMultipartUploads"):
+        allowed_to = {role for role in ROLES if action in dict(allowed(role))}
+        assert allowed_to == {"CleanupRole"}, action
+
+
 def test_the_clean_up_reads_the_stream_and_not_the_table() -> None:
     done = {action for action, _ in allowed("CleanupRole") if action.startswith("dynamodb:")}
     assert done == {

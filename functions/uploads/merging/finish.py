@@ -67,12 +67,15 @@ class Finisher:
                 return self._attempt(session, ends, own_upload)
             except StaleAttemptError as stale:
                 return self.outcomes.outcome_from(stale.session)
-            except Exception:
+            except Exception as error:
+                # Batches are gone only for the attempt that holds the session: else another one has
+                # finished, and they were cleaned up.
+                unsure = () if isinstance(error, errors.BatchesGoneError) else (Exception,)
                 released = session
-                with suppress(Exception):
+                with suppress(*unsure):
                     released = self._release(session, now)
                 if (released.state, released.attempt) != (State.FINISHING, session.attempt):
-                    # Another call has moved the session, and may have deleted the batches.
+                    # Another call has moved the session.
                     return self.outcomes.outcome_from(released)
                 if outcome := self._commit_published(released):
                     return outcome

@@ -9,8 +9,7 @@ Beside it, and before it, ``{sessionId}.manifest.json``: what each batch brought
 
 Permissions: on both ``s3:PutObject``, ``s3:GetObject``; on merged objects also
 ``s3:AbortMultipartUpload``, ``s3:ListMultipartUploadParts``; on batches ``s3:GetObject``; on the
-merged bucket ``s3:ListBucket`` to be told 404, not 403, and to end sessions that are aborted
-``s3:ListBucketMultipartUploads``.
+merged bucket ``s3:ListBucket`` to be told 404, not 403.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -231,17 +230,6 @@ class MergedStore:
         """The same; if it fails, the bucket's lifecycle rule does it."""
         with suppress(ClientError, HTTPClientError, errors.StorageBusyError):
             self.abort_upload(session, upload_id)
-
-    def abort_uploads(self, session: Session) -> None:
-        """Abort all multipart uploads of a session: 1 request, and 1 for each.
-
-        Call only when no upload can still be completed: the session was aborted.
-        """
-        key = self.key(session)
-        found = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
-        for upload in found.get("Uploads", []):
-            if upload["Key"] == key:
-                self.abort_upload(session, upload["UploadId"])
 
     def presign(self, key: str, *, inflated: bool = False) -> str:
         """A link to an object that works for ``limits.PRESIGNED_URL_SECONDS``.
