@@ -227,6 +227,7 @@ MAY_BE_DONE: Final = {
         "ListMultipartUploadParts",
     },
     f"${{MergedBucket.Arn}}/{SESSION}.manifest.json": {"PutObject", "GetObject"},
+    f"${{MergedBucket.Arn}}/{SESSION}.ndjson.gz": {"AbortMultipartUpload"},
 }
 """What any role may do at most, by the form of the keys."""
 
