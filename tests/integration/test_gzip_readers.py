@@ -14,23 +14,20 @@ import random
 import shutil
 import subprocess
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
 import requests
-from isal import isal_zlib
 from playwright.sync_api import Browser, sync_playwright
 
-from local.server import Server
-from uploads import gzip_member
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+from tests.api import Api, through_gateway
+from tests.conftest import LocalStack
+from uploads.decode.body import BATCH_MEDIA_TYPE
 
 PROGRAMS = Path(__file__).parent / "gzip_readers"
 RECORDS_IN = [1, 7, 5_000, 1, 1, 20_000, 300, *[40] * 200, 10_000, 1]
@@ -44,8 +41,11 @@ class Sent:
     records: Sequence[dict[str, object]]
     ndjson: bytes
     file: Path
+    """The merged object."""
     url: str
-    """``/file.ndjson.gz`` is the object as it is, ``/file.ndjson`` NDJSON in gzip."""
+    """The link to it as it is."""
+    encoded_url: str
+    """The link to NDJSON that is encoded so."""
 
 
 def _records() -> list[dict[str, object]]:
@@ -62,32 +62,27 @@ def _records() -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def sent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sent]:
+def sent(local: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Sent:
+    api = Api(through_gateway(local.gateway))
     records = _records()
-    lines = [json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records]
-    ndjson = b"".join(lines)
-    rest = iter(lines)
-    batches = [gzip_member.deflate(b"".join(islice(rest, count))) for count in RECORDS_IN]
-    trailer = gzip_member.trailer(isal_zlib.crc32(ndjson), len(ndjson))
-    whole = b"".join([gzip_member.HEADER, *batches, trailer])
+    session_id = api.create(len(records), format="ndjson.gz")
+    rest = iter(records)
+    for seq_num, count in enumerate(RECORDS_IN):
+        batch = json.dumps({"seqNum": seq_num, "data": [*islice(rest, count)]}, ensure_ascii=False)
+        headers = {"content-type": BATCH_MEDIA_TYPE, "content-encoding": "gzip"}
+        answer = api.raw_batch(session_id, gzip.compress(batch.encode(), 1), headers)
+        assert answer.status == 204
+    assert api.finish(session_id).json["validationResult"] == "Success"
     file = tmp_path_factory.mktemp("gzip") / "merged.ndjson.gz"
-    file.write_bytes(whole)
+    file.write_bytes(local.merged(session_id, "ndjson.gz"))
 
-    def serve(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        served = {
-            "/": ([("Content-Type", "text/html")], b"<!doctype html><title>readers</title>"),
-            "/file.ndjson.gz": ([("Content-Type", "application/gzip")], whole),
-            "/file.ndjson": (
-                [("Content-Type", "application/x-ndjson"), ("Content-Encoding", "gzip")],
-                whole,
-            ),
-        }
-        headers, body = served[environ["PATH_INFO"]]
-        start_response("200 OK", [*headers, ("Content-Length", str(len(body)))])
-        return [body]
+    def link(accepted: str) -> str:
+        headers = {"accept": "application/json", "accept-encoding": accepted}
+        url: str = api.file(session_id, headers).json["url"]
+        return url
 
-    with Server(serve) as server:
-        yield Sent(records, ndjson, file, server.url)
+    lines = [json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records]
+    return Sent(records, b"".join(lines), file, link("identity"), link("gzip"))
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +113,9 @@ def by_java(sent: Sent) -> bytes:
     return _run("java", str(PROGRAMS / "Inflate.java"), str(sent.file))
 
 
-def by_node(way: str, name: str = "") -> Callable[[Sent], bytes]:
+def by_node(way: str) -> Callable[[Sent], bytes]:
     def read(sent: Sent) -> bytes:
-        source = sent.url + name if name else str(sent.file)
+        source = sent.encoded_url if way == "fetch" else str(sent.file)
         return _run("node", str(PROGRAMS / "inflate.mjs"), way, source)
 
     return read
@@ -136,18 +131,18 @@ def by_zlib(sent: Sent) -> bytes:
 
 
 def by_httpx(sent: Sent) -> bytes:
-    return httpx.get(f"{sent.url}/file.ndjson", trust_env=False).content
+    return httpx.get(sent.encoded_url, trust_env=False).content
 
 
 def by_httpx_stream(sent: Sent) -> bytes:
-    with httpx.stream("GET", f"{sent.url}/file.ndjson", trust_env=False) as answer:
+    with httpx.stream("GET", sent.encoded_url, trust_env=False) as answer:
         return b"".join(answer.iter_bytes(1_000))
 
 
 def by_requests(sent: Sent) -> bytes:
     with requests.Session() as session:
         session.trust_env = False
-        return session.get(f"{sent.url}/file.ndjson", timeout=60).content
+        return session.get(sent.encoded_url, timeout=60).content
 
 
 READERS_OF_BYTES: dict[str, Callable[[Sent], bytes]] = {
@@ -159,9 +154,9 @@ READERS_OF_BYTES: dict[str, Callable[[Sent], bytes]] = {
     "node gunzipSync": by_node("gunzipSync"),
     "node createGunzip": by_node("createGunzip"),
     "node DecompressionStream": by_node("DecompressionStream"),
-    "node fetch": by_node("fetch", "/file.ndjson"),
+    "node fetch": by_node("fetch"),
     "curl --compressed": lambda sent: _run(
-        "curl", "-sS", "--noproxy", "*", "--compressed", f"{sent.url}/file.ndjson"
+        "curl", "-sS", "--noproxy", "*", "--compressed", sent.encoded_url
     ),
     "httpx": by_httpx,
     "httpx, streamed": by_httpx_stream,
@@ -184,7 +179,7 @@ def test_readers_would_notice(tmp_path: Path, sent: Sent) -> None:
     """One member a batch: what is simpler, and lost."""
     file = tmp_path / "members.gz"
     file.write_bytes(gzip.compress(b"1\n") + gzip.compress(b"2\n"))
-    members = Sent(sent.records, sent.ndjson, file, sent.url)
+    members = replace(sent, file=file)
     assert by_zlib(members) == b"1\n"
     assert by_gzip_lines(members) == b"1\n2\n"
 
@@ -238,15 +233,18 @@ DECOMPRESS = """async (url) => {
 
 
 @pytest.mark.parametrize(
-    ("read", "name"),
+    ("read", "link"),
     [
-        pytest.param(FETCH, "/file.ndjson", id="fetch"),
-        pytest.param(DECOMPRESS, "/file.ndjson.gz", id="DecompressionStream"),
+        pytest.param(FETCH, "encoded_url", id="fetch"),
+        pytest.param(DECOMPRESS, "url", id="DecompressionStream"),
     ],
 )
-def test_chromium_reads_every_byte(browser: Browser, sent: Sent, read: str, name: str) -> None:
+def test_chromium_reads_every_byte(
+    browser: Browser, server_url: str, sent: Sent, read: str, link: str
+) -> None:
     page = browser.new_page()
-    page.goto(sent.url)
+    # Web pages that hash must be of this machine, or secure.
+    page.goto(f"{server_url}/api")
     found = page.evaluate(
         f"""async (url) => {{
           const content = await ({read})(url);
@@ -255,7 +253,7 @@ def test_chromium_reads_every_byte(browser: Browser, sent: Sent, read: str, name
           const lines = bytes.reduce((count, byte) => count + (byte === 10), 0);
           return [bytes.length, lines, btoa(String.fromCharCode(...digest))];
         }}""",
-        sent.url + name,
+        getattr(sent, link),
     )
     page.close()
     digest = base64.b64encode(hashlib.sha256(sent.ndjson).digest()).decode()
