@@ -3,8 +3,9 @@
 import base64
 import gzip
 import hashlib
+import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tests.hostile import deflate
@@ -378,6 +379,14 @@ LINES: Final[dict[str, Hostile]] = {
 }
 """What comes as NDJSON; those that are accepted are so named in ``ACCEPTED``."""
 ACCEPTED |= {name: one for name, one in LINES.items() if one.answer == "204"}
+
+ACCEPTED["text that compresses little"] = Hostile(
+    lambda: BEGIN + b'"' + random.Random(1).randbytes(4_000_000).hex().encode() + b'"]}',
+    "204",
+    calls=STORED,
+)
+ACCEPTED |= {f"{name}; compressed": replace(one, to="compressed") for name, one in ACCEPTED.items()}
+"""In a session of the format ndjson.gz each is compressed as it is stored."""
 
 SESSIONS: Final[dict[str, Hostile]] = {
     "create: nested, 4.5 MB": Hostile(

@@ -90,7 +90,8 @@ class Lab:
             session_id = self.near.create(0)
             self.near.finish(session_id)
             return session_id
-        session_id = self.near.create(2**40, 2**30 if kind == "strict" else None)
+        form = "ndjson.gz" if kind == "compressed" else "ndjson"
+        session_id = self.near.create(2**40, 2**30 if kind == "strict" else None, format=form)
         if kind == "aborted":
             self.near.abort(session_id)
         if kind == "expired":
