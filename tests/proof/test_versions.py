@@ -163,7 +163,13 @@ def test_what_another_release_has_left(
             assert sent.status == 204, sent
         if "execution" in left:
             run_tasks(world, left, history, upload_id, after=after)
-        if history.total < 100:
+        if name == "finished":
+            # There was no stream when it ended: its batches are left to the bucket's rule.
+            answers = [world.finish(process, history, session_id) for _ in range(2)]
+            assert answers[0] == answers[1]
+            assert answers[0].result == "Success"
+            world.check(session_id, history)
+        elif history.total < 100:
             whole = {0: [0], 1: [1], 2: [2]} if history.total == 3 else {0: [0], 1: [1]}
             stored = {seq_num for seq_num, _ in history.sent}
             missing = {n: records for n, records in whole.items() if n not in stored}
