@@ -220,14 +220,13 @@ MAY_BE_DONE: Final = {
     f"${{BatchesBucket.Arn}}/merges/{SESSION}/*": {"PutObject", "GetObject", "DeleteObject"},
     f"${{BatchesBucket.Arn}}/merges/{SESSION}/*/plan.json": {"GetObject"},
     f"${{BatchesBucket.Arn}}/merges/{SESSION}/*/failed.json": {"PutObject", "GetObject"},
-    f"${{MergedBucket.Arn}}/{SESSION}.ndjson": {
+    f"${{MergedBucket.Arn}}/{SESSION}.ndjson*": {
         "PutObject",
         "GetObject",
         "AbortMultipartUpload",
         "ListMultipartUploadParts",
     },
     f"${{MergedBucket.Arn}}/{SESSION}.manifest.json": {"PutObject", "GetObject"},
-    f"${{MergedBucket.Arn}}/{SESSION}.ndjson.gz": {"AbortMultipartUpload"},
 }
 """What any role may do at most, by the form of the keys."""
 
