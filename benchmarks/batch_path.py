@@ -13,6 +13,7 @@ import json
 import os
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
@@ -23,15 +24,20 @@ from unittest import mock
 
 import msgspec
 import orjson  # type: ignore[import-not-found]
+import pybase64
 from isal import isal_zlib
 
 from benchmarks import data, report
-from benchmarks.handlers import BATCH, ENVIRON, Functions, event
+from benchmarks.handlers import BATCH, ENVIRON, LINES, Functions, event
 from tests import stand_in
 from uploads import batch
 from uploads.config import AuthMode
+from uploads.decode import body as decode_body
+from uploads.decode import inflate
 from uploads.decode.batch_json import read_batch
+from uploads.decode.batch_ndjson import read_lines
 from uploads.decode.body import read_body
+from uploads.receiving import Receiver
 from uploads.session import Session
 
 if TYPE_CHECKING:
@@ -62,7 +68,7 @@ class NoStore:
     def get(self, session_id: str, owner: str) -> Session:  # noqa: ARG002, D102
         return SESSION
 
-    def recall(self, session_id: str, owner: str, now: int) -> Session:  # noqa: ARG002, D102
+    def get_cached(self, session_id: str, owner: str, now: int) -> Session:  # noqa: ARG002, D102
         return SESSION
 
 
@@ -113,8 +119,8 @@ def on_nothing(nothing: NoStore) -> "Handler":
     import batches
 
     config = SimpleNamespace(auth_mode=AuthMode.NONE, sessions_table="")
-    wiring = SimpleNamespace(config=config, clock=lambda: 0, sessions=nothing, batches=nothing)
-    return batches.build(cast("Wiring", wiring))
+    receiver = Receiver(cast("Any", nothing), cast("Any", nothing), lambda: 0)
+    return batches.build(cast("Wiring", SimpleNamespace(config=config, receiver=receiver)))
 
 
 def _zero(_: bytes) -> int:
@@ -173,6 +179,36 @@ def gzip_ways(body: str, handler: "Handler") -> Ways:
     }
 
 
+def line_ways(body: str, handler: "Handler") -> Ways:
+    """The ways to take the same records as NDJSON, all of it as gzip but for the scans."""
+    lines = by_orjson(body).splitlines(keepends=True)
+    ndjson = b"".join(lines)
+    array = b"[" + b",".join(lines) + b"]"
+    gzipped = gzip.compress(ndjson, 6)
+    put = event(LINES, SESSION.session_id, gzipped)
+    post = event(BATCH, SESSION.session_id, gzip.compress(body.encode(), 6))
+
+    def post_before() -> object:
+        with (
+            mock.patch.object(decode_body, "pybase64", base64),
+            mock.patch.object(inflate, "_FIRST_PIECE_BYTES", 256 * 1024),
+        ):
+            return handler(post, CONTEXT)
+
+    return {
+        "scan each line": lambda: deque(map(_SCAN.decode, lines), 0),
+        "scan all lines": lambda: _SCAN.decode_lines(ndjson),
+        "scan one array": lambda: _SCAN.decode(array),
+        "record work": lambda: read_lines(ndjson, 0),
+        "with checksums": lambda: read_lines(ndjson, 0),
+        "base64": lambda: pybase64.b64decode(put["body"], validate=True),
+        "inflate": lambda: isal_zlib.decompress(gzipped, 31),
+        "PUT": lambda: handler(put, CONTEXT),
+        "POST": lambda: handler(post, CONTEXT),
+        "POST as it was": post_before,
+    }
+
+
 def measure(ways: Ways, size: int) -> dict[str, list[float]]:
     """Milliseconds of CPU per MB of JSON, round by round."""
     times = max(1, ROUND_BYTES // size)
@@ -201,6 +237,18 @@ def row(shape: str, size: int, found: Mapping[str, list[float]]) -> report.Row:
     }
 
 
+def line_row(shape: str, size: int, found: Mapping[str, list[float]]) -> report.Row:
+    """A line of the table of NDJSON."""
+    return {
+        "records": shape,
+        "KB": round(size / 1000),
+        **{way: statistics.median(values) for way, values in found.items()},
+        "record work / scan each": report.ratio(found["record work"], found["scan each line"]),
+        "PUT / POST": report.ratio(found["PUT"], found["POST"]),
+        "PUT / POST as it was": report.ratio(found["PUT"], found["POST as it was"]),
+    }
+
+
 def with_clients(body: str) -> dict[str, list[float]]:
     """Milliseconds of CPU of whole invocations: S3 and DynamoDB are in another process."""
     with stand_in.serve() as s3:
@@ -226,7 +274,7 @@ def main() -> None:
     os.environ.update(ENVIRON)
     nothing = NoStore()
     made = shapes()
-    tables: dict[str, list[report.Row]] = {"plain": [], "gzip": [], "invocations": []}
+    tables: dict[str, list[report.Row]] = {"plain": [], "gzip": [], "ndjson": [], "invocations": []}
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         # The log and metric lines are part of the work, but not of the output.
         handler = on_nothing(nothing)
@@ -237,6 +285,13 @@ def main() -> None:
             tables["plain"].append(row(shape, size, measure(plain_ways(body, handler), size)))
             if shape in COMPRESSED:
                 tables["gzip"].append(row(shape, size, measure(gzip_ways(body, handler), size)))
+                tables["ndjson"].append(
+                    line_row(shape, size, measure(line_ways(body, handler), size))
+                )
+                handler(event(BATCH, SESSION.session_id, body), CONTEXT)
+                posted = nothing.stored
+                handler(event(LINES, SESSION.session_id, gzip.compress(posted)), CONTEXT)
+                assert nothing.stored == posted
         for shape in INVOKED:
             found = with_clients(made[shape])
             tables["invocations"].append(
@@ -248,7 +303,10 @@ def main() -> None:
                     - statistics.median(found["without calls"]),
                 }
             )
-    standard = next(one for one in tables["plain"] if one["records"] == "10,000 objects of 100 B")
+    standard, lines = (
+        next(one for one in tables[table] if one["records"] == "10,000 objects of 100 B")
+        for table in ("plain", "ndjson")
+    )
     whole = tables["invocations"][1]["ms CPU, whole"]
     own = tables["invocations"][1]["without calls"]
     report.publish(
@@ -260,6 +318,16 @@ def main() -> None:
                     "10,000 objects of 100 B: record work / scan only",
                     float(standard["record work / scan"]),
                     1.7,
+                ),
+                report.Target(
+                    "the same as NDJSON: record work / scan each line",
+                    float(lines["record work / scan each"]),
+                    1.3,
+                ),
+                report.Target(
+                    "the same as NDJSON, gzip: PUT / POST as it was",
+                    float(lines["PUT / POST as it was"]),
+                    0.7,
                 ),
                 report.Target("the same: handler, ms CPU per MB", float(standard["handler"]), 3.0),
                 report.Target(

@@ -29,8 +29,9 @@ ENVIRON: Final = {
 BATCH_MEDIA_TYPE: Final = "application/vnd.gapless.batch+json"
 CREATE: Final = "POST /api/upload/sessions"
 BATCH: Final = "POST /api/upload/sessions/{sessionId}"
+LINES: Final = "PUT /api/upload/sessions/{sessionId}/batches/{seqNum}"
 FINISH: Final = "POST /api/upload/sessions/{sessionId}/finish"
-MODULES: Final = {CREATE: "sessions", BATCH: "batches", FINISH: "finish"}
+MODULES: Final = {CREATE: "sessions", BATCH: "batches", LINES: "batches", FINISH: "finish"}
 """What answers which route."""
 
 
@@ -45,11 +46,11 @@ class Context:
 
 
 def event(route: str, session_id: str = "", body: str | bytes | None = None) -> dict[str, Any]:
-    """The event of a request. A body of bytes is gzip."""
+    """The event of a request. A body of bytes is gzip. Lines are the batch of ``seqNum`` 0."""
     made: dict[str, Any] = {
         "version": "2.0",
         "routeKey": route,
-        "pathParameters": {"sessionId": session_id} if session_id else {},
+        "pathParameters": {"sessionId": session_id, "seqNum": "0"} if session_id else {},
         "headers": {},
         "requestContext": {"requestId": "benchmark"},
         "isBase64Encoded": isinstance(body, bytes),

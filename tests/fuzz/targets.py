@@ -253,6 +253,8 @@ def cost(content: bytes) -> None:
             size = max(size, len(read))
             if kind == b"s":
                 read_session_request(read)
+            elif kind == b"l":
+                read_lines(read, 0)
             else:
                 read_batch(read)
 
@@ -274,7 +276,11 @@ def cost(content: bytes) -> None:
         held = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    allowed = BYTES_OF_ANY + BYTES_PER_BYTE * size + BYTES_PER_VALUE * body.count(b",")
+    allowed = (
+        BYTES_OF_ANY
+        + BYTES_PER_BYTE * size
+        + BYTES_PER_VALUE * body.count(b"\n" if kind == b"l" else b",")
+    )
     _holds(f"{held} bytes of memory for {size}, {allowed} allowed", held <= allowed)
 
 

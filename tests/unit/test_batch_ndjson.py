@@ -6,6 +6,7 @@ The reference for what a line is: it is cut off at its ``\n``, and judged by its
 import itertools
 import json
 import random
+import tracemalloc
 from collections.abc import Callable
 from typing import Final
 
@@ -219,6 +220,16 @@ def test_a_line_longer_than_what_is_looked_at_together() -> None:
     for records in ([long], [b"1", long, b"2"], [long, long], [b"1"] * 100_000 + [long]):
         for end in (b"", b"\n"):
             assert read_lines(b"\n".join(records) + end, 7) == posted(records)
+
+
+def test_a_long_line_of_many_values_takes_no_memory_for_them() -> None:
+    body = b"1\n" + b"{}" * 2_000_000
+    tracemalloc.start()
+    try:
+        assert refusal(body).code == "trailing_text"
+        assert tracemalloc.get_traced_memory()[1] < 5 * len(body)
+    finally:
+        tracemalloc.stop()
 
 
 def test_every_body_of_up_to_four_tokens() -> None:

@@ -55,10 +55,11 @@ def read_lines(body: bytes, seq_num: int) -> Batch:
             most = start + _PIECE_BYTES
             end = body.rfind(b"\n", start, most) + 1 or body.find(b"\n", most) + 1 or end
         piece = body[start:end]
-        found, ndjson = _read_at_once(piece)
+        # A longer piece is one line, which may hold any number of values.
+        found, ndjson = _read_at_once(piece) if len(piece) <= _PIECE_BYTES else (0, b"")
         if not ndjson:
             found, ndjson = _read_each(piece, body, start)
-        if changed or ndjson is not piece:
+        if changed or ndjson != piece:
             changed = changed or [body[:start]]
             changed.append(ndjson)
         records += found
