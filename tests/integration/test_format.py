@@ -237,14 +237,6 @@ def test_the_object_is_one_gzip_member(
     assert bool(copied) == (shape in {"copied", "copied, and little at the end", "all kinds"})
 
 
-def test_a_multipart_upload_at_the_size_that_s3_asks_for(api: Api, stack: Stack) -> None:
-    """7 MB in two parts' worth: the second is too small to stand before the trailer."""
-    batches = [[noise(950_000)] for _ in range(12)]
-    session_id = api.create(12, format=GZ)
-    send(api, session_id, batches)
-    check(stack, session_id, batches, api.finish(session_id).json)
-
-
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("shape", ["one put", "many parts", "copied"])
 def test_s3_is_told_both_size_and_checksum(

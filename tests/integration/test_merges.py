@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import zlib
 from base64 import b64encode
 from collections.abc import Callable
@@ -10,6 +11,36 @@ import pytest
 
 from tests.api import GZIP, Api
 from tests.conftest import Stack
+
+
+@pytest.mark.needs("binary bodies")
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("count", [15, 18], ids=["a full last part", "a rest"])
+def test_a_compressed_merge_by_a_multipart_upload(
+    api: Api,
+    stack: Stack,
+    count: int,
+    strict: bool,  # noqa: FBT001 - pytest calls by keyword
+) -> None:
+    """Two parts of 8 MiB, or 5 at least, and a trailer; a smaller rest goes with the second."""
+    made = random.Random(count)
+    batches = [b'"%s"' % made.randbytes(950_000).hex().encode() for _ in range(count)]
+    session_id = api.create(len(batches), 1 if strict else None, format="ndjson.gz")
+    for number in reversed(range(len(batches))):
+        body = gzip.compress(b'{"seqNum":%d,"data":[%s]}' % (number, batches[number]), 1)
+        assert api.raw_batch(session_id, body, GZIP).status == 204
+    result = api.finish(session_id).json
+    whole = b"".join(record + b"\n" for record in batches)
+    merged = stack.merged(session_id, "ndjson.gz")
+    assert zlib.decompress(merged, 31) == whole
+    assert result["bytes"] == len(merged)
+    assert result["checksum"]["value"] == b64encode(zlib.crc32(merged).to_bytes(4, "big")).decode()
+    content = b64encode(zlib.crc32(whole).to_bytes(4, "big")).decode()
+    assert result["content"]["checksum"]["value"] == content
+    key = f"{session_id}.ndjson.gz"
+    etag = stack.s3.head_object(Bucket=stack.merged_bucket, Key=key)["ETag"]
+    assert etag.strip('"').rpartition("-")[2] == "3"
+    assert stack.open_uploads(session_id) == 0
 
 
 def records(count: int, size: int) -> list[bytes]:

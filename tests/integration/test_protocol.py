@@ -181,6 +181,26 @@ def test_file(any_api: Api, download: Callable[[str], bytes]) -> None:
         assert download(url) == b'"x"\n'
 
 
+def test_a_compressed_session(any_api: Api, stack: Stack, download: Callable[[str], bytes]) -> None:
+    session_id = any_api.create(3, 2, format="ndjson.gz")
+    assert any_api.status(session_id).json["format"] == "ndjson.gz"
+    for seq_num, data in ((1, ["é"]), (0, [1, {"b": 2}])):
+        for _ in range(2):
+            assert any_api.batch(session_id, seq_num, data).status == 204
+    assert any_api.batch(session_id, 1, ["e"]).code == "batch_conflict"
+    result = any_api.finish(session_id).json
+    merged = stack.merged(session_id, "ndjson.gz")
+    content = lines(1, {"b": 2}, "é")
+    assert zlib.decompress(merged, 31) == content
+    assert (result["bytes"], result["content"]["bytes"]) == (len(merged), len(content))
+    for found, of in ((result, merged), (result["content"], content)):
+        crc32 = base64.b64encode(zlib.crc32(of).to_bytes(4, "big")).decode()
+        assert found["checksum"] == {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": crc32}
+    for accepted, expected in (("gzip", content), ("identity", merged)):
+        headers = {"accept": "application/json", "accept-encoding": accepted}
+        assert download(any_api.file(session_id, headers).json["url"]) == expected
+
+
 ROUTES = [
     ("POST", "", b'{"seqNum":0,"data":[1]}'),
     ("POST", "/finish", b""),
