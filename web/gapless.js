@@ -13,14 +13,17 @@
 import { Records, ReadingError, oneLine } from "./readers.js";
 
 const SESSIONS = "/api/upload/sessions";
-const BATCH = { "Content-Type": "application/vnd.gapless.batch+json" };
+const NDJSON = { "Content-Type": "application/x-ndjson" };
+
+/** What a merged object may be: lines, or these in one gzip file. */
+const FORMATS = ["ndjson", "ndjson.gz"];
 
 /** A session takes no more batches than this. */
 export const MAX_BATCHES = 100_000;
 
-// As the service says in docs/protocol.md, with room for what is around a record.
-const MAX_BODY = 4_499_000;
-const MAX_INFLATED = 64 * 1024 * 1024 - 1000;
+// As the service says in docs/protocol.md.
+const MAX_BODY = 4_500_000;
+const MAX_INFLATED = 64 * 1024 * 1024;
 // A batch of this many bytes is within every limit of the service, however badly it compresses.
 const SAFE_BATCH_BYTES = 4_000_000;
 // Large enough that requests cost little, small enough that a lost one costs little.
@@ -44,8 +47,8 @@ const LONGEST_PAUSE = 20;
 const FINISHING_SECONDS = 40; // After that whoever was at work may have died.
 const RATE_SECONDS = 10;
 
-const LINE_FEED = Uint8Array.of(10);
-const [COMMA, CLOSE_ARRAY, CLOSE_OBJECT] = [44, 93, 125];
+const LF = 10;
+const LINE_FEED = Uint8Array.of(LF);
 
 /** What is known of a batch; the values of {@link Upload#batches}. */
 export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING: 3, CONFLICT: 4 });
@@ -59,6 +62,7 @@ export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING:
  * @property {string} [token] A bearer token.
  * @property {number} [batchSize] Records in a batch. Chosen to suit the file by default.
  * @property {number} [concurrency] The most requests at a time; 8 by default.
+ * @property {string} [format] Of the merged object: `ndjson`, the default, or `ndjson.gz`.
  * @property {import("./readers.js").Wanted} [reading] What decides where the file can be read in
  *   more than one way.
  * @property {typeof request} [fetch] Used instead of {@link request}, to sign requests for example.
@@ -73,6 +77,7 @@ export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING:
  * @property {number} records
  * @property {number} batchSize
  * @property {number} crc32
+ * @property {string} [format] Of the merged object; `ndjson` where there is none.
  * @property {string} [expiresAt] When the session ends, by the clock of the service.
  *
  * @typedef {{from: number, to: number}} Gap A range of batches; both ends are included.
@@ -94,9 +99,12 @@ export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING:
  * @property {Gap[]} [missing]
  * @property {boolean} [missingTruncated]
  * @property {number} [receivedRecord]
- * @property {number} [bytes]
+ * @property {number} [bytes] Of the merged object as it is stored, as the checksum is.
  * @property {{algorithm: string, value: string}} [checksum]
- * @property {boolean} [verified] Whether the checksum is that of the file. Set by this module.
+ * @property {{bytes: number, checksum: {algorithm: string, value: string}}} [content] Of the lines
+ *   in a merged object of the format `ndjson.gz`.
+ * @property {boolean} [verified] Whether size and checksum of the lines are those of the file. Set by
+ *   this module.
  */
 
 /** Why an upload cannot go on. */
@@ -133,6 +141,7 @@ export class Upload extends EventTarget {
   /** @type {State} */
   #state = "new";
   #saved;
+  #format;
   #url;
   #reading;
   /** @type {Records | null} */
@@ -167,6 +176,7 @@ export class Upload extends EventTarget {
   /**
    * @param {File} file NDJSON, JSON, CSV or TSV, in UTF-8 or UTF-16, also as gzip.
    * @param {Options} [options]
+   * @throws {UploadError} `bad_address` for a `url` that is none, `option` for a `format`.
    */
   constructor(file, options = {}) {
     super();
@@ -176,6 +186,7 @@ export class Upload extends EventTarget {
     this.#url = serviceUrl(options.url || options.saved?.url || globalThis.location.origin);
     this.#reading = options.reading ?? {};
     this.#saved = options.saved ?? null;
+    this.#format = this.#saved ? (this.#saved.format ?? FORMATS[0]) : knownFormat(options.format);
     this.#perBatch = options.saved?.batchSize ?? options.batchSize ?? 0;
     this.#concurrency = Math.min(options.concurrency ?? 8, mostConnections());
     this.#allowed = Math.min(this.#allowed, this.#concurrency);
@@ -213,6 +224,15 @@ export class Upload extends EventTarget {
   /** Records in every batch but the last. */
   get batchSize() {
     return this.#perBatch;
+  }
+
+  /** Of the merged object. May be set as long as no session is open, which keeps the one it has. */
+  get format() {
+    return this.#saved?.format ?? this.#format;
+  }
+
+  set format(format) {
+    this.#format = knownFormat(format);
   }
 
   /** The open session's id, or an empty string. */
@@ -361,11 +381,13 @@ export class Upload extends EventTarget {
       const result = await this.#merged();
       this.result = result;
       if (result.validationResult === "Success") {
-        result.verified = result.checksum?.value === base64(bigEndian(this.#crc));
+        const { bytes, checksum } = result.content ?? result;
+        const isChecksum = checksum?.value === base64(bigEndian(this.#crc));
+        result.verified = isChecksum && bytes === this.#places.at(-1)?.bytes;
         if (!result.verified) {
           throw new UploadError(
             "checksum_mismatch",
-            "The merged object has another checksum than the file. Do not use it.",
+            `The merged object has another ${isChecksum ? "size" : "checksum"} than the file. Do not use it.`,
           );
         }
         for (let n = 0; n < this.batches.length; n++) this.#set(n, Batch.STORED);
@@ -378,7 +400,8 @@ export class Upload extends EventTarget {
   }
 
   /**
-   * A link to the merged object. It works without a token, for some minutes.
+   * A link to the merged object. It works without a token, for some minutes. A browser gets lines
+   * by it in either format: it inflates what comes as gzip.
    *
    * @returns {Promise<{url: string, expiresAt: string}>}
    */
@@ -459,8 +482,9 @@ export class Upload extends EventTarget {
   }
 
   async #open() {
+    const { format } = this;
     const asked = {
-      ...{ totalRecord: this.#records, batchSize: this.#perBatch },
+      ...{ totalRecord: this.#records, batchSize: this.#perBatch, format },
       metadata: { name: downloadName(this.file.name) },
     };
     const answer = await this.#call("POST", SESSIONS, [201], JSON.stringify(asked), {
@@ -470,7 +494,7 @@ export class Upload extends EventTarget {
     const { name, size, lastModified } = this.file;
     this.#saved = {
       ...{ sessionId, url: this.#url, name, size, lastModified },
-      ...{ records: this.#records, batchSize: this.#perBatch, crc32: this.#crc, expiresAt },
+      ...{ records: this.#records, batchSize: this.#perBatch, crc32: this.#crc, format, expiresAt },
     };
     this.dispatchEvent(new Event("state"));
   }
@@ -566,8 +590,8 @@ export class Upload extends EventTarget {
           `Batch ${n} has ${body.length} bytes, ${sent.length} as sent. Put fewer records into each batch.`,
         );
       }
-      const headers = { ...BATCH, ...(packed && { "Content-Encoding": "gzip" }) };
-      await this.#call("POST", this.#path, [204], sent, { ...headers, ...(await contentDigest(sent)) });
+      const headers = { ...NDJSON, ...(packed && { "Content-Encoding": "gzip" }), ...(await contentDigest(sent)) };
+      await this.#call("PUT", `${this.#path}/batches/${n}`, [204], sent, headers);
     } catch (error) {
       this.#set(n, before);
       throw error;
@@ -578,32 +602,27 @@ export class Upload extends EventTarget {
   }
 
   /**
-   * The body of a batch, as JSON. Raises where it is not what was checked.
+   * The body of a batch, as NDJSON: the bytes that are stored of it. Raises where it is not what was
+   * checked.
    * @param {number} n
    */
   async #body(n) {
     const [start, end] = [this.#places[n], this.#places[n + 1]];
-    const head = new TextEncoder().encode(`{"seqNum":${n},"data":[`);
-    // Each record has a comma where its line feed was counted, the last one the bracket.
-    const body = new Uint8Array(head.length + end.bytes - start.bytes + 1);
-    body.set(head);
-    let length = head.length;
-    let { crc } = start;
+    const body = new Uint8Array(end.bytes - start.bytes);
+    let length = 0;
     try {
       await /** @type {Records} */ (this.#reader).eachBetween(start.at, end.at, (record) => {
         const text = oneLine(record);
-        crc = crc32(LINE_FEED, crc32(text, crc));
         body.set(text, length);
         length += text.length;
-        body[length++] = COMMA;
+        body[length++] = LF;
       });
     } catch (error) {
       // What does not fit in, or cannot be read any more, is not what was checked.
       if (error instanceof ReadingError || error instanceof RangeError) throw fileChanged();
       throw error;
     }
-    if (crc !== end.crc || length !== body.length - 1) throw fileChanged();
-    body.set([CLOSE_ARRAY, CLOSE_OBJECT], length - 1);
+    if (length !== body.length || crc32(body, start.crc) !== end.crc) throw fileChanged();
     return body;
   }
 
@@ -648,7 +667,7 @@ export class Upload extends EventTarget {
    */
   async #call(method, path, successes, body, headers = {}) {
     const ended = this.#ended.signal;
-    const isBatch = method === "POST" && path === this.#path;
+    const isBatch = method === "PUT";
     let [tried, digests, spent] = [0, 0, 0];
     let before = this.#successes;
     for (;;) {
@@ -931,7 +950,7 @@ function batchesOf(places, exactSteps) {
  */
 async function mustFit(record, line) {
   const packed = (await gzip(record)) ?? record;
-  if (packed.length < MAX_BODY && record.length < MAX_INFLATED) return;
+  if (packed.length <= MAX_BODY && record.length < MAX_INFLATED) return;
   throw new UploadError(
     "too_large",
     `Line ${line} holds a record of ${record.length} bytes. That is more than the service takes in a request.`,
@@ -939,10 +958,16 @@ async function mustFit(record, line) {
   );
 }
 
-/** What the merged file is called, which is NDJSON whatever the file was. @param {string} name */
+/** What a browser saves the merged file as: lines, whatever the file was. @param {string} name */
 export function downloadName(name) {
   const stem = name.replace(/\.gz$/i, "").replace(/\.(ndjson|jsonl|json|csv|tsv|tab|txt)$/i, "");
   return `${stem.replace(/[\p{C}/\\]/gu, "_").slice(0, 100) || "records"}.ndjson`;
+}
+
+/** @param {string} [format] */
+function knownFormat(format = FORMATS[0]) {
+  if (FORMATS.includes(format)) return format;
+  throw new UploadError("option", `“${format}” is no format of a merged object: ${FORMATS.join(" or ")}.`);
 }
 
 // --- Bodies ---

@@ -217,6 +217,7 @@ const settings = {
     return url;
   },
   token: () => get("token").value.trim(),
+  merged: () => get("merged").value,
   reading: () => ({
     format: get("format").value || undefined,
     delimiter: get("delimiter").value || undefined,
@@ -271,9 +272,14 @@ function hold(sessionId) {
 
 function keepSettings() {
   keep("localStorage", "gapless.url", get("url").value.trim());
+  keep("localStorage", "gapless.merged", settings.merged());
   // A token is worth more than an upload: it goes with the tab.
   keep("sessionStorage", "gapless.token", settings.token());
-  for (const entry of entries) entry.upload.token = settings.token();
+  for (const { upload: one } of entries) {
+    one.token = settings.token();
+    one.format = settings.merged();
+  }
+  showAbout();
   get("url").setCustomValidity("");
   showUnfinished();
 }
@@ -387,6 +393,7 @@ async function entryOf(file, isNew = false) {
     token: settings.token(),
     batchSize: get("batch-size").valueAsNumber || undefined,
     concurrency: get("concurrency").valueAsNumber || undefined,
+    format: settings.merged(),
     reading: settings.reading(),
     saved,
   });
@@ -606,16 +613,7 @@ function showState() {
   get("upload").hidden = false;
   get("name").textContent = file.name;
   get("badge").textContent = BADGES[state];
-  const isScanned = now.records > 0 || now.batches.length > 0 || !["new", "scanning", "failed"].includes(state);
-  const facts = [
-    size(file.size),
-    readingText(now.reading),
-    isScanned &&
-      `${many(now.records, "record")} in ${many(now.batches.length, "batch")}` +
-        (now.batches.length > 1 ? ` of ${count.format(now.batchSize)}` : ""),
-    isScanned && now.blank > 0 && `${many(now.blank, "blank line")} left out`,
-  ];
-  get("about").textContent = facts.filter(Boolean).join(" · ");
+  showAbout();
   const act = showPrimary();
   get("check").hidden = state !== "paused";
   get("cancel").hidden = !["new", "scanning"].includes(state) && !(state === "ready" && entries.length > 1);
@@ -628,7 +626,7 @@ function showState() {
   get("session").querySelector("code").textContent = saved?.sessionId ?? "";
   get("map").hidden = !now.batches.length || state === "aborted";
   get("stats").hidden = !["sending", "paused"].includes(state);
-  get("bar").hidden = ["finished", "aborted"].includes(state) || (state === "ready" && !saved) || (state === "failed" && !isScanned);
+  get("bar").hidden = ["finished", "aborted"].includes(state) || (state === "ready" && !saved) || (state === "failed" && !isScanned(now));
   get("kept").hidden = !(["sending", "paused"].includes(state) && saved && !shown?.isKept);
   showAlert();
   showDone();
@@ -636,6 +634,22 @@ function showState() {
   map.show(now.batches);
   show();
   say();
+}
+
+/** @param {Upload} one */
+const isScanned = (one) => one.records > 0 || one.batches.length > 0 || !["new", "scanning", "failed"].includes(one.state);
+
+/** What the file is, and what becomes of it. */
+function showAbout() {
+  if (!upload) return;
+  const facts = [size(upload.file.size), readingText(upload.reading)];
+  if (isScanned(upload)) {
+    const each = upload.batches.length > 1 ? ` of ${count.format(upload.batchSize)}` : "";
+    facts.push(`${many(upload.records, "record")} in ${many(upload.batches.length, "batch")}${each}`);
+    if (upload.blank) facts.push(`${many(upload.blank, "blank line")} left out`);
+    if (upload.format === "ndjson.gz") facts.push("kept as .ndjson.gz");
+  }
+  get("about").textContent = facts.filter(Boolean).join(" · ");
 }
 
 /** Gives what the button does. */
@@ -799,10 +813,12 @@ function showDone() {
   const wasDone = !get("done").hidden;
   get("done").hidden = get("download").hidden = !isDone;
   if (!isDone) return;
-  const { bytes = 0, checksum } = /** @type {any} */ (now.result);
+  const result = /** @type {any} */ (now.result);
+  const { bytes, checksum } = result.content ?? result;
   get("done-about").textContent =
     `${many(now.records, "record")}, ${size(bytes)}. The checksum ${checksum.value} is that of what was read from your file` +
-    ` (${readingText(now.reading)}).`;
+    ` (${readingText(now.reading)}).` +
+    (result.content ? ` They are kept as a gzip file: ${size(result.bytes)}, checksum ${result.checksum.value}.` : "");
   get("download").download = downloadName(now.file.name);
   get("download").href = shown?.link || "#download";
   if (!wasDone && entries.length < 2) get("done-title").focus();
@@ -897,4 +913,5 @@ addEventListener("drop", (event) => {
 get("url").value = storage("localStorage")?.getItem("gapless.url") ?? "";
 get("url").placeholder = defaultUrl();
 get("token").value = storage("sessionStorage")?.getItem("gapless.token") ?? "";
+get("merged").value = storage("localStorage")?.getItem("gapless.merged") === "ndjson.gz" ? "ndjson.gz" : "ndjson";
 showUnfinished();

@@ -25,7 +25,7 @@ CHROMIUM = shutil.which("chromium")
 PATIENCE_SECONDS = 300
 """However busy this machine is, what a test waits for has happened by then."""
 expect.set_options(timeout=PATIENCE_SECONDS * 1_000)
-BATCH = re.compile(r"POST /api/upload/sessions/\w+")
+BATCH = re.compile(r"PUT /api/upload/sessions/\w+/batches/\d+")
 Orders = Callable[[int], Path]
 """Writes a file of so many records."""
 
@@ -36,6 +36,9 @@ class Seen(NamedTuple):
     route: str
     """Method and path."""
     authorization: str
+    media_type: str
+    encoding: str
+    digest: str
 
 
 class Instead(NamedTuple):
@@ -68,7 +71,15 @@ class Front:
         if " /api/" not in route:
             return self._app(environ, start_response)
         with self._lock:
-            self.seen.append(Seen(route, environ.get("HTTP_AUTHORIZATION", "")))
+            self.seen.append(
+                Seen(
+                    route,
+                    environ.get("HTTP_AUTHORIZATION", ""),
+                    environ.get("CONTENT_TYPE", ""),
+                    environ.get("HTTP_CONTENT_ENCODING", ""),
+                    environ.get("HTTP_CONTENT_DIGEST", ""),
+                )
+            )
             instead = self.instead(route, len(self.seen))
             is_held = bool(BATCH.fullmatch(route)) and self.batches > self._hold_after
         # One that may pass does so, even where the next one comes before it is through here.
