@@ -352,6 +352,11 @@ def test_with_the_keyboard_alone(page: Page, front: Front, orders: Orders) -> No
     for _ in range(3):
         page.keyboard.press("Tab")
     page.keyboard.type("100")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Keep the merged file as")).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_label("Keep the merged file as")).to_have_value("ndjson.gz")
     page.keyboard.press("Escape")
     expect(page.get_by_text("Settings")).to_be_focused()
     expect(page.get_by_label("Bearer token")).to_be_hidden()
@@ -411,6 +416,7 @@ def test_every_state_is_accessible(
     page, look = looked_at
     look("empty")
     page.get_by_text("Settings").click()
+    page.get_by_label("Keep the merged file as").select_option("ndjson.gz")
     look("settings")
     page.get_by_text("Settings").click()
     file = orders(20_000)
