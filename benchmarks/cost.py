@@ -3,23 +3,28 @@
     PYTHONPATH=functions python -m benchmarks.cost --records 10000000 --record-bytes 100
     PYTHONPATH=functions python -m benchmarks.cost --help
 
-Calls are those that ``tests/integration/test_calls.py`` counts; parts are those that
-``uploads.plan`` makes. Prices are list prices of us-east-1 as known in November 2026: check them
+Calls are those that ``tests/integration/test_cost.py`` counts in whole uploads; parts and shares
+are those that ``uploads.merging.parts`` makes; how long a merge takes follows from
+``uploads.limits``. Prices are list prices of us-east-1 as known in November 2026: check them
 (aws.amazon.com/pricing), and give your own numbers where they are not yours. What nobody can know
-from here is how long a batch takes in Lambda: ``--batch-seconds``. Storage and what is taken out of
-AWS cost the same whichever way the records came, and are not in it, but for the batches, which
-Gapless alone stores beside the object.
+from here is how long a batch takes in Lambda: ``--batch-seconds``. What is taken out of AWS costs
+the same whichever way the records came, and is not in it.
 """
 
 import argparse
+import math
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from benchmarks import report
+from uploads import limits
 from uploads.batch import StoredBatch
-from uploads.limits import LIST_PAGE, MAX_BODY_BYTES, MAX_SEQ_NUM
-from uploads.merging.parts import plan_parts
+from uploads.formats import Format
+from uploads.merging.parts import Part, last_part, max_concurrency, plan_parts, plan_shares
 
 MILLION: Final = 1e6
 GB: Final = 1e9
@@ -33,15 +38,25 @@ REST_API: Final = 3.50 / MILLION
 LAMBDA_CALL: Final = 0.20 / MILLION
 LAMBDA_GB_SECOND: Final = 0.0000133334
 """arm64."""
-LAMBDA_GB: Final = 1769 / 1024
+MEMORY_MB: Final = {
+    "SessionsFunction": 1024,
+    "BatchesFunction": 1769,
+    "FinishFunction": 1769,
+    "PlanFunction": 1769,
+    "ComposeFunction": 3008,
+    "CompleteFunction": 1769,
+    "CleanupFunction": 512,
+}
 """``MemorySize`` of ``template.yaml``."""
 S3_WRITE: Final = 5.00 / MILLION
-"""PUT, COPY, POST and LIST."""
+"""PUT, COPY, POST and LIST. To delete, and to abort an upload, is free."""
 S3_READ: Final = 0.40 / MILLION
 S3_GB_MONTH: Final = 0.023
 DYNAMODB_READ: Final = 0.125 / MILLION
-"""Strongly consistent, of 4 KB."""
+"""Strongly consistent, of 4 KB. The stream is free for Lambda to read."""
 DYNAMODB_WRITE: Final = 0.625 / MILLION
+TRANSITION: Final = 25.00 / MILLION
+"""Of a state of Step Functions."""
 LOG_GB: Final = 0.50
 FARGATE: Final = (0.25 * 0.04048 + 0.5 * 0.004445) * HOURS
 """0.25 vCPU and 0.5 GB, always on, for a month."""
@@ -56,26 +71,61 @@ FIREHOSE_LEAST: Final = 5 * 1024
 """Each record of Firehose counts as a multiple of so many bytes."""
 FIREHOSE_MOST: Final = 1_000 * 1024
 
+PRICES: Final = {
+    **dict.fromkeys(("GetItem",), DYNAMODB_READ),
+    **dict.fromkeys(("PutItem", "UpdateItem"), DYNAMODB_WRITE),
+    **dict.fromkeys(("GetObject", "HeadObject"), S3_READ),
+    **dict.fromkeys(
+        (
+            "PutObject",
+            "CreateMultipartUpload",
+            "UploadPart",
+            "UploadPartCopy",
+            "CompleteMultipartUpload",
+            "ListObjectsV2",
+            "ListParts",
+            "ListMultipartUploads",
+        ),
+        S3_WRITE,
+    ),
+    "DeleteObjects": 0.0,
+}
+"""Dollars a call. An item takes one unit of DynamoDB (docs/scale.md)."""
+
 LOG_BYTES: Final = 1_500
 """A request's lines in the function's log and the access log (docs/operations.md)."""
+LISTED_PARTS: Final = 1_000
+"""In an answer of ListParts."""
+START_SECONDS: Final = 1.0
+"""What finish, each task and the clean-up take beside their work; a guess."""
+
+Calls = Counter[str]
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A data set, and how it is sent."""
+    """A data set, how it is sent, and how long it is kept."""
 
     records: int
     record_bytes: int
+    """With the line feed."""
     batch_size: int
-    gzip_ratio: float
-    """Bytes before by bytes after; 1 sends it plain."""
+    format: Format = Format.NDJSON_GZ
+    gzip_ratio: float = 4
+    """Bytes before by bytes after, as it is sent; 1 sends it plain."""
+    stored_ratio: float = 4
+    """The same, as ``ndjson.gz`` is stored."""
+    strict: bool = True
+    """Whether the session has a ``batchSize``."""
     batch_seconds: float | None = None
-    batch_days: float = 10
-    """How long batches are kept (``template.yaml``)."""
+    open_days: float = 1
+    """From the first batch until the clean-up: ``SessionLifetimeHours``, at most."""
+    kept_days: float = 30
+    """How long the merged object is kept: ``MergedRetentionDays``."""
 
     @property
     def bytes(self) -> int:
-        """Of the merged object."""
+        """Of NDJSON."""
         return self.records * self.record_bytes
 
     @property
@@ -85,7 +135,7 @@ class Upload:
 
     @property
     def batch_bytes(self) -> int:
-        """Of a batch, as it is stored."""
+        """Of a batch's NDJSON."""
         return min(self.batch_size, self.records) * self.record_bytes
 
     @property
@@ -94,37 +144,181 @@ class Upload:
         return self.batch_bytes / self.gzip_ratio
 
     @property
+    def batch_stored_bytes(self) -> int:
+        """Of a batch, as it is stored."""
+        ratio = self.stored_ratio if self.format is Format.NDJSON_GZ else 1
+        return round(self.batch_bytes / ratio)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of all batches, and of the merged object."""
+        return self.batches * self.batch_stored_bytes + self.format.frame_bytes
+
+    @property
     def seconds(self) -> float:
-        """That a batch takes in Lambda: as in docs/scale.md, a guess, unless given."""
+        """That a batch takes in Lambda: a guess, unless given.
+
+        60 ms for two calls, 10 ms a MB of records for the CPU, of which docs/performance.md has a
+        half, and 34 ms for each MB that is written to S3.
+        """
         if self.batch_seconds is not None:
             return self.batch_seconds
-        return 0.06 + 0.044 * self.batch_bytes / MILLION
+        return 0.06 + (0.010 * self.batch_bytes + 0.034 * self.batch_stored_bytes) / MILLION
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The parts of the merged object."""
+        size = self.batch_stored_bytes
+        return plan_parts([StoredBatch(n, size, "") for n in range(self.batches)], self.format)
+
+    @property
+    def work(self) -> float:
+        """Seconds that the merge would take one function, at most."""
+        return sum(part.seconds for part in self.parts)
+
+    @cached_property
+    def shares(self) -> list[range]:
+        """What a long merge is divided into; none where finish merges."""
+        inline = self.work <= limits.INLINE_SHARE * limits.FINISH_SECONDS
+        return [] if inline else plan_shares(self.parts)
+
+    def merge_seconds(self, at_once: int) -> float:
+        """That the work takes where so many functions may run at once."""
+        if not self.shares:
+            return self.work
+        most = max(sum(part.seconds for part in self.parts[a.start : a.stop]) for a in self.shares)
+        at_once = min(at_once, max_concurrency(self.parts))
+        return max(-(-len(self.shares) // at_once) * most, self.work / at_once)
+
+
+def receiving(upload: Upload) -> Calls:
+    """The calls of a session's create and of its batches, by one instance of the function."""
+    batches = upload.batches
+    return Calls({"PutItem": 1, "GetItem": 1 + batches, "PutObject": batches})
+
+
+def merging(upload: Upload) -> Calls:
+    """The calls of a finish that succeeds, and of the tasks that it hands over to."""
+    parts, shares = upload.parts, len(upload.shares)
+    pages = -(-upload.batches // limits.LIST_PAGE)
+    # Only a session with a batchSize knows where its listing ends.
+    listings = pages if upload.strict or upload.batches < limits.LIST_PAGE else 2 * pages + 1
+    copied = sum(part.copied for part in parts)
+    calls = Calls({"ListObjectsV2": listings, "UpdateItem": 3, "PutObject": 1})
+    calls["GetObject"] = upload.batches - copied
+    calls["HeadObject"] = copied
+    if not shares and len(parts) == 1 and not copied:
+        return calls + Calls({"PutObject": 1})
+    calls += Calls(
+        {
+            "CreateMultipartUpload": 1,
+            "UploadPart": last_part(parts, upload.format) - copied,
+            "UploadPartCopy": copied,
+            "CompleteMultipartUpload": 1,
+        }
+    )
+    if shares:
+        calls += Calls(
+            {
+                # To hand over; to plan, twice; by each share; to complete.
+                "UpdateItem": 1 + 2 + shares + 1,
+                "ListObjectsV2": pages,
+                # Shares, what they have done, and the plan.
+                "PutObject": 2 * shares + 1,
+                "GetObject": 2 * shares + 1,
+                "ListParts": -(-last_part(parts, upload.format) // LISTED_PARTS),
+                # Whether the object is there, before and after.
+                "HeadObject": 3,
+            }
+        )
+    return +calls
+
+
+def cleaning_up(upload: Upload) -> Calls:
+    """The calls of the clean-up after it."""
+    pages = -(-upload.batches // limits.LIST_PAGE)
+    merges = 2 * len(upload.shares) + 1 if upload.shares else 0
+    merge_pages = -(-merges // limits.LIST_PAGE)
+    return +Calls(
+        {
+            "ListObjectsV2": max(pages, 1) + max(merge_pages, 1),
+            "DeleteObjects": pages + merge_pages,
+            "ListMultipartUploads": 1,
+        }
+    )
+
+
+def price(calls: Mapping[str, int], service: str = "") -> float:
+    """Dollars of ``calls``, or of those to DynamoDB (``Item``) or S3 alone."""
+    return sum(
+        count * PRICES[name]
+        for name, count in calls.items()
+        if not service or name.endswith("Item") == (service == "DynamoDB")
+    )
+
+
+def lambda_price(function: str, seconds: float, calls: int) -> float:
+    """Dollars of ``calls`` of a function that take so many seconds in all."""
+    return calls * LAMBDA_CALL + seconds * MEMORY_MB[function] / 1024 * LAMBDA_GB_SECOND
+
+
+def compute(upload: Upload) -> float:
+    """Dollars of Lambda for the merge."""
+    shares = len(upload.shares)
+    if not shares:
+        return lambda_price("FinishFunction", upload.work + START_SECONDS, 1)
+    return (
+        lambda_price("FinishFunction", START_SECONDS, 1)
+        + lambda_price("PlanFunction", START_SECONDS, 1)
+        + lambda_price("ComposeFunction", upload.work, shares)
+        + lambda_price("CompleteFunction", START_SECONDS, 1)
+    )
+
+
+def transitions(upload: Upload) -> int:
+    """Of Step Functions, at most."""
+    return 3 * len(upload.shares) + 5 if upload.shares else 0
 
 
 def gateway(upload: Upload) -> float:
-    """Of an HTTP API, for all batches."""
-    return upload.batches * -(-upload.sent_bytes // HTTP_API_BYTES) * HTTP_API
+    """Dollars of an HTTP API: all batches, create and finish."""
+    units = -(-upload.sent_bytes // HTTP_API_BYTES)
+    return (upload.batches * units + 2) * HTTP_API
 
 
-def gapless(upload: Upload, api: float) -> dict[str, float]:
-    """The bill by what it is for; ``api`` is what the API's requests cost."""
-    parts = plan_parts([StoredBatch(n, upload.batch_bytes, "") for n in range(upload.batches)])
-    copied = sum(part.copied for part in parts)
-    multipart = len(parts) > 1 or copied
-    merging = sum(part.seconds for part in parts) + 0.5
-    calls = upload.batches + 2
-    listings = -(-upload.batches // LIST_PAGE)
-    # Each part, begin and complete, or one put; and the manifest.
-    writes = (len(parts) + 2 if multipart else 1) + 1
+def bill(upload: Upload) -> dict[str, dict[str, float]]:
+    """Dollars, by phase and what they are for."""
+    received, merged, cleaned = receiving(upload), merging(upload), cleaning_up(upload)
+    batches = upload.batches
+    clean_up = batches / limits.DELETES_PER_SECOND + START_SECONDS
+    gigabytes = upload.stored_bytes / GB
     return {
-        "API": api,
-        "Lambda": calls * LAMBDA_CALL
-        + (upload.batches * upload.seconds + merging) * LAMBDA_GB * LAMBDA_GB_SECOND,
-        "S3": (upload.batches + listings + writes) * S3_WRITE + upload.batches * S3_READ,
-        "DynamoDB": upload.batches * DYNAMODB_READ + 4 * DYNAMODB_WRITE,
-        "logs": calls * LOG_BYTES / GB * LOG_GB,
-        "batches, stored": upload.bytes / GB * S3_GB_MONTH * upload.batch_days / 30,
+        "receiving": {
+            "API Gateway": gateway(upload),
+            "S3": price(received, "S3"),
+            "DynamoDB": price(received, "DynamoDB"),
+            "Lambda": lambda_price("SessionsFunction", 0.05, 1)
+            + lambda_price("BatchesFunction", batches * upload.seconds, batches),
+            "logs": (batches + 2) * LOG_BYTES / GB * LOG_GB,
+        },
+        "merging": {
+            "S3": price(merged, "S3"),
+            "DynamoDB": price(merged, "DynamoDB"),
+            "Lambda": compute(upload),
+            "Step Functions": transitions(upload) * TRANSITION,
+            "clean-up": price(cleaned) + lambda_price("CleanupFunction", clean_up, 1),
+        },
+        "storing": {
+            "batches": gigabytes * S3_GB_MONTH * upload.open_days / 30,
+            "merged object": gigabytes * S3_GB_MONTH * upload.kept_days / 30,
+        },
     }
+
+
+def bringing(upload: Upload) -> float:
+    """Dollars until the merged object is there."""
+    found = bill(upload)
+    return sum(sum(found[phase].values()) for phase in ("receiving", "merging"))
 
 
 def others(upload: Upload) -> dict[str, float]:
@@ -133,57 +327,182 @@ def others(upload: Upload) -> dict[str, float]:
     in_firehose = min(FIREHOSE_MOST, upload.batch_bytes)
     rounded = -(-in_firehose // FIREHOSE_LEAST) * FIREHOSE_LEAST
     return {
-        "Gapless, REST API": sum(gapless(upload, upload.batches * REST_API).values()),
+        "Gapless, REST API": bringing(upload) - gateway(upload) + (upload.batches + 2) * REST_API,
         # Each part: written, and the list of parts read before. Sent plain: tus has no gzip.
         "tus on a container": parts * 2 * S3_WRITE + upload.bytes / GB * BALANCER_GB,
         "Firehose": upload.bytes / in_firehose * rounded / GB * FIREHOSE_GB
         + upload.bytes / (64 * 2**20) * S3_WRITE,
         "presigned multipart": (parts + 2) * S3_WRITE
         + HTTP_API
-        + LAMBDA_CALL
-        + 0.2 * LAMBDA_GB * LAMBDA_GB_SECOND,
+        + lambda_price("SessionsFunction", 0.2, 1),
     }
 
 
 MONTH: Final = {"tus on a container": FARGATE + BALANCER + ADDRESSES}
 """What a month costs though nothing is uploaded."""
 
-SHAPES: Final = {
-    "1 GB: 1,000 x 1 MB, gzip": Upload(10_000_000, 100, 10_000, 4),
-    "1 GB: 10,000 x 100 KB, plain": Upload(10_000_000, 100, 1_000, 1),
-    "100 MB: 100 x 1 MB, plain": Upload(1_000_000, 100, 10_000, 1),
-    "100 GB: 25,000 x 4 MB, gzip": Upload(1_000_000_000, 100, 40_000, 4),
-    "1 MB: 10 x 100 KB, plain": Upload(10_000, 100, 1_000, 1),
+CLIENTS: Final = {
+    "1 GB": (10_000_000, 32_768, True),
+    "100 GB": (1_000_000_000, 32_768, True),
+    "1 TB": (10_000_000_000, 100_000, False),
+}
+"""Records of 100 B by the project's client: how many, how many a batch, whether with ``batchSize``.
+"""
+
+SIZES: Final = {
+    f"{size}, {format_}": Upload(records, 100, batch_size, format_, strict=strict)
+    for size, (records, batch_size, strict) in CLIENTS.items()
+    for format_ in Format
+}
+
+BESIDE: Final = {
+    "1 GB by the client, ndjson.gz": SIZES["1 GB, ndjson.gz"],
+    "1 GB by the client, ndjson": SIZES["1 GB, ndjson"],
+    "1 GB: 1,000 x 1 MB, ndjson.gz": Upload(10_000_000, 100, 10_000),
+    "1 GB: 1,000 x 1 MB, ndjson": Upload(10_000_000, 100, 10_000, Format.NDJSON),
+    "1 GB: 10,000 x 100 KB, sent plain": Upload(10_000_000, 100, 1_000, Format.NDJSON, 1),
+    "1 GB: 67 x 15 MB, ndjson.gz": Upload(10_000_000, 100, 150_000),
+    "100 GB by the client, ndjson.gz": SIZES["100 GB, ndjson.gz"],
+    "1 MB: 10 x 100 KB, sent plain": Upload(10_000, 100, 1_000, Format.NDJSON, 1),
+}
+
+PUBLISHED: Final[dict[str, tuple[str, float]]] = {
+    "published: Python, one function of 1 GB": ("243", 0.003235),
+    "published: Rust, one function of 0.5 GB": ("106", 0.000709),
+    "published: fanned out": ("6 to 11", 0),
+}
+"""Seconds, and dollars of Lambda alone, for 15 GB in 3,000 objects."""
+
+PIECES: Final = {
+    "Gapless, 15 GB stored, in batches of 5 MB": Upload(3_000, 5_000_000, 1, Format.NDJSON),
+    "Gapless, 15.7 GB in batches of 5 MiB, copied": Upload(3_000, 5 * 2**20, 1, Format.NDJSON),
+    "Gapless, 15 GB of records, in 3.75 GB": Upload(3_000, 5_000_000, 1),
 }
 
 
-def chapter(shapes: dict[str, Upload]) -> report.Chapter:
-    """The tables of some uploads."""
-    bills: list[report.Row] = []
-    beside: list[report.Row] = []
-    for name, upload in shapes.items():
-        bill = gapless(upload, gateway(upload))
-        whole = sum(bill.values())
-        gigabytes = upload.bytes / GB
-        bills.append(
+def dollars(cost: float) -> str:
+    """An amount with two digits that count, and never less than cents."""
+    if not cost:
+        return "\N{EN DASH}"
+    return f"{cost:.{max(2, 1 - math.floor(math.log10(cost)))}f}"
+
+
+def scale(uploads: Mapping[str, Upload]) -> list[report.Row]:
+    """How an upload is divided, and how long it takes."""
+
+    def line(upload: Upload) -> dict[str, str]:
+        shares = len(upload.shares)
+        return {
+            "batches": f"{upload.batches:,}",
+            "a batch, KB of records": f"{upload.batch_bytes / 1e3:,.0f}",
+            "a request, KB": f"{upload.sent_bytes / 1e3:,.0f}",
+            "stored, GB": f"{upload.stored_bytes / 1e9:,.2f}",
+            "parts of the merged object": f"{last_part(upload.parts, upload.format):,}",
+            "work of the merge, seconds of one function": f"{upload.work:,.0f}",
+            "who merges": f"{shares:,} shares" if shares else "finish, in the call",
+            "their work takes, seconds": f"{upload.merge_seconds(limits.CHILDREN_AT_ONCE):,.0f}",
+            "the same where Lambda's quota is 10": f"{upload.merge_seconds(10):,.0f}",
+            "receiving takes, at 1,000 requests/s": f"{max(1, upload.batches / 1000):,.0f}",
+        }
+
+    return across({name: line(upload) for name, upload in uploads.items()})
+
+
+def bills(uploads: Mapping[str, Upload]) -> list[report.Row]:
+    """The bills, side by side."""
+
+    def line(upload: Upload) -> dict[str, str]:
+        found = bill(upload)
+        rows: dict[str, str] = {}
+        for phase, costs in found.items():
+            rows |= {f"{phase}: {what}": dollars(cost) for what, cost in costs.items()}
+            rows[f"**{phase}**"] = f"**{dollars(sum(costs.values()))}**"
+        return rows | {"**all**": f"**{dollars(sum(sum(c.values()) for c in found.values()))}**"}
+
+    return across({name: line(upload) for name, upload in uploads.items()})
+
+
+def across(columns: Mapping[str, Mapping[str, str]]) -> list[report.Row]:
+    """Rows by their titles, of columns."""
+    titles = next(iter(columns.values()))
+    return [
+        {"": title, **{name: column[title] for name, column in columns.items()}} for title in titles
+    ]
+
+
+def pieces() -> list[report.Row]:
+    """What others publish for 15 GB in 3,000 pieces, and what ours takes by the estimates."""
+    rows: list[report.Row] = [
+        {
+            "": name,
+            "seconds": seconds,
+            "functions at once": "1" if cost else "many",
+            "Lambda, $": f"{cost:.4f}" if cost else "",
+            "S3 and the rest, $": "",
+            "all, $": "",
+        }
+        for name, (seconds, cost) in PUBLISHED.items()
+    ]
+    for name, upload in PIECES.items():
+        ours = compute(upload)
+        rest = price(merging(upload)) + transitions(upload) * TRANSITION
+        rows.append(
             {
-                "upload": name,
-                **{f"{what}, ¢": cost * 100 for what, cost in bill.items()},
-                "all, $": whole,
-                "$ a million batches": whole / upload.batches * MILLION,
-                "¢ a GB": whole / gigabytes * 100,
+                "": name,
+                "seconds": f"{upload.work:.0f} of one function; "
+                f"{upload.merge_seconds(limits.CHILDREN_AT_ONCE):.0f} fanned out",
+                "functions at once": str(min(len(upload.shares), limits.CHILDREN_AT_ONCE)),
+                "Lambda, $": f"{ours:.4f}",
+                "S3 and the rest, $": f"{rest:.4f}",
+                "all, $": f"{ours + rest:.4f}",
             }
         )
-        variable = others(upload)
-        row: report.Row = {"upload": name, "Gapless": whole / gigabytes * 100}
-        row |= {way: cost / gigabytes * 100 for way, cost in variable.items()}
-        month = MONTH["tus on a container"]
-        more = (whole - variable["tus on a container"]) / gigabytes
-        row["GB a month from which the container is cheaper"] = (
-            month / more if more > 0 else "never"
+    return rows
+
+
+def beside(uploads: Mapping[str, Upload]) -> list[report.Row]:
+    """Cents a GB of records until they are in S3, by other ways."""
+    rows: list[report.Row] = []
+    month = MONTH["tus on a container"]
+    for name, upload in uploads.items():
+        gigabytes, variable = upload.bytes / GB, others(upload)
+        more = (bringing(upload) - variable["tus on a container"]) / gigabytes
+        rows.append(
+            {
+                "upload": name,
+                "Gapless": bringing(upload) / gigabytes * 100,
+                **{way: cost / gigabytes * 100 for way, cost in variable.items()},
+                "GB a month from which the container is cheaper": month / more
+                if more > 0
+                else "never",
+            }
         )
-        beside.append(row)
-    return report.Chapter({"bills": bills, "beside": beside})
+    return rows
+
+
+def chapter() -> report.Chapter:
+    """All tables, and the targets."""
+    terabyte = SIZES["1 TB, ndjson.gz"]
+    return report.Chapter(
+        {
+            "scale": scale(SIZES),
+            "bills": bills(SIZES),
+            "pieces": pieces(),
+            "beside": beside(BESIDE),
+        },
+        [
+            report.Target(
+                "1 TB as ndjson.gz, kept 30 days: $",
+                sum(sum(costs.values()) for costs in bill(terabyte).values()),
+                10,
+            ),
+            report.Target(
+                "receiving and merging 1 GB as ndjson.gz: ¢",
+                bringing(SIZES["1 GB, ndjson.gz"]) * 100,
+                0.5,
+            ),
+        ],
+    )
 
 
 def main() -> None:
@@ -191,21 +510,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The bill of an upload at AWS.")
     parser.add_argument("--records", type=int, default=10_000_000)
     parser.add_argument("--record-bytes", type=int, default=100)
-    parser.add_argument("--batch-size", type=int, default=10_000, help="records in a batch")
+    parser.add_argument("--batch-size", type=int, default=32_768, help="records in a batch")
+    parser.add_argument("--format", type=Format, choices=list(Format), default=Format.NDJSON_GZ)
     parser.add_argument("--gzip-ratio", type=float, default=4, help="1 where it is sent plain")
+    parser.add_argument("--stored-ratio", type=float, default=4, help="of what ndjson.gz stores")
     parser.add_argument("--batch-seconds", type=float, help="in Lambda; else a guess by the size")
-    parser.add_argument("--batch-days", type=float, default=10, help="how long batches are kept")
+    parser.add_argument("--open-days", type=float, default=1, help="how long batches are kept")
+    parser.add_argument("--kept-days", type=float, default=30, help="how long the object is kept")
     given = parser.parse_args()
     if len(sys.argv) == 1:
-        report.publish("cost", chapter(SHAPES))
+        report.publish("cost", chapter())
         return
     upload = Upload(**vars(given))
-    if upload.sent_bytes > MAX_BODY_BYTES or upload.batches > MAX_SEQ_NUM + 1:
+    if upload.sent_bytes > limits.MAX_BODY_BYTES or upload.batches > limits.MAX_SEQ_NUM + 1:
         sys.exit(
             f"{upload.batches:,} batches of {upload.sent_bytes:,.0f} bytes as sent: at most"
-            f" {MAX_SEQ_NUM + 1:,} and {MAX_BODY_BYTES:,} are taken."
+            f" {limits.MAX_SEQ_NUM + 1:,} and {limits.MAX_BODY_BYTES:,} are taken."
         )
-    for title, rows in chapter({"yours": upload}).tables.items():
+    yours = {"yours": upload}
+    for title, rows in (
+        ("scale", scale(yours)),
+        ("bill, in US dollars", bills(yours)),
+        ("cents a GB, storage left out", beside(yours)),
+    ):
         print(f"\n{title}\n\n{report.markdown(rows)}")
     print(f"The container costs ${MONTH['tus on a container']:.2f} a month, used or not.")
 

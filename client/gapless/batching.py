@@ -123,18 +123,21 @@ def make_plan(
     ``batch_size``, or ``flexible`` if it has none, is that of an existing session. The service
     accepts ``max_bytes`` in a body and ``max_batches`` in a session.
     """
-    records = size = crc = 0
+    records = size = crc = longest = 0
     target = min(TARGET_BYTES, max_bytes - ENVELOPE_BYTES)
     finder = BatchSizeFinder(target)
     for chunk in chunks:
         size += len(chunk.lines)
         crc = crc32(chunk.lines, crc)
         records += len(chunk.records)
+        lengths = list(map(len, chunk.records))
+        longest = max(longest, *lengths, 0)
         if batch_size is None and not flexible:
-            finder.add(list(map(len, chunk.records)))
-    # Batches are rarely full. If there would be too many, larger ones may fit when compressed.
-    while size > target * max_batches // 3:
-        target *= 2
+            finder.add(lengths)
+    # If there would be too many, larger ones may fit when compressed: no larger than it takes. A
+    # batch, but the last, lacks less than a line, and two neighbours have more than the target.
+    each = -(-size // max(1, max_batches - 1))
+    target = max(target, min(each + longest + 1, 2 * each))
     if batch_size is None and not flexible:
         fewest = max(1, -(-size // target))
         found = max(records, 1) if size <= target else finder.batch_size()

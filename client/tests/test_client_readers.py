@@ -197,6 +197,29 @@ def test_small_records_make_a_strict_session() -> None:
     assert plan.batch_size * 100 <= TARGET_BYTES
 
 
+@quickly
+@given(lengths, st.integers(120, 1_000), st.integers(2, 50))
+def test_batches_are_no_larger_than_their_number_makes_them(
+    sizes: Sequence[int], most: int, batches: int
+) -> None:
+    """A batch of several MB may not compress into a request: none is larger for nothing."""
+    lines = [b"x" * (size - 1) + b"\n" for size in sizes]
+    chunk = Chunk(b"".join(lines), [line[:-1] for line in lines])
+    found = batching.make_plan([chunk], flexible=True, max_bytes=most + 100, max_batches=batches)
+    assert len(list(batching.split([chunk], found))) <= batches
+    needed = -(-sum(sizes) // (batches - 1)) + max(sizes, default=0)
+    assert found.batch_bytes <= max(most + 100, needed)
+
+
+def test_a_terabyte_is_sent_in_batches_that_compress_into_a_request() -> None:
+    """They were of 32 MB, and a quarter of that is too much for a request."""
+    line = b"1" * 99
+    chunks = [Chunk((line + b"\n") * 10, [line] * 10)] * 100
+    plan = batching.make_plan(chunks, max_bytes=400, max_batches=10)
+    assert (plan.batch_size, plan.bytes) == (None, 100_000)
+    assert plan.batch_bytes == 11_212
+
+
 def test_regression_a_record_over_several_lines_is_no_ndjson() -> None:
     """It was taken for one record, counted as one, and sent with commas for its line ends."""
     with pytest.raises(InvalidRecordError, match="line 1, column 2"):

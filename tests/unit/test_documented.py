@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks import cost, report
+from gapless import batching
 from local.template import Template
 from uploads import errors, limits
-from uploads.batch import StoredBatch
-from uploads.merging.parts import plan_parts, plan_shares
 
 ROOT = Path(__file__).parents[2]
 ERRORS_MD = (ROOT / "docs/errors.md").read_text(encoding="utf-8")
 PROTOCOL_MD = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
+PERFORMANCE_MD = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
 SCALE_MD = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
 OPENAPI: dict[str, Any] = yaml.safe_load((ROOT / "openapi.yaml").read_text(encoding="utf-8"))
 EVENTS = sorted((ROOT / "events").glob("*.json"))
@@ -226,34 +227,34 @@ def test_scale_has_the_estimates_of_the_code() -> None:
         assert written in text
 
 
-SCALE = {
-    "1 GB": (1_000, 1_000_000),
-    "100 GB": (25_000, 4_000_000),
-    "1 TB": (100_000, 10_000_000),
-}
+COST_TABLES = cost.chapter().tables
 
 
-def scale_row(name: str) -> dict[str, int]:
-    """The numbers of a row in the first table of docs/scale.md, by its columns."""
-    (row,) = re.findall(rf"^\| {name} \|(.*)\|$", SCALE_MD, re.MULTILINE)
-    numbers = [re.search(r"\d[\d,]*", cell) for cell in row.split("|")]
-    return {
-        column: int(number[0].replace(",", "")) if number else 0
-        for column, number in zip(SCALE, numbers, strict=True)
-    }
+@pytest.mark.parametrize("title", COST_TABLES)
+def test_costs_are_those_of_the_model(title: str) -> None:
+    """``make bench ONLY=cost DOCS=1`` writes them."""
+    table = f"<!-- cost.{title} -->\n\n{report.markdown(COST_TABLES[title])}\n<!-- end -->"
+    assert (SCALE_MD + PERFORMANCE_MD).count(table) == 1
 
 
-@pytest.mark.parametrize("column", SCALE)
-def test_scale_shows_what_is_planned(column: str) -> None:
-    count, size = SCALE[column]
-    assert scale_row("batches")[column] == count
-    parts = plan_parts([StoredBatch(seq_num, size, "") for seq_num in range(count)])
-    assert scale_row("parts of the merged object")[column] == len(parts)
-    work = sum(part.seconds for part in parts)
-    assert scale_row("work of the merge, seconds of one function")[column] == round(work)
-    handed_over = work > limits.INLINE_SHARE * 29
-    shown = scale_row("who merges")[column]
-    assert shown == (len(plan_shares(parts)) if handed_over else 0)
+def test_costs_are_of_the_memory_that_is_deployed() -> None:
+    template = (ROOT / "template.yaml").read_text(encoding="utf-8")
+    found = re.findall(r"^  (\w+):\n(?:    .*\n)*?      MemorySize: (\d+)", template, re.MULTILINE)
+    deployed = {name: int(size) for name, size in found}
+    assert deployed.items() >= cost.MEMORY_MB.items()
+
+
+@pytest.mark.parametrize("name", cost.SIZES)
+def test_costs_are_of_batches_as_the_client_makes_them(name: str) -> None:
+    upload = cost.SIZES[name]
+    most = batching.TARGET_BYTES
+    if upload.strict:
+        # The largest power of two that fits.
+        assert upload.batch_bytes <= most < 2 * upload.batch_bytes
+        assert upload.batch_size.bit_count() == 1
+    else:
+        assert upload.batch_bytes == -(-upload.bytes // batching.MAX_BATCHES) > most
+    assert upload.sent_bytes <= limits.MAX_BODY_BYTES
 
 
 @pytest.mark.parametrize(
