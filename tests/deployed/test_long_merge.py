@@ -1,9 +1,12 @@
 """Long merges on a deployed stack: the state machine really runs, is retried, fails, and heals."""
 
 import binascii
+import gzip
 import hashlib
 import json
+import random
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +15,7 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.api import Api
+from tests.api import GZIP, Api
 from tests.conftest import Stack
 from tests.deployed.test_principals import resources, roles, without
 from uploads import limits
@@ -173,3 +176,23 @@ def test_a_merge_whose_attempt_died_is_healed_by_the_next_finish(api: Api, stack
     assert (handed_over.status, handed_over.json["state"]) == (202, "FINISHING")
     assert ended(session_id, 2) == "SUCCEEDED"
     success(api, stack, session_id)
+
+
+@pytest.mark.parametrize("size", [950_000, 9], ids=["parts", "one part"])
+def test_a_compressed_object_is_merged_by_the_state_machine(
+    api: Api, stack: Stack, size: int
+) -> None:
+    session_id = api.create(18, 1, format="ndjson.gz")
+    records = [b'"%s"' % random.Random(n).randbytes(size).hex().encode() for n in range(18)]
+    for seq_num, record in enumerate(records):
+        body = gzip.compress(b'{"seqNum":%d,"data":[%s]}' % (seq_num, record), 1)
+        assert api.raw_batch(session_id, body, GZIP).status == 204
+    stack.change(session_id, state="FINISHING", attempt=1, leaseUntil=0)
+    assert api.finish(session_id).status == 202
+    assert ended(session_id, 2) == "SUCCEEDED"
+    merged = stack.merged(session_id, "ndjson.gz")
+    content = b"".join(record + b"\n" for record in records)
+    assert zlib.decompress(merged, 31) == content
+    result = api.status(session_id).json["finish"]
+    assert (result["bytes"], result["content"]["bytes"]) == (len(merged), len(content))
+    assert stack.open_uploads(session_id) == 0
