@@ -5,6 +5,7 @@ A checker that cannot fail proves nothing. Every variant is the real code with o
 
 # ruff: noqa: ANN401 - what is replaced has its types where it is real
 
+import gzip
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,9 +19,10 @@ from tests.proof.crashes import OPERATIONS
 from tests.proof.scenarios import SCENARIOS
 from tests.proof.stories import STORIES
 from tests.proof.world import ViolationError, World, count
-from uploads import batch_store, errors, limits
+from uploads import batch_store, errors, gzip_member, limits
 from uploads.batch import listing_digest
 from uploads.cleanup import Cleaned, Cleanup
+from uploads.formats import Format
 from uploads.lifecycle import Lifecycle
 from uploads.merging import validation
 from uploads.merging.composing import Composition
@@ -288,6 +290,21 @@ def a_status_trusts_its_first_look(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lifecycle, "status", status)
 
 
+def a_gzip_member_for_each_batch(patch: pytest.MonkeyPatch) -> None:
+    """What most readers of one member would take for the whole."""
+    patch.setattr(Format, "store", lambda _, ndjson: gzip.compress(ndjson))
+    patch.setattr(Format, "header", b"")
+    patch.setattr(Format, "frame_bytes", 0)
+    patch.setattr(Format, "trailer", lambda *_: b"")
+
+
+def the_trailer_tells_of_what_is_stored(patch: pytest.MonkeyPatch) -> None:
+    def trailer(_: Format, batches: Any) -> bytes:
+        return gzip_member.trailer(batches.crc32, batches.bytes)
+
+    patch.setattr(Format, "trailer", trailer)
+
+
 BROKEN: Final[dict[str, tuple[Break, str]]] = {
     "204 without a second look": (no_second_look, "a batch too many, finish"),
     "a refused batch is deleted": (refused_batches_are_deleted, "batch, the same, finish"),
@@ -330,6 +347,11 @@ BROKEN: Final[dict[str, tuple[Break, str]]] = {
     "a status trusts its first look": (
         a_status_trusts_its_first_look,
         "status, finish, clean-up",
+    ),
+    "a gzip member for each batch": (a_gzip_member_for_each_batch, "gzip: finish, streamed"),
+    "the trailer tells of what is stored": (
+        the_trailer_tells_of_what_is_stored,
+        "gzip: finish, streamed",
     ),
     "no time between the two": (no_time_between_the_two, "the last seal"),
     "expired by the first time": (expired_by_the_first_time, "nobody is told 410"),

@@ -352,19 +352,27 @@ def ndjson(data: Sequence[object]) -> bytes:
     return b"".join(json.dumps(record).encode() + b"\n" for record in data)
 
 
+def _inflate(found: bytes, window: int) -> tuple[bytes, bool, bytes]:
+    """The content, whether it ends, and what is behind its end."""
+    reader = zlib.decompressobj(window)
+    try:
+        content = reader.decompress(found)
+    except zlib.error as error:
+        raise ViolationError(f"it cannot be inflated: {error}") from error
+    return content, reader.eof, reader.unused_data
+
+
 def inflated(batch: bytes) -> bytes:
     """The content of a batch that is stored compressed, which has no end of its own."""
-    reader = zlib.decompressobj(-15)
-    content = reader.decompress(batch)
-    require(not reader.eof, "a batch that ends the object", batch)
+    content, ends, _ = _inflate(batch, -15)
+    require(not ends, "a batch that ends the object", batch)
     return content
 
 
 def gunzipped(merged: bytes) -> bytes:
     """The content of a merged object that is compressed."""
-    reader = zlib.decompressobj(31)
-    content = reader.decompress(merged)
-    require(reader.eof and not reader.unused_data, "not one gzip member", merged)
+    content, ends, behind = _inflate(merged, 31)
+    require(ends and not behind, "not one gzip member", merged)
     return content
 
 
