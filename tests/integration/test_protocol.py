@@ -299,6 +299,19 @@ def test_lines_and_json_become_one_object(
     assert any_api.lines(session_id, 0, b"1\n2\n").code == "session_finished"
 
 
+def test_lines_are_the_same_batch_in_a_compressed_session(any_api: Api, stack: Stack) -> None:
+    session_id = any_api.create(4, 2, format="ndjson.gz")
+    assert any_api.lines(session_id, 0, NDJSON).status == 204
+    assert any_api.raw_batch(session_id, AS_JSON).status == 204
+    assert any_api.raw_batch(session_id, AS_JSON.replace(b":0", b":1", 1)).status == 204
+    assert any_api.lines(session_id, 1, NDJSON.replace(b"\n", b"\r\n")).status == 204
+    conflict = any_api.lines(session_id, 1, b"1\n2\n")
+    assert conflict.json["storedDigest"] == hashlib.sha256(NDJSON).hexdigest()
+    result = any_api.finish(session_id).json
+    assert (result["validationResult"], result["content"]["bytes"]) == ("Success", 2 * len(NDJSON))
+    assert gzip.decompress(stack.merged(session_id, "ndjson.gz")) == 2 * NDJSON
+
+
 @pytest.mark.needs("binary bodies")
 @pytest.mark.parametrize("media_type", ["application/x-ndjson", "application/gzip", ""])
 def test_lines_as_gzip_with_a_digest(any_api: Api, stack: Stack, media_type: str) -> None:
