@@ -15,7 +15,7 @@ import { Records, ReadingError, oneLine } from "./readers.js";
 const SESSIONS = "/api/upload/sessions";
 const NDJSON = { "Content-Type": "application/x-ndjson" };
 
-/** What a merged object may be: lines, or these in one gzip file. */
+/** @type {MergedFormat[]} */
 const FORMATS = ["ndjson", "ndjson.gz"];
 
 /** A session takes no more batches than this. */
@@ -57,12 +57,14 @@ export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING:
  * @typedef {"new" | "scanning" | "ready" | "sending" | "paused" | "sent" | "finishing" | "finished"
  *   | "incomplete" | "failed" | "aborted"} State
  *
+ * @typedef {"ndjson" | "ndjson.gz"} MergedFormat Lines, or these in one gzip file.
+ *
  * @typedef {object} Options
  * @property {string} [url] Where the API is: `https://host`. The page's own origin by default.
  * @property {string} [token] A bearer token.
  * @property {number} [batchSize] Records in a batch. Chosen to suit the file by default.
  * @property {number} [concurrency] The most requests at a time; 8 by default.
- * @property {string} [format] Of the merged object: `ndjson`, the default, or `ndjson.gz`.
+ * @property {MergedFormat} [format] Of the merged object; `ndjson` by default.
  * @property {import("./readers.js").Wanted} [reading] What decides where the file can be read in
  *   more than one way.
  * @property {typeof request} [fetch] Used instead of {@link request}, to sign requests for example.
@@ -77,7 +79,7 @@ export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING:
  * @property {number} records
  * @property {number} batchSize
  * @property {number} crc32
- * @property {string} [format] Of the merged object; `ndjson` where there is none.
+ * @property {MergedFormat} [format] Of the merged object; `ndjson` where there is none.
  * @property {string} [expiresAt] When the session ends, by the clock of the service.
  *
  * @typedef {{from: number, to: number}} Gap A range of batches; both ends are included.
@@ -964,7 +966,7 @@ export function downloadName(name) {
   return `${stem.replace(/[\p{C}/\\]/gu, "_").slice(0, 100) || "records"}.ndjson`;
 }
 
-/** @param {string} [format] */
+/** @param {MergedFormat} [format] */
 function knownFormat(format = FORMATS[0]) {
   if (FORMATS.includes(format)) return format;
   throw new UploadError("option", `“${format}” is no format of a merged object: ${FORMATS.join(" or ")}.`);

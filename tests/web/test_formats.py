@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from tests.api import Api, through_gateway
 from tests.conftest import LocalStack
 from tests.web.conftest import BATCH, Front, Instead, Orders
-from tests.web.steps import begin, choose, downloaded, finished, press, session_id, shoot
+from tests.web.steps import begin, choose, downloaded, finished, held, press, session_id, shoot
 
 GZ = "ndjson.gz"
 IN_GZIP = "NDJSON in gzip (.ndjson.gz)"
@@ -123,6 +123,27 @@ def test_the_download_in_gzip_is_named_by_what_it_holds(page: Page, orders: Orde
         page.get_by_role("link", name="Download").click()
     assert download.value.suggested_filename.endswith(".ndjson")
     expect(page.get_by_role("link", name="Download")).to_have_attribute("download", "orders.ndjson")
+
+
+def test_the_setting_is_for_every_file_that_waits(
+    page: Page, front: Front, local: LocalStack, tmp_path: Path
+) -> None:
+    """And for none of which something was sent."""
+    files = [tmp_path / f"{n}.ndjson" for n in range(3)]
+    for n, file in enumerate(files):
+        file.write_text(f'{{"n": {n}}}\n')
+    page.locator("#file").set_input_files(files)
+    front.hold_after(0)
+    press(page, "Upload 3 files")
+    held(front, 0)
+    keep_as(page, IN_GZIP)
+    front.release()
+    expect(page.get_by_role("heading", name="3 of 3 files complete")).to_be_visible()
+    ends = [seen.route for seen in front.seen if seen.route.endswith("/finish")]
+    first, *others = [route.split("/")[-2] for route in ends]
+    assert local.merged(first) == files[0].read_bytes()
+    found = [gzip.decompress(local.merged(session, GZ)) for session in others]
+    assert found == [file.read_bytes() for file in files[1:]]
 
 
 def test_an_upload_keeps_its_format(
