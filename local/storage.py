@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from local.server import HOST, KeepAliveHandler, Server
 from local.template import Template
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 REGION: Final = "us-east-1"
 
@@ -33,8 +34,23 @@ def serve_moto(
     class Handler(KeepAliveHandler, moto.MotoRequestHandler):
         """With moto's, that lets metadata have underscores in their names."""
 
-    app = moto.DomainDispatcherApplication(moto.create_backend_app)
+    app = _deleting_alone(moto.DomainDispatcherApplication(moto.create_backend_app))
     return Server(middleware(app), handler=Handler, host=host)
+
+
+def _deleting_alone(moto: "WSGIApplication") -> "WSGIApplication":
+    """Moto, which cannot list a bucket while objects are deleted from it."""
+    lock = Lock()
+
+    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        query = environ.get("QUERY_STRING", "")
+        deletes = environ["REQUEST_METHOD"] == "DELETE" or query.startswith("delete")
+        if not deletes and "list-type" not in query:
+            return moto(environ, start_response)
+        with lock:
+            return moto(environ, start_response)
+
+    return answer
 
 
 def point_to_moto(environ: MutableMapping[str, str], url: str) -> None:
@@ -73,10 +89,6 @@ def provision(template: Template, table: str, buckets: Iterable[str]) -> None:
     there = dynamodb.describe_table(TableName=table)["Table"]
     if (key := there["KeySchema"]) != plain["KeySchema"]:
         raise ValueError(f"the table {table} is not one of Gapless: its key is {key}")
-    if "LatestStreamArn" not in there:
-        # Not every store has streams. Sessions work without; nobody only cleans up after them.
-        with suppress(ClientError):
-            dynamodb.update_table(TableName=table, StreamSpecification=stream)
     try:
         found = dynamodb.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
         if found.get("TimeToLiveStatus") not in {"ENABLING", "ENABLED"}:
@@ -86,6 +98,10 @@ def provision(template: Template, table: str, buckets: Iterable[str]) -> None:
     except ClientError as error:
         # Sessions work without it; they are only never deleted.
         print(f"No time to live for {table}: {error}", file=sys.stderr)  # noqa: T201
+    if "LatestStreamArn" not in there:
+        # Not every store has streams. Sessions work without; only nothing cleans up after them.
+        with suppress(ClientError):
+            dynamodb.update_table(TableName=table, StreamSpecification=stream)
     s3 = boto3.client("s3")
     # S3's oldest region is named by naming none.
     region = s3.meta.region_name

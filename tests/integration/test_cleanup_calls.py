@@ -221,12 +221,16 @@ def refusing(code: str, times: int) -> Callable[[Call, Callable[[], Answer]], An
 
 
 @pytest.fixture
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "FIRST_PAUSE_SECONDS", 0.001)
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch, _hasty: None) -> None:
     monkeypatch.setattr(limits, "PATIENCE_SECONDS", 0.1)
 
 
-@pytest.mark.usefixtures("_impatient")
+@pytest.mark.usefixtures("_hasty")
 @pytest.mark.parametrize("code", ["SlowDown", "InternalError"])
 def test_an_object_that_s3_has_no_time_for_is_deleted_again(local: LocalStack, code: str) -> None:
     fill(local, 2)

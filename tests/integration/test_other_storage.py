@@ -15,7 +15,7 @@ import boto3
 import pytest
 from werkzeug.test import run_wsgi_app
 
-from local import in_process, storage
+from local import in_process, storage, streams
 from local.other_storage import OtherStorage, OtherStorageError
 from local.server import Server
 from local.template import Template
@@ -343,7 +343,7 @@ def test_a_missing_feature_ends_the_start(local: LocalStack) -> None:
 # --- Provisioning ---
 
 
-@pytest.mark.parametrize("last", ["CreateTable", "UpdateTimeToLive", "CreateBucket"])
+@pytest.mark.parametrize("last", ["CreateTable", "UpdateTimeToLive", "UpdateTable", "CreateBucket"])
 def test_provisioning_goes_on_where_it_was_cut(
     local: LocalStack, aws: AwsProxy, last: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,6 +361,7 @@ def test_provisioning_goes_on_where_it_was_cut(
     found = dynamodb.describe_time_to_live(TableName=names[0])["TimeToLiveDescription"]
     assert found["TimeToLiveStatus"] == "ENABLED"
     assert found["AttributeName"] == "expiresAt"
+    assert streams.stream_arn(names[0])
     for bucket in names[1]:
         s3.head_bucket(Bucket=bucket)
     storage.provision(template, *names)
