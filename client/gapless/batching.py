@@ -15,7 +15,7 @@ from gapless.errors import InputError
 from gapless.readers import Chunk
 
 TARGET_BYTES: Final = 4_000_000
-"""Largest batch, bytes of JSON, unless a single record is larger: it fits into a request of
+"""Largest batch, bytes of NDJSON, unless a single record is larger: it fits into a request of
 4,500,000 bytes even if it does not compress."""
 
 MAX_BATCHES: Final = 100_000
@@ -27,9 +27,6 @@ _MAX_OVERHEAD: Final = 4
 _LEVEL: Final = 6
 _GROUP: Final = 2**_LEVEL
 """Small records that are counted together."""
-
-ENVELOPE_BYTES: Final = 100
-"""Bytes of a request besides its records, rounded up: ``{"seqNum":99999,"data":[]}``."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Plan:
     batch_size: int | None
     """Records in a batch; None if batches are divided by ``batch_bytes``."""
     batch_bytes: int
-    """Largest batch, bytes of JSON; a single record may be larger."""
+    """Largest batch, bytes of NDJSON; a single record may be larger."""
 
     @property
     def batches(self) -> int | None:
@@ -68,7 +65,7 @@ class BatchSizeFinder:
         """How many levels fit, as soon as one does not."""
 
     def add(self, lengths: list[int]) -> None:
-        """Add the lengths of the next records, in bytes, without commas."""
+        """Add the lengths of the next records, in bytes, without line ends."""
         lengths = self._waiting + lengths
         whole = len(lengths) - len(lengths) % _GROUP
         self._waiting = lengths[whole:]
@@ -85,10 +82,10 @@ class BatchSizeFinder:
                 self._held.append([])
             lengths = self._held[level] + lengths
             # If all of them fit into one batch, each of them fits.
-            commas = 2**level
+            ends = 2**level
             if (
-                sum(lengths) + len(lengths) * commas > self._max_bytes
-                and max(lengths) + commas > self._max_bytes
+                sum(lengths) + len(lengths) * ends > self._max_bytes
+                and max(lengths) + ends > self._max_bytes
             ):
                 self._levels = level
                 return
@@ -115,7 +112,7 @@ def make_plan(
     *,
     batch_size: int | None = None,
     flexible: bool = False,
-    max_bytes: int = TARGET_BYTES + ENVELOPE_BYTES,
+    max_bytes: int = TARGET_BYTES,
     max_batches: int = MAX_BATCHES,
 ) -> Plan:
     """Plan the upload of ``chunks``. Raises InputError if a session cannot hold so many batches.
@@ -124,7 +121,7 @@ def make_plan(
     accepts ``max_bytes`` in a body and ``max_batches`` in a session.
     """
     records = size = crc = longest = 0
-    target = min(TARGET_BYTES, max_bytes - ENVELOPE_BYTES)
+    target = min(TARGET_BYTES, max_bytes)
     finder = BatchSizeFinder(target)
     for chunk in chunks:
         size += len(chunk.lines)

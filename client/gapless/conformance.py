@@ -19,10 +19,10 @@ from typing import Any, Final
 import httpx
 
 from gapless.errors import GaplessError, UnavailableError
-from gapless.sessions import MEDIA_TYPE, ROOT, service_url
+from gapless.sessions import NDJSON, ROOT, service_url
 from gapless.transport import describe_error, find_proxy, permanent_error, ssl_context
 
-_NDJSON: Final = "application/x-ndjson"
+MEDIA_TYPE: Final = "application/vnd.gapless.batch+json"
 _PROBLEM: Final = "application/problem+json"
 _UNKNOWN: Final = "0" * 32
 _MOST: Final = 2**53 - 1
@@ -159,7 +159,7 @@ class Service:
     def lines(self, session: str, seq_num: object, body: bytes, **headers: str) -> Response:
         """Send a batch as NDJSON."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        named = {"content-type": _NDJSON} | named
+        named = {"content-type": NDJSON} | named
         return self.call("PUT", f"/{session}/batches/{seq_num}", body, named)
 
     def finish(self, session: str) -> dict[str, Any]:
@@ -588,7 +588,7 @@ def a_line_is_one_record_or_an_error_names_it(service: Service) -> None:
 
 
 @check(CONTRACT)
-def a_strict_session_checks_each_batch_of_lines(service: Service) -> None:
+def lines_are_counted_where_a_batch_has_its_length(service: Service) -> None:
     session = service.create(5, 2)
     found = service.lines(session, 0, b"1\n\n").refused(400, "wrong_batch_length")
     expect("lengths", (found["expected"], found["received"]), (2, 1))

@@ -364,7 +364,10 @@ _CREDENTIALS: Final = (
 _ADVICE: Final[dict[int, str]] = {
     HTTPStatus.UNAUTHORIZED: _CREDENTIALS,
     HTTPStatus.FORBIDDEN: _CREDENTIALS,
-    HTTPStatus.NOT_FOUND: f"There is no Gapless service at this URL. {CHECK_URL}",
+    HTTPStatus.NOT_FOUND: (
+        "There is no Gapless service at this URL, or it is older than this client and takes no"
+        f" batches as NDJSON. {CHECK_URL}"
+    ),
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: (
         "The proxy requires credentials: set them in HTTPS_PROXY or HTTP_PROXY."
     ),

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 ROOT: Final = "/api/upload/sessions"
-MEDIA_TYPE: Final = "application/vnd.gapless.batch+json"
+NDJSON: Final = "application/x-ndjson"
 """API Gateway passes a body of this type on unchanged; JSON and text it may damage."""
 
 _POLL_SECONDS: Final = 2.0
@@ -206,16 +206,15 @@ class AsyncSession:
 
         The caller holds a slot of the client's limiter.
         """
-        body, headers = await anyio.to_thread.run_sync(
-            encode_batch, seq_num, pieces, self.client.gzip
-        )
+        body, headers = await anyio.to_thread.run_sync(encode_batch, pieces, self.client.gzip)
         del pieces  # free them while the body is sent
         if len(body) > self.limits.max_body_bytes:
             raise RecordTooLargeError(
                 f"Batch {seq_num} has {len(body):,} bytes, the service accepts"
                 f" {self.limits.max_body_bytes:,}: it contains a record that is too large."
             )
-        await self._http.call("POST", self._path, body, headers, expect={HTTPStatus.NO_CONTENT})
+        path = f"{self._path}/batches/{seq_num}"
+        await self._http.call("PUT", path, body, headers, expect={HTTPStatus.NO_CONTENT})
         return len(body)
 
     async def status(self) -> Status:
@@ -365,15 +364,12 @@ def verify_checksum(
 
 
 def encode_batch(
-    seq_num: int,
     pieces: Sequence[bytes],
     compress: bool,  # noqa: FBT001 - called through to_thread
 ) -> tuple[bytes, dict[str, str]]:
-    """The body and the headers of a batch's request."""
-    # Every line feed ends a record: JSON strings have none, nor has NDJSON between tokens.
-    *some, last = (piece.replace(b"\n", b",") for piece in pieces)
-    body = b"".join([b'{"seqNum":%d,"data":[' % seq_num, *some, memoryview(last)[:-1], b"]}"])
-    headers = {"Content-Type": MEDIA_TYPE}
+    """The body and the headers of a batch's request, of consecutive pieces of NDJSON."""
+    body = b"".join(pieces)
+    headers = {"Content-Type": NDJSON}
     if compress:
         body = compression.compress(body, 1, mtime=0)
         headers["Content-Encoding"] = "gzip"

@@ -468,9 +468,9 @@ def scan(
         report("reading", {"read": read, "size": before.st_size})
 
     def fits(record: bytes) -> bool:
-        if not compress or len(record) > limits.max_inflated_bytes - batching.ENVELOPE_BYTES:
+        if not compress or len(record) >= limits.max_inflated_bytes:
             return False
-        body, _ = encode_batch(limits.max_seq_num, [record + b"\n"], compress=True)
+        body, _ = encode_batch([record + b"\n"], compress=True)
         return len(body) <= limits.max_body_bytes
 
     first: list[bytes] = []
@@ -490,8 +490,7 @@ def scan(
                 source.name,
                 source.options,
                 on_invalid=rejects if source.skip_invalid else readers.refuse,
-                largest=min(limits.max_body_bytes, limits.max_inflated_bytes)
-                - batching.ENVELOPE_BYTES,
+                largest=min(limits.max_body_bytes, limits.max_inflated_bytes) - 1,
                 fits=fits,
             )
             plan = batching.make_plan(

@@ -3,7 +3,6 @@
 The front records every request on its way, and can refuse it, damage it or drop the connection.
 """
 
-import gzip
 import json
 import re
 import subprocess
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 SESSIONS = "/api/upload/sessions"
-BATCH = re.compile(SESSIONS + "/[0-9a-f]{32}")
+BATCH = re.compile(SESSIONS + "/[0-9a-f]{32}/batches/([0-9]+)")
 
 
 @dataclass
@@ -39,9 +38,8 @@ class Seen:
     @property
     def seq_num(self) -> int | None:
         """The number of the batch, where it is one."""
-        if self.method != "POST" or not BATCH.fullmatch(self.path):
-            return None
-        return int(json.loads(gzip.decompress(self.body))["seqNum"])
+        found = BATCH.fullmatch(self.path) if self.method == "PUT" else None
+        return int(found[1]) if found else None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ import pytest
 
 import gapless
 from front import (
+    BATCH,
     SESSIONS,
     DroppedError,
     Front,
@@ -273,8 +274,7 @@ def test_a_time_out_and_a_slow_answer_are_congestion(front: Front) -> None:
 
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             nonlocal running
-            batch = re.fullmatch(SESSIONS + "/[0-9a-f]{32}", request.url.path)
-            if request.method != "POST" or not batch:
+            if request.method != "PUT" or not BATCH.fullmatch(request.url.path):
                 return await self._inner.handle_async_request(request)
             running += 1
             calls.append(running)

@@ -68,7 +68,7 @@ def test_another_machine_goes_on_with_the_file_and_the_session(
     file = written(Path("in.ndjson"), lines(100))
     front.rule = lambda seen: Said(403, {"message": "Forbidden"}) if seen.seq_num == 4 else None
     run("upload", file, "--batch-size", 10, "--parallel", 1, expect=6)
-    session = front.seen[-1].path.rsplit("/", 1)[1]
+    session = front.seen[-1].path.split("/")[4]
     stored = set(front.batches())
     assert stored
 
