@@ -31,6 +31,9 @@ IDLE_SECONDS: Final = 1.0
 EXPIRY_SECONDS: Final = 10.0
 """How often to look for items whose time is over."""
 
+EXPIRY_LAG_SECONDS: Final = 30
+"""How long after its time an item is still there, at least; DynamoDB takes up to a few days."""
+
 TIME_TO_LIVE: Final = {"type": "Service", "principalId": "dynamodb.amazonaws.com"}
 """Who has deleted those, as the stream says it."""
 
@@ -55,7 +58,7 @@ class Stream:
 
     def expire(self) -> None:
         """Delete the items whose time to live is over."""
-        key, over = self._key, Attr(self._expires).lt(int(time.time()))
+        key, over = self._key, Attr(self._expires).lt(int(time.time()) - EXPIRY_LAG_SECONDS)
         start: dict[str, Any] = {}
         while True:
             page = self._table.scan(FilterExpression=over, **start)
