@@ -16,10 +16,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 from benchmarks import report
-from benchmarks.handlers import ENVIRON
+from benchmarks.handlers import ENVIRON, Functions
 from tests import composing, stand_in
 from tests.composing import SESSION
 
@@ -42,6 +43,12 @@ STANDARD: Final = (1_000, 100_000)
 ROUNDS: Final = 3
 SLOW: Final = ("smart_open", "s3fs", "boto3, 64 threads")
 """Ways that run once."""
+RATIO: Final = 4
+"""How many times smaller ``ndjson.gz`` is stored."""
+FORMATS: Final = ((300, 100_000), (300, 1_000_000), (1_000, 1_000_000))
+"""Batches, and their bytes of NDJSON, that finish merges in either format."""
+STANDARD_FORMATS: Final = (1_000, 1_000_000)
+FORMAT_ROUNDS: Final = 5
 GROWTH: Final = (10, 100, 1_000, 10_000, 100_000)
 """Batches of 10 KB. As long as it is in line: finish would hand the last two over."""
 
@@ -192,6 +199,15 @@ def s3fs(endpoint: str) -> Callable[[], int]:
     return run
 
 
+def finished(format_: str, endpoint: str) -> Callable[[], int]:
+    """The finish function's handler, with all its calls; it has finished another session."""
+    functions = Functions(endpoint)
+    total = int(os.environ["BATCHES"])
+    functions.finish(functions.create(total, None, format_))
+    session_id = functions.create(total, None, format_)
+    return lambda: int(functions.finish(session_id)["receivedRecord"])
+
+
 WAYS: Final[dict[str, Callable[[str], Callable[[], int]]]] = {
     "limit": limit,
     "gapless": composing.prepare,
@@ -199,6 +215,9 @@ WAYS: Final[dict[str, Callable[[str], Callable[[], int]]]] = {
     "boto3, 64 threads": lambda endpoint: boto3_threads(64, endpoint),
     "smart_open": smart_opened,
     "s3fs": s3fs,
+}
+FINISH: Final[dict[str, Callable[[str], Callable[[], int]]]] = {
+    format_: partial(finished, format_) for format_ in ("ndjson", "ndjson.gz")
 }
 
 
@@ -213,8 +232,40 @@ def in_a_process(way: str, endpoint: str) -> dict[str, float]:
         text=True,
         check=True,
     )
-    found: dict[str, float] = json.loads(measured.stdout)
+    # Handlers log on lines before it.
+    found: dict[str, float] = json.loads(measured.stdout.splitlines()[-1])
     return found
+
+
+def compare_formats(batches: int, size: int) -> tuple[list[report.Row], float]:
+    """What finish takes of each format, and how many times as long of the plain one."""
+    os.environ["BATCHES"] = str(batches)
+    found: dict[str, list[dict[str, float]]] = {format_: [] for format_ in FINISH}
+    with (
+        stand_in.serve(batches, size, *NETWORK) as plain,
+        stand_in.serve(batches, size // RATIO, *NETWORK, size) as compressed,
+    ):
+        for _ in range(FORMAT_ROUNDS):
+            for format_, s3 in zip(FINISH, (plain, compressed), strict=True):
+                found[format_].append(in_a_process(format_, s3.url))
+    assert all(one["records"] == batches for measured in found.values() for one in measured)
+    seconds, cpu = (
+        [[one[name] for one in measured] for measured in found.values()]
+        for name in ("seconds", "cpu")
+    )
+    faster = report.ratio(*seconds)
+    rows: list[report.Row] = [
+        {
+            "batches": f"{batches:,} x {size // 1000:,} KB",
+            "format": format_,
+            "seconds": statistics.median(took),
+            "CPU s": statistics.median(cpu_took),
+            "seconds of ndjson / these": report.ratio(seconds[0], took),
+            "CPU s of ndjson / these": report.ratio(cpu[0], cpu_took),
+        }
+        for format_, took, cpu_took in zip(FINISH, seconds, cpu, strict=True)
+    ]
+    return rows, faster
 
 
 def compare(case: tuple[int, int, int, int]) -> tuple[list[report.Row], dict[str, list[float]]]:
@@ -299,6 +350,19 @@ def main() -> None:
                     1.0,
                 )
             )
+    formats: list[report.Row] = []
+    for batches, size in FORMATS:
+        some, faster = compare_formats(batches, size)
+        formats += some
+        if (batches, size) == STANDARD_FORMATS:
+            targets.append(
+                report.Target(
+                    "finish of 1,000 x 1 MB, 15 and 30 ms: seconds of ndjson / ndjson.gz",
+                    faster,
+                    2,
+                    least=True,
+                )
+            )
     growth = grow()
     thousand, most = (
         next(row for row in growth if row["batches"] == batches and row["KB each"] == 10)
@@ -314,11 +378,13 @@ def main() -> None:
             "most memory of all sizes, MiB", max(float(row["MiB"]) for row in growth), 200
         ),
     ]
-    report.publish("compose", report.Chapter({"compose": rows, "growth": growth}, targets))
+    report.publish(
+        "compose", report.Chapter({"compose": rows, "formats": formats, "growth": growth}, targets)
+    )
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(json.dumps(composing.measure(WAYS[sys.argv[1]](sys.argv[2]))))
+        print(json.dumps(composing.measure((WAYS | FINISH)[sys.argv[1]](sys.argv[2]))))
     else:
         main()

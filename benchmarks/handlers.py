@@ -27,6 +27,7 @@ ENVIRON: Final = {
 """What ``template.yaml`` and Lambda set."""
 
 BATCH_MEDIA_TYPE: Final = "application/vnd.gapless.batch+json"
+LINES_MEDIA_TYPE: Final = "application/x-ndjson"
 CREATE: Final = "POST /api/upload/sessions"
 BATCH: Final = "POST /api/upload/sessions/{sessionId}"
 LINES: Final = "PUT /api/upload/sessions/{sessionId}/batches/{seqNum}"
@@ -45,12 +46,14 @@ class Context:
         return 3_600_000
 
 
-def event(route: str, session_id: str = "", body: str | bytes | None = None) -> dict[str, Any]:
-    """The event of a request. A body of bytes is gzip. Lines are the batch of ``seqNum`` 0."""
+def event(
+    route: str, session_id: str = "", body: str | bytes | None = None, seq_num: int = 0
+) -> dict[str, Any]:
+    """The event of a request. A body of bytes is gzip. ``seq_num`` is that of a batch of lines."""
     made: dict[str, Any] = {
         "version": "2.0",
         "routeKey": route,
-        "pathParameters": {"sessionId": session_id, "seqNum": "0"} if session_id else {},
+        "pathParameters": {"sessionId": session_id, "seqNum": str(seq_num)} if session_id else {},
         "headers": {},
         "requestContext": {"requestId": "benchmark"},
         "isBase64Encoded": isinstance(body, bytes),
@@ -61,7 +64,8 @@ def event(route: str, session_id: str = "", body: str | bytes | None = None) -> 
             made["headers"] = {"content-type": "application/json", "content-length": length}
             made["body"] = body
         case bytes():
-            made["headers"] = {"content-type": BATCH_MEDIA_TYPE, "content-encoding": "gzip"}
+            media_type = LINES_MEDIA_TYPE if route == LINES else BATCH_MEDIA_TYPE
+            made["headers"] = {"content-type": media_type, "content-encoding": "gzip"}
             made["body"] = base64.b64encode(body).decode()
     return made
 
@@ -90,9 +94,10 @@ class Functions:
         """Answer the request of an event."""
         return self._handler(made["routeKey"])(made, Context())
 
-    def create(self, total: int, batch_size: int | None = None) -> str:
+    def create(self, total: int, batch_size: int | None = None, format_: str = "ndjson") -> str:
         """A new session's id."""
-        asked = {"totalRecord": total} | ({"batchSize": batch_size} if batch_size else {})
+        asked: dict[str, Any] = {"totalRecord": total, "format": format_}
+        asked |= {"batchSize": batch_size} if batch_size else {}
         session_id: str = json.loads(self.call(event(CREATE, "", json.dumps(asked)))["body"])[
             "sessionId"
         ]
@@ -100,7 +105,11 @@ class Functions:
 
     def send(self, session_id: str, body: str | bytes) -> None:
         """Store a batch."""
-        answer = self.call(event(BATCH, session_id, body))
+        self.store(event(BATCH, session_id, body))
+
+    def store(self, made: dict[str, Any]) -> None:
+        """Answer an event that stores a batch."""
+        answer = self.call(made)
         assert answer["statusCode"] == 204, answer
 
     def finish(self, session_id: str) -> dict[str, Any]:

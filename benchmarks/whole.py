@@ -7,7 +7,7 @@ other: for Gapless the deployed handlers with their clients, for the Express ser
 design its three routes. The front doors are measured apart, as whole uploads over HTTP by four
 senders: for Gapless that is the local server, which stands for API Gateway and Lambda, and which
 nobody deploys. S3 and DynamoDB are ``tests.stand_in``, for all; Express writes to a folder.
-Batches of 10,000 records of 100 B.
+Batches of 10,000 records of 100 B. Compressed they are a third of it, as the client compresses.
 """
 
 import json
@@ -27,8 +27,11 @@ from queue import SimpleQueue
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from isal import igzip
+
 from benchmarks import data, report
-from benchmarks.handlers import ENVIRON, Functions
+from benchmarks.handlers import BATCH as BATCH_ROUTE
+from benchmarks.handlers import ENVIRON, LINES, Functions, event
 from tests import stand_in
 
 BATCH: Final = 10_000
@@ -39,6 +42,15 @@ LARGEST: Final = 10_000_000
 ROUNDS: Final = 3
 SENDERS: Final = 4
 PEERS: Final = report.BUILD / "peers"
+PLAIN: Final = "Gapless, own work: POST to ndjson"
+COMPRESSED: Final = "Gapless, own work: PUT gzip to ndjson.gz"
+WORK: Final = {
+    PLAIN: ("POST", "ndjson"),
+    "Gapless, own work: POST gzip to ndjson": ("POST gzip", "ndjson"),
+    "Gapless, own work: PUT gzip to ndjson": ("PUT gzip", "ndjson"),
+    COMPRESSED: ("PUT gzip", "ndjson.gz"),
+}
+"""How a batch is sent, and the format of the merged object."""
 Measured = dict[str, float]
 
 
@@ -73,16 +85,43 @@ def since(start: tuple[float, float]) -> Measured:
     }
 
 
-def receive(endpoint: str, template_file: str, batches: str) -> dict[str, Any]:
+def events(way: str, session_id: str, template: str, batches: int) -> Iterator[dict[str, Any]]:
+    """The events of all batches, sent in one of the ``WORK`` ways."""
+    lines = "".join(
+        json.dumps(row, separators=(",", ":")) + "\n" for row in json.loads(template)["data"]
+    )
+    compressed = igzip.compress(lines.encode(), 1)
+    for seq_num in range(batches):
+        body = body_of(seq_num, template)
+        match way:
+            case "POST":
+                yield event(BATCH_ROUTE, session_id, body)
+            case "POST gzip":
+                yield event(BATCH_ROUTE, session_id, igzip.compress(body.encode(), 1))
+            case _:
+                yield event(LINES, session_id, compressed, seq_num)
+
+
+def receive(
+    endpoint: str, template_file: str, batches: str, way: str, format_: str
+) -> dict[str, Any]:
     """The work of creating a session and of storing its batches, in this process."""
     template = Path(template_file).read_text()
     functions = Functions(endpoint)
-    warm = functions.create(0)
+    # Has all imported, and all connections made.
+    warm = functions.create(BATCH, BATCH, format_)
+    for made in events(way, warm, template, 1):
+        functions.store(made)
     started = clock()
-    session_id = functions.create(int(batches) * BATCH, BATCH)
-    for seq_num in range(int(batches)):
-        functions.send(session_id, body_of(seq_num, template))
-    return {"sessions": [warm, session_id], **since(started)}
+    session_id = functions.create(int(batches) * BATCH, BATCH, format_)
+    total = since(started)
+    # What senders and API Gateway do is not our work.
+    for made in events(way, session_id, template, int(batches)):
+        started = clock()
+        functions.store(made)
+        took = since(started)
+        total = took | {name: total[name] + took[name] for name in ("seconds", "cpu")}
+    return {"sessions": [warm, session_id], **total}
 
 
 def finish(endpoint: str, warm: str, session_id: str) -> dict[str, Any]:
@@ -228,10 +267,10 @@ def express_work(template_file: Path, batches: int) -> Measured:
     return found
 
 
-def gapless_work(template_file: Path, batches: int) -> Measured:
+def gapless_work(template_file: Path, way: str, format_: str, batches: int) -> Measured:
     """The handlers' work on one upload: as in Lambda, finish is a process of its own."""
     with stand_in.serve() as s3:
-        received = in_a_process("receive", s3.url, str(template_file), str(batches))
+        received = in_a_process("receive", s3.url, str(template_file), str(batches), way, format_)
         finished = in_a_process("finish", s3.url, *received["sessions"])
         assert finished["records"] == batches * BATCH
         return {
@@ -297,7 +336,7 @@ def main() -> None:
         file.write_text(template)
         found: dict[str, list[Measured]] = {}
         ways: dict[str, Callable[[int], Measured]] = {
-            "Gapless, own work": partial(gapless_work, file),
+            **{name: partial(gapless_work, file, *way) for name, way in WORK.items()},
             "Express, own work": partial(express_work, file),
             "Gapless, local server": partial(gapless_over_http, template),
             "Express": partial(express_over_http, template),
@@ -311,8 +350,8 @@ def main() -> None:
             size = len(template) * batches
             uploads += [row(records, way, size, rounds) for way, rounds in found.items()]
         if report.FULL:
-            largest = gapless_work(file, LARGEST // BATCH)
-            uploads.append(row(LARGEST, "Gapless, own work", len(template) * 1_000, [largest]))
+            largest = gapless_work(file, *WORK[PLAIN], LARGEST // BATCH)
+            uploads.append(row(LARGEST, PLAIN, len(template) * 1_000, [largest]))
             targets.append(
                 report.Target("10,000,000 records merged: MiB", largest["merge mib"], 200)
             )
@@ -323,7 +362,7 @@ def main() -> None:
                 for piece, rounds in pieces.items():
                     rounds.append(by_tus(s3.url, piece))
                 straight.append(in_a_process("boto3_upload", s3.url, str(file), "100"))
-    ours = found["Gapless, own work"]
+    ours, compressed = found[PLAIN], found[COMPRESSED]
     theirs = found["Express, own work"]
     http = found["Gapless, local server"]
     megabytes = len(template) * SIZES[-1] // BATCH / 1e6
@@ -341,7 +380,8 @@ def main() -> None:
         )
         return speeds
 
-    in_process = add("Gapless, own work, one at a time", ours, megabytes)
+    in_process = add(f"{PLAIN}, one at a time", ours, megabytes)
+    add(f"{COMPRESSED}, one at a time", compressed, megabytes)
     served = add("Gapless, local server, four senders", http, megabytes)
     tus = add("@tus/server, pieces of 1 MB", pieces[1_000_000], TUS_BYTES / 1e6)
     add("@tus/server, pieces of 8 MB", pieces[8_000_000], TUS_BYTES / 1e6)
@@ -360,13 +400,26 @@ def main() -> None:
             least=True,
         ),
         report.Target(
+            "1,000,000 records, own work, records per second: PUT gzip to ndjson.gz"
+            " / POST to ndjson",
+            report.ratio([one["seconds"] for one in ours], [one["seconds"] for one in compressed]),
+            1.5,
+            least=True,
+        ),
+        report.Target(
+            "the same, records per CPU second",
+            report.ratio([one["cpu"] for one in ours], [one["cpu"] for one in compressed]),
+            1.5,
+            least=True,
+        ),
+        report.Target(
             "MB/s to the same S3: local server / @tus/server, pieces of 1 MB",
             report.ratio(served, tus),
             3,
             least=True,
         ),
         report.Target(
-            "the same: own work / @tus/server", report.ratio(in_process, tus), 3, least=True
+            "the same: own work by POST / @tus/server", report.ratio(in_process, tus), 3, least=True
         ),
         report.Target("1,000,000 records merged: MiB", max(one["merge mib"] for one in ours), 200),
     ]

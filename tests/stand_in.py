@@ -1,6 +1,6 @@
 """S3 and DynamoDB in memory, for measurements: fast, so that the client is what is measured.
 
-    python -m tests.stand_in [BATCHES BYTES READ_MS WRITE_MS]
+    python -m tests.stand_in [BATCHES BYTES READ_MS WRITE_MS [CONTENT_BYTES]]
 
 Prints its port. As much of S3 as Gapless, boto3 and tus ask for, and as much of DynamoDB as moves a
 session where a write says; conditions are kept by S3 alone. moto, which the tests run on, does all
@@ -8,7 +8,8 @@ of it right and takes fifty times as long.
 
 With arguments, every session has so many batches of one record each, all the same, and what is
 written is thrown away, so that no size takes memory. Each read and write takes so many
-milliseconds, as a network would.
+milliseconds, as a network would. With ``CONTENT_BYTES`` the batches say that they are so many bytes
+of NDJSON, compressed.
 """
 
 import asyncio
@@ -204,23 +205,30 @@ class Store:
 
 
 class Batches(Store):
-    """The same batches in every session, and nothing that is kept."""
+    """The same batches in every session, and no object that is kept."""
 
-    keeps = 0
+    keeps = 2**16
 
-    def __init__(self, batches: float, size: float, read_ms: float, write_ms: float) -> None:
+    def __init__(
+        self, batches: float, size: float, read_ms: float, write_ms: float, content_size: float = 0
+    ) -> None:
         super().__init__(read_ms, write_ms)
         self.batches = int(batches)
         content = b'"' + b"x" * (int(size) - 3) + b'"\n'
+        sums = f"x-amz-meta-crc32: {crc32(content):08x}\r\n"
+        if content_size:
+            sums = (
+                f"x-amz-meta-stored-crc32: {crc32(content):08x}\r\n"
+                f"x-amz-meta-content-crc32: {0:08x}\r\n"
+                f"x-amz-meta-content-bytes: {int(content_size)}\r\n"
+            )
         self.batch = self.new(
-            [content],
-            f"x-amz-meta-records: 1\r\nx-amz-meta-sha256: {'0' * 64}\r\n"
-            f"x-amz-meta-crc32: {crc32(content):08x}\r\n",
+            [content], f"x-amz-meta-records: 1\r\nx-amz-meta-sha256: {'0' * 64}\r\n{sums}"
         )
 
     def found(self, key: str) -> Object | None:
         """Any batch is there; no merged object and no manifest ever is."""
-        return None if key.endswith("json") else self.batch
+        return None if "." in key else self.batch
 
     def listed(self, prefix: str, after: str) -> list[tuple[str, Object]]:
         """The same batches for any prefix."""
@@ -347,7 +355,10 @@ class Running:
 
 @contextmanager
 def serve(*case: float) -> Iterator[Running]:
-    """A stand-in for a while: batches, their bytes, milliseconds a read and a write, or nothing."""
+    """A stand-in for a while: batches, their bytes, milliseconds a read and a write, or nothing.
+
+    A fifth number is their bytes of NDJSON, where they are compressed.
+    """
     with subprocess.Popen(
         [sys.executable, "-m", "tests.stand_in", *map(str, case)], stdout=subprocess.PIPE, text=True
     ) as process:
