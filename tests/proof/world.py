@@ -554,6 +554,8 @@ class World:
         merged = self._bucket(self._config.merged_bucket).keys
         for key in [key for key in merged if key.startswith(f"{session_id}.")]:
             merged.pop(key)
+        # A slow attempt may write its manifest again, of an object that it cannot publish.
+        history.writes.remove(f"{session_id}.manifest.json")
         history.forgotten = True
 
     def expire(self, session_id: str) -> None:
