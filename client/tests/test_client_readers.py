@@ -174,7 +174,7 @@ def test_every_batch_fits_and_is_cut_the_same_whatever_the_reads(
         for i in range(0, len(found), at_once)
         if (part := found[i : i + at_once])
     ]
-    plan = batching.make_plan(chunks, max_bytes=most + 100)
+    plan = batching.make_plan(chunks, max_bytes=most)
     assert (plan.records, plan.bytes) == (len(found), len(content))
     pieces = [Chunk(content[i : i + at_once], ()) for i in range(0, len(content), at_once)]
     flexible = Plan(plan.records, plan.bytes, plan.crc32, None, most)
@@ -205,10 +205,10 @@ def test_batches_are_no_larger_than_their_number_makes_them(
     """A batch of several MB may not compress into a request: none is larger for nothing."""
     lines = [b"x" * (size - 1) + b"\n" for size in sizes]
     chunk = Chunk(b"".join(lines), [line[:-1] for line in lines])
-    found = batching.make_plan([chunk], flexible=True, max_bytes=most + 100, max_batches=batches)
+    found = batching.make_plan([chunk], flexible=True, max_bytes=most, max_batches=batches)
     assert len(list(batching.split([chunk], found))) <= batches
     needed = -(-sum(sizes) // (batches - 1)) + max(sizes, default=0)
-    assert found.batch_bytes <= max(most + 100, needed)
+    assert found.batch_bytes <= max(most, needed)
 
 
 def test_a_terabyte_is_sent_in_batches_that_compress_into_a_request() -> None:
