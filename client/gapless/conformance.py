@@ -577,7 +577,7 @@ def a_line_is_one_record_or_an_error_names_it(service: Service) -> None:
         (b'"\t"\n', "control_character", 1),
         (b'1\r\n"\\ud800"\r\n', "lone_surrogate", 2),
         (b'1\n"\xff"\n', "invalid_utf8", None),
-        (b"1\n" + b"[" * 9_999 + b"]" * 9_999, "too_deeply_nested", 2),
+        (b"1\n" + b"[" * 20_000 + b"]" * 20_000, "too_deeply_nested", 2),
     ):
         problem = service.lines(session, 0, body).refused(400, code)
         if line:
