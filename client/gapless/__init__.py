@@ -49,9 +49,9 @@ from gapless.errors import (
     UnexpectedAnswerError,
     UnreachableError,
 )
-from gapless.formats import Format, read_options
+from gapless.formats import Format, MergedFormat, read_merged_format, read_options
 from gapless.http import Report, ignore_events
-from gapless.models import Checksum, Limits, Range, Result, Status
+from gapless.models import Checksum, Content, Limits, Range, Result, Status
 from gapless.sessions import AsyncClient, AsyncSession, Timing
 from gapless.sources import File, Records, open_source, open_source_async
 
@@ -67,6 +67,7 @@ __all__ = [
     "Checksum",
     "ChecksumError",
     "Client",
+    "Content",
     "ExpiredError",
     "FileChangedError",
     "Format",
@@ -75,6 +76,7 @@ __all__ = [
     "InputError",
     "InvalidRecordError",
     "Limits",
+    "MergedFormat",
     "NotFoundError",
     "Range",
     "RecordTooLargeError",
@@ -104,6 +106,7 @@ async def upload_async(
     source: File | IO[bytes] | Records,
     url: str,
     *,
+    merged_format: MergedFormat | str = MergedFormat.NDJSON,
     format: Format | str | None = None,  # noqa: A002 - named like the option
     delimiter: str | None = None,
     encoding: str | None = None,
@@ -127,12 +130,14 @@ async def upload_async(
     ``gapless.objects``. Open files and records are copied to a temporary file, because the number
     of records must be known first.
 
-    ``format`` to ``skip_invalid`` are only for files. They, ``batch_size`` (records) and ``new``
-    are the options of ``gapless upload``; the others are those of ``AsyncClient``.
+    ``merged_format`` is that of the merged object, ``ndjson`` or ``ndjson.gz``. ``format`` to
+    ``skip_invalid`` are only for files. They, ``batch_size`` (records) and ``new`` are the options
+    of ``gapless upload``; the others are those of ``AsyncClient``.
 
     Raises TypeError if ``source`` is neither a file nor records; GaplessError, see
     ``gapless.errors``.
     """
+    merged_format = read_merged_format(merged_format)
     options = read_options(
         format=format, delimiter=delimiter, encoding=encoding, header=header, typed=typed
     )
@@ -149,7 +154,9 @@ async def upload_async(
         ) as client,
         open_source_async(source, options, skip_invalid=skip_invalid) as file,
     ):
-        return await uploads.upload(client, file, batch_size=batch_size, start_over=new)
+        return await uploads.upload(
+            client, file, batch_size=batch_size, merged_format=merged_format, start_over=new
+        )
 
 
 async def resume_async(
@@ -193,6 +200,7 @@ def upload(
     source: File | IO[bytes] | Records,
     url: str,
     *,
+    merged_format: MergedFormat | str = MergedFormat.NDJSON,
     format: Format | str | None = None,  # noqa: A002 - named like the option
     delimiter: str | None = None,
     encoding: str | None = None,
@@ -213,6 +221,7 @@ def upload(
     work = partial(
         upload_async,
         url=url,
+        merged_format=read_merged_format(merged_format),
         format=format,
         delimiter=delimiter,
         encoding=encoding,

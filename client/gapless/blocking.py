@@ -14,6 +14,7 @@ import httpx
 from anyio.from_thread import BlockingPortal
 
 from gapless import objects
+from gapless.formats import MergedFormat
 from gapless.http import Report, ignore_events
 from gapless.models import Limits, Range, Result, Status
 from gapless.sessions import AsyncClient, AsyncSession, Timing
@@ -90,9 +91,16 @@ class Client:
                 self._finalizer = weakref.finalize(self, _abandon, self._portal, self._client)
             return self._portal
 
-    def create(self, total_record: int, batch_size: int | None = None) -> "Session":
+    def create(
+        self,
+        total_record: int,
+        batch_size: int | None = None,
+        *,
+        merged_format: MergedFormat | str = MergedFormat.NDJSON,
+    ) -> "Session":
         """Open a session. Raises GaplessError, as every method does."""
-        return Session(self, self.portal.call(self._client.create, total_record, batch_size))
+        create = partial(self._client.create, merged_format=merged_format)
+        return Session(self, self.portal.call(create, total_record, batch_size))
 
     def session(self, session_id: str) -> "Session":
         """An existing session; sends nothing."""
@@ -154,22 +162,24 @@ class Session:
         """Abort the session."""
         self._client.portal.call(self._session.abort)
 
-    def download(self, to: str | os.PathLike[str] | IO[bytes]) -> int:
+    def download(
+        self, to: str | os.PathLike[str] | IO[bytes], *, inflate: bool | None = None
+    ) -> int:
         """Write the merged object to ``to``, a path or an open binary file; returns its size."""
-        return self._client.portal.call(self._session.download, to)
+        return self._client.portal.call(partial(self._session.download, inflate=inflate), to)
 
     def manifest(self, to: str | os.PathLike[str] | IO[bytes]) -> int:
         """Write the manifest to ``to``; returns its size."""
         return self._client.portal.call(self._session.manifest, to)
 
-    def stream(self) -> Iterator[bytes]:
-        """The merged object, in pieces; its checksum is verified after the last."""
+    def stream(self, *, inflate: bool = True) -> Iterator[bytes]:
+        """The merged object, in pieces; its checksums are verified after the last."""
         portal = self._client.portal
         send, receive = anyio.create_memory_object_stream[bytes](1)
 
         async def pump() -> None:
             with send:
-                async for block in self._session.stream():
+                async for block in self._session.stream(inflate=inflate):
                     await send.send(block)
 
         running = portal.start_task_soon(pump)

@@ -54,9 +54,10 @@ from gapless.errors import (
     StateError,
     UnavailableError,
 )
-from gapless.formats import Format, ReadOptions, read_options
+from gapless.formats import Format, MergedFormat, ReadOptions, read_options
+from gapless.merged import verify_content
 from gapless.models import Limits, Result, as_json
-from gapless.sessions import AsyncClient, service_url, verify_checksum
+from gapless.sessions import AsyncClient, service_url
 from gapless.text import as_argument, command, count, printable, redact, with_suffix
 
 EXIT_CODES: Final[list[tuple[type[GaplessError], int]]] = [
@@ -203,6 +204,13 @@ def cli() -> None:
 @click.option(
     "--batch-size", type=click.IntRange(1), help="Records in a batch; by default computed."
 )
+@click.option(
+    "--merged-format",
+    type=click.Choice([choice.value for choice in MergedFormat]),
+    default=MergedFormat.NDJSON.value,
+    show_default=True,
+    help="The format of the merged object; ndjson.gz stores everything compressed.",
+)
 @click.option("--new", "start_over", is_flag=True, help="Start over if an upload is unfinished.")
 @_options(sends=True)
 def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - click's
@@ -216,6 +224,7 @@ def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - c
     Examples:
       gapless upload orders.ndjson --url http://localhost:3000
       gapless upload january.csv.gz february.csv.gz --typed
+      gapless upload orders.ndjson --merged-format ndjson.gz
       zcat orders.gz | gapless upload - --format ndjson
       gapless upload orders.ndjson --aws                signed, AuthMode IAM
       gapless upload orders.ndjson --token-command "get-token --scope uploads"
@@ -233,6 +242,7 @@ def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - c
                         client,
                         source,
                         batch_size=options["batch_size"],
+                        merged_format=MergedFormat(options["merged_format"]),
                         start_over=options["start_over"],
                     )
             except (GaplessError, OSError) as error:
@@ -355,6 +365,7 @@ def list_(as_json: bool) -> None:
             "sessionId": upload.session_id,
             "url": upload.url,
             "totalRecord": upload.plan.records,
+            "mergedFormat": upload.merged_format,
             "begun": when.isoformat(timespec="seconds"),
             "resume": resume,
         }
@@ -386,9 +397,9 @@ def status(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
         number = sum(map(len, found.missing))
         more = "more than " if found.missing_truncated else ""
         shown.result(
-            f"session {found.session_id}: {found.state}, {count(found.total_record, 'record')},"
-            f" {count(found.batches, 'batch', 'batches')} stored, {more}{number:,} missing,"
-            f" expires {facts['expiresAt']}",
+            f"session {found.session_id}: {found.state}, {count(found.total_record, 'record')}"
+            f" into {found.format}, {count(found.batches, 'batch', 'batches')} stored,"
+            f" {more}{number:,} missing, expires {facts['expiresAt']}",
             facts,
         )
         if found.missing:
@@ -423,8 +434,7 @@ def finish(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
             raise result.incomplete()
         if saved_state:
             state.mark_finished(saved_state)
-            plan = saved_state.plan
-            verify_checksum(result, size=plan.bytes, crc=plan.crc32)
+            verify_content(result, saved_state.plan.bytes, saved_state.plan.crc32)
         _show_result(shown, result, target, checked=saved_state is not None)
 
     _run_on_session(target, work, options)
@@ -440,6 +450,12 @@ def finish(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.option(
+    "--inflate/--no-inflate",
+    default=None,
+    help="Write an object in the format ndjson.gz as NDJSON, or as it is stored. By default it is"
+    " inflated, unless the name of the output file ends with .gz.",
+)
+@click.option(
     "--manifest", is_flag=True, help="Download the manifest: offset and SHA-256 of each batch."
 )
 @_options()
@@ -447,6 +463,7 @@ def download(
     target: str,
     output: Path | None,
     force: bool,
+    inflate: bool | None,
     manifest: bool,
     **options: Any,  # noqa: ANN401 - click's
 ) -> None:
@@ -460,9 +477,11 @@ def download(
       gapless download orders.ndjson
       gapless download 1f6d0e9c52b84a7fb3d27c0a94e8f615 -o merged.ndjson
       gapless download orders.ndjson -o - | head
+      gapless download orders.ndjson -o orders.ndjson.gz   compressed, if it is stored so
       gapless download orders.ndjson --manifest
     """
-    suffix = ".manifest.json" if manifest else ".merged.ndjson"
+    suffix = ".merged.ndjson.gz" if inflate is False else ".merged.ndjson"
+    suffix = ".manifest.json" if manifest else suffix
     path = output or with_suffix(Path(_stem(Path(target).name) or target), suffix)
     exists = not (output or force) and os.path.lexists(path)
 
@@ -473,7 +492,7 @@ def download(
                 " file."
             )
         session = client.session(session_id)
-        get = session.manifest if manifest else session.download
+        get = session.manifest if manifest else partial(session.download, inflate=inflate)
         if str(path) == "-":
             try:
                 with atomic.standard_output() as stream:
@@ -587,11 +606,14 @@ def _stem(name: str) -> str:
 
 def _show_result(shown: Display, result: Result, name: object, *, checked: bool = True) -> None:
     facts = as_json(result) | {"file": str(name), "verified": checked}
+    content = result.content or result
+    stored = f", {count(result.bytes, 'byte')} compressed" if result.content else ""
     proof = ", and what is stored is what was sent" if checked else ""
     shown.result(
         f"{printable(str(name))}: {count(result.received_record or 0, 'record')},"
-        f" {count(result.bytes, 'byte')} in {count(result.batches, 'batch', 'batches')}"
-        f" are {result.key}{proof}" + (f"; read as {result.reading}" if result.reading else ""),
+        f" {count(content.bytes, 'byte')} in {count(result.batches, 'batch', 'batches')}"
+        f" are {result.key}{stored}{proof}"
+        + (f"; read as {result.reading}" if result.reading else ""),
         facts,
     )
 

@@ -255,7 +255,8 @@ def _line(event: str, facts: dict[str, Any]) -> str:  # noqa: PLR0911 - one for 
                 else ""
             )
             stored = f", {facts['stored']:,} stored already" if facts.get("stored") else ""
-            return f"session: {facts['sessionId']}{batches}{stored}"
+            into = ", into ndjson.gz" if facts["mergedFormat"] == "ndjson.gz" else ""
+            return f"session: {facts['sessionId']}{batches}{into}{stored}"
         case "warning":
             return f"gapless: {facts['message']}"
         case "check":

@@ -39,6 +39,25 @@ class Format(str, Enum):
     TSV = "tsv"
 
 
+class MergedFormat(str, Enum):
+    """The format of a merged object."""
+
+    NDJSON = "ndjson"
+    NDJSON_GZ = "ndjson.gz"
+    """NDJSON in one gzip member."""
+
+
+def read_merged_format(name: MergedFormat | str) -> MergedFormat:
+    """The format of this name. Raises InputError (``option``) for an unknown one."""
+    try:
+        return MergedFormat(name)
+    except ValueError:
+        known = " or ".join(format_.value for format_ in MergedFormat)
+        raise InputError(
+            f"{name!r} is not a format to merge into. Use {known}.", "option"
+        ) from None
+
+
 class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of ``gapless upload`` for reading a file."""
 

@@ -323,7 +323,8 @@ class Http:
     @asynccontextmanager
     async def fetch(self, url: str, start: int) -> AsyncIterator[httpx.Response]:
         """A file from byte ``start`` on, without the service's credentials: S3 refuses them."""
-        headers = {"Range": f"bytes={start}-"} if start else {}
+        # As it is stored: what a server compresses anew cannot be continued at a byte.
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         request = self._client.build_request(
             "GET", url, headers=headers, timeout=self._timeout(self._silence, self._silence)
         )

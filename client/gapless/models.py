@@ -34,6 +34,13 @@ class Checksum(msgspec.Struct, frozen=True):
     value: str
 
 
+class Content(msgspec.Struct, frozen=True):
+    """The NDJSON in a merged object that is compressed."""
+
+    bytes: int
+    checksum: Checksum
+
+
 class Result(msgspec.Struct, frozen=True, rename="camel"):
     """The result of finish (openapi.yaml: FinishSuccess and FinishFailed)."""
 
@@ -50,6 +57,9 @@ class Result(msgspec.Struct, frozen=True, rename="camel"):
     key: str = ""
     manifest: str = ""
     checksum: Checksum | None = None
+    content: Content | None = None
+    """The NDJSON in the object, if its format is ``ndjson.gz``; ``bytes`` and ``checksum`` are of
+    the object as it is stored."""
     reading: str = ""
     """How the client read the input; set by ``upload`` and ``resume``."""
 
@@ -85,6 +95,8 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     missing_truncated: bool = False
     finish: Result | None = None
     merge: Merge | None = None
+    format: str = "ndjson"
+    """The format of the merged object."""
 
 
 class Created(msgspec.Struct, frozen=True, rename="camel"):
@@ -102,9 +114,10 @@ class Link(msgspec.Struct, frozen=True):
 
 
 def as_json(model: Result | Status) -> dict[str, Any]:
-    """``model`` as JSON has it; without an empty ``reading``."""
+    """``model`` as JSON has it; without an empty ``reading`` or ``content``."""
     members: dict[str, Any] = msgspec.to_builtins(model)
     for result in (members, members.get("finish") or {}):
-        if not result.get("reading", True):
-            del result["reading"]
+        for name in ("reading", "content"):
+            if not result.get(name, True):
+                del result[name]
     return members

@@ -32,6 +32,7 @@ from gapless.errors import (
     UnavailableError,
     api_error,
 )
+from gapless.formats import MergedFormat, read_merged_format
 from gapless.http import (
     AdaptiveLimiter,
     Backoff,
@@ -40,8 +41,9 @@ from gapless.http import (
     ignore_events,
     unexpected_response,
 )
+from gapless.merged import MergedObject, verify_manifest
 from gapless.models import Created, Limits, Link, Merge, Range, Result, Status
-from gapless.text import redact
+from gapless.text import printable, redact
 from gapless.transport import ProxyTransport, describe_error, permanent_error
 
 if TYPE_CHECKING:
@@ -149,9 +151,23 @@ class AsyncClient:
         """Close all connections."""
         await self.http.aclose()
 
-    async def create(self, total_record: int, batch_size: int | None = None) -> "AsyncSession":
-        """Open a session. Raises GaplessError, as every method does."""
-        members = {"totalRecord": total_record} | ({"batchSize": batch_size} if batch_size else {})
+    async def create(
+        self,
+        total_record: int,
+        batch_size: int | None = None,
+        *,
+        merged_format: MergedFormat | str = MergedFormat.NDJSON,
+    ) -> "AsyncSession":
+        """Open a session. Raises GaplessError, as every method does.
+
+        ``batch_size`` is the number of records in a batch; ``merged_format`` is ``ndjson``, or
+        ``ndjson.gz``, which stores everything compressed.
+        """
+        members: dict[str, object] = {"totalRecord": total_record}
+        if batch_size:
+            members["batchSize"] = batch_size
+        if (format_ := read_merged_format(merged_format)) is not MergedFormat.NDJSON:
+            members["format"] = format_
         response = await self.http.call(
             "POST",
             ROOT,
@@ -271,26 +287,69 @@ class AsyncSession:
         """Abort the session; the service deletes its batches."""
         await self._http.call("DELETE", self._path, expect={HTTPStatus.NO_CONTENT})
 
-    async def download(self, to: str | os.PathLike[str] | IO[bytes]) -> int:
-        """Write the merged object to ``to``; returns its size in bytes.
+    async def download(
+        self, to: str | os.PathLike[str] | IO[bytes], *, inflate: bool | None = None
+    ) -> int:
+        """Write the merged object to ``to``; returns the number of bytes that were written.
 
         A path appears complete, or not at all. An open binary file is written as the bytes arrive.
-        Raises ChecksumError if the bytes are not those that the service merged.
+        ``inflate`` is whether an object in the format ``ndjson.gz`` is written as NDJSON; by
+        default it is, unless ``to`` is a path that ends with ``.gz``. Raises ChecksumError if the
+        bytes are not those that the service merged; SettingError if NDJSON would be written to a
+        path that ends with ``.gz``.
         """
-        return await self._download(self.stream(), to)
+        path = os.fspath(to) if isinstance(to, (str, os.PathLike)) else ""
+        named_gzip = path.lower().endswith(".gz")
+        inflate = not named_gzip if inflate is None else inflate
+        result = await self._result("file")
+        if named_gzip and (inflate or not result.content):
+            raise SettingError(
+                f"{printable(path)} would contain NDJSON, and no gzip. Choose a name that does not"
+                " end with .gz."
+            )
+        return await self._download(self._merged(result, inflate=inflate), to)
 
     async def manifest(self, to: str | os.PathLike[str] | IO[bytes]) -> int:
-        """Write the manifest to ``to``: offset and SHA-256 of each batch."""
-        return await self._download(self._fetch("manifest", None), to)
+        """Write the manifest to ``to``: offset and SHA-256 of each batch.
 
-    async def stream(self) -> AsyncGenerator[bytes, None]:
-        """The merged object, in pieces.
+        Raises ChecksumError if it does not describe the object that the service merged.
+        """
+        return await self._download(self._manifest(), to)
+
+    async def stream(self, *, inflate: bool = True) -> AsyncGenerator[bytes, None]:
+        """The merged object, in pieces; as NDJSON, or as it is stored without ``inflate``.
 
         Raises ChecksumError after the last if the bytes are not those that the service merged.
         """
-        result = (await self.status()).finish
-        async for block in self._fetch("file", result if result and result.ok else None):
-            yield block
+        async for piece in self._merged(await self._result("file"), inflate=inflate):
+            yield piece
+
+    async def _merged(self, result: Result, *, inflate: bool) -> AsyncGenerator[bytes, None]:
+        merged = MergedObject(result, inflate=inflate)
+        async for block in self._fetch("file", result.bytes):
+            for piece in merged.read(block):
+                yield piece
+        merged.verify()
+
+    async def _manifest(self) -> AsyncGenerator[bytes, None]:
+        result = await self._result("manifest")
+        manifest = b"".join([block async for block in self._fetch("manifest")])
+        verify_manifest(manifest, result)
+        yield manifest
+
+    async def _result(self, what: str) -> Result:
+        """The result of a finished session; raises the error for ``what`` of any other."""
+        found = (await self.status()).finish
+        if found is None or not found.ok:
+            await self._link(what)  # raises, unless the session was finished meanwhile
+            found = (await self.status()).finish or Result(self.session_id, "")
+        return found
+
+    async def _link(self, what: str) -> str:
+        # As it is stored, not as NDJSON with Content-Encoding.
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        response = await self._http.call("GET", f"{self._path}/{what}", headers=headers)
+        return _decode(response, Link).url
 
     async def _download(
         self, blocks: AsyncGenerator[bytes, None], to: str | os.PathLike[str] | IO[bytes]
@@ -303,22 +362,17 @@ class AsyncSession:
                     done += len(block)
         return done
 
-    async def _fetch(self, what: str, expected: Result | None) -> AsyncGenerator[bytes, None]:
+    async def _fetch(self, what: str, total: int | None = None) -> AsyncGenerator[bytes, None]:
         """Read an object to its end, reconnecting at the byte where a connection breaks."""
-        done = crc = 0
+        done = 0
         backoff = Backoff(self._http)
-        total = expected.bytes if expected else None
         while True:
-            response = await self._http.call(
-                "GET", f"{self._path}/{what}", headers={"Accept": "application/json"}
-            )
+            link = await self._link(what)
             before = done
-            link = _decode(response, Link).url
             try:
                 async with self._http.fetch(link, done) as content:
                     _check_download(content, await _problem(content), done)
-                    async for block in content.aiter_bytes():
-                        crc = compression.crc32(block, crc)
+                    async for block in content.aiter_raw():
                         done += len(block)
                         yield block
                         self.client.report("download", {"bytes": done, "total": total})
@@ -331,8 +385,6 @@ class AsyncSession:
                 await backoff.wait(reason, error)
             else:
                 break
-        if expected and expected.checksum:
-            verify_checksum(expected, size=done, crc=crc, what="The download")
 
 
 async def _problem(content: httpx.Response) -> bytes:
@@ -348,19 +400,6 @@ def _check_download(content: httpx.Response, problem: bytes, start: int) -> None
         raise unexpected_response(content)
     if start and content.status_code != HTTPStatus.PARTIAL_CONTENT:
         raise ChecksumError("The storage cannot continue an interrupted download. Start it again.")
-
-
-def verify_checksum(
-    result: Result, *, size: int, crc: int, what: str = "The merged object"
-) -> None:
-    """Raise ChecksumError unless the merged object has this size in bytes and this CRC-32."""
-    value = base64.b64encode(crc.to_bytes(4, "big")).decode()
-    stored = result.checksum.value if result.checksum else value
-    if (size, value) != (result.bytes, stored):
-        raise ChecksumError(
-            f"{what} is not what was sent: {result.bytes:,} bytes with CRC-32 {stored} are stored,"
-            f" {size:,} bytes with CRC-32 {value} are here."
-        )
 
 
 def encode_batch(

@@ -51,6 +51,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     verbatim: bool = msgspec.field(name="clean")
     """Whether the file is NDJSON exactly as it is sent, so that it need not be checked again."""
     plan: Plan
+    merged_format: str = "ndjson"
     started_at: float = msgspec.field(name="begun")
     """Seconds since 1970."""
     finished: bool = False

@@ -31,11 +31,12 @@ from gapless.errors import (
     StateError,
 )
 from gapless.fingerprint import BlockReader
-from gapless.formats import Reading, ReadOptions
+from gapless.formats import MergedFormat, Reading, ReadOptions
 from gapless.http import Report, ignore_events
+from gapless.merged import verify_content
 from gapless.models import Limits, Range, Result, Status, as_json
 from gapless.readers import Chunk
-from gapless.sessions import AsyncClient, AsyncSession, encode_batch, verify_checksum
+from gapless.sessions import AsyncClient, AsyncSession, encode_batch
 from gapless.state import State
 from gapless.text import as_argument, command, count, printable, with_suffix
 
@@ -103,7 +104,12 @@ class Scan:
 
 
 async def upload(
-    client: AsyncClient, source: Source, *, batch_size: int | None = None, start_over: bool = False
+    client: AsyncClient,
+    source: Source,
+    *,
+    batch_size: int | None = None,
+    merged_format: MergedFormat = MergedFormat.NDJSON,
+    start_over: bool = False,
 ) -> Result:
     """Upload ``source`` into a new session; returns the result, which is ``ok`` and verified.
 
@@ -114,14 +120,18 @@ async def upload(
     async with _readable(source) as readable:
         if readable.keep_state and not start_over:
             await _check_unfinished(client, readable)
-        return await _upload(client, readable, batch_size)
+        return await _upload(client, readable, batch_size, merged_format)
 
 
-async def _upload(client: AsyncClient, source: Source, batch_size: int | None) -> Result:
+async def _upload(
+    client: AsyncClient, source: Source, batch_size: int | None, merged_format: MergedFormat
+) -> Result:
     limits = Limits()
     while True:
         found = await _scan(client, source, limits, batch_size)
-        session = await client.create(found.plan.records, found.plan.batch_size)
+        session = await client.create(
+            found.plan.records, found.plan.batch_size, merged_format=merged_format
+        )
         if _fits(found.plan, session.limits):
             break
         # Its limits are stricter than the documented ones, which the plan assumed.
@@ -131,9 +141,9 @@ async def _upload(client: AsyncClient, source: Source, batch_size: int | None) -
                 f"The records do not fit into the service's limits: {session.limits}"
             )
         limits = session.limits
-    saved_state = _new_state(client, session, source, found)
+    saved_state = _new_state(client, session, source, found, merged_format.value)
     remembered = source.keep_state and _save_state(client, saved_state)
-    _report_session(client, session, found.plan, remembered=remembered)
+    _report_session(client, session, saved_state, remembered=remembered)
     result = await _complete(client, session, source, saved_state)
     return msgspec.structs.replace(result, reading=str(saved_state.reading))
 
@@ -210,7 +220,7 @@ async def _resume(
     remembered = saved_state is not None
     if saved_state is None:
         found = await _scan(client, source, session.limits, status.batch_size, status=status)
-        saved_state = _new_state(client, session, source, found)
+        saved_state = _new_state(client, session, source, found, status.format)
         if found.plan.records == status.total_record and source.keep_state:
             remembered = _save_state(client, saved_state)
     elif not await anyio.to_thread.run_sync(_is_unchanged, source, saved_state):
@@ -232,7 +242,7 @@ async def _resume(
             f"{source.name} has {count(plan.records, 'record')}, the session was opened for"
             f" {status.total_record:,}."
         )
-    _report_session(client, session, plan, remembered=remembered, stored=status.batches)
+    _report_session(client, session, saved_state, remembered=remembered, stored=status.batches)
     result = await _complete(client, session, source, saved_state, status=status)
     return msgspec.structs.replace(result, reading=str(saved_state.reading))
 
@@ -265,7 +275,7 @@ async def _complete(
         raise result.incomplete()
     if source.keep_state:
         state.mark_finished(saved_state)
-    verify_checksum(result, size=plan.bytes, crc=plan.crc32)
+    verify_content(result, plan.bytes, plan.crc32)
     return result
 
 
@@ -618,7 +628,13 @@ def _fits(plan: Plan, limits: Limits) -> bool:
     )
 
 
-def _new_state(client: AsyncClient, session: AsyncSession, source: Source, found: Scan) -> State:
+def _new_state(
+    client: AsyncClient,
+    session: AsyncSession,
+    source: Source,
+    found: Scan,
+    merged_format: str,
+) -> State:
     return State(
         url=client.url,
         session_id=session.session_id,
@@ -632,13 +648,15 @@ def _new_state(client: AsyncClient, session: AsyncSession, source: Source, found
         skip_invalid=source.skip_invalid,
         verbatim=found.verbatim,
         plan=found.plan,
+        merged_format=merged_format,
         started_at=time.time(),
     )
 
 
 def _report_session(
-    client: AsyncClient, session: AsyncSession, plan: Plan, **facts: bool | int
+    client: AsyncClient, session: AsyncSession, saved_state: State, **facts: bool | int
 ) -> None:
+    plan = saved_state.plan
     client.report(
         "session",
         {
@@ -648,6 +666,7 @@ def _report_session(
             "batchSize": plan.batch_size,
             "batches": plan.batches,
             "bytes": plan.bytes,
+            "mergedFormat": saved_state.merged_format,
             **facts,
         },
     )

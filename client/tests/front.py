@@ -102,7 +102,13 @@ class Front:
     def _pass_on(
         self, seen: Seen, environ: "WSGIEnvironment"
     ) -> tuple[int, list[tuple[str, str]], bytes]:
-        names = ("CONTENT_TYPE", "HTTP_CONTENT_ENCODING", "HTTP_CONTENT_DIGEST", "HTTP_ACCEPT")
+        names = (
+            "CONTENT_TYPE",
+            "HTTP_CONTENT_ENCODING",
+            "HTTP_CONTENT_DIGEST",
+            "HTTP_ACCEPT",
+            "HTTP_ACCEPT_ENCODING",
+        )
         headers = {
             name.removeprefix("HTTP_").replace("_", "-"): environ[name]
             for name in names
@@ -161,9 +167,9 @@ def merged(name: object = "in.ndjson") -> bytes:
     return Path("merged.out").read_bytes()
 
 
-def begin(front: Front, file: Path) -> None:
+def begin(front: Front, file: Path, *options: object) -> None:
     """Begin an upload that stops after some batches."""
     front.rule = lambda seen: Said(403, {"message": "Forbidden"}) if seen.seq_num == 4 else None
-    run("upload", file, "--batch-size", 10, "--parallel", 1, expect=6)
+    run("upload", file, "--batch-size", 10, "--parallel", 1, *options, expect=6)
     front.rule = lambda _: None
     front.seen.clear()

@@ -408,11 +408,12 @@ def test_the_public_names_stay() -> None:
     """A name that goes breaks programs; one that is new is for docs/client.md to explain."""
     assert " ".join(sorted(gapless.__all__)) == (
         "ApiError AsyncClient AsyncSession AuthError BatchConflictError Checksum ChecksumError"
-        " Client ExpiredError FileChangedError Format GaplessError IncompleteError InputError"
-        " InvalidRecordError Limits NotFoundError Range RecordTooLargeError RequestError Result"
-        " ServerError Session SessionStateError SettingError SigV4Auth StateError Status TokenAuth"
-        " TokenError TooLargeError UnavailableError UnexpectedAnswerError UnreachableError resume"
-        " resume_async upload upload_async"
+        " Client Content ExpiredError FileChangedError Format GaplessError IncompleteError"
+        " InputError InvalidRecordError Limits MergedFormat NotFoundError Range"
+        " RecordTooLargeError RequestError Result ServerError Session SessionStateError"
+        " SettingError SigV4Auth StateError Status TokenAuth TokenError TooLargeError"
+        " UnavailableError UnexpectedAnswerError UnreachableError resume resume_async upload"
+        " upload_async"
     )
     assert [name for name in gapless.__all__ if not hasattr(gapless, name)] == []
 
