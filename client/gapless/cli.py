@@ -477,7 +477,7 @@ def download(
       gapless download orders.ndjson
       gapless download 1f6d0e9c52b84a7fb3d27c0a94e8f615 -o merged.ndjson
       gapless download orders.ndjson -o - | head
-      gapless download orders.ndjson -o orders.ndjson.gz   compressed, if it is stored so
+      gapless download orders.ndjson -o orders.ndjson.gz     as it is stored
       gapless download orders.ndjson --manifest
     """
     suffix = ".merged.ndjson.gz" if inflate is False else ".merged.ndjson"
