@@ -52,7 +52,7 @@ def build(wiring: Wiring) -> Callable[[Event, Context], object]:
             )
             try:
                 with within(context):
-                    cleaned = cleanup(session_id)
+                    cleaned = cleanup.run(session_id)
                 logger.info(
                     "cleaned up",
                     batches=cleaned.batches,

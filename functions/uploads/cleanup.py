@@ -50,10 +50,10 @@ class Cleanup:
         self._batches_bucket = batches_bucket
         self._merged_bucket = merged_bucket
 
-    def __call__(self, session_id: str) -> Cleaned:
+    def run(self, session_id: str) -> Cleaned:
         """Clean up after a session: ceil(batches / 1,000) lists and deletions, and 2 lists.
 
-        Raises StorageBusyError, NotDeletedError, or what AWS says; then call it again.
+        Raises StorageBusyError, NotDeletedError, or what AWS says; then run it again.
         """
         return Cleaned(
             batches=self._delete_all(f"{session_id}/"),

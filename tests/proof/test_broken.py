@@ -259,7 +259,7 @@ def uploads_before_batches(patch: pytest.MonkeyPatch) -> None:
         batches = self._delete_all(f"{session_id}/")
         return Cleaned(batches, uploads, self._delete_all(f"merges/{session_id}/"))
 
-    patch.setattr(Cleanup, "__call__", clean_up)
+    patch.setattr(Cleanup, "run", clean_up)
 
 
 def plans_are_left(patch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,32 @@ def test_text_that_lost_a_byte_on_its_way_is_refused() -> None:
     assert MEDIA_TYPE in error.detail
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_gzip_that_is_not_said_to_be_gzip_is_told_so(times: int) -> None:
+    """``curl -T part.gz`` alone; or a file that was compressed, and compressed again."""
+    sent = gzip.compress(b'{"seqNum":0,"data":[1]}')
+    error = refusal(
+        errors.InvalidUtf8Error,
+        lambda: (
+            read_body(sent)
+            if times == 1
+            else read_body(gzip.compress(sent), content_encoding="gzip")
+        ),
+    )
+    assert error.members == {"offset": 1}
+    assert "Content-Encoding: gzip" in error.detail
+
+
+def test_gzip_that_came_as_text_is_told_so() -> None:
+    sent = gzip.compress(b'{"seqNum":0,"data":[1]}')
+    error = refusal(
+        errors.InvalidUtf8Error,
+        lambda: read_text(sent.decode(errors="replace"), content_length=str(len(sent))),
+    )
+    assert "Content-Encoding: gzip" in error.detail
+    assert MEDIA_TYPE in error.detail
+
+
 @pytest.mark.parametrize("text", ['{"a":"é漢😀"}', '{"a":"\ufffd"}', "{}"])
 def test_text_of_the_right_length_is_taken(text: str) -> None:
     body = text.encode()

@@ -8,10 +8,21 @@ import pybase64
 
 from uploads import errors
 from uploads.decode.content_digest import check_digest
-from uploads.decode.inflate import BATCH_ALLOWANCE, Allowance, Meter, inflate, no_meter
+from uploads.decode.inflate import (
+    BATCH_ALLOWANCE,
+    Allowance,
+    Meter,
+    begins_as_gzip,
+    inflate,
+    no_meter,
+)
 
 BATCH_MEDIA_TYPE: Final = "application/vnd.gapless.batch+json"
 """The media type under which API Gateway hands a body on untouched."""
+
+_UNNAMED_GZIP: Final = (
+    " It begins as gzip does: compress it once, and send it with Content-Encoding: gzip."
+)
 
 _PIECE_BYTES: Final = 64 * 1024
 """Of text that is checked in one step."""
@@ -103,8 +114,9 @@ def _check_utf8(content: bytes) -> None:
             _, used = codecs.utf_8_decode(piece, "strict", at + len(piece) == len(content))
         except UnicodeDecodeError as error:
             offset = at + error.start
+            hint = _UNNAMED_GZIP if begins_as_gzip(view) else ""
             raise errors.InvalidUtf8Error(
-                f"The body is not UTF-8: {error.reason} at byte {offset}.", offset=offset
+                f"The body is not UTF-8: {error.reason} at byte {offset}.{hint}", offset=offset
             ) from None
         at += used
 
@@ -115,7 +127,8 @@ def _check_length(sent: bytes, content_length: str | None, media_type: str) -> N
         return
     # Several header lines are one, with commas: they must agree.
     if {one.strip().lstrip("0") for one in content_length.split(",")} != {str(len(sent))}:
+        hint = _UNNAMED_GZIP if sent.startswith("\x1f\ufffd".encode()) else ""
         raise errors.InvalidUtf8Error(
             f"The body arrived as {len(sent)} bytes but Content-Length says {content_length[:20]}:"
-            f" it is not UTF-8. Send UTF-8, or {media_type} to find the place.",
+            f" it is not UTF-8. Send UTF-8, or {media_type} to find the place.{hint}",
         )

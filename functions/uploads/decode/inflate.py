@@ -79,7 +79,7 @@ def _inflate(
     size = at = 0
     begun = cpu()
     while at < len(view) or not pieces:
-        if not _begins_as_gzip(view[at:]):
+        if not begins_as_gzip(view[at:]):
             raise _no_gzip(
                 "there is something else after the end of the gzip"
                 if at
@@ -110,7 +110,8 @@ def _inflate(
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _begins_as_gzip(compressed: memoryview) -> bool:
+def begins_as_gzip(compressed: memoryview) -> bool:
+    """Whether this may be gzip, as far as its first two bytes tell."""
     return compressed[: len(_GZIP_MAGIC)] == _GZIP_MAGIC[: len(compressed)]
 
 
