@@ -98,7 +98,7 @@ def growth() -> None:
         axes.set_title(label, fontsize=10)
     seconds.set_yscale("log")
     calls.set_yscale("log")
-    memory.set_ylim(0, 100)
+    memory.set_ylim(bottom=0)
     save(figure, "growth")
 
 
