@@ -453,7 +453,7 @@ def finish(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
     "--inflate/--no-inflate",
     default=None,
     help="Write an object in the format ndjson.gz as NDJSON, or as it is stored. By default it is"
-    " inflated, unless the name of the output file ends with .gz.",
+    " inflated, unless the name of the output file ends with .gz or .gzip.",
 )
 @click.option(
     "--manifest", is_flag=True, help="Download the manifest: offset and SHA-256 of each batch."

@@ -15,6 +15,7 @@ from collections.abc import (
 from contextlib import aclosing
 from datetime import datetime
 from http import HTTPStatus
+from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Final, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
@@ -294,18 +295,19 @@ class AsyncSession:
 
         A path appears complete, or not at all. An open binary file is written as the bytes arrive.
         ``inflate`` is whether an object in the format ``ndjson.gz`` is written as NDJSON; by
-        default it is, unless ``to`` is a path that ends with ``.gz``. Raises ChecksumError if the
-        bytes are not those that the service merged; SettingError if NDJSON would be written to a
-        path that ends with ``.gz``.
+        default it is, unless ``to`` is a path that ends with ``.gz`` or ``.gzip``. Raises
+        ChecksumError if the bytes are not those that the service merged; SettingError if NDJSON
+        would be written to such a path.
         """
         path = os.fspath(to) if isinstance(to, (str, os.PathLike)) else ""
-        named_gzip = path.lower().endswith(".gz")
+        suffix = PurePath(path).suffix
+        named_gzip = suffix.lower() in {".gz", ".gzip"}
         inflate = not named_gzip if inflate is None else inflate
         result = await self._result("file")
         if named_gzip and (inflate or not result.content):
             raise SettingError(
                 f"{printable(path)} would contain NDJSON, and no gzip. Choose a name that does not"
-                " end with .gz."
+                f" end with {suffix}."
             )
         return await self._download(self._merged(result, inflate=inflate), to)
 

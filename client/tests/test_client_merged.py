@@ -145,7 +145,7 @@ def test_the_name_says_in_which_form(stored: bytes) -> None:
     run("download", "in.ndjson")
     assert Path("in.merged.ndjson").read_bytes() == stored
     run("download", "in.ndjson", "--no-inflate")
-    for name in ("out.ndjson.gz", "OUT.GZ"):
+    for name in ("out.ndjson.gz", "out.gzip", "OUT.GZ"):
         run("download", "in.ndjson", "-o", name)
         assert Path(name).read_bytes() == Path("in.merged.ndjson.gz").read_bytes()
         assert zlib.decompress(Path(name).read_bytes(), wbits=31) == stored
