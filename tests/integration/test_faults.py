@@ -127,6 +127,19 @@ def test_decided_batches_that_are_gone_cannot_be_finished(
     assert not stack.has_merged(session_id)
 
 
+@pytest.mark.parametrize(("status", "code"), [(404, "NoSuchKey"), (412, "PreconditionFailed")])
+def test_a_batch_that_goes_before_it_is_copied_is_gone(
+    api: Api, aws: AwsProxy, stack: Stack, status: int, code: str
+) -> None:
+    """As one that goes before it is read."""
+    session_id = api.create(1)
+    assert api.gzip_batch(session_id, 0, ["x" * limits.MIN_PART_BYTES]).status == 204
+    with aws.failing("UploadPartCopy", s3_error(status, code), landed=False):
+        answer = api.finish(session_id)
+    assert (answer.status, answer.code) == (410, "batches_gone")
+    assert not stack.has_merged(session_id)
+
+
 def test_a_foreign_object_under_the_merged_key_is_never_taken_for_ours(
     api: Api, stack: Stack
 ) -> None:

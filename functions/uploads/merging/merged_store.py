@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef, HeadObjectOutputTypeDef
 
 _NOT_FOUND: Final = 404
+_BATCH_GONE: Final = {"NoSuchKey", "PreconditionFailed"}
+"""What S3 says of a copy whose source is no longer there, or another object."""
 
 
 class ForeignObjectError(Exception):
@@ -128,19 +130,27 @@ class MergedStore:
     def copy_part(
         self, session: Session, upload_id: str, number: int, batch: StoredBatch
     ) -> "CompletedPartTypeDef":
-        """Make part ``number`` of one batch, of the listed ETag, inside S3: 1 write."""
-        etag = self._client.upload_part_copy(
-            Bucket=self._bucket,
-            Key=self.key(session),
-            UploadId=upload_id,
-            PartNumber=number,
-            CopySource={
-                "Bucket": self._batches_bucket,
-                "Key": batch_store.key(session.session_id, batch.seq_num),
-            },
-            CopySourceIfMatch=batch.etag,
-        )["CopyPartResult"]["ETag"]
-        return {"PartNumber": number, "ETag": etag}
+        """Make part ``number`` of one batch, of the listed ETag, inside S3: 1 write.
+
+        Raises BatchesGoneError if it no longer exists.
+        """
+        try:
+            copied = self._client.upload_part_copy(
+                Bucket=self._bucket,
+                Key=self.key(session),
+                UploadId=upload_id,
+                PartNumber=number,
+                CopySource={
+                    "Bucket": self._batches_bucket,
+                    "Key": batch_store.key(session.session_id, batch.seq_num),
+                },
+                CopySourceIfMatch=batch.etag,
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _BATCH_GONE:
+                raise errors.BatchesGoneError from None
+            raise
+        return {"PartNumber": number, "ETag": copied["CopyPartResult"]["ETag"]}
 
     def upload_part(
         self, session: Session, upload_id: str, number: int, body: BytesIO, crc32: str
