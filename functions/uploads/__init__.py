@@ -2,10 +2,10 @@
 
 ::
 
-    errors limits config http identity startup wiring   the edge
-    retries threads                                     calls to AWS
+    errors limits config http identity startup wiring      the edge
+    retries threads background                             calls to AWS; work without a request
     session session_store gaps batch batch_store reports   what there is
-    formats gzip_member   how batches are stored, and what is put around them in a merged object
+    formats gzip_member                                    how batches are stored and merged
     lifecycle          create, status, links, abort
     receiving          a batch: check the session, decode, put, check the session again
     cleanup            deletes what a session that has ended leaves
@@ -21,7 +21,8 @@ The way of a finish: ``finish.finish`` → ``Finisher.run`` → ``SessionStore.s
 ``Composition.transfer``, ``Composition.publish`` → ``Outcomes.succeed``, which commits. A merge
 that takes too long goes to ``MergeExecutions.start``, and is ``MergeTasks`` from there.
 
-The way of a clean-up: the table's stream → ``stream.handler`` → ``stream.ended`` → ``Cleanup.run``.
+The way of a clean-up: the table's stream → ``stream.clean_up`` → ``cleanup.ended`` →
+``Cleanup.run``.
 
 Who may import whom is in ``pyproject.toml``, and checked by ``make lint``.
 """

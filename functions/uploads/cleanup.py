@@ -10,15 +10,17 @@ Permissions: on the batches bucket ``s3:ListBucket`` and ``s3:DeleteObject``; on
 ``s3:ListBucketMultipartUploads`` and ``s3:AbortMultipartUpload``.
 """
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from uploads import limits
 from uploads.retries import Tries
+from uploads.session import State
 from uploads.threads import Threads
 
 if TYPE_CHECKING:
@@ -26,6 +28,30 @@ if TYPE_CHECKING:
 
 _TRANSIENT: Final = {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown"}
 """What S3 says of single objects in an answer of 200, where it may do better the next time."""
+
+
+_ENDED: Final = {State.FINISHED, State.ABORTED}
+_TIME_TO_LIVE: Final = {"type": "Service", "principalId": "dynamodb.amazonaws.com"}
+"""Who removes an item when its time is over."""
+_SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
+
+
+def ended(record: Mapping[str, Any]) -> str | None:
+    """The session that ``record`` of the table's stream says to have ended, if any.
+
+    It is ``FINISHED`` or ``ABORTED``, or its time to live is over. Never one that is ``OPEN`` or
+    ``FINISHING``: its batches may be promised. An item that somebody has removed by hand may be
+    restored, so its batches stay.
+    """
+    change = record["dynamodb"]
+    session_id: str = change["Keys"]["sessionId"]["S"]
+    # The table may hold other items, which have no state.
+    if record["eventName"] == "REMOVE":
+        identity = record.get("userIdentity") or {}
+        over = "state" in change["OldImage"] and _TIME_TO_LIVE.items() <= identity.items()
+    else:
+        over = change["NewImage"].get("state", {}).get("S") in _ENDED
+    return session_id if over and _SESSION_ID.fullmatch(session_id) else None
 
 
 class NotDeletedError(Exception):

@@ -246,7 +246,7 @@ def cleans_up_what_is(state: State) -> Break:
     """… in a state in which its batches may be promised."""
 
     def break_it(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr("stream._ENDED", {*State} - {State.OPEN, State.FINISHING} | {state})
+        patch.setattr("uploads.cleanup._ENDED", {*State} - {State.OPEN, State.FINISHING} | {state})
         wanted = {"eventName": ["MODIFY"], "dynamodb": {"NewImage": {"state": {"S": [state]}}}}
         patch.setattr(proof_world, "PATTERNS", [*proof_world.PATTERNS, wanted])
 

@@ -1,0 +1,33 @@
+"""Work that no request waits for: its keys in the log, its time, and what is said of its errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
+
+from uploads import errors
+from uploads.http import Context, logger
+from uploads.retries import within
+
+
+@contextmanager
+def background(context: Context, **keys: object) -> Iterator[None]:
+    """Log an error of the work inside, and raise it: its caller decides whether to try again.
+
+    ``keys`` are in every line of the log. StorageBusyError is the one worth trying for long.
+    """
+    logger.thread_safe_append_keys(**keys, function_request_id=context.aws_request_id)
+    try:
+        with within(context):
+            yield
+    except errors.StorageBusyError as error:
+        metrics = EphemeralMetrics()
+        metrics.add_metric("StorageBusy", MetricUnit.Count, 1)
+        metrics.flush_metrics()
+        logger.warning("busy", why=error.why)
+        raise
+    except Exception:
+        logger.exception("failed")
+        raise
+    finally:
+        logger.thread_safe_clear_keys()
