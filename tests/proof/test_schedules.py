@@ -11,7 +11,7 @@ import pytest
 
 from tests.proof.scenarios import SCENARIOS
 from tests.proof.schedules import Choose, Run, explore
-from tests.proof.world import OWNER, STRANGER, Answer, Process, World, count, require
+from tests.proof.world import OWNER, STRANGER, Answer, Process, World, count, require, scale
 
 
 @contextmanager
@@ -37,9 +37,11 @@ def test_the_guarantees_hold_in_every_order(world: World, name: str) -> None:
     count("schedules", explored.runs)
     assert explored.runs > 1
     assert ends <= {"Success", "Failed", "session_aborted", "session_expired"}
-    with busy_machine():
-        # Else a schedule that fails could not be run again to see why.
-        assert SCENARIOS[name].explore(world) == (explored, ends)
+    # What makes a run repeatable is the same in all of them: every third is made again.
+    if scale() > 1 or list(SCENARIOS).index(name) % 3 == 0:
+        with busy_machine():
+            # Else a schedule that fails could not be run again to see why.
+            assert SCENARIOS[name].explore(world) == (explored, ends)
 
 
 @pytest.mark.parametrize("name", ["batch, another", "batch, abort"])
