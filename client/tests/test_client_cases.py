@@ -440,9 +440,12 @@ SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_a_signal_ends_it_at_once(
-    front: Front, folder: Path, number: signal.Signals, code: int
+    front: Front, folder: Path, number: signal.Signals, code: int, request: pytest.FixtureRequest
 ) -> None:
     """While a pipe is waited for, and while a large file is read."""
+    # The tests themselves may run under nohup, and what is ignored stays ignored in a child.
+    inherited = signal.signal(number, signal.SIG_DFL)
+    request.addfinalizer(lambda: signal.signal(number, inherited))
     (folder / "tmp").mkdir()
     os.mkfifo("pipe")
     with (Path("large.ndjson")).open("wb") as large:
