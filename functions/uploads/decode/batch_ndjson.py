@@ -6,6 +6,7 @@ return between the tokens of a record is space, and a record that has one is min
 """
 
 import io
+import operator
 import re
 from typing import Final
 
@@ -24,6 +25,7 @@ _SEQ_NUM: Final = re.compile(r"0|[1-9][0-9]{0,4}")
 _SCANNER: Final = msgspec.json.Decoder(Raw)
 _LINES: Final = msgspec.json.Encoder()
 _SPACE: Final = b" \t\r\n"
+_STRIP: Final = operator.methodcaller("strip", _SPACE)
 
 _PIECE_BYTES: Final = 64 * 1024
 """Looked at in one step: what marks each record takes many times the memory of a short one."""
@@ -56,9 +58,14 @@ def read_lines(body: bytes, seq_num: int) -> Batch:
             end = body.rfind(b"\n", start, most) + 1 or body.find(b"\n", most) + 1 or end
         piece = body[start:end]
         # A longer piece is one line, which may hold any number of values.
-        found, ndjson = _read_at_once(piece) if len(piece) <= _PIECE_BYTES else (0, b"")
+        is_one_line = len(piece) > _PIECE_BYTES
+        found, ndjson = (0, b"") if is_one_line else _read_at_once(piece)
         if not ndjson:
-            found, ndjson = _read_each(piece, body, start)
+            stripped = piece if is_one_line else _stripped(piece)
+            if stripped and not is_one_line:
+                found, ndjson = _read_at_once(stripped)
+            if stripped and not ndjson:
+                found, ndjson = _read_each(piece, body, start)
         if changed or ndjson != piece:
             changed = changed or [body[:start]]
             changed.append(ndjson)
@@ -94,6 +101,14 @@ def _read_at_once(piece: bytes) -> tuple[int, bytes]:
         # The end of the last line may be missing.
         is_plain = ndjson[:-1] == piece
     return (len(records), ndjson) if is_plain else (0, b"")
+
+
+def _stripped(piece: bytes) -> bytes:
+    """The lines of ``piece`` without the space around them, and without those that are blank.
+
+    It is the same lines to JSON: no value has a line end in it, nor begins or ends with space.
+    """
+    return b"\n".join(filter(None, map(_STRIP, piece.split(b"\n"))))
 
 
 def _read_each(piece: bytes, body: bytes, start: int) -> tuple[int, bytes]:
