@@ -183,7 +183,9 @@ def test_an_unfinished_upload_is_discarded(
     page.reload()
     front.release()
     press(page, "Discard the upload of orders.ndjson")
-    press(page, "Abort and delete")
+    # The page does not wait for the answer.
+    with page.expect_response(lambda answer: answer.request.method == "DELETE"):
+        press(page, "Abort and delete")
     expect(page.get_by_role("heading", name="Unfinished uploads")).to_be_hidden()
     assert local.item(session)["state"] == "ABORTED"
 
