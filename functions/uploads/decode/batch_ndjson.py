@@ -57,15 +57,7 @@ def read_lines(body: bytes, seq_num: int) -> Batch:
             most = start + _PIECE_BYTES
             end = body.rfind(b"\n", start, most) + 1 or body.find(b"\n", most) + 1 or end
         piece = body[start:end]
-        # A longer piece is one line, which may hold any number of values.
-        is_one_line = len(piece) > _PIECE_BYTES
-        found, ndjson = (0, b"") if is_one_line else _read_at_once(piece)
-        if not ndjson:
-            stripped = piece if is_one_line else _stripped(piece)
-            if stripped and not is_one_line:
-                found, ndjson = _read_at_once(stripped)
-            if stripped and not ndjson:
-                found, ndjson = _read_each(piece, body, start)
+        found, ndjson = _read_piece(piece, body, start)
         if changed or ndjson != piece:
             changed = changed or [body[:start]]
             changed.append(ndjson)
@@ -77,6 +69,22 @@ def read_lines(body: bytes, seq_num: int) -> Batch:
             " with totalRecord 0 and no batches."
         )
     return Batch.of(seq_num, records, b"".join(changed) or body)
+
+
+def _read_piece(piece: bytes, body: bytes, start: int) -> tuple[int, bytes]:
+    """The records of ``piece``, which begins at byte ``start``, counted, and their NDJSON."""
+    # A longer piece is one line, which may hold any number of values.
+    if len(piece) <= _PIECE_BYTES:
+        found, ndjson = _read_at_once(piece)
+        if ndjson:
+            return found, ndjson
+        stripped = _stripped(piece)
+        if not stripped:
+            return 0, b""
+        found, ndjson = _read_at_once(stripped)
+        if ndjson:
+            return found, ndjson
+    return _read_each(piece, body, start)
 
 
 def _read_at_once(piece: bytes) -> tuple[int, bytes]:
