@@ -65,7 +65,7 @@ def refusal(body: bytes) -> errors.GaplessError:
     return caught.value
 
 
-@pytest.fixture(params=[1, 7, 40, 1 << 16])
+@pytest.fixture(params=[1, 7, 40, 1 << 14])
 def piece_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Where a body is cut may make no difference."""
     size: int = request.param
@@ -232,6 +232,25 @@ def test_a_long_line_of_many_values_takes_no_memory_for_them() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("value", [b'""', b"[]", b"{}", b'1""', b"1[]", b"0 ", b"0\r", b"true"])
+@pytest.mark.parametrize("values", [18, 8_000, 20_000])
+@pytest.mark.parametrize("last", [b"1\n", b"\r\n\n"])
+def test_lines_of_many_values_take_no_memory_for_them(
+    value: bytes, values: int, last: bytes
+) -> None:
+    line = value * values + last
+    body = b"1\n" + line * (250_000 // len(line) + 1)
+    tracemalloc.start()
+    try:
+        error = refusal(body)
+        held = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert error.members["line"] == 2
+    # Two copies of a line, and what is noted of the values of one piece.
+    assert held < 2 * len(line) + 900_000
+
+
 def test_every_body_of_up_to_four_tokens() -> None:
     tokens = [b"[", b"]", b"{", b"}", b'"', b":", b",", b"1", b"\n", b"\r", b" "]
     accepted = 0
@@ -257,7 +276,7 @@ def test_mixes_in_which_errors_cancel_out(monkeypatch: pytest.MonkeyPatch) -> No
     made = random.Random(1)
     accepted = 0
     for _ in range(30_000):
-        monkeypatch.setattr(batch_ndjson, "_PIECE_BYTES", made.choice([1, 2, 5, 8, 20, 65_536]))
+        monkeypatch.setattr(batch_ndjson, "_PIECE_BYTES", made.choice([1, 2, 5, 8, 20, 16_384]))
         some = made.sample(_PIECES, made.choice([2, 3, 5, len(_PIECES)]))
         body = b"".join(
             made.choice(some) + made.choice(_BETWEEN) for _ in range(made.randrange(1, 9))
