@@ -328,6 +328,12 @@ LINES: Final[dict[str, Hostile]] = {
                 "objects of 1 KB": lambda: filled(b"", b'{"a":"' + b"x" * 1_000 + b'"}\n', b"1"),
                 "tiny records, each with a carriage return": lambda: lines(b"[\r]\n"),
                 "short records, each with a carriage return": lambda: lines(b"[\r1234567]\n"),
+                "tiny records, every second with a carriage return": lambda: (
+                    b"[\r]\n[ ]\n" * (MOST_LINES // 2)
+                ),
+                "one digit each, and one in 30 with a carriage return": lambda: (
+                    (b"[\r]\n" + b"0\n" * 29) * (MOST_LINES // 30)
+                ),
                 "blank lines and one record": lambda: lines(b"\n", b"1"),
                 "every second line blank": lambda: b"1\n\n" * (MOST_LINES // 2),
                 "space and one record": lambda: filled(b"", b" ", b"1"),
@@ -349,6 +355,7 @@ LINES: Final[dict[str, Hostile]] = {
                 "two on the last, spaced": lambda: lines(b"1 \n")[:-3] + b"1 1",
                 "values without end on one line": lambda: filled(b"", b"{}", b""),
                 "two on each": lambda: lines(b"1 1\n"),
+                "many on each": lambda: filled(b"", b'""' * 18 + b"1\n", b""),
             },
         ),
         (

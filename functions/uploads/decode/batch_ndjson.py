@@ -6,6 +6,7 @@ return between the tokens of a record is space, and a record that has one is min
 """
 
 import io
+import itertools
 import operator
 import re
 from typing import Final
@@ -74,18 +75,27 @@ def read_lines(body: bytes, seq_num: int) -> Batch:
 
 def _read_piece(piece: bytes, body: bytes, start: int) -> tuple[int, bytes]:
     """The records of ``piece``, which begins at byte ``start``, counted, and their NDJSON."""
-    # A longer piece is one line, which may hold any number of values.
-    if len(piece) <= _PIECE_BYTES:
+    if len(piece) > _PIECE_BYTES:
+        # It is one line, which may hold any number of values.
+        lines = [piece] if piece.strip(_SPACE) else []
+    else:
         found, ndjson = _read_at_once(piece)
         if ndjson:
             return found, ndjson
-        stripped = _stripped(piece)
-        if not stripped:
-            return 0, b""
-        found, ndjson = _read_at_once(stripped)
-        if ndjson:
-            return found, ndjson
-    return _read_each(piece, body, start)
+        # No value has a line end in it, nor begins or ends with space.
+        lines = list(filter(None, map(_STRIP, piece.split(b"\n"))))
+        stripped = b"\n".join(lines)
+        if len(stripped) < len(piece) - 1:
+            found, ndjson = _read_at_once(stripped)
+            if ndjson:
+                return found, ndjson
+    records: list[Raw] = []
+    try:
+        for line in lines:
+            records.append(_SCANNER.decode(line))  # noqa: PERF401 - what was read is counted
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _refusal(piece, len(records), body.count(b"\n", 0, start), error) from None
+    return len(records), one_line_each(records)
 
 
 def _read_at_once(piece: bytes) -> tuple[int, bytes]:
@@ -112,29 +122,11 @@ def _read_at_once(piece: bytes) -> tuple[int, bytes]:
     return (len(records), ndjson) if is_plain else (0, b"")
 
 
-def _stripped(piece: bytes) -> bytes:
-    """The lines of ``piece`` without the space around them, and without those that are blank.
-
-    It is the same lines to JSON: no value has a line end in it, nor begins or ends with space.
-    """
-    return b"\n".join(filter(None, map(_STRIP, piece.split(b"\n"))))
-
-
-def _read_each(piece: bytes, body: bytes, start: int) -> tuple[int, bytes]:
-    """The same of any lines, which begin at ``start`` of ``body``, one by one."""
-    records = []
-    for index, line in enumerate(io.BytesIO(piece)):
-        if not line.strip(_SPACE):
-            continue
-        try:
-            records.append(_SCANNER.decode(line))
-        except (msgspec.DecodeError, RecursionError) as error:
-            number = body.count(b"\n", 0, start) + index + 1
-            raise _refusal(line, number, error) from None
-    return len(records), one_line_each(records)
-
-
-def _refusal(line: bytes, number: int, error: Exception) -> errors.GaplessError:
+def _refusal(piece: bytes, records: int, before: int, error: Exception) -> errors.GaplessError:
+    """The error of the line behind so many ``records`` of ``piece``, and ``before`` other lines."""
+    lines = enumerate(io.BytesIO(piece), before + 1)
+    not_blank = ((number, line) for number, line in lines if line.strip(_SPACE))
+    number, line = next(itertools.islice(not_blank, records, None))
     if isinstance(error, RecursionError):
         found = strict_json.too_deeply_nested()
     else:

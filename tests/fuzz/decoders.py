@@ -1,0 +1,29 @@
+"""What a request's body goes through, apart from the rest, as a module that can be there twice."""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+from uploads import errors
+from uploads.decode.batch_json import read_batch
+from uploads.decode.batch_ndjson import read_lines
+from uploads.decode.body import read_body
+from uploads.decode.create import read_session_request
+
+
+def take(kind: bytes, sent: str, headers: Mapping[str, str]) -> int:
+    """Read a body, in base64, that is a session (``s``), lines (``l``) or a batch; gives its bytes.
+
+    0 where it is none.
+    """
+    size = 0
+    with suppress(errors.GaplessError):
+        read = read_body(sent, is_base64=True, headers=headers, cpu=time.thread_time)
+        size = len(read)
+        if kind == b"s":
+            read_session_request(read)
+        elif kind == b"l":
+            read_lines(read, 0)
+        else:
+            read_batch(read)
+    return size
