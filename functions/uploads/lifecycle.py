@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from uploads import errors, gaps, limits
+from uploads import errors, file_name, gaps, limits
 from uploads.formats import Format
 from uploads.session import Session, StaleAttemptError, State
 
@@ -44,6 +44,7 @@ class Lifecycle:
             total_record=request.totalRecord,
             batch_size=request.batchSize,
             format=Format(request.format),
+            metadata=request.metadata,
             created_at=now,
             batches_until=now + self.lifetime,
             expires_at=now + self.lifetime + limits.GRACE_SECONDS,
@@ -83,6 +84,7 @@ class Lifecycle:
             "totalRecord": session.total_record,
             "batchSize": session.batch_size,
             "format": session.format,
+            "metadata": session.metadata,
             "createdAt": timestamp(session.created_at),
             "expiresAt": timestamp(session.ends_at),
             "batches": batches,
@@ -105,12 +107,19 @@ class Lifecycle:
         """
         session = self._finished(session_id, owner)
         inflated = takes_gzip and session.format is Format.NDJSON_GZ
-        return self._link(self.links.presign(self.links.key(session), inflated=inflated))
+        return self._link(
+            self.links.presign(
+                self.links.key(session),
+                file_name.of(session, gzipped=session.format is Format.NDJSON_GZ and not inflated),
+                inflated=inflated,
+            )
+        )
 
     def manifest(self, session_id: str, owner: str) -> dict[str, str]:
         """A link to its manifest. Raises as ``file``."""
         session = self._finished(session_id, owner)
-        return self._link(self.links.presign(self.links.manifest_key(session)))
+        key = self.links.manifest_key(session)
+        return self._link(self.links.presign(key, key))
 
     def _finished(self, session_id: str, owner: str) -> Session:
         session = self.find(session_id, owner)

@@ -21,6 +21,16 @@ is 600 MB of the function's 1,769 MB."""
 MAX_SESSION_BODY_BYTES: Final = 128 * 1024
 """Largest body that opens a session, bytes, as sent and inflated: it needs a hundred."""
 
+MAX_METADATA_MEMBERS: Final = 16
+"""Most members of a session's metadata."""
+
+MAX_METADATA_BYTES: Final = 2_048
+"""Largest metadata of a session, bytes of UTF-8, names and values. They are in its item, of which
+they may take a half."""
+
+MAX_FILE_NAME_BYTES: Final = 255
+"""Longest name of a file, bytes of UTF-8, that Linux and macOS take."""
+
 MAX_GZIP_OVERHEAD_BYTES: Final = 64 * 1024
 """What a gzip body may be larger than nine eighths of its content. Names, empty members and blocks
 that hold next to nothing take up to 100 ns of CPU a byte to read, and bring nothing."""
@@ -126,9 +136,10 @@ LATEST_FINISH_SECONDS: Final = 8 * 86_400
 """How long after its creation a session whose finish was decided may still be completed: the
 longest session life (7 days) and one more. The batches live 2 days longer (``template.yaml``)."""
 
-STORED_RESULT_BYTES: Final = 1_024
+STORED_RESULT_BYTES: Final = 384
 """Most bytes of an answer of finish in the session's item, compressed. The item is read with every
-batch, and one read unit is 4 KB; what is larger is a gap report, and goes to S3."""
+batch, and one read unit is 4 KB, half of which may be metadata; what is larger is a gap report, and
+goes to S3."""
 
 MAX_OWNER_BYTES: Final = 512
 """Longest owner in an item, bytes; of a longer one it has the SHA-256."""

@@ -1,6 +1,7 @@
 """A session, and the one table that says which moves it can make. Pure: no AWS, no clock."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
 
@@ -61,6 +62,8 @@ class Session:
     expires_at: int
     """The item's time to live."""
     format: Format = Format.NDJSON
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What its creator says about it; ``name`` names the download."""
     state: State = State.OPEN
     attempt: int = 0
     """How often it was sealed. A counter, so that a seal that arrives late is told apart."""
@@ -108,6 +111,7 @@ class Session:
             batches_until=self.batches_until,
             expires_at=self.expires_at,
             format=self.format,
+            metadata=self.metadata,
         )
 
     @property

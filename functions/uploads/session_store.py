@@ -1,10 +1,10 @@
 """Sessions in DynamoDB: one item each, changed by nothing but conditional writes.
 
 Item: ``sessionId`` (key), ``version``, ``owner``, ``totalRecord``, ``batchSize``, ``format``,
-``createdAt``, ``batchesUntil``, ``state``, ``attempt``, ``settled``, ``holder``, ``leaseUntil``,
-``finishingSince``, ``upload``, ``decision``, ``counted``, ``result`` (deflated JSON), ``report``
-and ``expiresAt`` (the table's time to live). It is read with every batch, and stays under 4 KB, one
-read unit: a large gap report is elsewhere (``reports``).
+``metadata``, ``createdAt``, ``batchesUntil``, ``state``, ``attempt``, ``settled``, ``holder``,
+``leaseUntil``, ``finishingSince``, ``upload``, ``decision``, ``counted``, ``result`` (deflated
+JSON), ``report`` and ``expiresAt`` (the table's time to live). It is read with every batch, and
+stays under 4 KB, one read unit: a large gap report is elsewhere (``reports``).
 
 Another release may have written it: members that are not known here, also inside of others, are
 ignored and kept. Items without a ``version`` are older, and have no ``batchesUntil``.
@@ -304,6 +304,7 @@ def _item(session: Session) -> dict[str, Any]:
         "totalRecord": session.total_record,
         "batchSize": session.batch_size,
         "format": session.format.value,
+        "metadata": session.metadata or None,
         "createdAt": session.created_at,
         "batchesUntil": session.batches_until,
         "expiresAt": session.expires_at,
@@ -322,6 +323,7 @@ def _session(item: dict[str, Any]) -> Session:
         total_record=value["totalRecord"],
         batch_size=value.get("batchSize"),
         format=Format(value.get("format", Format.NDJSON)),
+        metadata=value.get("metadata", {}),
         created_at=value["createdAt"],
         batches_until=value.get("batchesUntil", value["expiresAt"]),
         expires_at=value["expiresAt"],
@@ -341,8 +343,8 @@ def _session(item: dict[str, Any]) -> Session:
 
 _KNOWN: Final = frozenset(
     (
-        *("sessionId", "owner", "totalRecord", "batchSize", "format", "createdAt"),
-        "batchesUntil",
+        *("sessionId", "owner", "totalRecord", "batchSize", "format", "metadata"),
+        *("createdAt", "batchesUntil"),
         *("expiresAt", "state", "attempt", "holder", "finishingSince", "leaseUntil", "settled"),
         *("upload", "decision", "counted", "result", "report"),
     )

@@ -17,6 +17,7 @@ from tests.conftest import LocalStack
 from uploads import limits
 from uploads.batch import RunTotals
 from uploads.config import AuthMode, Config
+from uploads.formats import Format
 from uploads.http import Request
 from uploads.merging.executions import Execution
 from uploads.merging.finish import Finisher
@@ -42,7 +43,7 @@ def _size(value: dict[str, Any]) -> int:
         return len(content.lstrip("-")) // 2 + 2
     if kind == "M":
         return 3 + size(content) + len(content)
-    return len(content)
+    return len(content.encode() if kind == "S" else content)
 
 
 def raw(local: LocalStack, session_id: str) -> dict[str, Any]:
@@ -121,13 +122,15 @@ def test_a_report_whose_attempt_died_before_the_reopening_is_referred_to_by_nobo
 FUTURE: Final = 9_999_999_999
 """Seconds since 1970: as many digits as a time will have."""
 DIGEST: Final = "f" * 64
+METADATA: Final = {f"{n:02}": "é" * 63 for n in range(limits.MAX_METADATA_MEMBERS)}
+"""As large as there can be: with more members there would be fewer bytes in each."""
 FAILURES: Final = st.builds(
     lambda random, ranges: [
         (first, first + random.randrange(50)) for first in random.sample(range(99_900), ranges)
     ],
     st.randoms(use_true_random=False),
     # Most of which make a report that is about as large as the item takes, compressed.
-    st.integers(120, 260),
+    st.integers(10, 90),
 )
 
 
@@ -146,6 +149,8 @@ def test_no_item_is_larger_than_a_read_unit_whatever_happens_to_it(
             owner,
             total_record=LARGEST,
             batch_size=LARGEST,
+            format=Format.NDJSON_GZ,
+            metadata=METADATA,
             created_at=FUTURE - 600_000,
             batches_until=FUTURE - 80_000,
             expires_at=FUTURE,
@@ -195,7 +200,8 @@ def _moves(
         case (State.OPEN, _):
             return {"seal": seal}
         case (State.FINISHING, _):
-            upload = Upload("u" * 1_024, limits.MAX_PARTS)
+            # Three times as long as those of S3.
+            upload = Upload("u" * 384, limits.MAX_PARTS)
 
             def renew_lease() -> object:
                 return sessions.renew_lease(now.session_id, now.owner, now.attempt, FUTURE, upload)

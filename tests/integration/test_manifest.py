@@ -60,6 +60,7 @@ def test_a_manifest_tells_what_was_sent(
     assert {name: value for name, value in manifest.items() if name != "batches"} == {
         "sessionId": session_id,
         "key": f"{session_id}.ndjson",
+        "metadata": {},
         "records": total,
         "bytes": len(whole),
         "checksum": {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": crc32},

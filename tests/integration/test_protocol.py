@@ -42,6 +42,7 @@ def test_create(any_api: Api) -> None:
         "totalRecord": 100000,
         "batchSize": None,
         "format": "ndjson",
+        "metadata": {},
         "createdAt": status.json["createdAt"],
         "expiresAt": created["expiresAt"],
         "batches": 0,

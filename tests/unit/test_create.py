@@ -1,5 +1,7 @@
 """The body that opens a session."""
 
+import json
+
 import pytest
 
 from tests.unit.bodies import LARGEST, NOT_AN_INTEGER, PLAIN_DIGITS, Error, refusal
@@ -104,3 +106,88 @@ def test_session_members_given_twice(body: str, member: str) -> None:
 )
 def test_malformed_session_requests(body: str, expected: Error) -> None:
     assert refusal(expected, lambda: read_session_request(body.encode())).status == 400
+
+
+# --- Metadata ---
+
+
+def read_metadata(metadata: str) -> dict[str, str]:
+    return read_session_request(f'{{"totalRecord":1,"metadata":{metadata}}}'.encode()).metadata
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"name": "orders.ndjson"},
+        {"a-b_9": "", "_": " ", "-": "~"},
+        {"name": "Größe 1.ndjson", "note": "日本語 \U0001f469\u200d\U0001f4bb क्\u200dष \xa0"},
+        {"n" * 64: "x" * 1_984},
+        {f"{n:02}": "é" * 63 for n in range(16)},
+    ],
+    ids=lambda metadata: str(metadata)[:20],
+)
+def test_metadata_is_kept_as_it_is(metadata: dict[str, str]) -> None:
+    assert read_metadata(json.dumps(metadata)) == metadata
+    assert read_metadata(json.dumps(metadata, ensure_ascii=False)) == metadata
+
+
+SECRET = "s3cr3t-v4lue"
+NOT_PRINTABLE = [
+    *(0x00, 0x09, 0x0A, 0x0D, 0x1F, 0x7F, 0x80, 0x85, 0x9F),
+    *(0x2028, 0x2029, 0x202A, 0x202E, 0x2066, 0x2069, 0xFFFE, 0xFFFF),
+]
+
+
+@pytest.mark.parametrize("code", NOT_PRINTABLE, ids=hex)
+@pytest.mark.parametrize("form", ["{}", "a{}", "{}a"])
+def test_metadata_is_printable(form: str, code: int) -> None:
+    value = form.format(f"{SECRET}\\u{code:04x}")
+    error = refusal(errors.InvalidMetadataError, lambda: read_metadata(f'{{"note":"{value}"}}'))
+    assert error.members == {"member": "metadata", "name": "note"}
+    assert "printable" in error.detail
+    assert SECRET not in str(error.problem())
+
+
+@pytest.mark.parametrize(
+    ("metadata", "rule"),
+    [
+        *((value, "an object") for value in ("null", "[]", '"x"', "1", "true", '["a"]')),
+        *(
+            (f'{{"a":"1","b":{value}}}', "values are strings")
+            for value in ("null", "1", "1.5", "true", "[]", "{}", '["x"]', "9" * 5_000)
+        ),
+        *(
+            (json.dumps({name: SECRET}), "1 to 64 characters")
+            for name in ("", "A", "a b", "a.b", "é", "a\n", "n" * 65, SECRET.upper(), "\u0661")
+        ),
+        (json.dumps({f"{n:02}": SECRET for n in range(17)}), "at most 16 members"),
+        (json.dumps({f"{n:05}": SECRET for n in range(3_000)}), "at most 16 members"),
+        (json.dumps({"n" * 64: "x" * 1_985}), "at most 2048 bytes"),
+        (json.dumps({"a": "é" * 1_024}), "at most 2048 bytes"),
+        (json.dumps({f"{n:02}": "x" * 127 for n in range(16)}), "at most 2048 bytes"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_metadata_that_is_not_what_it_can_be(metadata: str, rule: str) -> None:
+    error = refusal(errors.InvalidMetadataError, lambda: read_metadata(metadata))
+    assert error.status == 400
+    assert rule in error.detail
+    assert error.members["member"] == "metadata"
+    assert SECRET not in str(error.problem())
+    assert len(str(error.problem())) < 500
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ('{"name":"a","name":"a"}', errors.RepeatedMemberError),
+        ('{"a":"1","name":"a","na\\u006de":"b"}', errors.RepeatedMemberError),
+        (r'{"name":"\ud800"}', errors.LoneSurrogateError),
+        (r'{"\udfff":"a"}', errors.LoneSurrogateError),
+        ('{"name":"\n"}', errors.ControlCharacterError),
+        ('{"name":"a"', errors.TruncatedJsonError),
+    ],
+)
+def test_metadata_is_json_as_the_rest(metadata: str, expected: Error) -> None:
+    assert refusal(expected, lambda: read_metadata(metadata)).status == 400

@@ -43,7 +43,7 @@ def test_batches_and_links_are_at_the_regions_own_s3(
         timedelta(minutes=1),
     )
     assert signed.partition("?")[0] == batches
-    link = urlsplit(wired.presigning_store.presign("0.ndjson"))
+    link = urlsplit(wired.presigning_store.presign("0.ndjson", "0.ndjson"))
     assert link.hostname == f"{wired.config.merged_bucket}.{HOSTS[region]}"
 
 

@@ -1,5 +1,6 @@
 """The body that creates a session. Pure."""
 
+import re
 from typing import Annotated, Final
 
 import msgspec
@@ -18,9 +19,10 @@ class SessionRequest(Struct):
     totalRecord: Annotated[int, Meta(ge=0, le=limits.MAX_INTEGER)]
     batchSize: Annotated[int, Meta(ge=1, le=limits.MAX_INTEGER)] | None = None
     format: str = Format.NDJSON
+    metadata: dict[str, str] = {}
 
 
-_ADVICE: Final = "Opening a session takes no more than totalRecord, batchSize and format."
+_ADVICE: Final = "Opening a session takes no more than totalRecord, batchSize, format and metadata."
 SESSION_ALLOWANCE: Final = Allowance(
     limits.MAX_SESSION_BODY_BYTES, limits.MAX_SESSION_BODY_BYTES, _ADVICE, _ADVICE
 )
@@ -41,7 +43,19 @@ _MEMBERS: Final = {
         errors.InvalidFormatError,
         f"format must be {' or '.join(map(repr, map(str, Format)))}, or left out",
     ),
+    "metadata": Member(
+        errors.InvalidMetadataError,
+        f"metadata must be an object of at most {limits.MAX_METADATA_MEMBERS} members whose values"
+        " are strings, or left out",
+        is_object=True,
+    ),
 }
+_NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
+# Whatever ends a line or turns text around; which characters are assigned depends on the version of
+# Unicode, and joiners are in the names of half of the world.
+_NOT_PRINTABLE: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufffe\uffff]"
+)
 
 
 def read_session_request(body: bytes) -> SessionRequest:
@@ -50,5 +64,38 @@ def read_session_request(body: bytes) -> SessionRequest:
     if request.format not in set(Format):
         # Not left to msgspec, whose reason repeats what was sent.
         raise errors.InvalidFormatError(f"{_MEMBERS['format'].rule}.", member="format")
+    _check_metadata(request.metadata)
     strict_json.check_members(body, _MEMBERS)
     return request
+
+
+def _check_metadata(metadata: dict[str, str]) -> None:
+    """Raise InvalidMetadataError, which repeats nothing of it but a name that is right."""
+
+    def refuse(rule: str, **members: object) -> errors.GaplessError:
+        return errors.InvalidMetadataError(rule, member="metadata", **members)
+
+    if len(metadata) > limits.MAX_METADATA_MEMBERS:
+        raise refuse(
+            f"{_MEMBERS['metadata'].rule}. It has {len(metadata)}.",
+            limit=limits.MAX_METADATA_MEMBERS,
+        )
+    for name, value in metadata.items():
+        if not _NAME.fullmatch(name):
+            raise refuse(
+                "A name in metadata must have 1 to 64 characters, each a lower-case letter from a"
+                " to z, a digit, _ or -."
+            )
+        if _NOT_PRINTABLE.search(value):
+            raise refuse(
+                f"The value of {name!r} in metadata must be of printable characters: no control"
+                " characters, no line breaks, nothing that changes the direction of text.",
+                name=name,
+            )
+    size = sum(len((name + value).encode()) for name, value in metadata.items())
+    if size > limits.MAX_METADATA_BYTES:
+        raise refuse(
+            f"metadata must have at most {limits.MAX_METADATA_BYTES} bytes of UTF-8, names and"
+            f" values together; it has {size}.",
+            limit=limits.MAX_METADATA_BYTES,
+        )

@@ -41,6 +41,8 @@ class Member(NamedTuple):
     error: type[errors.GaplessError]
     rule: str
     is_integer: bool = False
+    is_object: bool = False
+    """Its own members are given once, too."""
 
 
 Members = Mapping[str, Member]
@@ -98,6 +100,8 @@ def check_members(body: bytes, members: Members) -> None:
         member = members.get(given.name)
         if member and member.is_integer and bytes(value) == b"-0":
             _refuse_member(f"Expected plain digits, got -0 - at `$.{given.name}`", members)
+        if member and member.is_object:
+            check_members(bytes(value), {})
 
 
 def _refuse_member(reason: str, members: Members) -> NoReturn:
@@ -107,7 +111,7 @@ def _refuse_member(reason: str, members: Members) -> NoReturn:
             f"The body needs the member {missing[1]!r}: {members[missing[1]].rule}.",
             member=missing[1],
         )
-    if path := re.match(r"(.*) - at `\$\.(\w+)`", reason):
+    if path := re.match(r"(.*) - at `\$\.(\w+)(?:\[\.\.\.\])?`", reason):
         member = members[path[2]]
         raise member.error(f"{member.rule}. {path[1].replace('`', '')}.", member=path[2])
     raise errors.NotAnObjectError(f"The body must be a JSON object. {reason.replace('`', '')}.")

@@ -72,6 +72,7 @@ def encode(
         {
             "sessionId": session.session_id,
             "key": key,
+            "metadata": session.metadata,
             "records": totals.records,
             "bytes": totals.bytes,
             **Sums.of(totals).members(session.format),

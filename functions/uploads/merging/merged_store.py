@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import ClientError, HTTPClientError
 
-from uploads import batch_store, errors, limits
+from uploads import batch_store, errors, file_name, limits
 from uploads.batch import BatchMetadata, RunTotals, StoredBatch
 from uploads.formats import Format
 from uploads.merging import manifest
@@ -241,17 +241,16 @@ class MergedStore:
         with suppress(ClientError, HTTPClientError, errors.StorageBusyError):
             self.abort_upload(session, upload_id)
 
-    def presign(self, key: str, *, inflated: bool = False) -> str:
+    def presign(self, key: str, name: str, *, inflated: bool = False) -> str:
         """A link to an object that works for ``limits.PRESIGNED_URL_SECONDS``.
 
-        ``inflated``: a gzip object is given as NDJSON that is encoded so.
+        It is saved as ``name``. ``inflated``: a gzip object is given as NDJSON that is encoded so.
         """
         params: dict[str, str] = {"Bucket": self._bucket, "Key": key}
         if inflated:
             params["ResponseContentType"] = Format.NDJSON.media_type
             params["ResponseContentEncoding"] = "gzip"
-            key = key.removesuffix(".gz")
-        params["ResponseContentDisposition"] = f'attachment; filename="{key}"'
+        params["ResponseContentDisposition"] = file_name.disposition(name)
         return self._client.generate_presigned_url(
             "get_object", Params=params, ExpiresIn=limits.PRESIGNED_URL_SECONDS
         )
