@@ -16,7 +16,8 @@ def build(wiring: Wiring) -> Handler:
 
     def create(request: Request) -> Response:
         owner = request.owner
-        created = lifecycle.create(owner, read_session_request(request.body(SESSION_ALLOWANCE)))
+        asked = read_session_request(request.body(SESSION_ALLOWANCE))
+        created = lifecycle.create(owner, asked, request.idempotency())
         return respond(201, created, location=location(str(created["sessionId"])))
 
     def status(request: Request) -> Response:

@@ -67,6 +67,10 @@ InvalidContentDigestError = _error(
 )
 DigestMismatchError = _error(400, "digest_mismatch", "The body does not match its Content-Digest.")
 
+InvalidIdempotencyKeyError = _error(
+    400, "invalid_idempotency_key", "The Idempotency-Key is not valid."
+)
+
 NoIdentityError = _error(403, "no_identity", "The caller has no identity.")
 
 SessionNotFoundError = _error(404, "session_not_found", "There is no such session.")
@@ -85,6 +89,10 @@ InflatedTooLargeError = _error(413, "inflated_too_large", "The body is too large
 
 UnsupportedEncodingError = _error(415, "unsupported_encoding", "The Content-Encoding is unknown.")
 GzipAsTextError = _error(415, "gzip_as_text", "The gzip body was sent as text.")
+
+IdempotencyKeyReusedError = _error(
+    422, "idempotency_key_reused", "The Idempotency-Key was used for another request."
+)
 
 SessionExpiringError = _error(503, "session_expiring", "The session is about to expire.")
 

@@ -13,7 +13,8 @@ from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 from uploads import errors, identity, limits
 from uploads.config import AuthMode, Config
-from uploads.decode.body import BATCH_MEDIA_TYPE, read_body
+from uploads.decode.body import BATCH_MEDIA_TYPE, digest_as_sent, read_body
+from uploads.decode.idempotency_key import read_key
 from uploads.decode.inflate import BATCH_ALLOWANCE, Allowance
 from uploads.identity import mapping, text
 from uploads.retries import within
@@ -73,6 +74,18 @@ class Request:
             media_type=media_type,
             cpu=time.thread_time,
         )
+
+    def idempotency(self) -> tuple[str, str] | None:
+        """The Idempotency-Key and the digest of what it stands for: the body, which was read.
+
+        None where there is no key. Raises InvalidIdempotencyKeyError.
+        """
+        header = self.headers.get("idempotency-key")
+        if header is None:
+            return None
+        key = read_key(header, is_secret=self.auth_mode is AuthMode.NONE)
+        is_base64 = self.event.get("isBase64Encoded") is True
+        return key, digest_as_sent(text(self.event.get("body")), is_base64=is_base64)
 
     def in_path(self, name: str) -> str:
         """A parameter of the path as it was sent; empty where the route has none."""

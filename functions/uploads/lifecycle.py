@@ -4,13 +4,14 @@ What is returned is the body of the API's response.
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from uploads import errors, file_name, gaps, limits
 from uploads.formats import Format
 from uploads.session import Session, StaleAttemptError, State
+from uploads.session_store import Claim
 
 if TYPE_CHECKING:
     from uploads.batch_store import BatchStore
@@ -35,8 +36,14 @@ class Lifecycle:
     lifetime: int
     """Seconds for which a session takes batches."""
 
-    def create(self, owner: str, request: "SessionRequest") -> dict[str, object]:
-        """Open a session; the API's body of it. Raises TooManyBatchesError."""
+    def create(
+        self, owner: str, request: "SessionRequest", idempotency: tuple[str, str] | None = None
+    ) -> dict[str, object]:
+        """Open a session, or that of an Idempotency-Key again; the API's body of it.
+
+        ``idempotency`` is the key and the digest of the request's body: then it takes a write more.
+        Raises TooManyBatchesError or IdempotencyKeyReusedError.
+        """
         now = self.clock()
         session = Session(
             session_id=secrets.token_hex(16),
@@ -50,16 +57,38 @@ class Lifecycle:
             expires_at=now + self.lifetime + limits.GRACE_SECONDS,
         )
         session.check_batches()
+        if idempotency:
+            session = self._claimed(session, *idempotency)
         self.sessions.create(session)
         return {
             "sessionId": session.session_id,
-            "expiresAt": timestamp(session.ends_at),
+            "expiresAt": timestamp(session.batches_until),
             "limits": {
                 "maxBodyBytes": limits.MAX_BODY_BYTES,
                 "maxInflatedBytes": limits.MAX_INFLATED_BYTES,
                 "maxSeqNum": limits.MAX_SEQ_NUM,
             },
         }
+
+    def _claimed(self, session: Session, key: str, digest: str) -> Session:
+        """``session``, or the one that ``key`` stands for already, as it was when it was new.
+
+        It comes before the session: so whoever dies in between leaves nothing that nobody knows.
+        """
+        ours = Claim(session.session_id, digest, session.created_at, session.batches_until)
+        claim = self.sessions.claim(session.owner, key, ours, now=session.created_at)
+        if claim.digest != digest:
+            raise errors.IdempotencyKeyReusedError(
+                "This Idempotency-Key was sent with another body. Send the same bytes again for the"
+                " session it stands for, or a new key for a new one."
+            )
+        return replace(
+            session,
+            session_id=claim.session_id,
+            created_at=claim.created_at,
+            batches_until=claim.expires_at,
+            expires_at=claim.expires_at + limits.GRACE_SECONDS,
+        )
 
     def find(self, session_id: str, owner: str) -> Session:
         """The session. Raises SessionNotFoundError or SessionExpiredError."""

@@ -21,6 +21,12 @@ is 600 MB of the function's 1,769 MB."""
 MAX_SESSION_BODY_BYTES: Final = 128 * 1024
 """Largest body that opens a session, bytes, as sent and inflated: it needs a hundred."""
 
+MAX_IDEMPOTENCY_KEY: Final = 255
+"""Longest Idempotency-Key, characters."""
+
+MIN_SECRET_KEY: Final = 22
+"""Shortest Idempotency-Key where callers are not told apart: 128 random bits in base64."""
+
 MAX_METADATA_MEMBERS: Final = 16
 """Most members of a session's metadata."""
 

@@ -81,6 +81,8 @@ class Session:
     """What a finish that failed has counted."""
     result: dict[str, object] | None = None
     """The last answer of finish; its gap report may be elsewhere."""
+    kept_until: int | None = None
+    """Until when what has been finished is kept, and answered; the item may be kept longer."""
     report: int | None = None
     """The attempt whose gap report is in the ``ReportStore``, if one is."""
 
@@ -97,8 +99,9 @@ class Session:
     @property
     def ends_at(self) -> int:
         """What the API calls ``expiresAt``: until when a client can do something with it."""
-        bound = self.state is State.FINISHED or self.decision
-        return self.expires_at if bound else self.batches_until
+        if self.state is State.FINISHED:
+            return self.kept_until or self.expires_at
+        return self.expires_at if self.decision else self.batches_until
 
     def as_created(self) -> "Session":
         """What never changes of it, and nothing of what does."""
@@ -168,7 +171,7 @@ class Session:
         """
         match self.state:
             case State.FINISHED:
-                over = self.expires_at
+                over = self.ends_at
             case State.FINISHING:
                 over = self.expires_at + limits.FLIGHT_SECONDS
             case _:

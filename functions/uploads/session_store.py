@@ -3,20 +3,26 @@
 Item: ``sessionId`` (key), ``version``, ``owner``, ``totalRecord``, ``batchSize``, ``format``,
 ``metadata``, ``createdAt``, ``batchesUntil``, ``state``, ``attempt``, ``settled``, ``holder``,
 ``leaseUntil``, ``finishingSince``, ``upload``, ``decision``, ``counted``, ``result`` (deflated
-JSON), ``report`` and ``expiresAt`` (the table's time to live). It is read with every batch, and
-stays under 4 KB, one read unit: a large gap report is elsewhere (``reports``).
+JSON), ``report``, ``keptUntil`` and ``expiresAt`` (the table's time to live). It is read with every
+batch, and stays under 4 KB, one read unit: a large gap report is elsewhere (``reports``).
 
 Another release may have written it: members that are not known here, also inside of others, are
 ignored and kept. Items without a ``version`` are older, and have no ``batchesUntil``.
 
+The table also has what Idempotency-Keys stand for, one item each: ``sessionId`` is ``key:`` and the
+SHA-256 of owner and key, ``session`` the id it stands for; then ``version``, ``digest``,
+``createdAt`` and ``expiresAt``. It has no ``owner`` and no ``state``, so that it is in no list and
+nothing is cleaned up after it.
+
 Permissions: ``dynamodb:PutItem`` to create, ``GetItem``, ``UpdateItem``.
 """
 
+import hashlib
 import json
 import re
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -47,6 +53,18 @@ _SERVER_ERROR: Final = 500
 _VERSION: Final = 1
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What an Idempotency-Key stands for. Times are seconds since 1970."""
+
+    session_id: str
+    digest: str
+    """SHA-256 of the request's body, hexadecimal."""
+    created_at: int
+    expires_at: int
+    """It counts before this time, which is when its session takes no more batches."""
+
+
 class SessionStore:
     """The sessions table.
 
@@ -60,7 +78,7 @@ class SessionStore:
         self._cached: dict[tuple[str, str], Session] = {}
 
     def create(self, session: Session) -> None:
-        """Store a new session: 1 write."""
+        """Store a new session, unless that was done before: 1 write."""
         try:
             self._client.put_item(
                 TableName=self._table,
@@ -69,10 +87,41 @@ class SessionStore:
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except ClientError as error:
-            # A retried PutItem may find its own item.
+            # A retried PutItem finds its own item, and a repeated create what became of it since.
             old = _old_item(error)
-            if not old or _session(old) != session:
+            if not old or _birth(_session(old)) != _birth(session):
                 raise
+
+    def claim(self, owner: str, key: str, claim: Claim, now: int) -> Claim:
+        """Let the Idempotency-Key ``key`` of ``owner`` stand for ``claim``: 1 write.
+
+        Returns what it stands for, which is something else where it did so already.
+        """
+        name = hashlib.sha256(json.dumps([owner, key]).encode()).hexdigest()
+        values = {
+            "version": _VERSION,
+            "sessionId": f"key:{name}",
+            "session": claim.session_id,
+            "digest": claim.digest,
+            "createdAt": claim.created_at,
+            "expiresAt": claim.expires_at,
+        }
+        try:
+            self._client.put_item(
+                TableName=self._table,
+                Item={name: _attribute(value) for name, value in values.items()},
+                # What is over is deleted some time later.
+                ConditionExpression="attribute_not_exists(sessionId) OR expiresAt <= :now",
+                ExpressionAttributeValues={":now": _attribute(now)},
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except ClientError as error:
+            # It may be our own, of a try whose answer was lost: then it stands for the same.
+            if not (old := _old_item(error)):
+                raise
+            value = {name: _value(attribute) for name, attribute in old.items()}
+            return Claim(value["session"], value["digest"], value["createdAt"], value["expiresAt"])
+        return claim
 
     def get(self, session_id: str, owner: str) -> Session:
         """Read a session as it is now: 1 strongly consistent read.
@@ -196,15 +245,24 @@ class SessionStore:
         )
 
     def commit(
-        self, session: Session, decision: Decision, result: dict[str, object], expires_at: int
+        self, session: Session, decision: Decision, result: dict[str, object], kept_until: int
     ) -> Session:
-        """Finish the session with ``result``, which is kept until ``expires_at``: 1 write."""
+        """Finish the session with ``result``, which is kept until ``kept_until``: 1 write.
+
+        The item is kept at least as long as when it was made: an Idempotency-Key may name it.
+        """
+        first = session.batches_until + limits.GRACE_SECONDS
         return self._move(
             Move.COMMIT,
             session.session_id,
             session.owner,
-            "#result = :result, expiresAt = :expires REMOVE upload, report",
-            {":result": pack(result), ":expires": expires_at, ":digest": decision.digest},
+            "#result = :result, keptUntil = :kept, expiresAt = :expires REMOVE upload, report",
+            {
+                ":result": pack(result),
+                ":kept": kept_until,
+                ":expires": max(kept_until, first),
+                ":digest": decision.digest,
+            },
             lambda now: now.state is State.FINISHED,
         )
 
@@ -266,6 +324,11 @@ class SessionStore:
                 raise
             return session
         return _owned(answer["Attributes"], owner)
+
+
+def _birth(session: Session) -> tuple[object, ...]:
+    """What tells two sessions apart that were made under one id."""
+    return session.session_id, session.owner, session.created_at
 
 
 def _status(error: ClientError) -> int:
@@ -338,6 +401,7 @@ def _session(item: dict[str, Any]) -> Session:
         counted=msgspec.convert(value.get("counted"), Counted | None),
         result=json.loads(zlib.decompress(result)) if result else None,
         report=value.get("report"),
+        kept_until=value.get("keptUntil"),
     )
 
 
@@ -346,7 +410,7 @@ _KNOWN: Final = frozenset(
         *("sessionId", "owner", "totalRecord", "batchSize", "format", "metadata"),
         *("createdAt", "batchesUntil"),
         *("expiresAt", "state", "attempt", "holder", "finishingSince", "leaseUntil", "settled"),
-        *("upload", "decision", "counted", "result", "report"),
+        *("upload", "decision", "counted", "result", "report", "keptUntil"),
     )
 )
 """Attributes of an item that are read."""

@@ -289,7 +289,9 @@ def _read_what_refused(client: "DynamoDBClient") -> None:
         answer, context = event["parsed"], event["context"]
         if answer.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
             return
-        if answer.get("Item", {}).get("owner") != context["own"]["owner"]:
+        item = answer.get("Item")
+        # What an Idempotency-Key stands for has no owner.
+        if not item or item.get("owner") != context["own"].get("owner"):
             found = client.get_item(**context["refused"], ConsistentRead=True)
             answer["Item"] = found.get("Item", {})
 

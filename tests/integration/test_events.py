@@ -57,6 +57,7 @@ def mode_of(name: str) -> str:
 
 
 NEEDS = {
+    "create_key_reused": ["create_key"],
     "batch_conflict": ["batch"],
     "lines": ["batch"],
     "lines_conflict": ["batch"],

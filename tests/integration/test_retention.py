@@ -88,7 +88,7 @@ def dies_at(operation: str, end: str = "") -> Callable[[Call, Callable[[], Answe
 
 
 def kept_until(stack: Stack, session_id: str) -> int:
-    return int(stack.item(session_id)["expiresAt"])
+    return int(stack.item(session_id)["keptUntil"])
 
 
 def test_a_merge_in_parts_is_kept_from_its_beginning(api: Api, local: LocalStack) -> None:

@@ -361,9 +361,8 @@ def test_pages_may_send_and_see_what_the_protocol_uses() -> None:
         key.partition(" ")[0] for key in (route.key for route in Template.load(TEMPLATE).routes)
     }
     assert set(cors["AllowMethods"]) == used
-    assert {"authorization", "content-type", "content-encoding", "content-digest"} <= {
-        *cors["AllowHeaders"]
-    }
+    protocol = {"content-type", "content-encoding", "content-digest", "idempotency-key"}
+    assert protocol | {"authorization"} <= {*cors["AllowHeaders"]}
     assert {"location", "retry-after"} <= {*cors["ExposeHeaders"]}
 
 

@@ -1,6 +1,7 @@
 """The body of a request: checked and inflated, from API Gateway's event. Pure."""
 
 import codecs
+import hashlib
 from collections.abc import Mapping
 from typing import Final
 
@@ -74,6 +75,12 @@ def read_body(
         # Text is valid by now; msgspec does not check the UTF-8 of bytes.
         _check_utf8(sent)
     return sent
+
+
+def digest_as_sent(body: str | None, *, is_base64: bool) -> str:
+    """SHA-256 of a body that ``read_body`` takes, before it is inflated; hexadecimal."""
+    sent = _decode_base64(body or "") if is_base64 else _encode(body or "")
+    return hashlib.sha256(sent).hexdigest()
 
 
 def _check_size(size: int, allowance: Allowance) -> None:
