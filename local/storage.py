@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
+from functools import cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -31,11 +32,33 @@ def serve_moto(
     # A second to import, and not needed where the storage is somewhere else.
     from moto.moto_server import werkzeug_app as moto  # noqa: PLC0415
 
+    class Dispatcher(moto.DomainDispatcherApplication):
+        """Moto's, that would list moto's folders for each call to tell which service it is for."""
+
+        get_backend_for_host = cache(moto.DomainDispatcherApplication.get_backend_for_host)
+
     class Handler(KeepAliveHandler, moto.MotoRequestHandler):
         """With moto's, that lets metadata have underscores in their names."""
 
-    app = _deleting_alone(moto.DomainDispatcherApplication(moto.create_backend_app))
+    _look_up_attributes_by_name()
+    app = _deleting_alone(Dispatcher(moto.create_backend_app))
     return Server(middleware(app), handler=Handler, host=host)
+
+
+@cache
+def _look_up_attributes_by_name() -> None:
+    """Let moto not try sixty names for each attribute of a DynamoDB item."""
+    from moto.core.serialize import AttributePicker, AttributePickerContext  # noqa: PLC0415
+
+    pick = AttributePicker.__call__
+
+    def picked(picker: AttributePicker, context: AttributePickerContext) -> Any:  # noqa: ANN401
+        parent = getattr(context.shape, "parent", None)
+        if parent is not None and parent.name == "AttributeValue" and type(context.obj) is dict:
+            return context.obj.get(context.key)
+        return pick(picker, context)
+
+    AttributePicker.__call__ = picked  # type: ignore[assignment, method-assign]
 
 
 def _deleting_alone(moto: "WSGIApplication") -> "WSGIApplication":
