@@ -4,6 +4,7 @@ import os
 
 from uploads import limits, startup
 from uploads.config import Config
+from uploads.decode.finish import FINISH_ALLOWANCE, read_finish_request
 from uploads.http import SECONDS, Handler, Request, Response, location, make_handler, respond
 from uploads.wiring import Wiring
 
@@ -13,11 +14,12 @@ def build(wiring: Wiring) -> Handler:
     finisher = wiring.finisher
 
     def finish(request: Request) -> Response:
-        session_id = request.session_id
+        session_id, owner = request.session_id, request.owner
+        totals = read_finish_request(request.body(FINISH_ALLOWANCE))
         seconds_left = request.context.get_remaining_time_in_millis() / 1000
         # A local run has more time, and extends the lease while it merges.
         seconds_left = min(seconds_left, limits.FINISH_SECONDS)
-        outcome = finisher.run(session_id, request.owner, seconds_left)
+        outcome = finisher.run(session_id, owner, seconds_left, totals)
         if outcome.result is None:
             request.count_finishing(outcome.finishing_since, wiring.clock())
             return respond(

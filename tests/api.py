@@ -129,7 +129,7 @@ class Api:
             assert answer.headers.get("cache-control") == "no-store", answer
         return answer
 
-    def create(self, total: int, batch_size: int | None = None, **more: object) -> str:
+    def create(self, total: int | None, batch_size: int | None = None, **more: object) -> str:
         """A new session's id; ``more`` are other members of the request."""
         asked = {"totalRecord": total, **more} | ({"batchSize": batch_size} if batch_size else {})
         answer = self.request("POST", self.ROOT, json.dumps(asked).encode())
@@ -164,9 +164,10 @@ class Api:
         named = {"content-type": "application/x-ndjson"} | dict(headers or {})
         return self.request("PUT", f"{self.ROOT}/{session_id}/batches/{seq_num}", body, named)
 
-    def finish(self, session_id: str) -> Answer:
-        """Finish a session."""
-        return self.request("POST", f"{self.ROOT}/{session_id}/finish")
+    def finish(self, session_id: str, **totals: object) -> Answer:
+        """Finish a session; ``totals`` are what the request says there is."""
+        body = json.dumps(totals).encode() if totals else b""
+        return self.request("POST", f"{self.ROOT}/{session_id}/finish", body)
 
     def status(self, session_id: str) -> Answer:
         """Ask for a session."""

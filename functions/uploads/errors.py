@@ -57,6 +57,8 @@ InvalidTotalRecordError = _error(400, "invalid_total_record", "The totalRecord i
 InvalidBatchSizeError = _error(400, "invalid_batch_size", "The batchSize is not valid.")
 InvalidFormatError = _error(400, "invalid_format", "The format is not known.")
 InvalidMetadataError = _error(400, "invalid_metadata", "The metadata is not valid.")
+InvalidBatchesError = _error(400, "invalid_batches", "The number of batches is not valid.")
+MissingTotalError = _error(400, "missing_total", "The session has no totalRecord yet.")
 TooManyBatchesError = _error(400, "too_many_batches", "The batchSize makes too many batches.")
 WrongBatchLengthError = _error(400, "wrong_batch_length", "The batch has a wrong length.")
 SeqNumOutOfRangeError = _error(400, "seq_num_out_of_range", "The session has no such seqNum.")
@@ -79,6 +81,7 @@ BatchConflictError = _error(409, "batch_conflict", "A different batch is stored 
 SessionFinishingError = _error(409, "session_finishing", "The session is being finished.")
 SessionFinishedError = _error(409, "session_finished", "The session is finished.")
 SessionAbortedError = _error(409, "session_aborted", "The session was aborted.")
+TotalsConflictError = _error(409, "totals_conflict", "The totals are fixed, and are others.")
 SessionNotFinishedError = _error(409, "session_not_finished", "The session is not finished.")
 
 SessionExpiredError = _error(410, "session_expired", "The session has expired.")

@@ -1,12 +1,12 @@
-"""Which batches are missing. Pure."""
+"""Which batches are missing, and which there must not be. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 
 from uploads import limits
 
 Range = tuple[int, int]
-"""First and last ``seqNum`` of a run of missing batches, both included."""
+"""First and last ``seqNum`` of a run of batches, both included."""
 
 
 def missing(present: Iterable[int], expected: int | None) -> Iterator[Range]:
@@ -25,10 +25,22 @@ def missing(present: Iterable[int], expected: int | None) -> Iterator[Range]:
         yield following, expected - 1
 
 
-def report(ranges: Sequence[Range]) -> dict[str, object]:
-    """``missing`` as the API writes it, cut at ``limits.MAX_MISSING_RANGES``."""
+def runs(present: Iterable[int]) -> Iterator[Range]:
+    """``present``, strictly ascending, as ranges."""
+    for _, run in groupby(enumerate(present), lambda at: at[1] - at[0]):
+        seq_nums = [seq_num for _, seq_num in run]
+        yield seq_nums[0], seq_nums[-1]
+
+
+def count(ranges: Iterable[Range]) -> int:
+    """How many batches there are in ``ranges``."""
+    return sum(last - first + 1 for first, last in ranges)
+
+
+def report(name: str, ranges: Sequence[Range]) -> dict[str, object]:
+    """The member ``name`` as the API writes ranges, cut at ``limits.MAX_MISSING_RANGES``."""
     cut = islice(ranges, limits.MAX_MISSING_RANGES)
-    missing: dict[str, object] = {"missing": [{"from": first, "to": last} for first, last in cut]}
+    member: dict[str, object] = {name: [{"from": first, "to": last} for first, last in cut]}
     if len(ranges) > limits.MAX_MISSING_RANGES:
-        missing["missingTruncated"] = True
-    return missing
+        member[f"{name}Truncated"] = True
+    return member

@@ -117,7 +117,7 @@ class Lifecycle:
             "createdAt": timestamp(session.created_at),
             "expiresAt": timestamp(session.ends_at),
             "batches": batches,
-            **gaps.report(missing),
+            **gaps.report("missing", missing),
             "merge": self._progress(session),
             "finish": self.reports.whole(session),
         }

@@ -19,7 +19,7 @@ MAX_INFLATED_BYTES: Final = 64 * MIB
 is 600 MB of the function's 1,769 MB."""
 
 MAX_SESSION_BODY_BYTES: Final = 128 * 1024
-"""Largest body that opens a session, bytes, as sent and inflated: it needs a hundred."""
+"""Largest body that opens or finishes a session, bytes, as sent and inflated: a hundred will do."""
 
 MAX_IDEMPOTENCY_KEY: Final = 255
 """Longest Idempotency-Key, characters."""

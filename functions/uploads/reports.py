@@ -44,7 +44,9 @@ class ReportStore:
             msgspec.json.encode(result),
             {"Content-Type": "application/json"},
         )
-        return result | {"missing": [], "missingTruncated": True}, True
+        named = [name for name in ("missing", "unexpected") if result.get(name)]
+        cut: Result = {name: [] for name in named} | {f"{name}Truncated": True for name in named}
+        return result | cut, True
 
     def whole(self, session: Session) -> Result | None:
         """The last answer of the session's finish: 1 read where its gaps are here."""

@@ -1,6 +1,6 @@
 """A session, and the one table that says which moves it can make. Pure: no AWS, no clock."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
@@ -19,12 +19,30 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
+class Totals:
+    """What a finish says there is; None for what it does not say."""
+
+    records: int | None = None
+    batches: int | None = None
+
+    @property
+    def members(self) -> dict[str, int]:
+        """What is said, as the API calls it."""
+        named = {"totalRecord": self.records, "batches": self.batches}
+        return {name: number for name, number in named.items() if number is not None}
+
+
+NO_TOTALS: Final = Totals()
+
+
+@dataclass(frozen=True)
 class Decision:
     """What a finish bound itself to before anything became visible; it never changes again."""
 
     batches: int
     """Number of batches: exactly the ``seqNum`` below it are merged."""
     records: int
+    """The session's total from now on, whoever asks."""
     bytes: int
     digest: str
     """SHA-256 over (``seqNum``, ETag, size) of the listing, hexadecimal."""
@@ -54,7 +72,8 @@ class Session:
 
     session_id: str
     owner: str
-    total_record: int
+    total_record: int | None
+    """None where each finish tells."""
     batch_size: int | None
     created_at: int
     batches_until: int
@@ -120,14 +139,45 @@ class Session:
     @property
     def expected_batches(self) -> int | None:
         """How many batches there must be, or None where ``batchSize`` was not given."""
-        if self.batch_size is None:
+        if self.batch_size is None or self.total_record is None:
             return None
         return -(-self.total_record // self.batch_size)
+
+    @property
+    def fixed(self) -> Totals:
+        """What no finish can change any more."""
+        if self.decision:
+            return Totals(self.decision.records, self.decision.batches)
+        return Totals(self.total_record, self.expected_batches)
+
+    def require_fitting(self, asked: Totals) -> Self:
+        """Raise the error of a finish that cannot be answered, for what it says there is."""
+        fixed = self.fixed.members
+        if any(number != fixed.get(name, number) for name, number in asked.members.items()):
+            raise errors.TotalsConflictError(
+                f"This session's totals are fixed, {_said(fixed)}; this finish says"
+                f" {_said(asked.members)}. Nothing was changed. Finish without a body to complete"
+                " it as it is, or start a new session.",
+                fixed=fixed,
+                asked=asked.members,
+            )
+        if not self.decision and self.judged_by(asked).records is None:
+            raise errors.MissingTotalError(
+                "This session was created with totalRecord null, so that its finish has to say how"
+                ' many records there are: {"totalRecord": n}.',
+                member="totalRecord",
+            )
+        return self
+
+    def judged_by(self, asked: Totals) -> Totals:
+        """By what a finish that says ``asked`` is judged: by the session's total, if it has one."""
+        records = asked.records if self.total_record is None else self.total_record
+        return Totals(records, asked.batches)
 
     def check_batches(self) -> None:
         """Raise TooManyBatchesError where ``batchSize`` asks for more batches than there can be."""
         most = limits.MAX_SEQ_NUM + 1
-        if (self.expected_batches or 0) > most:
+        if self.total_record and (self.expected_batches or 0) > most:
             smallest = -(-self.total_record // most)
             raise errors.TooManyBatchesError(
                 f"{self.total_record} records in batches of {self.batch_size} make"
@@ -142,7 +192,7 @@ class Session:
         Raises SeqNumOutOfRangeError where the session cannot have that batch.
         """
         count = self.expected_batches
-        if count is None or self.batch_size is None:
+        if count is None or self.batch_size is None or self.total_record is None:
             return None
         if seq_num >= count:
             have = f"seqNum 0 to {count - 1}" if count else "no batches at all"
@@ -207,6 +257,10 @@ class StaleAttemptError(Exception):
         self.session = session
 
 
+def _said(members: dict[str, int]) -> str:
+    return " and ".join(f"{name} {number}" for name, number in members.items())
+
+
 def _expired() -> errors.GaplessError:
     return errors.SessionExpiredError(
         "The session has expired. Create a new one and send the batches again."
@@ -260,11 +314,27 @@ conditions of the sessions table are made from this and from nothing else, so th
 names the state it moves from."""
 
 
-def condition(move: Move) -> str:
-    """The DynamoDB condition under which ``move`` is legal, whatever happens beside it."""
+def condition(move: Move, *also: str) -> str:
+    """The DynamoDB condition under which ``move`` is legal, whatever happens beside it.
+
+    ``also`` are what must hold as well, in whatever state.
+    """
     sources, _ = MOVES[move]
     return " OR ".join(
-        f"(#owner = :owner AND #state = :{state} AND {guard})"
+        f"(#owner = :owner AND #state = :{state} AND {' AND '.join((guard, *also))})"
         for state, guards in sources.items()
         for guard in guards
     )
+
+
+def fitting(asked: Totals) -> Iterator[str]:
+    """What must hold for a seal with these totals: ``:records`` and ``:batches``, where said."""
+    if asked.records is None:
+        yield "(attribute_exists(totalRecord) OR attribute_exists(decision))"
+    else:
+        yield "(attribute_not_exists(totalRecord) OR totalRecord = :records)"
+        yield "(attribute_not_exists(decision) OR decision.records = :records)"
+    if asked.batches is not None:
+        # How many batches a batchSize makes, no condition can tell.
+        yield "attribute_not_exists(batchSize)"
+        yield "(attribute_not_exists(decision) OR decision.batches = :batches)"

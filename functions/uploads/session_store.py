@@ -38,8 +38,10 @@ from uploads.session import (
     Session,
     StaleAttemptError,
     State,
+    Totals,
     Upload,
     condition,
+    fitting,
 )
 
 if TYPE_CHECKING:
@@ -153,9 +155,20 @@ class SessionStore:
         return session
 
     def seal(
-        self, session_id: str, owner: str, *, holder: str, now: int, lease_until: int
+        self,
+        session_id: str,
+        owner: str,
+        *,
+        holder: str,
+        now: int,
+        lease_until: int,
+        totals: Totals,
     ) -> Session:
-        """Refuse batches from now on, and begin an attempt that ``holder`` makes: 1 write."""
+        """Refuse batches from now on, and begin an attempt that ``holder`` makes: 1 write.
+
+        ``totals`` must fit, and are written nowhere: a later attempt may say others until one of
+        them decides.
+        """
         return self._move(
             Move.SEAL,
             session_id,
@@ -168,8 +181,10 @@ class SessionStore:
                 ":lease": lease_until,
                 ":now": now,
                 ":soonest": now + limits.LONGEST_SECONDS,
-            },
+            }
+            | {f":{name}": said for name, said in asdict(totals).items() if said is not None},
             lambda session: session.state is State.FINISHING and session.holder == holder,
+            *fitting(totals),
         )
 
     def renew_lease(
@@ -285,15 +300,16 @@ class SessionStore:
         changes: str,
         values: dict[str, object],
         landed: Callable[[Session], bool],
+        *also: str,
     ) -> Session:
-        """Make ``move`` if it is legal.
+        """Make ``move`` if it is legal, and ``also`` holds.
 
         A write that seems to fail may have landed, so the item is judged (``landed``) and not the
         failure. If even the item cannot tell, the failure is raised.
         """
         sources, target = MOVES[move]
         update = f"SET #state = :{target}, {changes}"
-        legal = condition(move)
+        legal = condition(move, *also)
         values |= {":owner": owner} | {f":{state}": state.value for state in {*sources, target}}
         try:
             answer = self._client.update_item(
@@ -383,7 +399,7 @@ def _session(item: dict[str, Any]) -> Session:
     return Session(
         session_id=value["sessionId"],
         owner=value["owner"],
-        total_record=value["totalRecord"],
+        total_record=value.get("totalRecord"),
         batch_size=value.get("batchSize"),
         format=Format(value.get("format", Format.NDJSON)),
         metadata=value.get("metadata", {}),

@@ -147,10 +147,11 @@ def session(body: bytes) -> None:
     members = json.loads(body, object_pairs_hook=list, parse_int=str, parse_float=str)
     asked = dict(members)
     _same("members", len(asked), len(members))
-    _same("totalRecord", str(found.totalRecord), asked["totalRecord"])
+    total = asked["totalRecord"]
+    _same("totalRecord", found.totalRecord, None if total is None else int(total))
     size = asked.get("batchSize")
     _same("batchSize", found.batchSize, None if size is None else int(size))
-    _holds("range", 0 <= found.totalRecord < 2**53)
+    _holds("range", found.totalRecord is None or 0 <= found.totalRecord < 2**53)
     _holds("range", found.batchSize is None or 1 <= found.batchSize < 2**53)
 
 

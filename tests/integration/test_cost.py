@@ -21,6 +21,7 @@ from uploads.config import Config
 from uploads.formats import Format
 from uploads.gzip_member import deflate
 from uploads.merging.executions import MergeExecutions
+from uploads.session import NO_TOTALS
 from uploads.wiring import Wiring
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def test_calls_of_a_merge_that_is_handed_over(
         {f"${{{name.capitalize()}Function}}": function(name) for name in TASKS}, read
     )
     with local.aws.recording() as merged:
-        outcome = finisher.run(session_id, local.item(session_id)["owner"], seconds_left=25)
+        outcome = finisher.run(session_id, local.item(session_id)["owner"], 25, NO_TOTALS)
         assert outcome.result is None
         machine.run(step_functions.started.pop())
     # The item was read for its owner.

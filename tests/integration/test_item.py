@@ -24,7 +24,7 @@ from uploads.merging.finish import Finisher
 from uploads.merging.manifest import Sums
 from uploads.merging.merged_store import Published
 from uploads.merging.validation import Failure, merge_failed, validate_count
-from uploads.session import Counted, Decision, Session, State, Upload
+from uploads.session import Counted, Decision, Session, State, Totals, Upload
 from uploads.session_store import SessionStore
 from uploads.wiring import Wiring
 
@@ -124,6 +124,7 @@ FUTURE: Final = 9_999_999_999
 DIGEST: Final = "f" * 64
 METADATA: Final = {f"{n:02}": "é" * 63 for n in range(limits.MAX_METADATA_MEMBERS)}
 """As large as there can be: with more members there would be fewer bytes in each."""
+ASKED: Final = Totals(LARGEST, 100_000)
 FAILURES: Final = st.builds(
     lambda random, ranges: [
         (first, first + random.randrange(50)) for first in random.sample(range(99_900), ranges)
@@ -181,20 +182,27 @@ def _moves(
 
     def seal() -> object:
         return sessions.seal(
-            now.session_id, now.owner, holder="f" * 16, now=clock, lease_until=clock
+            now.session_id,
+            now.owner,
+            holder="f" * 16,
+            now=clock,
+            lease_until=clock,
+            totals=Totals(LARGEST),
         )
 
     def fail() -> object:
-        missing = data.draw(FAILURES)
-        return outcomes.fail(now, Failure(now, "missing_batches", "9" * 200, 100_000, missing))
+        missing, unexpected = data.draw(FAILURES), data.draw(st.just([]) | FAILURES)
+        detail, reason = "9" * 300, "unexpected_batches"
+        failure = Failure(now, ASKED, reason, detail, 100_000, missing, unexpected)
+        return outcomes.fail(now, failure)
 
     def miscount() -> object:
-        failure = validate_count(now, DIGEST, 100_000, RunTotals(LARGEST - 1, LARGEST))
+        failure = validate_count(now, ASKED, DIGEST, 100_000, RunTotals(LARGEST - 1, LARGEST))
         assert isinstance(failure, Failure)
         return outcomes.fail(now, failure, Counted(DIGEST, LARGEST))
 
     def give_back() -> object:
-        return sessions.reopen(now, merge_failed(now, 100_000).result, verdict=False)
+        return sessions.reopen(now, merge_failed(now, ASKED, 100_000).result, verdict=False)
 
     match now.state, decision:
         case (State.OPEN, _):

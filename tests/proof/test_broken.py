@@ -32,7 +32,7 @@ from uploads.merging.merged_store import MergedStore
 from uploads.merging.outcome import Outcomes
 from uploads.merging.validation import Verdict, merge_failed
 from uploads.receiving import Receiver
-from uploads.session import MOVES, Move, Session, State
+from uploads.session import MOVES, Move, Session, State, Totals
 from uploads.session_store import SessionStore
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -94,8 +94,16 @@ def attempts_are_tokens(patch: pytest.MonkeyPatch) -> None:
     """An attempt is what its caller chose, and not one more than the last."""
 
     def seal(
-        self: SessionStore, session_id: str, owner: str, *, holder: str, now: int, lease_until: int
+        self: SessionStore,
+        session_id: str,
+        owner: str,
+        *,
+        holder: str,
+        now: int,
+        lease_until: int,
+        totals: Totals,
     ) -> Any:
+        del totals
         return self._move(
             Move.SEAL,
             session_id,
@@ -142,9 +150,9 @@ def lists_before_it_seals(patch: pytest.MonkeyPatch) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self._batches, name)
 
-    def run(self: Finisher, session_id: str, owner: str, seconds_left: float) -> Any:
+    def run(self: Finisher, session_id: str, *given: Any) -> Any:
         early: Any = Early(self.batches, self.batches.list(session_id))
-        return real(replace(self, batches=early), session_id, owner, seconds_left)
+        return real(replace(self, batches=early), session_id, *given)
 
     patch.setattr(Finisher, "run", run)
 
@@ -166,10 +174,10 @@ def executions_are_named_by_the_session(patch: pytest.MonkeyPatch) -> None:
 def a_count_holds_for_any_listing(patch: pytest.MonkeyPatch) -> None:
     real = validation.validate
 
-    def validate(session: Any, listing: Any) -> Any:
+    def validate(session: Any, totals: Any, listing: Any) -> Any:
         digest = listing_digest(listing)
         counted = session.counted and replace(session.counted, digest=digest)
-        return real(replace(session, counted=counted), listing)
+        return real(replace(session, counted=counted), totals, listing)
 
     patch.setattr("uploads.merging.finish.validate", validate)
 
@@ -178,10 +186,10 @@ def a_failed_merge_is_remembered(patch: pytest.MonkeyPatch) -> None:
     """As if it said something of the listing."""
     real = validation.validate
 
-    def validate(session: Any, listing: Any) -> Any:
+    def validate(session: Any, totals: Any, listing: Any) -> Any:
         if session.result and session.result.get("reason") == "merge_failed":
-            return Verdict("", merge_failed(session, len(listing)))
-        return real(session, listing)
+            return Verdict("", merge_failed(session, totals, len(listing)))
+        return real(session, totals, listing)
 
     patch.setattr("uploads.merging.finish.validate", validate)
 
@@ -277,7 +285,7 @@ def an_abort_of_all_uploads_is_none(patch: pytest.MonkeyPatch) -> None:
 
 def whoever_misses_a_batch_answers_by_itself(patch: pytest.MonkeyPatch) -> None:
     """As if it held the session still."""
-    patch.setattr(Finisher, "_release", lambda _, session, __: session)
+    patch.setattr(Finisher, "_release", lambda _, session, *__: session)
 
 
 def a_status_trusts_its_first_look(patch: pytest.MonkeyPatch) -> None:

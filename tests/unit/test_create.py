@@ -21,17 +21,19 @@ from uploads.decode.create import SessionRequest, read_session_request
         ('{"batchSize":2,"totalRecord":5}', 5, 2),
         (f'{{"totalRecord":5,"batchSize":{LARGEST}}}', 5, LARGEST),
         ('{"totalRecord":5,"batchSize":null}', 5, None),
+        ('{"totalRecord":null}', None, None),
+        ('{"totalRecord":null,"batchSize":null}', None, None),
         (' {\n"totalRecord" :\t5 ,\r\n"comment" : "ignored" } ', 5, None),
         (r'{"total\u0052ecord":5}', 5, None),
         ('{"totalRecord":5,"x":[-0,1e400,{"a":1,"a":2}]}', 5, None),
     ],
 )
-def test_session_requests(body: str, total_record: int, batch_size: int | None) -> None:
+def test_session_requests(body: str, total_record: int | None, batch_size: int | None) -> None:
     assert read_session_request(body.encode()) == SessionRequest(total_record, batch_size)
 
 
 @pytest.mark.parametrize(
-    "value", ["null", str(LARGEST + 1), str(LARGEST + 2), *NOT_AN_INTEGER], ids=lambda at: at[:30]
+    "value", [str(LARGEST + 1), str(LARGEST + 2), *NOT_AN_INTEGER], ids=lambda at: at[:30]
 )
 @pytest.mark.parametrize(
     "form",
@@ -61,6 +63,15 @@ def test_invalid_batch_size(form: str, value: str) -> None:
         errors.InvalidBatchSizeError, lambda: read_session_request(form.format(value).encode())
     )
     assert f"from 1 to {LARGEST}, or left out" in error.detail
+    assert error.members == {"member": "batchSize"}
+
+
+@pytest.mark.parametrize(
+    "body", ['{"totalRecord":null,"batchSize":1}', '{"batchSize":9,"totalRecord":null}']
+)
+def test_a_batch_size_of_an_open_ended_session(body: str) -> None:
+    error = refusal(errors.InvalidBatchSizeError, lambda: read_session_request(body.encode()))
+    assert "leave batchSize out" in error.detail
     assert error.members == {"member": "batchSize"}
 
 

@@ -37,7 +37,7 @@ def reasons() -> Iterator[str]:
     for path in (ROOT / "functions/uploads").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "Failure":
-                reason = node.args[1]
+                reason = node.args[2]
                 assert isinstance(reason, ast.Constant)
                 yield str(reason.value)
 
@@ -142,7 +142,8 @@ def test_docs_name_no_unknown_code() -> None:
 
 
 def test_every_reason_of_a_failure_is_documented() -> None:
-    assert {"missing_batches", "record_count", "too_large", "merge_failed"} == REASONS
+    known = {"missing_batches", "unexpected_batches", "record_count", "too_large", "merge_failed"}
+    assert known == REASONS
     failed = OPENAPI["components"]["schemas"]["FinishFailed"]["properties"]["reason"]
     assert set(failed["enum"]) == REASONS
     rows = re.findall(r"^\| 200 `Failed`, `(\w+)`", PROTOCOL_MD, re.MULTILINE)
@@ -180,6 +181,9 @@ def test_openapi_has_the_limits_of_the_code() -> None:
     assert session["totalRecord"]["maximum"] == limits.MAX_INTEGER
     assert session["batchSize"]["maximum"] == limits.MAX_INTEGER
     assert schemas["BatchRequest"]["properties"]["seqNum"]["maximum"] == limits.MAX_SEQ_NUM
+    said = schemas["FinishRequest"]["properties"]
+    assert said["totalRecord"]["maximum"] == limits.MAX_INTEGER
+    assert said["batches"]["maximum"] == limits.MAX_SEQ_NUM + 1
     assert schemas["Ranges"]["maxItems"] == limits.MAX_MISSING_RANGES
     created = resolved(OPENAPI["paths"]["/api/upload/sessions"]["post"]["responses"]["201"])
     assert created["content"]["application/json"]["example"]["limits"] == {
@@ -264,6 +268,7 @@ def test_costs_are_of_batches_as_the_client_makes_them(name: str) -> None:
         f"more than {limits.MAX_INFLATED_BYTES // limits.MIB} MiB",
         f"from 0 to {limits.MAX_SEQ_NUM} in plain digits",
         f"from 0 to {limits.MAX_INTEGER} in plain digits",
+        f"from 0 to {limits.MAX_SEQ_NUM + 1:,} in plain digits",
         f"from 1 to {limits.MAX_INTEGER} in plain digits",
         f"more than {limits.MAX_SEQ_NUM + 1:,} batches",
     ],

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uploads.gaps import missing
+from uploads.gaps import count, missing, runs
 
 LAST = 99_999
 """The largest seqNum there is."""
@@ -63,4 +63,13 @@ def test_ranges_are_exactly_the_set_difference(present: list[int], expected: int
     listed = [seq_num for first, last in ranges for seq_num in range(first, last + 1)]
     assert listed == sorted(set(range(due)) - set(present))
     # Neighbours are one range: between two ranges something is present.
+    assert all(before[1] + 1 < after[0] for before, after in pairwise(ranges))
+
+
+@given(st.sets(st.integers(0, 60)).map(sorted))
+@settings(max_examples=300)
+def test_runs_are_what_is_not_missing(present: list[int]) -> None:
+    ranges = list(runs(iter(present)))
+    assert [at for first, last in ranges for at in range(first, last + 1)] == present
+    assert count(ranges) == len(present)
     assert all(before[1] + 1 < after[0] for before, after in pairwise(ranges))

@@ -1,7 +1,7 @@
 """A session's checks at their boundaries, and its table of legal moves against the document."""
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pytest
@@ -14,8 +14,10 @@ from uploads.session import (
     Move,
     Session,
     State,
+    Totals,
     Upload,
     condition,
+    fitting,
 )
 
 LARGEST = 2**53 - 1
@@ -33,13 +35,14 @@ SESSION = Session(
 )
 
 
-def session(total_record: int, batch_size: int | None) -> Session:
+def session(total_record: int | None, batch_size: int | None) -> Session:
     return replace(SESSION, total_record=total_record, batch_size=batch_size)
 
 
 @pytest.mark.parametrize(
     ("total_record", "batch_size", "expected"),
     [
+        (None, None, None),
         (0, None, None),
         (LARGEST, None, None),
         (0, 1, 0),
@@ -60,7 +63,9 @@ def session(total_record: int, batch_size: int | None) -> Session:
         (LARGEST, 1, LARGEST),
     ],
 )
-def test_expected_batches(total_record: int, batch_size: int | None, expected: int | None) -> None:
+def test_expected_batches(
+    total_record: int | None, batch_size: int | None, expected: int | None
+) -> None:
     assert session(total_record, batch_size).expected_batches == expected
 
 
@@ -403,3 +408,90 @@ def test_conditions_allow_exactly_what_the_protocol_does(move: Move) -> None:
     wrong = [item for item in ITEMS if item.allows(move) != item.ought_to_allow(move)]
     assert wrong == []
     assert any(item.allows(move) for item in ITEMS)
+
+
+FACTS = [
+    *(
+        session(total, size)
+        for total, size in [(None, None), (5, None), (6, None), (5, 2), (6, 2), (5, 3), (0, 1)]
+    ),
+    *(
+        replace(session(total, size), state=State.FINISHING, decision=Decision(2, 5, 9, "digest"))
+        for total, size in [(None, None), (5, None), (5, 3)]
+    ),
+]
+ASKED = [Totals(*said) for said in itertools.product([None, 0, 5, 6], [None, 0, 2, 3])]
+
+
+def holds(term: str, found: Session, asked: Totals) -> bool:
+    """What DynamoDB makes of a term of ``fitting``."""
+    if term.startswith("("):
+        return any(holds(one, found, asked) for one in term[1:-1].split(" OR "))
+    name, _, value = term.partition(" = :")
+    decided = {"records": None, "batches": None} | asdict(found.decision or Totals())
+    there = {
+        "totalRecord": found.total_record,
+        "batchSize": found.batch_size,
+        "decision": found.decision,
+        "decision.records": decided["records"],
+        "decision.batches": decided["batches"],
+    }
+    if value:
+        said = asdict(asked)[value]
+        assert said is not None, "DynamoDB does not know such a value"
+        return bool(there[name] == said)
+    exists, _, name = term.removesuffix(")").partition("(")
+    return {"attribute_exists": True, "attribute_not_exists": False}[exists] == (
+        there[name] is not None
+    )
+
+
+def conflict(found: Session, asked: Totals) -> bool:
+    """Whether what a finish says is fixed, and is not that."""
+    records = found.decision.records if found.decision else found.total_record
+    batches = found.decision.batches if found.decision else found.expected_batches
+    wrong_total = None not in {records, asked.records} and records != asked.records
+    return wrong_total or (None not in {batches, asked.batches} and batches != asked.batches)
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=str)
+def test_a_seal_is_taken_where_its_totals_fit(asked: Totals) -> None:
+    for found in FACTS:
+        lacks = found.total_record is None and not found.decision and asked.records is None
+        # How many batches a batchSize makes is left to who reads the item.
+        unknown = asked.batches is not None and found.batch_size is not None
+        fits = all(holds(term, found, asked) for term in fitting(asked))
+        assert fits == (not conflict(found, asked) and not lacks and not unknown), found
+
+
+def test_what_fits_is_asked_for_in_every_state_that_a_seal_begins_in() -> None:
+    asked = Totals(5, 2)
+    branches = condition(Move.SEAL, *fitting(asked)).split(") OR (#owner")
+    assert len(branches) == len(condition(Move.SEAL).split(" OR "))
+    assert all(" AND ".join(fitting(asked)) in branch for branch in branches)
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=str)
+def test_totals_that_cannot_be_answered(asked: Totals) -> None:
+    for found in FACTS:
+        if conflict(found, asked):
+            with pytest.raises(errors.TotalsConflictError) as caught:
+                found.require_fitting(asked)
+            told = caught.value
+            assert told.members == {"fixed": found.fixed.members, "asked": asked.members}
+            assert all(f"{name} {said}" in told.detail for name, said in asked.members.items())
+        elif (found.total_record, asked.records, found.decision) == (None, None, None):
+            with pytest.raises(errors.MissingTotalError) as lacking:
+                found.require_fitting(asked)
+            assert '{"totalRecord": n}' in lacking.value.detail
+        else:
+            assert found.require_fitting(asked) is found
+
+
+@pytest.mark.parametrize("found", FACTS, ids=str)
+def test_what_a_finish_is_judged_by(found: Session) -> None:
+    for asked in ASKED:
+        judged = found.judged_by(asked)
+        assert judged.batches == asked.batches
+        own = asked.records if found.total_record is None else found.total_record
+        assert judged.records == own

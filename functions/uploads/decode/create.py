@@ -16,7 +16,8 @@ from uploads.formats import Format
 class SessionRequest(Struct):
     """Body of ``POST /api/upload/sessions``."""
 
-    totalRecord: Annotated[int, Meta(ge=0, le=limits.MAX_INTEGER)]
+    totalRecord: Annotated[int, Meta(ge=0, le=limits.MAX_INTEGER)] | None
+    """None: finish will tell."""
     batchSize: Annotated[int, Meta(ge=1, le=limits.MAX_INTEGER)] | None = None
     format: str = Format.NDJSON
     metadata: dict[str, str] = {}
@@ -31,7 +32,8 @@ _DECODER: Final = msgspec.json.Decoder(SessionRequest)
 _MEMBERS: Final = {
     "totalRecord": Member(
         errors.InvalidTotalRecordError,
-        f"totalRecord must be an integer from 0 to {limits.MAX_INTEGER}, written as plain digits",
+        f"totalRecord must be an integer from 0 to {limits.MAX_INTEGER}, written as plain digits,"
+        " or null where finish will tell",
         is_integer=True,
     ),
     "batchSize": Member(
@@ -66,6 +68,12 @@ def read_session_request(body: bytes) -> SessionRequest:
         raise errors.InvalidFormatError(f"{_MEMBERS['format'].rule}.", member="format")
     _check_metadata(request.metadata)
     strict_json.check_members(body, _MEMBERS)
+    if request.totalRecord is None and request.batchSize is not None:
+        raise errors.InvalidBatchSizeError(
+            "A session whose totalRecord is null takes batches of any length: leave batchSize out,"
+            " or say how many records there are.",
+            member="batchSize",
+        )
     return request
 
 

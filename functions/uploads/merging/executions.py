@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from uploads.session import NO_TOTALS, Totals
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,7 +31,9 @@ class Execution:
     """Exactly the ``seqNum`` below it are merged."""
     digest: str
     """Of their listing."""
-    version: int = 1
+    totals: Totals = NO_TOTALS
+    """What its finish said there is. Version 1 has none."""
+    version: int = 2
 
     @property
     def name(self) -> str:

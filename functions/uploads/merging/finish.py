@@ -5,8 +5,9 @@ A function may die after any single call to AWS; a client's next finish then rea
 
 import secrets
 import time
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from uploads import errors, limits
@@ -17,7 +18,7 @@ from uploads.merging.merged_store import Published
 from uploads.merging.outcome import Outcome
 from uploads.merging.parts import plan_parts
 from uploads.merging.validation import Failure, validate, validate_count
-from uploads.session import Counted, Session, StaleAttemptError, State
+from uploads.session import Counted, Session, StaleAttemptError, State, Totals
 
 if TYPE_CHECKING:
     from uploads.batch_store import BatchStore
@@ -40,51 +41,62 @@ class Finisher:
     executions: "MergeExecutions | None" = None
     """Long merges; without it every merge is made here."""
 
-    def run(self, session_id: str, owner: str, seconds_left: float) -> Outcome:
+    def run(self, session_id: str, owner: str, seconds_left: float, asked: Totals) -> Outcome:
         """Finish a session, or complete what an earlier attempt decided.
 
-        ``seconds_left`` is how long this attempt can take; no other begins before. Raises
-        SessionNotFoundError, SessionExpiredError, SessionExpiringError, SessionAbortedError or
-        BatchesGoneError.
+        ``seconds_left`` is how long this attempt can take; no other begins before. ``asked`` is
+        what the caller says there is. Raises SessionNotFoundError, BatchesGoneError, or as
+        ``Outcomes.outcome_from``.
         """
         ends = time.monotonic() + seconds_left
         now = self.clock()
         lease_until = now + int(seconds_left) + limits.LEASE_MARGIN_SECONDS
         try:
-            session = self.sessions.seal(
-                session_id, owner, holder=secrets.token_hex(8), now=now, lease_until=lease_until
-            )
+            session = self._seal(session_id, owner, now, lease_until, asked)
+            # The own upload is aborted last: this attempt must hold the session no longer by then.
+            with ExitStack() as own_upload:
+                try:
+                    return self._attempt(session, session.judged_by(asked), ends, own_upload)
+                except StaleAttemptError:
+                    raise
+                except Exception as error:
+                    released = self._release(session, now, error)
+                    if outcome := self._commit_published(released):
+                        return outcome
+                    raise
         except StaleAttemptError as stale:
-            if stale.session.require_unexpired(now).state is not State.OPEN:
-                return self.outcomes.outcome_from(stale.session)
-            raise errors.SessionExpiringError(
-                "The session's time is over, so that no finish can begin any more. One that"
-                " began in time may still be under way. Ask again after Retry-After."
-            ) from None
-        # The own upload is aborted last: this attempt must hold the session no longer by then.
-        with ExitStack() as own_upload:
-            try:
-                return self._attempt(session, ends, own_upload)
-            except StaleAttemptError as stale:
-                return self.outcomes.outcome_from(stale.session)
-            except Exception as error:
-                # Batches are gone only for the attempt that holds the session: else another one has
-                # finished, and they were cleaned up.
-                unsure = () if isinstance(error, errors.BatchesGoneError) else (Exception,)
-                released = session
-                with suppress(*unsure):
-                    released = self._release(session, now)
-                if (released.state, released.attempt) != (State.FINISHING, session.attempt):
-                    # Another call has moved the session.
-                    return self.outcomes.outcome_from(released)
-                if outcome := self._commit_published(released):
-                    return outcome
-                raise
+            return self.outcomes.outcome_from(stale.session, asked)
 
-    def _attempt(self, session: Session, ends: float, own_upload: ExitStack) -> Outcome:
+    def _seal(
+        self, session_id: str, owner: str, now: int, lease_until: int, asked: Totals
+    ) -> Session:
+        """Begin an attempt. Raises StaleAttemptError where none may, or ``asked`` does not fit."""
+        seal = partial(
+            self.sessions.seal,
+            session_id,
+            owner,
+            holder=secrets.token_hex(8),
+            now=now,
+            lease_until=lease_until,
+        )
+        try:
+            return seal(totals=asked)
+        except StaleAttemptError as stale:
+            # How many batches a batchSize makes is known now, and never changes.
+            found = stale.session
+            if asked.batches is None or asked.batches != found.expected_batches:
+                raise
+            if found.state is State.FINISHED:
+                raise
+            return seal(totals=replace(asked, batches=None))
+
+    def _attempt(
+        self, session: Session, totals: Totals, ends: float, own_upload: ExitStack
+    ) -> Outcome:
         """Finish a session that this attempt has sealed, before ``time.monotonic()`` is ``ends``.
 
-        ``own_upload`` aborts the multipart upload that is begun here.
+        By ``totals`` it is judged, unless it is decided. ``own_upload`` aborts the multipart upload
+        that is begun here.
         """
         started = time.monotonic()
         # Before S3 dates anything of this attempt: it dates an object in parts by its upload.
@@ -95,7 +107,7 @@ class Finisher:
         # batches may lie behind those that are decided; they do not count.
         below = session.decision.batches if session.decision else session.expected_batches
         listing = self.batches.list(session.session_id, below)
-        verdict = validate(session, listing)
+        verdict = validate(session, totals, listing)
         if verdict.failure:
             return self.outcomes.fail(session, verdict.failure)
         # Nothing is decided that cannot be planned.
@@ -109,21 +121,21 @@ class Finisher:
         too_long = needed > limits.INLINE_SHARE * (ends - time.monotonic())
         # An attempt that died would die again: it was slower than the estimate says, or worse.
         if self.executions and (too_long or session.died):
-            return self._hand_over(session, self.executions, len(listing), verdict.digest)
+            return self._hand_over(session, self.executions, len(listing), verdict.digest, totals)
         composition = own_upload.enter_context(
             Composition(self.composer, session, parts, verdict.digest)
         )
-        totals = composition.transfer()
+        run = composition.transfer()
         if not decision:
-            counted = validate_count(session, verdict.digest, len(listing), totals)
+            counted = validate_count(session, totals, verdict.digest, len(listing), run)
             if isinstance(counted, Failure):
-                fact = Counted(verdict.digest, totals.records)
+                fact = Counted(verdict.digest, run.records)
                 return self.outcomes.fail(session, counted, fact)
             decision = counted
             session = self.sessions.decide(session, decision)
-        composition.publish(decision, totals.checksum)
+        composition.publish(decision, run.checksum)
         merge_seconds = time.monotonic() - started
-        published = Published(Sums.of(totals), began)
+        published = Published(Sums.of(run), began)
         if took_over:
             found = self.composer.merged.find_published(session, decision)
             published = found or published
@@ -137,25 +149,36 @@ class Finisher:
         return self.outcomes.succeed(session, session.decision, published) if published else None
 
     def _hand_over(
-        self, session: Session, executions: "MergeExecutions", batches: int, digest: str
+        self,
+        session: Session,
+        executions: "MergeExecutions",
+        batches: int,
+        digest: str,
+        totals: Totals,
     ) -> Outcome:
         """Start the long merge of a session that this attempt has sealed."""
-        execution = Execution(session.session_id, session.owner, session.attempt, batches, digest)
+        session_id, owner, attempt = session.session_id, session.owner, session.attempt
+        execution = Execution(session_id, owner, attempt, batches, digest, totals)
         # The first task renews the lease from here.
-        self.sessions.renew_lease(
-            session.session_id,
-            session.owner,
-            session.attempt,
-            self.clock() + limits.TASK_LEASE_SECONDS,
-        )
+        until = self.clock() + limits.TASK_LEASE_SECONDS
+        self.sessions.renew_lease(session_id, owner, attempt, until)
         executions.start(execution)
         return Outcome(None, finishing_since=session.finishing_since)
 
-    def _release(self, session: Session, now: int) -> Session:
-        """Release the lease so that the next attempt starts immediately; the session as it is."""
+    def _release(self, session: Session, now: int, error: Exception) -> Session:
+        """End the lease of an attempt that ``error`` ends, so that the next one starts immediately.
+
+        The session as it is then. Raises StaleAttemptError if another call has moved it.
+        """
         try:
             return self.sessions.renew_lease(
                 session.session_id, session.owner, session.attempt, now
             )
-        except StaleAttemptError as stale:
-            return stale.session
+        except StaleAttemptError:
+            raise
+        except Exception:
+            # Batches are gone only for the attempt that holds the session: else another one has
+            # finished, and they were cleaned up.
+            if isinstance(error, errors.BatchesGoneError):
+                raise
+            return session

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uploads import errors, limits
-from uploads.session import Counted, Decision, Session, StaleAttemptError, State
+from uploads.session import Counted, Decision, Session, State, Totals
 
 if TYPE_CHECKING:
     from uploads.config import Clock
@@ -39,25 +39,33 @@ class Outcomes:
     merged_retention: int
     """Seconds."""
 
-    def outcome_from(self, session: Session) -> Outcome:
-        """What ``session``, as another call left it, says its finish came to.
+    def outcome_from(self, session: Session, asked: Totals) -> Outcome:
+        """What ``session``, as another call left it, says to a finish with these totals.
 
-        Raises SessionExpiredError or SessionAbortedError.
+        The only place that does, whichever move of that finish was refused. Raises
+        SessionExpiredError, SessionExpiringError, SessionAbortedError, TotalsConflictError or
+        MissingTotalError.
         """
-        session.require_unexpired(self.clock())
-        if session.state is State.ABORTED:
+        now = self.clock()
+        if session.require_unexpired(now).state is State.ABORTED:
             raise errors.SessionAbortedError("The session was aborted. Create a new one.")
-        if session.state is State.FINISHING:
-            return Outcome(None, finishing_since=session.finishing_since)
-        return Outcome(self.reports.whole(session))
+        session.require_fitting(asked)
+        if session.state is State.OPEN and now >= session.batches_until:
+            raise errors.SessionExpiringError(
+                "The session's time is over, so that no finish can begin any more. One that"
+                " began in time may still be under way. Ask again after Retry-After."
+            )
+        if session.state is State.FINISHED or _has_failed_by(session, asked):
+            return Outcome(self.reports.whole(session))
+        return Outcome(None, finishing_since=session.finishing_since)
 
     def fail(self, session: Session, failure: "Failure", counted: Counted | None = None) -> Outcome:
-        """Re-open a session that this attempt has sealed and not decided."""
+        """Re-open a session that this attempt has sealed and not decided.
+
+        Raises StaleAttemptError.
+        """
         result, report = self.reports.stored(session, failure.result)
-        try:
-            self.sessions.reopen(session, result, report=report, counted=counted)
-        except StaleAttemptError as stale:
-            return self.outcome_from(stale.session)
+        self.sessions.reopen(session, result, report=report, counted=counted)
         return Outcome(failure.result, failure.missing_batches)
 
     def succeed(
@@ -67,12 +75,15 @@ class Outcomes:
         published: "Published",
         merge_seconds: float | None = None,
     ) -> Outcome:
-        """Commit a session whose object and manifest are ``published``."""
+        """Commit a session whose object and manifest are ``published``.
+
+        The answer is made of the decision alone, whatever was asked. Raises StaleAttemptError.
+        """
         session_id = session.session_id
         result: Result = {
             "sessionId": session_id,
             "validationResult": "Success",
-            "totalRecord": session.total_record,
+            "totalRecord": decision.records,
             "receivedRecord": decision.records,
             "batches": decision.batches,
             "bytes": decision.bytes,
@@ -85,8 +96,14 @@ class Outcomes:
         until = max(
             published.at + self.merged_retention, self.clock() + limits.LEAST_RETENTION_SECONDS
         )
-        try:
-            session = self.sessions.commit(session, decision, result, until)
-        except StaleAttemptError as stale:
-            session = stale.session
-        return Outcome(self.outcome_from(session).result, merge_seconds=merge_seconds)
+        session = self.sessions.commit(session, decision, result, until)
+        return Outcome(session.result, merge_seconds=merge_seconds)
+
+
+def _has_failed_by(session: Session, asked: Totals) -> bool:
+    """Whether what has re-opened the session was judged by exactly these totals."""
+    if session.state is not State.OPEN or session.result is None:
+        return False
+    judged = session.result.get("totalRecord"), session.result.get("expectedBatches")
+    totals = session.judged_by(asked)
+    return judged == (totals.records, totals.batches)

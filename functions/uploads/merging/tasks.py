@@ -87,19 +87,20 @@ class MergeTasks:
             # An earlier try of this task may have got to its end.
             if stale.session.attempt != execution.attempt:
                 raise
-            return self.outcomes.outcome_from(stale.session)
+            return self.outcomes.outcome_from(stale.session, execution.totals)
 
     def _complete(self, execution: "Execution", planned: PlanOutput) -> "Outcome":
         upload_id, merged = planned.upload_id, self.composer.merged
         session = self._renew_lease(execution)
         batches = self.shares.read_done(execution, planned.shares)
         run = RunTotals.of(batches)
-        totals = session.format.whole(run)
+        whole = session.format.whole(run)
         decision, completed = session.decision, False
         if not decision:
-            counted = validate_count(session, execution.digest, len(batches), totals)
+            totals = session.judged_by(execution.totals)
+            counted = validate_count(session, totals, execution.digest, len(batches), whole)
             if isinstance(counted, Failure):
-                fact = Counted(execution.digest, totals.records)
+                fact = Counted(execution.digest, whole.records)
                 outcome = self.outcomes.fail(session, counted, fact)
                 merged.abort_upload(session, upload_id)
                 return outcome
@@ -112,7 +113,7 @@ class MergeTasks:
             if not batches or (last > 1 and session.format.frame_bytes):
                 self.composer.send_trailer(session, upload_id, last, run)
             parts = merged.parts(session, upload_id)
-            completed = merged.complete_upload(session, upload_id, parts, decision, totals.checksum)
+            completed = merged.complete_upload(session, upload_id, parts, decision, whole.checksum)
             published = merged.find_published(session, decision)
         if not published:
             raise ForeignObjectError(f"the merged object of {execution.session_id} is gone")
@@ -131,7 +132,8 @@ class MergeTasks:
         if ours and session.upload:
             upload_id = session.upload.upload_id
         if ours:
-            failure = validation.merge_failed(session, execution.batches)
+            totals = session.judged_by(execution.totals)
+            failure = validation.merge_failed(session, totals, execution.batches)
             # A session that another call has moved by now stays as it is.
             with suppress(StaleAttemptError):
                 if session.decision:

@@ -1,10 +1,12 @@
 """Whether a session's batches are what it was opened for. Pure."""
 
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from uploads import errors, gaps, limits
 from uploads.batch import Listing, RunTotals, listing_digest
-from uploads.session import Decision, Session
+from uploads.session import Decision, Session, Totals
 
 Result = dict[str, object]
 """The body of finish's 200 response."""
@@ -15,32 +17,39 @@ class Failure:
     """A ``Failed``: why, and what the client can do."""
 
     session: Session
+    totals: Totals
+    """By which it was judged."""
     reason: str
     detail: str
     batches: int
     """How many there are."""
-    missing: list[gaps.Range] = field(default_factory=list)
+    missing: Sequence[gaps.Range] = ()
+    unexpected: Sequence[gaps.Range] = ()
     received: int | None = None
     """Records, if they were counted."""
 
     @property
     def missing_batches(self) -> int:
         """How many batches are missing."""
-        return sum(last - first + 1 for first, last in self.missing)
+        return gaps.count(self.missing)
 
     @property
     def result(self) -> Result:
         """What finish answers."""
-        counted = {} if self.received is None else {"receivedRecord": self.received}
+        numbers = {
+            "totalRecord": self.totals.records,
+            "receivedRecord": self.received,
+            "expectedBatches": self.totals.batches,
+            "batches": self.batches,
+        }
         return {
             "sessionId": self.session.session_id,
             "validationResult": "Failed",
             "reason": self.reason,
             "detail": self.detail,
-            **gaps.report(self.missing),
-            "totalRecord": self.session.total_record,
-            **counted,
-            "batches": self.batches,
+            **gaps.report("missing", self.missing),
+            **(gaps.report("unexpected", self.unexpected) if self.unexpected else {}),
+            **{name: number for name, number in numbers.items() if number is not None},
         }
 
 
@@ -54,8 +63,8 @@ class Verdict:
     decision: Decision | None = None
 
 
-def validate(session: Session, listing: Listing) -> Verdict:
-    """Judge the ``listing`` of a session that is sealed.
+def validate(session: Session, totals: Totals, listing: Listing) -> Verdict:
+    """Judge the ``listing`` of a session that is sealed: by ``totals``, unless it is decided.
 
     Raises BatchesGoneError if the session is decided, and this is not what was decided.
     """
@@ -64,70 +73,96 @@ def validate(session: Session, listing: Listing) -> Verdict:
         if digest != session.decision.digest:
             raise errors.BatchesGoneError
         return Verdict(digest, decision=session.decision)
-    present = (batch.seq_num for batch in listing)
-    if missing := list(gaps.missing(present, session.expected_batches)):
-        return Verdict(digest, _missing_batches(session, len(listing), missing))
+    if failure := _wrong_batches(session, totals, [batch.seq_num for batch in listing]):
+        return Verdict(digest, failure)
     size = sum(batch.size for batch in listing) + session.format.frame_bytes
     if size > limits.MAX_MERGED_BYTES:
-        return Verdict(digest, _too_large(session, len(listing), size))
+        return Verdict(digest, _too_large(session, totals, len(listing), size))
     if session.counted and session.counted.digest == digest:
         records = session.counted.records
-        return Verdict(digest, _record_count(session, len(listing), records))
-    if session.batch_size:
+        return Verdict(digest, _record_count(session, totals, len(listing), records))
+    if session.batch_size and session.total_record is not None:
         # Each batch was counted when it came, so the listing tells how many records there are.
         return Verdict(digest, None, Decision(len(listing), session.total_record, size, digest))
     return Verdict(digest)
 
 
 def validate_count(
-    session: Session, digest: str, batches: int, totals: RunTotals
+    session: Session, totals: Totals, digest: str, batches: int, run: RunTotals
 ) -> Failure | Decision:
-    """Judge the counted ``totals`` of all ``batches``, whose listing has ``digest``."""
-    return _record_count(session, batches, totals.records) or Decision(
-        batches, totals.records, totals.bytes, digest
+    """Judge what was counted, ``run``, of all ``batches``, whose listing has ``digest``."""
+    return _record_count(session, totals, batches, run.records) or Decision(
+        batches, run.records, run.bytes, digest
     )
 
 
-def merge_failed(session: Session, batches: int) -> Failure:
+def merge_failed(session: Session, totals: Totals, batches: int) -> Failure:
     """The failure of a long merge whose tasks could not be carried out."""
     detail = "The merge failed. Nothing is lost and nothing became visible: finish again."
-    return Failure(session, "merge_failed", detail, batches)
+    return Failure(session, totals, "merge_failed", detail, batches)
 
 
-def _missing_batches(session: Session, batches: int, missing: list[gaps.Range]) -> Failure:
-    count = sum(last - first + 1 for first, last in missing)
-    detail = (
-        f"{count} {'batch is' if count == 1 else 'batches are'} missing. Send what is missing and"
-        " finish again."
-    )
-    return Failure(session, "missing_batches", detail, batches, missing)
+def _wrong_batches(session: Session, totals: Totals, present: list[int]) -> Failure | None:
+    """The failure of batches that are missing, or that there must not be."""
+    expected = session.expected_batches
+    if expected is None:
+        expected = totals.batches
+    within = bisect_left(present, expected) if expected is not None else len(present)
+    missing = list(gaps.missing(present[:within], expected))
+    # Send them all, and there are still too many: that is the reason, if there are both.
+    unexpected = list(gaps.runs(present[within:]))
+    lacking = f"{_some(missing)} missing. " if missing else ""
+    if unexpected:
+        detail = (
+            f"{lacking}{_some(unexpected)} beyond the {expected} that finish has named. Stored"
+            " batches never change: finish with the number that there are, or start a new session."
+        )
+        return Failure(
+            session, totals, "unexpected_batches", detail, len(present), missing, unexpected
+        )
+    if missing:
+        detail = f"{lacking}Send what is missing and finish again."
+        return Failure(session, totals, "missing_batches", detail, len(present), missing)
+    return None
 
 
-def _too_large(session: Session, batches: int, size: int) -> Failure:
+def _some(ranges: list[gaps.Range]) -> str:
+    count = gaps.count(ranges)
+    return f"{count} {'batch is' if count == 1 else 'batches are'}"
+
+
+def _too_large(session: Session, totals: Totals, batches: int, size: int) -> Failure:
     detail = (
         f"The batches hold {size} bytes; a merged object takes {limits.MAX_MERGED_BYTES}. Stored"
         " batches never change, so this session cannot succeed: start several new ones."
     )
-    return Failure(session, "too_large", detail, batches)
+    return Failure(session, totals, "too_large", detail, batches)
 
 
-def _record_count(session: Session, batches: int, received: int) -> Failure | None:
-    lacking = session.total_record - received
-    if lacking == 0:
+def _record_count(session: Session, totals: Totals, batches: int, received: int) -> Failure | None:
+    if totals.records is None or received == totals.records:
         return None
-    if lacking < 0:
+    more = received - totals.records
+    again = "finish again"
+    if totals.batches is not None:
+        again += " with the number of batches that makes"
+    if more > 0:
+        heal = (
+            "this session cannot succeed: start a new one"
+            if session.total_record is not None
+            else "finish with the number that is right, or start a new session"
+        )
         detail = (
-            f"{received} records arrived, {-lacking} more than totalRecord says. Stored batches"
-            " never change, so this session cannot succeed: start a new one."
+            f"{received} records arrived, {more} more than totalRecord says. Stored batches never"
+            f" change, so {heal}."
         )
     elif batches:
         detail = (
-            f"{received} of {session.total_record} records arrived, in batches 0 to {batches - 1}"
-            f" without a gap. Send the rest from seqNum {batches} on and finish again."
+            f"{received} of {totals.records} records arrived, in batches 0 to {batches - 1}"
+            f" without a gap. Send the rest from seqNum {batches} on and {again}."
         )
     else:
         detail = (
-            f"None of {session.total_record} records arrived. Send batches from seqNum 0 on and"
-            " finish again."
+            f"None of {totals.records} records arrived. Send batches from seqNum 0 on and {again}."
         )
-    return Failure(session, "record_count", detail, batches, received=received)
+    return Failure(session, totals, "record_count", detail, batches, received=received)
