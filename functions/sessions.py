@@ -1,4 +1,4 @@
-"""The sessions function: create, show, link to what was merged, abort."""
+"""The sessions function: create, show, link to what was merged, abort, delete what was merged."""
 
 import os
 
@@ -43,12 +43,17 @@ def build(wiring: Wiring) -> Handler:
         lifecycle.abort(request.session_id, request.owner)
         return respond(204)
 
+    def delete_file(request: Request) -> Response:
+        lifecycle.delete_file(request.session_id, request.owner)
+        return respond(204)
+
     operations = {
         "POST /api/upload/sessions": create,
         "GET /api/upload/sessions/{sessionId}": status,
         "GET /api/upload/sessions/{sessionId}/file": file,
         "GET /api/upload/sessions/{sessionId}/manifest": manifest,
         "DELETE /api/upload/sessions/{sessionId}": abort,
+        "DELETE /api/upload/sessions/{sessionId}/file": delete_file,
     }
     return make_handler(operations, wiring.config)
 

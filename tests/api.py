@@ -112,7 +112,7 @@ def deployed(stack: Mapping[str, Any]) -> Send:
 
 
 class Api:
-    """The eight routes."""
+    """The routes."""
 
     ROOT = "/api/upload/sessions"
 
@@ -184,3 +184,7 @@ class Api:
     def abort(self, session_id: str) -> Answer:
         """Abort a session."""
         return self.request("DELETE", f"{self.ROOT}/{session_id}")
+
+    def delete_file(self, session_id: str) -> Answer:
+        """Delete the merged object."""
+        return self.request("DELETE", f"{self.ROOT}/{session_id}/file")

@@ -84,6 +84,9 @@ SessionAbortedError = _error(409, "session_aborted", "The session was aborted.")
 TotalsConflictError = _error(409, "totals_conflict", "The totals are fixed, and are others.")
 SessionNotFinishedError = _error(409, "session_not_finished", "The session is not finished.")
 
+FileSettlingError = _error(409, "file_settling", "The merged object cannot be deleted yet.")
+
+FileDeletedError = _error(410, "file_deleted", "The merged object was deleted.")
 SessionExpiredError = _error(410, "session_expired", "The session has expired.")
 
 BodyTooLargeError = _error(413, "body_too_large", "The body is too large as sent.")

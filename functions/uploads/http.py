@@ -210,7 +210,9 @@ def location(session_id: str) -> str:
 
 def _problem(error: errors.GaplessError) -> Response:
     headers = {"content_type": "application/problem+json"}
-    if error.status == _UNAVAILABLE or isinstance(error, errors.SessionFinishingError):
+    if isinstance(error, errors.FileSettlingError):
+        headers["retry_after"] = str(error.members["retryAfter"])
+    elif error.status == _UNAVAILABLE or isinstance(error, errors.SessionFinishingError):
         headers["retry_after"] = str(limits.RETRY_AFTER_SECONDS)
     return respond(error.status, error.problem(), **headers)
 

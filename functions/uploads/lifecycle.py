@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lifecycle:
-    """Create, status, links, abort."""
+    """Create, status, links, abort, delete the merged object."""
 
     sessions: "SessionStore"
     batches: "BatchStore"
@@ -116,6 +116,7 @@ class Lifecycle:
             "metadata": session.metadata,
             "createdAt": timestamp(session.created_at),
             "expiresAt": timestamp(session.ends_at),
+            "fileDeletedAt": deleted_at(session),
             "batches": batches,
             **gaps.report("missing", missing),
             "merge": self._progress(session),
@@ -132,7 +133,7 @@ class Lifecycle:
     def file(self, session_id: str, owner: str, *, takes_gzip: bool) -> dict[str, str]:
         """A link to a session's merged object: as it is, or as NDJSON for who ``takes_gzip``.
 
-        Raises SessionNotFinishedError, or as ``find``.
+        Raises SessionNotFinishedError, FileDeletedError, or as ``find``.
         """
         session = self._finished(session_id, owner)
         inflated = takes_gzip and session.format is Format.NDJSON_GZ
@@ -151,12 +152,12 @@ class Lifecycle:
         return self._link(self.links.presign(key, key))
 
     def _finished(self, session_id: str, owner: str) -> Session:
-        session = self.find(session_id, owner)
-        if session.state is not State.FINISHED:
-            raise errors.SessionNotFinishedError(
-                "The session was aborted, so there will be no merged object. Create a new one."
-                if session.state is State.ABORTED
-                else "There is no merged object before finish has answered Success."
+        session = _require_finished(self.find(session_id, owner))
+        if session.file_deleted_at is not None:
+            raise errors.FileDeletedError(
+                "The merged object was deleted by whom it belongs to, and its manifest with it."
+                " Create a new session for the same records.",
+                fileDeletedAt=deleted_at(session),
             )
         return session
 
@@ -172,11 +173,46 @@ class Lifecycle:
         except StaleAttemptError as stale:
             if stale.session.require_unexpired(now).state is State.FINISHED:
                 raise errors.SessionFinishedError(
-                    "A finished session cannot be aborted. Its merged object expires by itself."
+                    "A finished session cannot be aborted. Its merged object expires by itself,"
+                    " or is deleted by DELETE …/file."
                 ) from None
             raise errors.SessionFinishingError(
                 "The session's finish is decided and can only be completed: call finish."
             ) from None
+
+    def delete_file(self, session_id: str, owner: str) -> None:
+        """Delete a session's merged object and its manifest for good: 1 write, 2 deletions.
+
+        Again repeats the deletions, whoever died between them. Raises SessionNotFoundError,
+        SessionExpiredError, SessionNotFinishedError or FileSettlingError.
+        """
+        now = self.clock()
+        try:
+            session = self.sessions.delete_file(session_id, owner, now=now)
+        except StaleAttemptError as stale:
+            session = _require_finished(stale.session.require_unexpired(now))
+            seconds = max(1, session.settled_at - now)
+            raise errors.FileSettlingError(
+                "Another attempt to finish this session may still be at work, and would publish"
+                f" again what is deleted now. Delete it in {seconds} s.",
+                retryAfter=seconds,
+            ) from None
+        self.merged.delete(session)
+
+
+def _require_finished(session: Session) -> Session:
+    if session.state is not State.FINISHED:
+        raise errors.SessionNotFinishedError(
+            "The session was aborted, so there will be no merged object. Create a new one."
+            if session.state is State.ABORTED
+            else "There is no merged object before finish has answered Success."
+        )
+    return session
+
+
+def deleted_at(session: Session) -> str | None:
+    """When the merged object was deleted, as the API writes it."""
+    return None if session.file_deleted_at is None else timestamp(session.file_deleted_at)
 
 
 def timestamp(seconds: int) -> str:

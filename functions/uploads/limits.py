@@ -135,6 +135,11 @@ GRACE_SECONDS: Final = 86_400
 """How long the item of a session that takes no batches any more is kept, for a finish to end: twice
 ``LONGEST_SECONDS``, almost, so that one that died can be taken over."""
 
+SETTLING_SECONDS: Final = 600
+"""How long after a session was finished an attempt that lost the race may still be at work, and
+publish what was deleted meanwhile: a task's 300 s (``template.yaml``), FLIGHT_SECONDS, and as much
+again."""
+
 LEASE_MARGIN_SECONDS: Final = 3
 """How long a finish keeps its lease after its own invocation must have ended."""
 

@@ -104,11 +104,28 @@ class Session:
     """Until when what has been finished is kept, and answered; the item may be kept longer."""
     report: int | None = None
     """The attempt whose gap report is in the ``ReportStore``, if one is."""
+    finished_at: int | None = None
+    """When it was finished; None also if a release that did not say so has finished it."""
+    publisher: int | None = None
+    """The attempt that decided, published and committed in one call, with no request that could
+    still be under way, and no attempt before it either. Unless one was sealed since, nobody can
+    publish again."""
+    file_deleted_at: int | None = None
+    """When its owner first asked for the merged object to be deleted, if so."""
 
     @property
     def died(self) -> int:
         """How many attempts before this one, since the last verdict, have come to no end."""
         return self.attempt - self.last_reopened_attempt - 1
+
+    @property
+    def settled_at(self) -> int:
+        """From when on no attempt can publish again, of a session that is finished."""
+        if self.publisher == self.attempt:
+            return 0
+        if self.finished_at is None:
+            return self.lease_until + limits.TASK_LEASE_SECONDS + limits.SETTLING_SECONDS
+        return self.finished_at + limits.SETTLING_SECONDS
 
     @property
     def undecided(self) -> bool:
@@ -276,11 +293,20 @@ class Move(StrEnum):
     DECIDE = "decide"
     COMMIT = "commit"
     ABORT = "abort"
+    DELETE_FILE = "delete file"
 
 
 _OURS_UNDECIDED: Final = "attempt = :attempt AND attribute_not_exists(decision)"
 _OLD: Final = "attribute_not_exists(batchesUntil)"
 """Of the release that had one time for both, which moved."""
+
+_SETTLED: Final = (
+    "publisher = attempt",
+    "finishedAt <= :settled",
+    # Of the release that did not say when: each attempt has renewed its lease.
+    "attribute_not_exists(finishedAt) AND leaseUntil <= :quiet",
+)
+_KEPT: Final = ("keptUntil > :now", "attribute_not_exists(keptUntil) AND expiresAt > :now")
 
 MOVES: Final[dict[Move, tuple[dict[State, tuple[str, ...]], State]]] = {
     Move.SEAL: (
@@ -305,13 +331,22 @@ MOVES: Final[dict[Move, tuple[dict[State, tuple[str, ...]], State]]] = {
         },
         State.ABORTED,
     ),
+    Move.DELETE_FILE: (
+        {
+            State.FINISHED: tuple(
+                f"{settled} AND {kept}" for settled in _SETTLED for kept in _KEPT
+            ),
+        },
+        State.FINISHED,
+    ),
 }
 """Move → ({state it may start from: what else must hold, one of these conditions}, state it ends
 in).
 
-``:past`` is FLIGHT_SECONDS ago, ``:soonest`` is LONGEST_SECONDS from now (``limits``). The
-conditions of the sessions table are made from this and from nothing else, so that every one of them
-names the state it moves from."""
+``:past`` is FLIGHT_SECONDS ago, ``:soonest`` is LONGEST_SECONDS from now, ``:settled`` is
+SETTLING_SECONDS ago and ``:quiet`` another TASK_LEASE_SECONDS (``limits``). The conditions of the
+sessions table are made from this and from nothing else, so that every one of them names the state
+it moves from."""
 
 
 def condition(move: Move, *also: str) -> str:

@@ -3,8 +3,9 @@
 Item: ``sessionId`` (key), ``version``, ``owner``, ``totalRecord``, ``batchSize``, ``format``,
 ``metadata``, ``createdAt``, ``batchesUntil``, ``state``, ``attempt``, ``settled``, ``holder``,
 ``leaseUntil``, ``finishingSince``, ``upload``, ``decision``, ``counted``, ``result`` (deflated
-JSON), ``report``, ``keptUntil`` and ``expiresAt`` (the table's time to live). It is read with every
-batch, and stays under 4 KB, one read unit: a large gap report is elsewhere (``reports``).
+JSON), ``report``, ``keptUntil``, ``finishedAt``, ``publisher``, ``fileDeletedAt`` and
+``expiresAt`` (the table's time to live). It is read with every batch, and stays under 4 KB, one
+read unit: a large gap report is elsewhere (``reports``).
 
 Another release may have written it: members that are not known here, also inside of others, are
 ignored and kept. Items without a ``version`` are older, and have no ``batchesUntil``.
@@ -260,25 +261,38 @@ class SessionStore:
         )
 
     def commit(
-        self, session: Session, decision: Decision, result: dict[str, object], kept_until: int
+        self,
+        session: Session,
+        decision: Decision,
+        result: dict[str, object],
+        kept_until: int,
+        *,
+        now: int,
+        alone: bool,
     ) -> Session:
         """Finish the session with ``result``, which is kept until ``kept_until``: 1 write.
 
         The item is kept at least as long as when it was made: an Idempotency-Key may name it.
+        ``alone``: the attempt is what ``Session.publisher`` says.
         """
         first = session.batches_until + limits.GRACE_SECONDS
+        values: dict[str, object] = {
+            ":result": pack(result),
+            ":kept": kept_until,
+            ":expires": max(kept_until, first),
+            ":now": now,
+            ":digest": decision.digest,
+        }
+        if alone:
+            values[":publisher"] = session.attempt
         return self._move(
             Move.COMMIT,
             session.session_id,
             session.owner,
-            "#result = :result, keptUntil = :kept, expiresAt = :expires REMOVE upload, report",
-            {
-                ":result": pack(result),
-                ":kept": kept_until,
-                ":expires": max(kept_until, first),
-                ":digest": decision.digest,
-            },
-            lambda now: now.state is State.FINISHED,
+            "#result = :result, keptUntil = :kept, expiresAt = :expires, finishedAt = :now"
+            f"{', publisher = :publisher' if alone else ''} REMOVE upload, report",
+            values,
+            lambda found: found.state is State.FINISHED,
         )
 
     def abort(self, session_id: str, owner: str, *, now: int) -> Session:
@@ -290,6 +304,18 @@ class SessionStore:
             "holder = :nobody REMOVE upload, report",
             {":nobody": "", ":past": now - limits.FLIGHT_SECONDS},
             lambda session: session.state is State.ABORTED,
+        )
+
+    def delete_file(self, session_id: str, owner: str, *, now: int) -> Session:
+        """Note that the merged object is to be deleted: 1 write."""
+        settled = now - limits.SETTLING_SECONDS
+        return self._move(
+            Move.DELETE_FILE,
+            session_id,
+            owner,
+            "fileDeletedAt = if_not_exists(fileDeletedAt, :now)",
+            {":now": now, ":settled": settled, ":quiet": settled - limits.TASK_LEASE_SECONDS},
+            lambda session: session.file_deleted_at is not None,
         )
 
     def _move(
@@ -418,6 +444,9 @@ def _session(item: dict[str, Any]) -> Session:
         result=json.loads(zlib.decompress(result)) if result else None,
         report=value.get("report"),
         kept_until=value.get("keptUntil"),
+        finished_at=value.get("finishedAt"),
+        publisher=value.get("publisher"),
+        file_deleted_at=value.get("fileDeletedAt"),
     )
 
 
@@ -427,6 +456,7 @@ _KNOWN: Final = frozenset(
         *("createdAt", "batchesUntil"),
         *("expiresAt", "state", "attempt", "holder", "finishingSince", "leaseUntil", "settled"),
         *("upload", "decision", "counted", "result", "report", "keptUntil"),
+        *("finishedAt", "publisher", "fileDeletedAt"),
     )
 )
 """Attributes of an item that are read."""

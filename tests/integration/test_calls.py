@@ -229,7 +229,8 @@ def test_reading(api: Api, aws: AwsProxy) -> None:
 
 
 def test_a_stranger_costs_what_an_unknown_id_costs(api: Api, aws: AwsProxy) -> None:
-    for act in (api.status, api.file, api.finish, api.abort, lambda s: api.batch(s, 0, [1])):
+    acts = (api.status, api.file, api.finish, api.abort, api.delete_file)
+    for act in (*acts, lambda s: api.batch(s, 0, [1])):
         with aws.recording() as calls:
             assert act("0" * 32).code == "session_not_found"
         # What refuses a write comes with it from DynamoDB; elsewhere it may have to be read.
@@ -298,6 +299,24 @@ def test_a_take_over_of_what_is_decided(api: Api, aws: AwsProxy) -> None:
     manifest, merged = f"{session_id}.manifest.json", f"{session_id}.ndjson"
     assert [c.key for c in calls if c.operation == "PutObject"] == [manifest, merged]
     assert [c.key for c in calls if c.operation == "HeadObject"] == [merged, merged, manifest]
+
+
+def test_a_deletion_of_the_file(api: Api, aws: AwsProxy) -> None:
+    """A write and two deletions, each time; of what is refused, the write."""
+    session_id = api.filled([[1]])
+    with aws.recording() as early:
+        assert api.delete_file(session_id).code == "session_not_finished"
+    api.finish(session_id)
+    with aws.recording() as calls:
+        for _ in range(2):
+            assert api.delete_file(session_id).status == 204
+    with aws.recording() as links:
+        assert api.file(session_id).code == "file_deleted"
+    assert [call.operation for call in early] == ["UpdateItem"]
+    assert [call.operation for call in calls] == 2 * ["UpdateItem", "DeleteObject", "DeleteObject"]
+    keys = [f"{session_id}.ndjson", f"{session_id}.manifest.json"]
+    assert [call.key for call in calls if call.operation == "DeleteObject"] == 2 * keys
+    assert counted(links) == {"GetItem": 1}
 
 
 def test_an_abort_is_one_write_and_its_status_lists_nothing(api: Api, aws: AwsProxy) -> None:

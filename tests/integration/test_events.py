@@ -67,6 +67,7 @@ NEEDS = {
     "file_json": ["batch", "batch_gzip", "finish"],
     "manifest": ["batch", "batch_gzip", "finish"],
     "manifest_json": ["batch", "batch_gzip", "finish"],
+    "delete_file": ["batch", "batch_gzip", "finish"],
 }
 """What must have happened before."""
 
@@ -96,7 +97,8 @@ def test_event(name: str, status: str, code: str) -> None:
 @pytest.mark.usefixtures("stack")
 @pytest.mark.parametrize("mode", ["IAM", "JWT"])
 def test_no_identity_is_refused_unless_everybody_is_one(mode: str) -> None:
-    for name in ("create", "batch", "lines", "finish", "status", "file", "manifest", "abort"):
+    named = ("create", "batch", "lines", "finish", "status", "file", "manifest", "abort")
+    for name in (*named, "delete_file"):
         answer = handle(load(name), mode)
         assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (403, "no_identity")
 
@@ -111,7 +113,8 @@ def test_a_session_is_a_404_to_every_other_principal(local: LocalStack, mode: st
     if mode == "JWT":
         stranger["jwt"]["claims"]["sub"] = "stranger"
     unknown = []
-    for name in ("status", "file", "manifest", "finish", "abort", "batch", "lines"):
+    named = ("status", "file", "manifest", "finish", "abort", "batch", "lines", "delete_file")
+    for name in named:
         for who, its_id in ((stranger, session_id), (mine, "f" * 32)):
             event = load(name, its_id)
             event["requestContext"]["authorizer"] = who

@@ -316,4 +316,8 @@ def test_links_lead_from_a_session_to_its_file(
         "getManifest 307",
         "abortSession 204",
         "abortSession 409 session_finished",
+        "deleteFile 204",
+        "deleteFile 409 session_not_finished",
+        "getFile 410 file_deleted",
+        "getManifest 410 file_deleted",
     }, seen

@@ -45,6 +45,7 @@ def test_create(any_api: Api) -> None:
         "metadata": {},
         "createdAt": status.json["createdAt"],
         "expiresAt": created["expiresAt"],
+        "fileDeletedAt": None,
         "batches": 0,
         "missing": [],
         "merge": None,
@@ -183,6 +184,65 @@ def test_file(any_api: Api, download: Callable[[str], bytes]) -> None:
         assert download(url) == b'"x"\n'
 
 
+@pytest.mark.parametrize("form", ["ndjson", "ndjson.gz"])
+def test_the_file_is_deleted_for_good(
+    any_api: Api, stack: Stack, download: Callable[[str], bytes], form: str
+) -> None:
+    session_id = any_api.create(2, format=form)
+    any_api.batch(session_id, 0, ["x"])
+    assert any_api.delete_file(session_id).code == "session_not_finished"
+    # A finish that came to a verdict never knew what was decided later.
+    assert any_api.finish(session_id).json["validationResult"] == "Failed"
+    any_api.batch(session_id, 1, ["y"])
+    result = any_api.finish(session_id).json
+    before = any_api.status(session_id).json
+    assert before["fileDeletedAt"] is None
+    link = any_api.file(session_id, {"accept": "application/json"}).json["url"]
+    assert download(link)
+    for _ in range(2):
+        deleted = any_api.delete_file(session_id)
+        assert (deleted.status, deleted.body) == (204, b"")
+        for get in (any_api.file, any_api.manifest):
+            gone = get(session_id)
+            assert (gone.status, gone.code) == (410, "file_deleted")
+        assert not stack.has_merged(session_id)
+    after = any_api.status(session_id).json
+    assert gone.json["fileDeletedAt"] == after["fileDeletedAt"] > before["createdAt"][:10]
+    assert after == before | {"fileDeletedAt": after["fileDeletedAt"]}
+    assert any_api.finish(session_id).json == result
+    assert any_api.abort(session_id).code == "session_finished"
+    assert any_api.batch(session_id, 2, [1]).code == "session_finished"
+
+
+def test_an_aborted_session_has_no_file_to_delete(any_api: Api) -> None:
+    session_id = any_api.create(1)
+    any_api.abort(session_id)
+    answer = any_api.delete_file(session_id)
+    assert (answer.status, answer.code) == (409, "session_not_finished")
+    assert "aborted" in answer.json["detail"]
+
+
+def test_a_file_that_a_slow_attempt_could_publish_again(any_api: Api, stack: Stack) -> None:
+    session_id = any_api.filled([[1]])
+    any_api.finish(session_id)
+    now = int(time.time())
+    # Another attempt was sealed meanwhile; it may have read the decision.
+    for changed, wait in (
+        ({"attempt": 2, "finishedAt": now - 590}, 10),
+        ({"attempt": 2, "finishedAt": now}, 600),
+    ):
+        stack.change(session_id, **changed)
+        answer = any_api.delete_file(session_id)
+        assert (answer.status, answer.code) == (409, "file_settling")
+        assert wait - 8 <= answer.json["retryAfter"] <= wait
+        assert answer.headers["retry-after"] == str(answer.json["retryAfter"])
+        assert any_api.status(session_id).json["fileDeletedAt"] is None
+        assert any_api.file(session_id).status == 307
+    stack.change(session_id, finishedAt=now - 600)
+    assert any_api.delete_file(session_id).status == 204
+    assert not stack.has_merged(session_id)
+
+
 def test_a_compressed_session(any_api: Api, stack: Stack, download: Callable[[str], bytes]) -> None:
     session_id = any_api.create(3, 2, format="ndjson.gz")
     assert any_api.status(session_id).json["format"] == "ndjson.gz"
@@ -210,6 +270,7 @@ ROUTES = [
     ("GET", "/file", b""),
     ("GET", "/manifest", b""),
     ("DELETE", "", b""),
+    ("DELETE", "/file", b""),
 ]
 
 

@@ -229,6 +229,12 @@ class Repeated(Fault):
         self.late.append(forward)
         return forward()
 
+    def deliver(self) -> None:
+        # Of a deleted file only clients repeat a write, and they know it (``Session.publisher``).
+        if self._history.deleted and self.hit and self.hit.operation == "PutObject":
+            self.late.clear()
+        super().deliver()
+
 
 class AnsweredTooLate(Fault):
     """The call takes effect, and the client has tried again before it is answered."""
@@ -358,6 +364,15 @@ def abort(world: World, process: Process, history: History, session_id: str) -> 
     return answer
 
 
+def delete_file(world: World, process: Process, history: History, session_id: str) -> object:
+    return world.delete_file(process, history, session_id)
+
+
+def finish_and_delete(world: World, process: Process, history: History, session_id: str) -> object:
+    world.finish(process, history, session_id)
+    return world.delete_file(process, history, session_id)
+
+
 def status(world: World, process: Process, history: History, session_id: str) -> object:
     del world, history
     process.file(session_id)
@@ -439,6 +454,9 @@ OPERATIONS: Final = {
     "abort, amid a finish": Operation(2, None, LONG, abort, half_a_finish("UploadPartCopy")),
     "abort, amid a long merge": Operation(2, None, LONG, abort, hand_over),
     "status and link": Operation(2, None, SHORT, status, hand_over),
+    "delete the file": Operation(2, 1, SHORT, delete_file, finish),
+    "finish, delete the file": Operation(2, 1, SHORT, finish_and_delete),
+    "multipart finish, delete the file": Operation(2, None, LONG, finish_and_delete),
     "long merge, strict": Operation(2, 1, LONG, long_finish),
     "long merge, flexible": Operation(5, None, STREAMED, long_finish),
     "clean-up of a finished session": Operation(

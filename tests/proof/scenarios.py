@@ -80,6 +80,16 @@ def clean_up_to_the_end(
     return Answer(0, None)
 
 
+def delete_file(world: World, process: Process, history: History, session_id: str) -> Answer:
+    return world.delete_file(process, history, session_id)
+
+
+def finish_and_delete(world: World, process: Process, history: History, session_id: str) -> Answer:
+    """By a client that finishes when every lease has run out."""
+    late_finish(world, process, history, session_id)
+    return world.delete_file(process, history, session_id)
+
+
 def merge(world: World, process: Process, history: History, session_id: str) -> Answer:
     """The execution that a finish has started, to its end."""
     del session_id
@@ -319,6 +329,36 @@ SCENARIOS: Final = {
     ),
     "slow decided finish, clean-up, the object's end": Scenario(
         2, 1, LONG, [finish, late_finish, clean_up_to_the_end], bound=2, begins=SLOW_DECIDED
+    ),
+    # The file is deleted, beside whoever might publish it again.
+    "finish, delete": Scenario(1, 1, ONE, [finish, delete_file]),
+    "multipart finish, delete": Scenario(2, None, LONG, [finish, delete_file], bound=1),
+    "failing finish, finish and delete": Scenario(
+        2, 1, ONE, [finish, finish_and_delete, batch(1, 1)], {1: [1]}, bound=0
+    ),
+    "delete, delete": Scenario(
+        1, None, ONE, [finish_and_delete, delete_file], bound=1, begins=("P0",) * 7
+    ),
+    "delete, clean-up": Scenario(
+        1, 1, ONE, [finish_and_delete, clean_up], bound=1, begins=("P0",) * 7
+    ),
+    "slow decided finish, finish and delete": Scenario(
+        1, 1, ONE, [finish, finish_and_delete], bound=1, begins=("P0",) * 4
+    ),
+    "slow multipart finish, finish and delete": Scenario(
+        2, 1, LONG, [finish, finish_and_delete], bound=1, begins=("P0",) * 4
+    ),
+    # The first has listed before the second seals, and decides the same just after it.
+    "both decide the same, and the second deletes": Scenario(
+        1,
+        1,
+        ONE,
+        [finish, finish_and_delete],
+        bound=1,
+        begins=("P0", "P0", "P1", "P1", "P1", "P0"),
+    ),
+    "long merge, finish and delete": Scenario(
+        2, None, LONG, [merge, finish_and_delete], long=True, bound=1, begins=("P0",) * 12
     ),
     # A call that arrives a second time.
     "a seal again": Scenario(

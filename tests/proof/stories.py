@@ -94,6 +94,13 @@ class Story:
             self.process, self.history, self.session_id, state_machine=state_machine
         )
 
+    def delete(self) -> Answer:
+        return self.world.delete_file(self.process, self.history, self.session_id)
+
+    def forget(self, *names: str) -> None:
+        """Take attributes from the item."""
+        self.world.forget(self.session_id, *names)
+
     def run(self) -> None:
         """Run what was handed over."""
         self.world.run_started(self.process, self.history)
@@ -255,6 +262,50 @@ def a_count_is_no_verdict(world: World) -> None:
             story.must_succeed(1)
 
 
+def a_late_write(world: World) -> None:
+    """A request that its client has given up, and repeated, arrives when the file is deleted."""
+    for number in (1, 2):
+        with Story(world, 1, 1, {0: [0]}) as story:
+            late = _finish_whose_put_comes_late(story, number)
+            told = story.delete()
+            require(told.status == 204 or told.code == "file_settling", "not deleted", told)
+            late()
+            story.state()
+            story.wait(600)
+            require(story.delete().status == 204, "not deleted after ten minutes")
+            story.state()
+
+
+def _finish_whose_put_comes_late(story: Story, number: int) -> Callable[[], object]:
+    """Finish; the ``number``-th put is lost on its way, and repeated. Gives what lets it arrive."""
+    puts: list[Callable[[], object]] = []
+
+    def handle(call: "Call", forward: "Callable[[], AwsAnswer]") -> "AwsAnswer":
+        if call.operation == "PutObject":
+            puts.append(forward)
+            if len(puts) == number:
+                raise ConnectionResetError
+        return forward()
+
+    with story.process.aws.handled(handle):
+        require(story.finish().result == "Success", "not finished")
+    return puts[number - 1]
+
+
+def a_file_of_the_release_before(world: World) -> None:
+    """… that did not say when a session was finished: sixteen minutes after the last lease."""
+    with Story(world, 1, 1, {0: [0]}) as story:
+        story.finish()
+        story.forget("finishedAt", "publisher")
+        lease = story.number("leaseUntil")
+        story.at(lease + 959)
+        told = story.delete()
+        require((told.code, told.body["retryAfter"]) == ("file_settling", 1), "deleted", told)
+        story.wait(1)
+        require(story.delete().status == 204, "not deleted")
+        story.state()
+
+
 STORIES: Final[Mapping[str, Callable[[World], None]]] = {
     "every attempt dies": every_attempt_dies,
     "nobody takes over": nobody_takes_over,
@@ -262,4 +313,6 @@ STORIES: Final[Mapping[str, Callable[[World], None]]] = {
     "the last seal": the_last_seal,
     "nobody is told 410": nobody_is_told_410,
     "a count is no verdict": a_count_is_no_verdict,
+    "a late write": a_late_write,
+    "a file of the release before": a_file_of_the_release_before,
 }

@@ -214,9 +214,9 @@ def uploads_are_left(patch: pytest.MonkeyPatch) -> None:
 def publishes_before_it_decides(patch: pytest.MonkeyPatch) -> None:
     decide, succeed = SessionStore.decide, Outcomes.succeed
 
-    def late(self: Outcomes, session: Any, decision: Any, *args: Any) -> Any:
+    def late(self: Outcomes, session: Any, decision: Any, *args: Any, **options: Any) -> Any:
         session = decide(self.sessions, session, decision)
-        return succeed(self, session, decision, *args)
+        return succeed(self, session, decision, *args, **options)
 
     patch.setattr(SessionStore, "decide", lambda _, session, __: session)
     patch.setattr(Outcomes, "succeed", late)
@@ -298,6 +298,33 @@ def a_status_trusts_its_first_look(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lifecycle, "status", status)
 
 
+def the_file_is_deleted_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Whoever may still be at work."""
+    patch.setattr(limits, "SETTLING_SECONDS", 0)
+
+
+def no_request_is_under_way(patch: pytest.MonkeyPatch) -> None:
+    """A write that was tried again counts as one that was answered at once."""
+    patch.setattr("uploads.merging.merged_store._at_once", lambda _: True)
+
+
+def the_dead_never_wake_up(patch: pytest.MonkeyPatch) -> None:
+    """Whoever decides is alone, with attempts before it that came to no end, too."""
+    patch.setattr(Session, "died", 0)
+
+
+def deleted_before_it_is_marked(patch: pytest.MonkeyPatch) -> None:
+    real = Lifecycle.delete_file
+
+    def delete_file(self: Lifecycle, session_id: str, owner: str) -> None:
+        session = self.find(session_id, owner)
+        if session.state is State.FINISHED:
+            self.merged.delete(session)
+        real(self, session_id, owner)
+
+    patch.setattr(Lifecycle, "delete_file", delete_file)
+
+
 def a_gzip_member_for_each_batch(patch: pytest.MonkeyPatch) -> None:
     """What most readers of one member would take for the whole."""
     patch.setattr(Format, "store", lambda _, ndjson: gzip.compress(ndjson))
@@ -355,6 +382,22 @@ BROKEN: Final[dict[str, tuple[Break, str]]] = {
     "a status trusts its first look": (
         a_status_trusts_its_first_look,
         "status, finish, clean-up",
+    ),
+    "the file is deleted at once": (
+        the_file_is_deleted_at_once,
+        "slow decided finish, finish and delete",
+    ),
+    "no request is under way": (
+        no_request_is_under_way,
+        "a late write",
+    ),
+    "the dead never wake up": (
+        the_dead_never_wake_up,
+        "both decide the same, and the second deletes",
+    ),
+    "deleted before it is marked": (
+        deleted_before_it_is_marked,
+        "slow decided finish, finish and delete",
     ),
     "a gzip member for each batch": (a_gzip_member_for_each_batch, "gzip: finish, streamed"),
     "the trailer tells of what is stored": (

@@ -254,6 +254,10 @@ class Process:
     def abort(self, session_id: str, user: str = OWNER) -> Answer:
         return self._invoke(self._sessions, f"DELETE {ROOT}/{{sessionId}}", session_id, user=user)
 
+    def delete_file(self, session_id: str, user: str = OWNER) -> Answer:
+        route = f"DELETE {ROOT}/{{sessionId}}/file"
+        return self._invoke(self._sessions, route, session_id, user=user)
+
     def task(self, name: str, payload: Mapping[str, Any]) -> object:
         """Run a task of the state machine."""
         self.invocations += 1
@@ -337,6 +341,10 @@ class History:
     strangers: list[Answer] = field(default_factory=list)
     forgotten: bool = False
     """The merged object has been deleted, as its retention says."""
+    deletes: bool = False
+    """Its owner has asked for that."""
+    deleted: bool = False
+    """And was told that it is done."""
     failed: list[Answer] = field(default_factory=list)
     """Answers that say that the service failed."""
     writes: list[str] = field(default_factory=list)
@@ -433,6 +441,12 @@ class World:
             ),
             plans=frozenset(key for key in batches if key.startswith(f"merges/{session_id}/")),
         )
+
+    def forget(self, session_id: str, *names: str) -> None:
+        """Take attributes from an item."""
+        attributes = self._items()[DynamoType({"S": session_id})].attrs
+        for name in names:
+            attributes.pop(name)
 
     def read_object(self, key: str) -> bytes:
         """An object of the batches bucket."""
@@ -538,6 +552,15 @@ class World:
             history.failed.append(answer)
         return answer
 
+    def delete_file(self, process: Process, history: History, session_id: str) -> Answer:
+        """Delete the merged object and remember what came of it."""
+        history.deletes = True
+        answer = process.delete_file(session_id)
+        history.deleted |= answer.status == 204
+        if answer.status >= 500:
+            history.failed.append(answer)
+        return answer
+
     def clean_up(self, process: Process, history: History) -> bool:
         """Do what the stream says by now, from the beginning on, and remember whether it failed.
 
@@ -611,10 +634,16 @@ class World:
         if facts.merged is not None:
             require(facts.state in {"FINISHING", "FINISHED"}, "a merged object, yet", facts.state)
             self._check_merged(session_id, history, facts)
+        marked = "fileDeletedAt" in facts.item
         if history.forgotten:
             require(facts.merged is None, "published again")
         else:
-            require(facts.state != "FINISHED" or facts.merged is not None, "finished, no object")
+            there = facts.merged is not None and facts.manifest is not None
+            require(facts.state != "FINISHED" or there or marked, "finished, no object")
+        if history.deleted:
+            require(marked, "deleted, yet the session does not say so", facts.item)
+            gone = facts.merged is None and facts.manifest is None
+            require(gone, "deleted, and there again")
         self._check_answers(history, facts)
         return facts
 
@@ -639,6 +668,9 @@ class World:
         merged, manifest, item = facts.merged, facts.manifest, facts.item
         assert merged is not None
         assert item is not None
+        if "fileDeletedAt" in item and manifest is None:
+            # The deletion is under way.
+            return
         require(manifest, "a merged object without a manifest")
         assert manifest is not None
         count_of_batches = len(manifest["batches"])
@@ -742,11 +774,31 @@ class World:
         left = facts.uploads & history.uploads
         require(not left, "an upload was left open", left)
         require(facts.state != "FINISHING", "stuck", facts.item)
+        if history.deletes:
+            self._delete_in_the_end(session_id, history, answer)
         self._clean_up_all(session_id, history, answer)
         require(not history.failed, "the service failed", history.failed)
         end = answer.result or answer.code
         count(f"ended in {end}")
         return end
+
+    def _delete_in_the_end(self, session_id: str, history: History, answer: Answer) -> None:
+        """Whoever is told to wait does so; then it is gone, and the answer is as it was."""
+        process = self.processes[0]
+        told = self.delete_file(process, history, session_id)
+        if told.code == "file_settling":
+            process.clock.ahead += told.body["retryAfter"]
+            told = self.delete_file(process, history, session_id)
+        if answer.result == "Success":
+            require(told.status == 204, "not deleted", told)
+            gone = process.file(session_id)
+            require(gone.code == "file_deleted", "deleted, yet", gone)
+            again = self.finish(process, history, session_id)
+            require(again == answer, "finish is not repeatable after the deletion", again)
+        else:
+            # What is aborted or has expired has no file.
+            require(told.status in {409, 410}, "deleted, yet", answer, told)
+        self.check(session_id, history)
 
     def _clean_up_all(self, session_id: str, history: History, answer: Answer) -> None:
         """In the end nothing is left of a session that is over, and the answer is as it was."""

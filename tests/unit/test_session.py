@@ -299,8 +299,43 @@ def test_what_is_remembered_of_a_session_never_changes() -> None:
         counted=Counted("digest", 1),
         result={"missing": [{"from": 0, "to": 1}]},
         report=1,
+        finished_at=1,
+        publisher=3,
+        file_deleted_at=2,
     )
     assert moved.as_created() == SESSION
+
+
+@pytest.mark.parametrize(
+    ("attempt", "publisher", "finished_at", "lease_until", "settled_at"),
+    [
+        (1, 1, 5_000, 5_020, 0),
+        (2, 2, 5_000, 5_020, 0),
+        # Another one was sealed before it could commit.
+        (2, 1, 5_000, 5_020, 5_600),
+        (2, None, 5_000, 5_020, 5_600),
+        # Of the release before: an attempt may outlive its lease by a task, and then commit.
+        (1, None, None, 5_020, 5_980),
+    ],
+)
+def test_nobody_publishes_again(
+    attempt: int, publisher: int | None, finished_at: int | None, lease_until: int, settled_at: int
+) -> None:
+    finished = replace(
+        SESSION,
+        state=State.FINISHED,
+        attempt=attempt,
+        publisher=publisher,
+        finished_at=finished_at,
+        lease_until=lease_until,
+    )
+    assert finished.settled_at == settled_at
+
+
+def test_an_attempt_is_over_before_its_object_may_be_deleted() -> None:
+    longest_task = 300
+    assert longest_task + FLIGHT <= limits.SETTLING_SECONDS
+    assert longest_task <= limits.TASK_LEASE_SECONDS
 
 
 LEGAL = {
@@ -312,8 +347,10 @@ LEGAL = {
     (Move.REOPEN, State.FINISHING, State.OPEN),
     (Move.ABORT, State.OPEN, State.ABORTED),
     (Move.ABORT, State.FINISHING, State.ABORTED),
+    (Move.DELETE_FILE, State.FINISHED, State.FINISHED),
 }
-"""What the protocol allows: sealing, taking over, holding on, deciding, success, failure, abort."""
+"""What the protocol allows: sealing, taking over, holding on, deciding, success, failure, abort,
+deleting what was merged."""
 
 
 def test_the_legal_moves_are_the_documented_ones() -> None:
@@ -344,6 +381,14 @@ class Item:
     decided: bool
     same_attempt: bool
     same_digest: bool
+    alone: bool = False
+    """The attempt that published it is the last one."""
+    settled: bool | None = None
+    """Whether it was finished ten minutes ago; None if the item does not say when."""
+    quiet: bool = False
+    """Its lease has run out long ago."""
+    kept_until: int | None = None
+    """How long its result is kept; None in an item of the release before."""
 
     def holds(self, term: str) -> bool:
         """What DynamoDB makes of one comparison of a condition."""
@@ -352,7 +397,11 @@ class Item:
             return term == prefix + self.state
         name, _, value = term.partition(" > ")
         if value:
-            time = {"batchesUntil": self.batches_until, "expiresAt": self.expires_at}[name]
+            time = {
+                "batchesUntil": self.batches_until,
+                "expiresAt": self.expires_at,
+                "keptUntil": self.kept_until,
+            }[name]
             return (
                 time is not None and time > {":now": NOW, ":soonest": SOONEST, ":past": PAST}[value]
             )
@@ -363,6 +412,11 @@ class Item:
             "attribute_not_exists(batchesUntil)": self.batches_until is None,
             "attribute_not_exists(decision)": not self.decided,
             "decision.digest = :digest": self.decided and self.same_digest,
+            "publisher = attempt": self.alone,
+            "finishedAt <= :settled": bool(self.settled),
+            "attribute_not_exists(finishedAt)": self.settled is None,
+            "leaseUntil <= :quiet": self.quiet,
+            "attribute_not_exists(keptUntil)": self.kept_until is None,
         }[term]
 
     def allows(self, move: Move) -> bool:
@@ -393,6 +447,11 @@ class Item:
             case Move.ABORT:
                 # For as long as it is not answered as expired.
                 legal = (is_open and until > PAST) or (undecided and self.expires_at > PAST)
+            case Move.DELETE_FILE:
+                kept = self.expires_at if self.kept_until is None else self.kept_until
+                finished = self.state is State.FINISHED and kept > NOW
+                settled = self.quiet if self.settled is None else self.settled
+                legal = finished and (self.alone or settled)
         return self.ours and legal
 
 
@@ -400,6 +459,11 @@ BOOLS = (False, True)
 ITEMS = [
     Item(*facts)
     for facts in itertools.product(BOOLS, State, [None, *TIMES], TIMES, BOOLS, BOOLS, BOOLS, BOOLS)
+] + [
+    Item(ours, state, NOW, expires, True, True, True, True, alone, settled, quiet, kept)  # noqa: FBT003
+    for ours, state, expires, alone, settled, quiet, kept in itertools.product(
+        BOOLS, State, (NOW, NOW + 1), BOOLS, (None, *BOOLS), BOOLS, (None, NOW, NOW + 1)
+    )
 ]
 
 

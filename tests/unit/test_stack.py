@@ -223,10 +223,11 @@ MAY_BE_DONE: Final = {
     f"${{MergedBucket.Arn}}/{SESSION}.ndjson*": {
         "PutObject",
         "GetObject",
+        "DeleteObject",
         "AbortMultipartUpload",
         "ListMultipartUploadParts",
     },
-    f"${{MergedBucket.Arn}}/{SESSION}.manifest.json": {"PutObject", "GetObject"},
+    f"${{MergedBucket.Arn}}/{SESSION}.manifest.json": {"PutObject", "GetObject", "DeleteObject"},
 }
 """What any role may do at most, by the form of the keys."""
 
@@ -270,10 +271,18 @@ def test_the_clean_up_lists_what_is_left_of_a_session_and_nothing_else() -> None
     assert not any(map(listed, ["", "0", "merges/", f"merges/{session_id}", session_id]))
 
 
-def test_the_clean_up_alone_deletes() -> None:
-    """No request deletes anything, and none looks for uploads of others."""
-    for action in ("s3:DeleteObject", "s3:ListBucketMultipartUploads"):
-        allowed_to = {role for role in ROLES if action in dict(allowed(role))}
+def test_the_clean_up_alone_deletes_batches() -> None:
+    """No request does, and none looks for uploads of others."""
+    for bucket, action in (
+        ("BatchesBucket", "s3:DeleteObject"),
+        ("MergedBucket", "s3:ListBucketMultipartUploads"),
+    ):
+        allowed_to = {
+            role
+            for role in ROLES
+            for allowed_action, resource in allowed(role)
+            if allowed_action == action and bucket in str(resource)
+        }
         assert allowed_to == {"CleanupRole"}, action
 
 
@@ -303,12 +312,21 @@ def test_a_task_of_a_long_merge_writes_no_batch(role: str) -> None:
     assert done <= {"s3:GetObject"}
 
 
-def test_no_function_deletes_what_is_merged_or_a_session() -> None:
-    for role in ROLES:
-        for action, resource in allowed(role):
-            assert action != "dynamodb:DeleteItem"
-            if action == "s3:DeleteObject":
-                assert "BatchesBucket" in resource["Sub"]
+def test_only_who_asks_for_a_session_deletes_what_is_merged_and_nobody_a_session() -> None:
+    may = {
+        (role, resource["Sub"])
+        for role in ROLES
+        for action, resource in allowed(role)
+        if action == "s3:DeleteObject" and "MergedBucket" in resource["Sub"]
+    }
+    merged = {f"${{MergedBucket.Arn}}/{SESSION}{end}" for end in (".ndjson*", ".manifest.json")}
+    assert may == {("SessionsRole", resource) for resource in merged}
+    assert "dynamodb:DeleteItem" not in {action for role in ROLES for action, _ in allowed(role)}
+
+
+def test_what_is_deleted_leaves_no_version() -> None:
+    for bucket in of_type("AWS::S3::Bucket").values():
+        assert "VersioningConfiguration" not in bucket
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

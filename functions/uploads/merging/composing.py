@@ -189,15 +189,21 @@ class Composition:
             self._parts.append(self._composer.send_trailer(session, self._upload_id, last, batches))
         return session.format.whole(batches)
 
-    def publish(self, decision: Decision, crc32: str) -> None:
-        """Write the manifest, then make the object visible, whole: 2 writes."""
-        self._merged.write_manifest(self._session, decision, self._batches)
+    def publish(self, decision: Decision, crc32: str) -> bool:
+        """Write the manifest, then make the object visible, whole: 2 writes.
+
+        Returns whether S3 answered each at once, so that none can arrive once more.
+        """
+        at_once = self._merged.write_manifest(self._session, decision, self._batches)
         if not self._upload_id:
-            self._merged.put(self._session, self._body, decision, crc32)
-        elif self._merged.complete_upload(
+            return self._merged.put(self._session, self._body, decision, crc32) and at_once
+        completed = self._merged.complete_upload(
             self._session, self._upload_id, self._parts, decision, crc32
-        ):
+        )
+        if completed:
             self._upload_id = ""
+        # An upload that is completed cannot be completed again, whatever arrives.
+        return completed and at_once
 
 
 def _most_in_memory(most: int, sizes: Iterable[int]) -> int:

@@ -133,13 +133,15 @@ class Finisher:
                 return self.outcomes.fail(session, counted, fact)
             decision = counted
             session = self.sessions.decide(session, decision)
-        composition.publish(decision, run.checksum)
+        at_once = composition.publish(decision, run.checksum)
         merge_seconds = time.monotonic() - started
         published = Published(Sums.of(run), began)
         if took_over:
             found = self.composer.merged.find_published(session, decision)
             published = found or published
-        return self.outcomes.succeed(session, decision, published, merge_seconds)
+        # An attempt that died may wake up, with a decision of its own that is the same.
+        alone = at_once and not took_over and not session.died
+        return self.outcomes.succeed(session, decision, published, merge_seconds, alone=alone)
 
     def _commit_published(self, session: Session) -> Outcome | None:
         """Commit a session whose object another attempt, or a call that failed, has published."""

@@ -7,9 +7,9 @@ those of the batches as they arrived.
 
 Beside it, and before it, ``{sessionId}.manifest.json``: what each batch brought, and where it is.
 
-Permissions: on both ``s3:PutObject``, ``s3:GetObject``; on merged objects also
-``s3:AbortMultipartUpload``, ``s3:ListMultipartUploadParts``; on batches ``s3:GetObject``; on the
-merged bucket ``s3:ListBucket`` to be told 404, not 403.
+Permissions: on both ``s3:PutObject``, ``s3:GetObject``, and ``s3:DeleteObject`` to delete them; on
+merged objects also ``s3:AbortMultipartUpload``, ``s3:ListMultipartUploadParts``; on batches
+``s3:GetObject``; on the merged bucket ``s3:ListBucket`` to be told 404, not 403.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,11 @@ from uploads.session import Decision, Session
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, HeadObjectOutputTypeDef
+    from mypy_boto3_s3.type_defs import (
+        CompletedPartTypeDef,
+        HeadObjectOutputTypeDef,
+        ResponseMetadataTypeDef,
+    )
 
 _NOT_FOUND: Final = 404
 _BATCH_GONE: Final = {"NoSuchKey", "PreconditionFailed"}
@@ -96,10 +100,11 @@ class MergedStore:
 
     def write_manifest(
         self, session: Session, decision: Decision, batches: Sequence[BatchMetadata]
-    ) -> None:
+    ) -> bool:
         """Write what each of ``batches`` brought to the merged object: 1 write.
 
-        Every attempt writes the same, so one that exists is as good. Raises ForeignObjectError if
+        Returns whether S3 answered the first request, so that none is under way any more. Every
+        attempt writes the same, so one that exists is as good. Raises ForeignObjectError if
         ``batches`` are not what was decided.
         """
         totals = session.format.whole(RunTotals.of(batches))
@@ -107,7 +112,7 @@ class MergedStore:
             raise ForeignObjectError(f"the batches of {session.session_id} are not as decided")
         key = self.manifest_key(session)
         with _unless_there(lambda: self._head(key)):
-            self._client.put_object(
+            answer = self._client.put_object(
                 Bucket=self._bucket,
                 Key=key,
                 ContentType="application/json",
@@ -115,6 +120,8 @@ class MergedStore:
                 Body=BytesIO(manifest.encode(session, self.key(session), batches, totals)),
                 IfNoneMatch="*",
             )
+            return _at_once(answer["ResponseMetadata"])
+        return False
 
     def create_upload(self, session: Session, digest: str) -> str:
         """Begin a multipart upload of the batches whose listing has ``digest``; returns its id."""
@@ -215,10 +222,13 @@ class MergedStore:
             return True
         return False
 
-    def put(self, session: Session, body: BytesIO, decision: Decision, crc32: str) -> None:
-        """Write an object that needs no parts: 1 write. As ``complete_upload``."""
+    def put(self, session: Session, body: BytesIO, decision: Decision, crc32: str) -> bool:
+        """Write an object that needs no parts: 1 write. As ``complete_upload``.
+
+        Returns whether S3 answered the first request, so that none is under way any more.
+        """
         with _unless_there(lambda: self.find_published(session, decision)):
-            self._client.put_object(
+            answer = self._client.put_object(
                 Bucket=self._bucket,
                 Key=self.key(session),
                 ContentType=session.format.media_type,
@@ -228,6 +238,13 @@ class MergedStore:
                 ChecksumAlgorithm="CRC32",
                 ChecksumCRC32=crc32,
             )
+            return _at_once(answer["ResponseMetadata"])
+        return False
+
+    def delete(self, session: Session) -> None:
+        """Delete the merged object and its manifest; again does nothing: 2 deletions."""
+        for key in (self.key(session), self.manifest_key(session)):
+            self._client.delete_object(Bucket=self._bucket, Key=key)
 
     def abort_upload(self, session: Session, upload_id: str) -> None:
         """Abort a multipart upload; again, or if it was completed, does nothing."""
@@ -254,6 +271,10 @@ class MergedStore:
         return self._client.generate_presigned_url(
             "get_object", Params=params, ExpiresIn=limits.PRESIGNED_URL_SECONDS
         )
+
+
+def _at_once(metadata: "ResponseMetadataTypeDef") -> bool:
+    return metadata["RetryAttempts"] == 0
 
 
 @contextmanager

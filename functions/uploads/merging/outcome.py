@@ -74,10 +74,13 @@ class Outcomes:
         decision: Decision,
         published: "Published",
         merge_seconds: float | None = None,
+        *,
+        alone: bool = False,
     ) -> Outcome:
         """Commit a session whose object and manifest are ``published``.
 
-        The answer is made of the decision alone, whatever was asked. Raises StaleAttemptError.
+        ``alone``: by this attempt, and as ``Session.publisher`` says. The answer is made of the
+        decision alone, whatever was asked. Raises StaleAttemptError.
         """
         session_id = session.session_id
         result: Result = {
@@ -93,10 +96,9 @@ class Outcomes:
         }
         # The session expires before its object and manifest, whose ages S3 counts by their dates.
         # If one of them is old already, the answer is kept for a while all the same.
-        until = max(
-            published.at + self.merged_retention, self.clock() + limits.LEAST_RETENTION_SECONDS
-        )
-        session = self.sessions.commit(session, decision, result, until)
+        now = self.clock()
+        until = max(published.at + self.merged_retention, now + limits.LEAST_RETENTION_SECONDS)
+        session = self.sessions.commit(session, decision, result, until, now=now, alone=alone)
         return Outcome(session.result, merge_seconds=merge_seconds)
 
 
