@@ -145,6 +145,7 @@ def test_what_another_release_has_left(
     session_id, item = left["sessionId"], left["item"]
     size = int(item["batchSize"]["N"]) if "batchSize" in item else None
     history = History(int(item["totalRecord"]["N"]), size, world.stream_now())
+    history.manifest_of_before = f"{session_id}.manifest.json" in left["merged"]
     history.sent += [
         (int(key[-8:]), stored["body"].encode())
         for key, stored in left["batches"].items()

@@ -332,6 +332,8 @@ class History:
     stream: str = ""
     """Where the table's stream was when it began."""
     form: str = PLAIN
+    manifest_of_before: bool = False
+    """The release before has written the manifest, without the session's metadata."""
     sent: list[tuple[int, bytes]] = field(default_factory=list)
     promised: dict[int, bytes] = field(default_factory=dict)
     finishes: list[Answer] = field(default_factory=list)
@@ -705,6 +707,7 @@ class World:
         expected = {
             "sessionId": session_id,
             "key": f"{session_id}.{history.form}",
+            **({} if history.manifest_of_before else {"metadata": {}}),
             "records": history.total,
             "bytes": len(merged),
             **sums,
