@@ -16,7 +16,7 @@
 """
 
 import pathlib
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Mapping
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
@@ -51,7 +51,8 @@ from gapless.errors import (
 )
 from gapless.formats import Format, MergedFormat, read_merged_format, read_options
 from gapless.http import Report, ignore_events
-from gapless.models import Checksum, Content, Limits, Range, Result, Status
+from gapless.metadata import check
+from gapless.models import Checksum, Content, Limits, Listed, Range, Result, Status
 from gapless.sessions import AsyncClient, AsyncSession, Timing
 from gapless.sources import File, Records, open_source, open_source_async
 
@@ -76,6 +77,7 @@ __all__ = [
     "InputError",
     "InvalidRecordError",
     "Limits",
+    "Listed",
     "MergedFormat",
     "NotFoundError",
     "Range",
@@ -107,6 +109,7 @@ async def upload_async(
     url: str,
     *,
     merged_format: MergedFormat | str = MergedFormat.NDJSON,
+    metadata: Mapping[str, str] | None = None,
     format: Format | str | None = None,  # noqa: A002 - named like the option
     delimiter: str | None = None,
     encoding: str | None = None,
@@ -130,7 +133,8 @@ async def upload_async(
     ``gapless.objects``. Open files and records are copied to a temporary file, because the number
     of records must be known first.
 
-    ``merged_format`` is that of the merged object, ``ndjson`` or ``ndjson.gz``. ``format`` to
+    ``merged_format`` is that of the merged object, ``ndjson`` or ``ndjson.gz``. ``metadata`` is
+    shown wherever the session is, and gets the name of a file unless it has one. ``format`` to
     ``skip_invalid`` are only for files. They, ``batch_size`` (records) and ``new`` are the options
     of ``gapless upload``; the others are those of ``AsyncClient``.
 
@@ -138,6 +142,7 @@ async def upload_async(
     ``gapless.errors``.
     """
     merged_format = read_merged_format(merged_format)
+    metadata = check(metadata or {})
     options = read_options(
         format=format, delimiter=delimiter, encoding=encoding, header=header, typed=typed
     )
@@ -155,7 +160,12 @@ async def upload_async(
         open_source_async(source, options, skip_invalid=skip_invalid) as file,
     ):
         return await uploads.upload(
-            client, file, batch_size=batch_size, merged_format=merged_format, start_over=new
+            client,
+            file,
+            batch_size=batch_size,
+            merged_format=merged_format,
+            metadata=metadata,
+            start_over=new,
         )
 
 
@@ -201,6 +211,7 @@ def upload(
     url: str,
     *,
     merged_format: MergedFormat | str = MergedFormat.NDJSON,
+    metadata: Mapping[str, str] | None = None,
     format: Format | str | None = None,  # noqa: A002 - named like the option
     delimiter: str | None = None,
     encoding: str | None = None,
@@ -222,6 +233,7 @@ def upload(
         upload_async,
         url=url,
         merged_format=read_merged_format(merged_format),
+        metadata=check(metadata or {}),
         format=format,
         delimiter=delimiter,
         encoding=encoding,

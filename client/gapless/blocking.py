@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import AsyncIterable, Iterable, Iterator
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -16,7 +16,7 @@ from anyio.from_thread import BlockingPortal
 from gapless import objects
 from gapless.formats import MergedFormat
 from gapless.http import Report, ignore_events
-from gapless.models import Limits, Range, Result, Status
+from gapless.models import Limits, Listed, Range, Result, Status
 from gapless.sessions import AsyncClient, AsyncSession, Timing
 
 if TYPE_CHECKING:
@@ -97,10 +97,25 @@ class Client:
         batch_size: int | None = None,
         *,
         merged_format: MergedFormat | str = MergedFormat.NDJSON,
+        metadata: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
     ) -> "Session":
         """Open a session. Raises GaplessError, as every method does."""
-        create = partial(self._client.create, merged_format=merged_format)
+        create = partial(
+            self._client.create,
+            merged_format=merged_format,
+            metadata=metadata,
+            idempotency_key=idempotency_key,
+        )
         return Session(self, self.portal.call(create, total_record, batch_size))
+
+    def list_sessions(self, state: str | None = None) -> Iterator[Listed]:
+        """The caller's sessions, newest first; each page is fetched when it is needed."""
+        cursor: str | None = ""
+        while cursor is not None:
+            page = self.portal.call(self._client.list_page, state, cursor)
+            yield from page.sessions
+            cursor = page.cursor
 
     def session(self, session_id: str) -> "Session":
         """An existing session; sends nothing."""
@@ -161,6 +176,10 @@ class Session:
     def abort(self) -> None:
         """Abort the session."""
         self._client.portal.call(self._session.abort)
+
+    def delete_file(self) -> None:
+        """Delete the merged object and its manifest, for good. May be repeated."""
+        self._client.portal.call(self._session.delete_file)
 
     def download(
         self, to: str | os.PathLike[str] | IO[bytes], *, inflate: bool | None = None

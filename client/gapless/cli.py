@@ -23,9 +23,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ import anyio
 import anyio.to_thread
 import click
 import httpx
+from click.core import ParameterSource
 
 from gapless import atomic, state, uploads
 from gapless.auth import SigV4Auth, TokenAuth, TokenError
@@ -56,6 +57,7 @@ from gapless.errors import (
 )
 from gapless.formats import Format, MergedFormat, ReadOptions, read_options
 from gapless.merged import verify_content
+from gapless.metadata import parse
 from gapless.models import Limits, Result, as_json
 from gapless.sessions import AsyncClient, service_url
 from gapless.text import as_argument, command, count, printable, redact, with_suffix
@@ -182,6 +184,7 @@ def cli() -> None:
       gapless upload orders.ndjson          send, finish, verify
       gapless resume orders.ndjson          after a crash: send what is missing
       gapless list                          unfinished uploads of this machine
+      gapless list --remote                 your sessions on the service
       gapless download orders.ndjson        into orders.merged.ndjson
       pg_dump_as_json | gapless upload -    from a pipe
       gapless status 1f6d0e9c52b84a7fb3d27c0a94e8f615
@@ -211,6 +214,12 @@ def cli() -> None:
     show_default=True,
     help="The format of the merged object; ndjson.gz stores everything compressed.",
 )
+@click.option(
+    "--metadata",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Shown wherever the session is; may be repeated. name is the file's, unless given.",
+)
 @click.option("--new", "start_over", is_flag=True, help="Start over if an upload is unfinished.")
 @_options(sends=True)
 def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - click's
@@ -225,6 +234,7 @@ def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - c
       gapless upload orders.ndjson --url http://localhost:3000
       gapless upload january.csv.gz february.csv.gz --typed
       gapless upload orders.ndjson --merged-format ndjson.gz
+      gapless upload orders.ndjson --metadata partner=acme
       zcat orders.gz | gapless upload - --format ndjson
       gapless upload orders.ndjson --aws                signed, AuthMode IAM
       gapless upload orders.ndjson --token-command "get-token --scope uploads"
@@ -232,17 +242,25 @@ def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - c
     job = _Job(options, sends=True)
 
     async def work(client: AsyncClient, shown: Display) -> int:
-        _read_options(options)
+        metadata = parse(options["metadata"])
+        job.uploaded_with = uploads.option_words(
+            _read_options(options),
+            options["skip_invalid"],
+            options["batch_size"],
+            options["merged_format"],
+            metadata,
+        )
         codes: dict[Path, int] = {}
         for file in files:
             job.start(file)
             try:
-                with _source(file, options) as source:
+                with _source(file, options, job) as source:
                     result = await uploads.upload(
                         client,
                         source,
                         batch_size=options["batch_size"],
                         merged_format=MergedFormat(options["merged_format"]),
+                        metadata=metadata,
                         start_over=options["start_over"],
                     )
             except (GaplessError, OSError) as error:
@@ -276,7 +294,7 @@ def inspect(file: Path, **options: Any) -> None:  # noqa: ANN401 - click's
     with (
         _reporting_errors(shown, job),
         shown,
-        _source(file, options) as given,
+        _source(file, options, job) as given,
         uploads.readable(given) as source,
     ):
         found = uploads.scan(source, Limits(), keep_invalid=False)
@@ -325,10 +343,12 @@ def resume(file: Path, session: str | None, **options: Any) -> None:  # noqa: AN
     session_id = session or (saved_state.session_id if saved_state else None)
     url = options["url"] or (saved_state.url if saved_state else None)
     job = _Job(options, sends=True)
-    job.start(file, session_id or "", remembered=saved_state is not None)
+    job.start(file, session_id or "", saved_state)
 
     async def work(client: AsyncClient, shown: Display) -> None:
-        _read_options(options)
+        read = _read_options(options)
+        if saved_state is None:
+            job.uploaded_with = uploads.option_words(read, options["skip_invalid"])
         if session_id is None:
             raise StateError(
                 f"No unfinished upload of {printable(file)} is known on this machine. See gapless"
@@ -337,25 +357,43 @@ def resume(file: Path, session: str | None, **options: Any) -> None:  # noqa: AN
         job.url = client.url
         if saved_state:
             source = uploads.source_from(saved_state, file)
+            source = replace(source, connection=job.connection, sending=job.sending)
             result = await uploads.resume(client, source, session_id, saved_state)
         else:
-            with _source(file, options) as source:
+            with _source(file, options, job) as source:
                 result = await uploads.resume(client, source, session_id)
         _show_result(shown, result, file)
 
     _run(work, options, url, job)
 
 
-@cli.command("list", short_help="List unfinished uploads of this machine.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
-def list_(as_json: bool) -> None:
+@cli.command("list", short_help="List unfinished uploads, or your sessions on the service.")
+@click.option("--remote", is_flag=True, help="List your sessions on the service instead.")
+@click.option(
+    "--state",
+    "wanted",
+    type=click.Choice(["OPEN", "FINISHING", "FINISHED", "ABORTED"], case_sensitive=False),
+    help="With --remote: only sessions in this state.",
+)
+@_options(quiet=False)
+def list_(remote: bool, wanted: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
     """List the unfinished uploads of this machine; sends nothing.
 
+    With --remote, list your sessions on the service, newest first, whichever machine opened them. A
+    service that does not know its callers (AuthMode NONE) has no list.
+
     \b
-    Example:
+    Examples:
       gapless list
+      gapless list --remote --state OPEN
+      gapless list --remote --json | head
     """
-    shown = display(as_json=as_json)
+    if remote:
+        _run(partial(_list_remote, wanted), options, options["url"])
+        return
+    if wanted:
+        raise click.UsageError("--state is for --remote.")
+    shown = display(as_json=options["as_json"])
     unfinished = state.unfinished()
     for upload in unfinished:
         resume = command("resume", as_argument(upload.path), "--session", upload.session_id)
@@ -366,6 +404,7 @@ def list_(as_json: bool) -> None:
             "url": upload.url,
             "totalRecord": upload.plan.records,
             "mergedFormat": upload.merged_format,
+            "metadata": upload.metadata,
             "begun": when.isoformat(timespec="seconds"),
             "resume": resume,
         }
@@ -377,6 +416,31 @@ def list_(as_json: bool) -> None:
         shown.result(text, facts)
     if not unfinished:
         shown.say("No upload of this machine is unfinished.")
+
+
+async def _list_remote(wanted: str | None, client: AsyncClient, shown: Display) -> None:
+    line = "{:<32}  {:<9}  {:<16}  {:>15}  {}".format
+    listed = 0
+    async with aclosing(client.list_sessions(wanted)) as sessions:
+        async for session in sessions:
+            if not listed:
+                shown.heading(line("SESSION", "STATE", "CREATED", "RECORDS", "NAME"))
+            listed += 1
+            total = "?" if session.total_record is None else f"{session.total_record:,}"
+            deleted = ["(file deleted)"] if session.file_deleted_at else []
+            named = " ".join([*_named(session.metadata), *deleted])
+            when = f"{session.created_at.astimezone():%Y-%m-%d %H:%M}"
+            text = line(session.session_id, session.state, when, total, named).rstrip()
+            shown.result(text, as_json(session))
+    if not listed:
+        shown.say(f"You have no session{f' that is {wanted}' if wanted else ''} at {client.url}.")
+
+
+def _named(metadata: Mapping[str, str]) -> list[str]:
+    """Metadata for a line: the name first."""
+    others = [f"{name}={value}" for name, value in sorted(metadata.items()) if name != "name"]
+    named = [metadata["name"], *others] if "name" in metadata else others
+    return [printable(word) for word in named]
 
 
 @cli.command(short_help="Show what is stored, and what is missing.")
@@ -399,7 +463,9 @@ def status(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
         shown.result(
             f"session {found.session_id}: {found.state}, {count(found.total_record, 'record')}"
             f" into {found.format}, {count(found.batches, 'batch', 'batches')} stored,"
-            f" {more}{number:,} missing, expires {facts['expiresAt']}",
+            f" {more}{number:,} missing, expires {facts['expiresAt']}"
+            + (f", file deleted {facts['fileDeletedAt']}" if found.file_deleted_at else "")
+            + (f"\n  {'  '.join(_named(found.metadata))}" if found.metadata else ""),
             facts,
         )
         if found.missing:
@@ -540,6 +606,48 @@ def abort(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
     _run_on_session(target, work, options)
 
 
+@cli.command(short_help="Delete the merged object, for good.")
+@click.argument("target")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_options()
+def delete(target: str, yes: bool, **options: Any) -> None:  # noqa: ANN401 - click's
+    """Delete the merged object of TARGET, a file or a session id, and its manifest, for good.
+
+    Asks first; without a terminal it requires --yes. Your own file stays. May be repeated. To end
+    an upload that is not finished, use gapless abort.
+
+    \b
+    Examples:
+      gapless delete orders.ndjson
+      gapless delete 1f6d0e9c52b84a7fb3d27c0a94e8f615 --yes
+    """
+
+    async def work(
+        client: AsyncClient, shown: Display, session_id: str, saved_state: state.State | None
+    ) -> None:
+        if not yes:
+            _confirm(f"Delete the merged object of session {session_id} for good?")
+        await client.session(session_id).delete_file()
+        state.delete(saved_state)
+        shown.result(
+            f"session {session_id}: the merged object is deleted",
+            {"sessionId": session_id, "fileDeleted": True},
+        )
+
+    _run_on_session(target, work, options, finished=True)
+
+
+def _confirm(question: str) -> None:
+    """Raise an error unless the user agrees."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise SettingError(f"{question} Pass --yes to do it: there is no terminal to ask.")
+    agreed = False
+    with suppress(click.Abort):
+        agreed = click.confirm(question, err=True)
+    if not agreed:
+        raise GaplessError("Nothing was deleted.")
+
+
 @cli.command(short_help="Check that a service keeps the guarantees.")
 @click.argument("service", required=False)
 @click.option(
@@ -587,15 +695,19 @@ def _read_options(options: dict[str, Any]) -> ReadOptions:
 
 
 @contextmanager
-def _source(file: Path, options: dict[str, Any]) -> Iterator[uploads.Source]:
-    read = _read_options(options)
-    if str(file) != "-":
-        yield uploads.Source(file, read, options["skip_invalid"])
-        return
-    if sys.stdin is None:
-        raise InputError("Standard input is closed.")
-    stream = sys.stdin.buffer
-    yield uploads.Source(file, read, options["skip_invalid"], stream=stream, label="standard input")
+def _source(file: Path, options: dict[str, Any], job: "_Job") -> Iterator[uploads.Source]:
+    source = uploads.Source(
+        file,
+        _read_options(options),
+        options["skip_invalid"],
+        connection=job.connection,
+        sending=job.sending,
+    )
+    if str(file) == "-":
+        if sys.stdin is None:
+            raise InputError("Standard input is closed.")
+        source = replace(source, stream=sys.stdin.buffer, label="standard input")
+    yield source
 
 
 def _stem(name: str) -> str:
@@ -664,10 +776,23 @@ class _Job:
     session_id: str = ""
     url: str = ""
     remembered: bool = False
+    uploaded_with: Sequence[str] = ()
+    """The options that say what is uploaded, as words."""
 
-    def start(self, file: Path, session_id: str = "", *, remembered: bool = False) -> None:
+    def __post_init__(self) -> None:
+        self.connection = _given("url", "aws", "region", "patience")
+        """The options that reach the service, as words."""
+        self.sending = _given("parallel", "no_gzip")
+        """Those that say how to send."""
+
+    def start(
+        self, file: Path, session_id: str = "", saved_state: "state.State | None" = None
+    ) -> None:
         """Begin with another file."""
-        self.file, self.session_id, self.remembered = file, session_id, remembered
+        self.file, self.session_id = file, session_id
+        self.remembered = saved_state is not None
+        if saved_state is not None:
+            self.uploaded_with = saved_state.options
 
     def note(self, event: str, facts: dict[str, Any]) -> None:
         """Take the session from the events."""
@@ -683,23 +808,38 @@ class _Job:
             isinstance(error, (NotFoundError, SessionStateError))
             and error.code in {"session_not_found", "session_aborted"}
         )
+        options = [*self.uploaded_with, *self.sending, *self.connection]
+        again = [*options, as_argument(self.file)]
         if gone:
-            return f"Start over with: {command('upload', '--new', as_argument(self.file))}"
+            return f"Start over with: {command('upload', '--new', *again)}"
         if isinstance(error, ChecksumError):
-            return f"Upload it again with: {command('upload', as_argument(self.file))}"
+            return f"Upload it again with: {command('upload', *again)}"
         if not self.sends and not isinstance(error, IncompleteError):
             return ""
         if not self.session_id:
             return f"Nothing of {_name(self.file)} was sent."
         words = ["resume", as_argument(self.file)]
         if not self.remembered:
-            words += ["--session", self.session_id, "--url", self.url]
-        if self.options.get("aws"):
-            words.append("--aws")
-        if self.options.get("region"):
-            words += ["--region", self.options["region"]]
-        again = "Pass the same input again" if str(self.file) == "-" else "Resume"
-        return f"{again} with: {command(*words)}"
+            read = uploads.option_words(_read_options(self.options), self.options["skip_invalid"])
+            url = [] if "--url" in self.connection else ["--url", self.url]
+            words += ["--session", self.session_id, *read, *url]
+        words += self.connection
+        pass_again = "Pass the same input again" if str(self.file) == "-" else "Resume"
+        return f"{pass_again} with: {command(*words)}"
+
+
+def _given(*names: str) -> list[str]:
+    """Those of the options that were given on the command line, as words."""
+    context = click.get_current_context()
+    words = []
+    for option in context.command.params:
+        name = option.name or ""
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            value = context.params[name]
+            words.append(option.opts[0])
+            if value is not True:
+                words.append(f"{value:g}" if isinstance(value, float) else str(value))
+    return words
 
 
 _Work = Callable[[AsyncClient, Display], Awaitable["int | None"]]
@@ -714,9 +854,8 @@ def _run_on_session(
     session_id = saved_state.session_id if saved_state else target
     job = _Job(options)
     if saved_state:
-        job.start(
-            Path(target) if target != session_id else saved_state.path, session_id, remembered=True
-        )
+        path = Path(target) if target != session_id else saved_state.path
+        job.start(path, session_id, saved_state)
 
     async def work_on_session(client: AsyncClient, shown: Display) -> None:
         if not _SESSION_ID.fullmatch(session_id):

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 import re
+import secrets
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -375,10 +376,62 @@ def unknown_and_malformed_ids_are_the_same_404(service: Service) -> None:
 
 @check(CONTRACT)
 def what_is_no_route_is_not_found(service: Service) -> None:
-    for method, path in (("GET", ""), ("PUT", f"/{_UNKNOWN}"), ("GET", f"/{_UNKNOWN}/finish")):
+    for method, path in (("PUT", ""), ("PUT", f"/{_UNKNOWN}"), ("GET", f"/{_UNKNOWN}/finish")):
         response = service.call(method, path)
         # An API in front of the service may require a signature even for unknown routes.
         holds(f"{method} {path}", response.status in {403, 404, 405})
+
+
+@check(RESEND)
+def a_session_is_opened_once_for_a_key(service: Service) -> None:
+    def create(key: str, body: bytes) -> Response:
+        return service.call("POST", "", body, {"Idempotency-Key": key})
+
+    key, body = secrets.token_hex(16), b'{"totalRecord": 1, "metadata": {"name": "once"}}'
+    with ThreadPoolExecutor(4) as threads:
+        opened = [one.ok(201) for one in threads.map(lambda _: create(key, body), range(4))]
+    opened.append(create(key, body).ok(201))
+    expect("sessions of one key", len({one["sessionId"] for one in opened}), 1)
+    expect("expiresAt", len({one["expiresAt"] for one in opened}), 1)
+    for other in (b'{"totalRecord": 2}', body + b" "):
+        create(key, other).refused(422, "idempotency_key_reused")
+    session = opened[0]["sessionId"]
+    service.batch(session, 0, [1]).ok(204)
+    service.merged(session, 1, b"1\n")
+    expect("session of the key, finished", create(key, body).ok(201)["sessionId"], session)
+    another = create(secrets.token_hex(16), body).ok(201)["sessionId"]
+    holds("another key is another session", another != session)
+    for malformed in ("k" * 256, "k" * 22 + " k"):
+        create(malformed, body).refused(400, "invalid_idempotency_key")
+
+
+@check(CONTRACT)
+def a_session_keeps_its_metadata(service: Service) -> None:
+    expect("metadata", service.status(service.create(1))["metadata"], {})
+    given = {"name": "Bücher 漢 (1).ndjson", "a-b_1": "", "long": "x" * 2000}
+    session = service.create(1, metadata=given)
+    expect("metadata", service.status(session)["metadata"], given)
+    service.batch(session, 0, [1]).ok(204)
+    service.finish(session)
+    manifest = json.loads(service.download(session, "manifest"))
+    expect("metadata of the manifest", manifest["metadata"], given)
+    every: tuple[object, ...] = (
+        {"Name": "x"},
+        {"": "x"},
+        {"n" * 65: "x"},
+        {"a": "two\nlines"},
+        {"a": "\u202e"},
+        {"a": "é" * 1024},
+        {f"n{n}": "x" for n in range(17)},
+        {"a": 1},
+        {"a": None},
+        [],
+        None,
+        "x",
+    )
+    for wrong in every:
+        body = json.dumps({"totalRecord": 1, "metadata": wrong}).encode()
+        service.call("POST", "", body).refused(400, "invalid_metadata")
 
 
 # --- Batches --------------------------------------------------------------------------------------

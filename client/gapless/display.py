@@ -159,6 +159,11 @@ class Display:
         del facts
         print(self.clean(text), flush=True)
 
+    def heading(self, text: str) -> None:
+        """Print the heading of a table, on a terminal: for programs all lines are alike."""
+        if sys.stdout.isatty():
+            self.result(text, {})
+
     def gaps(self, missing: Sequence[dict[str, int]], batch_size: int | None, total: int) -> None:
         """Print the missing batches of ``total`` records as a table."""
         from rich.console import Console  # noqa: PLC0415 - slow to import, and rarely used
@@ -199,6 +204,9 @@ class Quiet(Display):
 
 class Json(Display):
     """Prints one JSON object per line: events, the result, or the error."""
+
+    def heading(self, text: str) -> None:
+        """Print nothing."""
 
     def __call__(self, event: str, facts: dict[str, Any]) -> None:
         """Print an event, except the frequent ones."""

@@ -176,10 +176,14 @@ _BY_STATUS: Final[dict[int, type[ApiError]]] = {
     410: ExpiredError,
     413: TooLargeError,
     415: RequestError,
+    422: RequestError,
     429: ServerError,
 }
 _SUMMARY: Final = re.compile(r"(?is)<(?:title|code)>\s*([^<]*)")
-_BY_CODE: Final[dict[str, type[ApiError]]] = {"batch_conflict": BatchConflictError}
+_BY_CODE: Final[dict[str, type[ApiError]]] = {
+    "batch_conflict": BatchConflictError,
+    "no_list": RequestError,  # 403 whatever the credentials
+}
 
 
 def api_error(status: int, body: bytes, secrets: Iterable[str] = ()) -> ApiError:

@@ -136,6 +136,11 @@ def delimiter_name(delimiter: str) -> str:
     return _DELIMITERS.get(delimiter, repr(delimiter))
 
 
+def delimiter_word(delimiter: str) -> str:
+    """A delimiter as the option takes it."""
+    return next((word for word, mark in _WORDS.items() if mark == delimiter), delimiter)
+
+
 def read_options(
     *,
     format: Format | str | None = None,  # noqa: A002 - named like the option

@@ -214,10 +214,10 @@ class Http:
     ) -> httpx.Response:
         """Send a request until its response has a status in ``expect``, and return that.
 
-        Retries requests without a response, 429, 5xx, and 409 ``session_finishing``
-        (docs/errors.md). Raises an ApiError; UnreachableError if the first request finds no server;
-        UnavailableError if patience ends; UnexpectedAnswerError for undocumented successes and for
-        redirects.
+        Retries requests without a response, 429, 5xx, and 409 ``session_finishing`` and
+        ``file_settling`` (docs/errors.md). Raises an ApiError; UnreachableError if the first
+        request finds no server; UnavailableError if patience ends; UnexpectedAnswerError for
+        undocumented successes and for redirects.
         """
         backoff = Backoff(self)
         corruptions = timeouts = 0
@@ -355,7 +355,7 @@ class Http:
 
 def is_retryable(failure: ApiError) -> bool:
     """Whether the same request may succeed later."""
-    return failure.status in _RETRYABLE or failure.code == "session_finishing"
+    return failure.status in _RETRYABLE or failure.code in {"session_finishing", "file_settling"}
 
 
 _CREDENTIALS: Final = (

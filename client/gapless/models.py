@@ -97,6 +97,30 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     merge: Merge | None = None
     format: str = "ndjson"
     """The format of the merged object."""
+    metadata: dict[str, str] = {}
+    file_deleted_at: datetime | None = None
+    """When the merged object was deleted."""
+
+
+class Listed(msgspec.Struct, frozen=True, rename="camel"):
+    """A session in the list: what is known of it without looking at its batches."""
+
+    session_id: str
+    state: str
+    created_at: datetime
+    expires_at: datetime
+    total_record: int | None
+    batch_size: int | None
+    format: str = "ndjson"
+    metadata: dict[str, str] = {}
+    file_deleted_at: datetime | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some sessions, and where the next ones begin; ``cursor`` is None at the end."""
+
+    sessions: list[Listed]
+    cursor: str | None
 
 
 class Created(msgspec.Struct, frozen=True, rename="camel"):
@@ -113,7 +137,7 @@ class Link(msgspec.Struct, frozen=True):
     url: str
 
 
-def as_json(model: Result | Status) -> dict[str, Any]:
+def as_json(model: Result | Status | Listed) -> dict[str, Any]:
     """``model`` as JSON has it; without an empty ``reading`` or ``content``."""
     members: dict[str, Any] = msgspec.to_builtins(model)
     for result in (members, members.get("finish") or {}):

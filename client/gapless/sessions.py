@@ -4,12 +4,14 @@ import base64
 import hashlib
 import os
 import re
+import secrets
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     Awaitable,
     Callable,
     Iterable,
+    Mapping,
     Sequence,
 )
 from contextlib import aclosing
@@ -17,7 +19,7 @@ from datetime import datetime
 from http import HTTPStatus
 from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Final, TypedDict, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import anyio
 import anyio.to_thread
@@ -43,7 +45,8 @@ from gapless.http import (
     unexpected_response,
 )
 from gapless.merged import MergedObject, verify_manifest
-from gapless.models import Created, Limits, Link, Merge, Range, Result, Status
+from gapless.metadata import check
+from gapless.models import Created, Limits, Link, Listed, Merge, Page, Range, Result, Status
 from gapless.text import printable, redact
 from gapless.transport import ProxyTransport, describe_error, permanent_error
 
@@ -158,26 +161,55 @@ class AsyncClient:
         batch_size: int | None = None,
         *,
         merged_format: MergedFormat | str = MergedFormat.NDJSON,
+        metadata: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
     ) -> "AsyncSession":
         """Open a session. Raises GaplessError, as every method does.
 
         ``batch_size`` is the number of records in a batch; ``merged_format`` is ``ndjson``, or
-        ``ndjson.gz``, which stores everything compressed.
+        ``ndjson.gz``, which stores everything compressed. ``metadata`` is shown wherever the
+        session is; its ``name`` names the download. The same ``idempotency_key`` with the same
+        arguments gives the same session, also from another process; it is a secret of at least 22
+        random characters, like ``secrets.token_hex(16)``, which is the default.
         """
         members: dict[str, object] = {"totalRecord": total_record}
         if batch_size:
             members["batchSize"] = batch_size
         if (format_ := read_merged_format(merged_format)) is not MergedFormat.NDJSON:
             members["format"] = format_
+        if metadata:
+            members["metadata"] = check(metadata)
+        # The same key on every attempt: an answer that is lost leaves no session behind.
+        key = idempotency_key or secrets.token_hex(16)
         response = await self.http.call(
             "POST",
             ROOT,
             msgspec.json.encode(members),
-            {"Content-Type": "application/json"},
+            {"Content-Type": "application/json", "Idempotency-Key": key},
             expect={HTTPStatus.CREATED},
         )
         created = _decode(response, Created)
         return AsyncSession(self, created.session_id, created.limits, created.expires_at)
+
+    async def list_sessions(self, state: str | None = None) -> AsyncGenerator[Listed, None]:
+        """The caller's sessions, newest first; each page is fetched when it is needed.
+
+        ``state`` is ``OPEN``, ``FINISHING``, ``FINISHED`` or ``ABORTED``. Raises RequestError
+        (``no_list``) if the service does not know its callers.
+        """
+        cursor: str | None = ""
+        while cursor is not None:
+            page = await self.list_page(state, cursor)
+            for listed in page.sessions:
+                yield listed
+            cursor = page.cursor
+
+    async def list_page(self, state: str | None, cursor: str) -> Page:
+        """The sessions of a page of the list; "" is the first."""
+        given = {"state": state, "cursor": cursor}
+        query = urlencode({name: value for name, value in given.items() if value})
+        response = await self.http.call("GET", f"{ROOT}?{query}" if query else ROOT)
+        return _decode(response, Page)
 
     def session(self, session_id: str) -> "AsyncSession":
         """An existing session; sends nothing."""
@@ -287,6 +319,15 @@ class AsyncSession:
     async def abort(self) -> None:
         """Abort the session; the service deletes its batches."""
         await self._http.call("DELETE", self._path, expect={HTTPStatus.NO_CONTENT})
+
+    async def delete_file(self) -> None:
+        """Delete the merged object and its manifest, for good. May be repeated.
+
+        Waits where a slow merge might still publish (``file_settling``). Raises SessionStateError
+        if the session is not finished.
+        """
+        path = f"{self._path}/file"
+        await self._http.call("DELETE", path, expect={HTTPStatus.NO_CONTENT})
 
     async def download(
         self, to: str | os.PathLike[str] | IO[bytes], *, inflate: bool | None = None

@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from gapless import objects
 from gapless.formats import Format, ReadOptions
-from gapless.uploads import Source
+from gapless.uploads import Source, is_unnamed
 
 File = str | os.PathLike[str]
 Records = Iterable[object] | AsyncIterable[object]
@@ -71,7 +71,8 @@ def _of_file(
 ) -> Source:
     file.flush()
     name = getattr(source, "name", "")
-    label = os.fsdecode(name) if isinstance(name, (str, bytes)) and name else "the file"
+    named = os.fsdecode(name) if isinstance(name, (str, bytes)) else ""
+    label = named or "the file"
     return Source(
         Path(file.name),
         options,
@@ -79,6 +80,7 @@ def _of_file(
         keep_state=False,
         rejects_path=Path(f"{Path(label).name}.invalid"),
         label=label,
+        file_name="" if is_unnamed(Path(named)) or named.startswith("<") else Path(named).name,
     )
 
 
@@ -87,4 +89,4 @@ def _of_records(file: IO[bytes], options: ReadOptions, *, skip_invalid: bool) ->
     if options != ReadOptions() or skip_invalid:
         raise TypeError("The options for reading a file cannot be used for records.")
     options = ReadOptions(format=Format.NDJSON)
-    return Source(Path(file.name), options, keep_state=False, label="the records")
+    return Source(Path(file.name), options, keep_state=False, label="the records", file_name="")

@@ -5,12 +5,14 @@ With ``AuthMode`` ``NONE`` the id grants access to a session, so only the user m
 State files are a convenience: if the folder cannot be read or written, uploads work without.
 
 A file is found by its real path, or else by its inode, as a hard link. Two uploads of one file are
-two sessions with a state each: ``KEY-SESSION.json``.
+two sessions with a state each: ``FILE-KEY.json``, by the key of its creation.
+
+A state is written before the session is created, with the key of the request and without a session
+id: where the answer is lost, the next upload repeats the request and gets the same session.
 """
 
 import hashlib
 import os
-import re
 import time
 import urllib.parse
 import urllib.request
@@ -36,6 +38,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str
     session_id: str
+    """Empty until the service has answered."""
+    key: str = ""
+    """The ``Idempotency-Key`` it was asked for with; a session opened elsewhere has none."""
     file: str
     """Its real path, as a file: URL, because names are bytes."""
     size: int
@@ -52,6 +57,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the file is NDJSON exactly as it is sent, so that it need not be checked again."""
     plan: Plan
     merged_format: str = "ndjson"
+    metadata: dict[str, str] = {}
+    options: list[str] = []
+    """The options that the upload was started with, as words of the command."""
     started_at: float = msgspec.field(name="begun")
     """Seconds since 1970."""
     finished: bool = False
@@ -85,7 +93,7 @@ def _key(file: str) -> str:
 
 
 def _path(state: State) -> Path:
-    return folder() / f"{_key(state.file)}-{state.session_id}.json"
+    return folder() / f"{_key(state.file)}-{state.key or state.session_id}.json"
 
 
 def _read(pattern: str) -> Iterator[State]:
@@ -97,7 +105,7 @@ def _read(pattern: str) -> Iterator[State]:
 
 def unfinished() -> list[State]:
     """Every upload of this machine that is not finished, the latest first."""
-    found = (state for state in _read("*-*.json") if not state.finished)
+    found = (state for state in _read("*-*.json") if state.session_id and not state.finished)
     return sorted(found, key=lambda state: state.started_at, reverse=True)
 
 
@@ -122,7 +130,7 @@ def load(
     found = [
         state
         for state in found
-        if url in {None, state.url} and session_id in {None, state.session_id}
+        if state.session_id and url in {None, state.url} and session_id in {None, state.session_id}
     ]
     return max(
         found, key=lambda state: (state.finished is finished, state.started_at), default=None
@@ -131,9 +139,15 @@ def load(
 
 def find_by_session(session_id: str) -> State | None:
     """The upload into this session; None if it was not started on this machine."""
-    if not re.fullmatch(r"[0-9a-f]{32}", session_id):
-        return None
-    return next(_read(f"*-{session_id}.json"), None)
+    found = (state for state in _read("*-*.json") if state.session_id == session_id != "")
+    return next(found, None)
+
+
+def unanswered(file: Path, url: str) -> State | None:
+    """The latest upload of ``file`` whose request for a session was not answered."""
+    found = _read(f"{_key(file_url(file))}-*.json")
+    asked = [state for state in found if not state.session_id and state.url == url]
+    return max(asked, key=lambda state: state.started_at, default=None)
 
 
 def save(state: State) -> None:
@@ -146,11 +160,12 @@ def save(state: State) -> None:
 
 
 def _prune(latest: State) -> None:
-    """Delete earlier finished uploads of the file, and all old states."""
+    """Delete what a finished upload of the file supersedes, and all old states."""
     for state in _read("*-*.json"):
-        if state.session_id == latest.session_id:
+        if _path(state) == _path(latest):
             continue
-        superseded = latest.finished and state.finished and state.file == latest.file
+        done = state.finished or not state.session_id
+        superseded = latest.finished and done and state.file == latest.file
         if superseded or state.started_at < time.time() - _RETENTION_SECONDS:
             delete(state)
 

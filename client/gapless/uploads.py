@@ -3,14 +3,16 @@
 import hashlib
 import io
 import os
+import secrets
 import stat
 import time
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Final
 
 import anyio
@@ -27,13 +29,16 @@ from gapless.errors import (
     InvalidRecordError,
     NotFoundError,
     RecordTooLargeError,
+    RequestError,
+    SessionStateError,
     SettingError,
     StateError,
 )
 from gapless.fingerprint import BlockReader
-from gapless.formats import MergedFormat, Reading, ReadOptions
+from gapless.formats import MergedFormat, Reading, ReadOptions, delimiter_word
 from gapless.http import Report, ignore_events
 from gapless.merged import verify_content
+from gapless.metadata import with_name
 from gapless.models import Limits, Range, Result, Status, as_json
 from gapless.readers import Chunk
 from gapless.sessions import AsyncClient, AsyncSession, encode_batch
@@ -72,11 +77,24 @@ class Source:
     """Read, once, instead of ``path``."""
     label: str = ""
     """The name in messages, if not the path; its suffix tells the format."""
+    file_name: str | None = None
+    """The name for the session's metadata, if not that of the path; "" for none."""
+    connection: Sequence[str] = ()
+    """The options of the command that reach the service, as words, for commands in messages."""
+    sending: Sequence[str] = ()
+    """Those that say how to send."""
 
     @property
     def name(self) -> str:
         """The name in messages."""
         return self.label or printable(self.path)
+
+    @property
+    def base_name(self) -> str:
+        """The name of the file; "" if it has none: a pipe, a device, records."""
+        if self.file_name is not None:
+            return self.file_name
+        return "" if self.stream or is_unnamed(self.path) else self.path.name
 
 
 @dataclass(frozen=True)
@@ -109,51 +127,118 @@ async def upload(
     *,
     batch_size: int | None = None,
     merged_format: MergedFormat = MergedFormat.NDJSON,
+    metadata: Mapping[str, str] | None = None,
     start_over: bool = False,
 ) -> Result:
     """Upload ``source`` into a new session; returns the result, which is ``ok`` and verified.
 
-    ``batch_size`` is the number of records in a batch, by default computed. Raises StateError if an
+    ``batch_size`` is the number of records in a batch, by default computed; ``metadata`` gets the
+    name of the file, unless it has one. Raises StateError if an
     upload of the file is unfinished, unless ``start_over``; InputError before anything is sent;
     IncompleteError, ChecksumError, ApiError or UnavailableError afterwards.
     """
+    request = _Request(
+        batch_size,
+        merged_format.value,
+        with_name(metadata or {}, source.base_name),
+        option_words(
+            source.options, source.skip_invalid, batch_size, merged_format.value, metadata or {}
+        ),
+    )
     async with _readable(source) as readable:
+        unanswered: State | None = None
         if readable.keep_state and not start_over:
-            await _check_unfinished(client, readable)
-        return await _upload(client, readable, batch_size, merged_format)
+            await _check_unfinished(client, readable, request)
+            unanswered = state.unanswered(readable.path, client.url)
+        return await _upload(client, readable, request, unanswered)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What an upload was asked for, beside its source."""
+
+    batch_size: int | None
+    merged_format: str
+    metadata: dict[str, str]
+    words: list[str]
+    """Its options, as words of the command."""
 
 
 async def _upload(
-    client: AsyncClient, source: Source, batch_size: int | None, merged_format: MergedFormat
+    client: AsyncClient, source: Source, request: _Request, unanswered: State | None
 ) -> Result:
     limits = Limits()
     while True:
-        found = await _scan(client, source, limits, batch_size)
-        session = await client.create(
-            found.plan.records, found.plan.batch_size, merged_format=merged_format
-        )
+        found = await _scan(client, source, limits, request.batch_size)
+        saved_state = _new_state(client, source, found, request)
+        session, saved_state, status = await _open(client, source, saved_state, unanswered)
+        unanswered = None
         if _fits(found.plan, session.limits):
             break
         # Its limits are stricter than the documented ones, which the plan assumed.
         await session.abort()
+        state.delete(saved_state)
         if session.limits == limits:
             raise GaplessError(
                 f"The records do not fit into the service's limits: {session.limits}"
             )
         limits = session.limits
-    saved_state = _new_state(client, session, source, found, merged_format.value)
-    remembered = source.keep_state and _save_state(client, saved_state)
+    remembered = source.keep_state and _save_state(client, source, saved_state)
     _report_session(client, session, saved_state, remembered=remembered)
-    result = await _complete(client, session, source, saved_state)
+    result = await _complete(client, session, source, saved_state, status=status)
     return msgspec.structs.replace(result, reading=str(saved_state.reading))
 
 
-async def _check_unfinished(client: AsyncClient, source: Source) -> None:
+async def _create(client: AsyncClient, saved_state: State) -> AsyncSession:
+    """The session of a state; the same one if the service has created it already."""
+    return await client.create(
+        saved_state.plan.records,
+        saved_state.plan.batch_size,
+        merged_format=saved_state.merged_format,
+        metadata=saved_state.metadata,
+        idempotency_key=saved_state.key,
+    )
+
+
+async def _open(
+    client: AsyncClient, source: Source, saved_state: State, unanswered: State | None
+) -> tuple[AsyncSession, State, Status | None]:
+    """A session for a new state; that of the ``unanswered`` request, if it was the same request.
+
+    The state is written first, so that the next upload gets this session if the answer is lost.
+    """
+    if unanswered is not None:
+        same = _asked(unanswered) == _asked(saved_state)
+        with suppress(RequestError, NotFoundError, SessionStateError, ExpiredError):
+            session = await _create(client, unanswered)
+            status = await session.status()
+            if status.state == "OPEN" and same:
+                key, session_id = unanswered.key, session.session_id
+                found = msgspec.structs.replace(saved_state, key=key, session_id=session_id)
+                return session, found, status
+            if status.state == "OPEN":
+                await session.abort()
+        state.delete(unanswered)
+    if source.keep_state:
+        with suppress(OSError, SettingError):  # said when the session is saved
+            state.save(saved_state)
+    session = await _create(client, saved_state)
+    found = msgspec.structs.replace(saved_state, session_id=session.session_id)
+    return session, found, None
+
+
+def _asked(saved_state: State) -> tuple[object, ...]:
+    """What the service was asked for."""
+    plan = saved_state.plan
+    return plan.records, plan.batch_size, saved_state.merged_format, saved_state.metadata
+
+
+async def _check_unfinished(client: AsyncClient, source: Source, request: _Request) -> None:
     """Raise StateError if an upload of the file is unfinished and can be resumed."""
     saved_state = state.load(source.path, client.url)
     if saved_state is None or saved_state.finished:
         return
-    abort = command("abort", saved_state.session_id, "--url", saved_state.url)
+    abort = _abort(saved_state.session_id, saved_state.url, source)
     if not await anyio.to_thread.run_sync(_is_unchanged, source, saved_state):
         why = f"has other content. This upload starts over; abort the old one with: {abort}"
     else:
@@ -165,8 +250,8 @@ async def _check_unfinished(client: AsyncClient, source: Source) -> None:
             why = "no longer exists: it expired or was aborted. This upload starts over"
         else:
             if status.state != "ABORTED":
-                resume = command("resume", as_argument(source.path))
-                start_over = command("upload", "--new", as_argument(source.path))
+                resume = command("resume", *source.connection, as_argument(source.path))
+                start_over = _start_over(source, request.words)
                 raise StateError(
                     f"An upload of {source.name} is unfinished: session {saved_state.session_id} at"
                     f" {saved_state.url}. Resume with: {resume}. Start over with: {start_over}"
@@ -177,20 +262,58 @@ async def _check_unfinished(client: AsyncClient, source: Source) -> None:
     state.delete(saved_state)
 
 
-def _save_state(client: AsyncClient, saved_state: State) -> bool:
+def _start_over(source: Source, words: Sequence[str]) -> str:
+    """The command that uploads ``source`` into a new session; ``words`` are the options."""
+    given = [*words, *source.sending, *source.connection]
+    return command("upload", "--new", *given, as_argument(source.path))
+
+
+def _abort(session_id: str, url: str, source: Source) -> str:
+    given = [] if "--url" in source.connection else ["--url", url]
+    return command("abort", session_id, *given, *source.connection)
+
+
+def option_words(
+    options: ReadOptions,
+    skip_invalid: bool,  # noqa: FBT001 - as in a source
+    batch_size: int | None = None,
+    merged_format: str = "ndjson",
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
+    """The options of ``gapless upload`` that say what is uploaded, as words; none by default."""
+    words = []
+    if options.format:
+        words += ["--format", options.format.value]
+    if options.delimiter:
+        words += ["--delimiter", delimiter_word(options.delimiter)]
+    if options.encoding:
+        words += ["--encoding", options.encoding]
+    if options.header is not None:
+        words.append("--header" if options.header else "--no-header")
+    if options.typed:
+        words.append("--typed")
+    if skip_invalid:
+        words.append("--skip-invalid")
+    if batch_size:
+        words += ["--batch-size", str(batch_size)]
+    if merged_format != MergedFormat.NDJSON.value:
+        words += ["--merged-format", merged_format]
+    for name, value in metadata.items():
+        words += ["--metadata", f"{name}={value}"]
+    return words
+
+
+def _save_state(client: AsyncClient, source: Source, saved_state: State) -> bool:
     """Save what ``gapless resume`` needs; without it the upload continues with a warning."""
     try:
         state.save(saved_state)
     except (OSError, SettingError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        resume = command(
-            "resume",
-            as_argument(saved_state.path),
-            "--session",
-            saved_state.session_id,
-            "--url",
-            saved_state.url,
-        )
+        read = option_words(source.options, source.skip_invalid)
+        session = ["--session", saved_state.session_id, *read]
+        url = [] if "--url" in source.connection else ["--url", saved_state.url]
+        given = [*session, *url, *source.connection]
+        resume = command("resume", as_argument(saved_state.path), *given)
         message = (
             f"The state folder cannot be written, {reason}: gapless resume will not find this"
             f" upload. If it is interrupted, resume with: {resume}"
@@ -220,17 +343,18 @@ async def _resume(
     remembered = saved_state is not None
     if saved_state is None:
         found = await _scan(client, source, session.limits, status.batch_size, status=status)
-        saved_state = _new_state(client, session, source, found, status.format)
+        request = _resumed(source, status)
+        saved_state = _new_state(client, source, found, request, session_id)
         if found.plan.records == status.total_record and source.keep_state:
-            remembered = _save_state(client, saved_state)
+            remembered = _save_state(client, source, saved_state)
     elif not await anyio.to_thread.run_sync(_is_unchanged, source, saved_state):
-        start_over = command("upload", "--new", as_argument(source.path))
+        start_over = _start_over(source, saved_state.options)
         if saved_state.finished:
             raise FileChangedError(
                 f"{source.name} has changed since it was uploaded; that upload, session"
                 f" {session_id}, is finished. Upload the new content with: {start_over}"
             )
-        abort = command("abort", session_id, "--url", client.url)
+        abort = _abort(session_id, client.url, source)
         raise FileChangedError(
             f"{source.name} has changed since session {session_id} was opened for it. Restore the"
             f" old content, or upload the new one with: {start_over}. Abort the old session with:"
@@ -245,6 +369,13 @@ async def _resume(
     _report_session(client, session, saved_state, remembered=remembered, stored=status.batches)
     result = await _complete(client, session, source, saved_state, status=status)
     return msgspec.structs.replace(result, reading=str(saved_state.reading))
+
+
+def _resumed(source: Source, status: Status) -> _Request:
+    """What the upload of a session was asked for that another machine began."""
+    given = {n: v for n, v in status.metadata.items() if (n, v) != ("name", source.base_name)}
+    words = option_words(source.options, source.skip_invalid, None, status.format, given)
+    return _Request(status.batch_size, status.format, status.metadata, words)
 
 
 async def _complete(
@@ -340,6 +471,7 @@ class _SecondPass:
     def __init__(self, source: Source, file: io.BufferedReader, saved_state: State) -> None:
         self._source = source
         self._plan = saved_state.plan
+        self._words = saved_state.options
         self._batches = enumerate(
             batching.split(_read_again(source, file, saved_state), saved_state.plan)
         )
@@ -347,7 +479,7 @@ class _SecondPass:
 
     def next(self, missing: "MissingBatches", report: Report) -> tuple[int, Batch] | None:
         """The next missing batch; None at the end. Raises FileChangedError."""
-        with _explaining(self._source):
+        with _explaining(self._source, self._words):
             for number, batch in self._batches:
                 self._records += batch.records
                 self._bytes += batch.bytes
@@ -364,7 +496,7 @@ class _SecondPass:
 
 
 @contextmanager
-def _explaining(source: Source) -> Iterator[None]:
+def _explaining(source: Source, words: Sequence[str]) -> Iterator[None]:
     """Add what to do to the errors of the second pass."""
     try:
         yield
@@ -372,7 +504,7 @@ def _explaining(source: Source) -> Iterator[None]:
         raise FileChangedError(
             f"{source.name} has changed since it was read first. No changed content was sent, and"
             " the session is not finished. Upload the new content with:"
-            f" {command('upload', '--new', as_argument(source.path))}"
+            f" {_start_over(source, words)}"
         ) from None
     except OSError as error:
         raise InputError(f"{source.name}: {error.strerror}") from None
@@ -386,7 +518,7 @@ def _check_unchanged(source: Source, saved_state: State, before: os.stat_result)
         return  # it was deleted, or moved; what was sent is complete
     if _stamp(now) == _stamp(before):
         return
-    with _opened(source.path) as file, _explaining(source):
+    with _opened(source.path) as file, _explaining(source, saved_state.options):
         blocks = BlockReader(file, fingerprint.unpack(saved_state.blocks))
         while blocks.read(fingerprint.BLOCK):
             pass
@@ -629,15 +761,12 @@ def _fits(plan: Plan, limits: Limits) -> bool:
 
 
 def _new_state(
-    client: AsyncClient,
-    session: AsyncSession,
-    source: Source,
-    found: Scan,
-    merged_format: str,
+    client: AsyncClient, source: Source, found: Scan, request: _Request, session_id: str = ""
 ) -> State:
     return State(
         url=client.url,
-        session_id=session.session_id,
+        session_id=session_id,
+        key="" if session_id else secrets.token_hex(16),
         file=state.file_url(source.path),
         size=found.size,
         mtime_ns=found.mtime_ns,
@@ -648,7 +777,9 @@ def _new_state(
         skip_invalid=source.skip_invalid,
         verbatim=found.verbatim,
         plan=found.plan,
-        merged_format=merged_format,
+        merged_format=request.merged_format,
+        metadata=request.metadata,
+        options=request.words,
         started_at=time.time(),
     )
 
@@ -710,7 +841,7 @@ def readable(source: Source) -> Iterator[Source]:
 def _copied(source: Source) -> Iterator[tuple[Callable[[], None], Source]]:
     """A function that copies ``source`` to a temporary file, and that file as a source."""
     with _temporary_file() as (file, path):
-        unnamed = os.fspath(source.path).startswith(("/dev/", "/proc/", "-"))
+        unnamed = is_unnamed(source.path)
         rejects = Path("stdin.invalid") if unnamed else with_suffix(source.path, ".invalid")
         copied = replace(
             source,
@@ -721,6 +852,11 @@ def _copied(source: Source) -> Iterator[tuple[Callable[[], None], Source]]:
             rejects_path=source.rejects_path or rejects,
         )
         yield partial(_copy, source, file), copied
+
+
+def is_unnamed(path: Path) -> bool:
+    """Whether ``path`` is standard input, a pipe of the shell or a device."""
+    return os.fspath(path).startswith(("/dev/", "/proc/")) or str(path) == "-"
 
 
 def _is_single_use(source: Source) -> bool:

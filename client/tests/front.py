@@ -33,6 +33,9 @@ class Seen:
     path: str
     authorization: str
     body: bytes
+    key: str = ""
+    """Idempotency-Key."""
+    answer: bytes = b""
     status: int = 0
 
     @property
@@ -77,6 +80,7 @@ class Front:
             environ["RAW_URI"],
             environ.get("HTTP_AUTHORIZATION", ""),
             environ["wsgi.input"].read(),
+            environ.get("HTTP_IDEMPOTENCY_KEY", ""),
         )
         with self._change:
             self.seen.append(seen)
@@ -91,6 +95,7 @@ class Front:
                     body = b""
             else:
                 seen.status, headers, body = self._pass_on(seen, environ)
+            seen.answer = body
             self.after(seen)
         finally:
             with self._change:
@@ -108,6 +113,8 @@ class Front:
             "HTTP_CONTENT_DIGEST",
             "HTTP_ACCEPT",
             "HTTP_ACCEPT_ENCODING",
+            "HTTP_AUTHORIZATION",
+            "HTTP_IDEMPOTENCY_KEY",
         )
         headers = {
             name.removeprefix("HTTP_").replace("_", "-"): environ[name]

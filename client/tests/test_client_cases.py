@@ -582,7 +582,7 @@ def test_a_session_that_is_gone_is_explained(front: Front, answer: str) -> None:
     old = json.loads(run("list", "--json")[0])["sessionId"]
     front.rule = lambda seen: GONE[answer] if old in seen.path else None
     _, said = run("resume", file, expect=1)
-    assert advised(said) == "gapless upload --new 'my orders.ndjson'"
+    assert advised(said) == "gapless upload --new --batch-size 10 'my orders.ndjson'"
     run("status", file, expect=1)
     _, said = run("upload", file)
     assert f"session {old}, no longer exists" in said

@@ -116,6 +116,19 @@ LIES: dict[str, tuple[Lie, str]] = {
         of_finish(lambda body: {"content": {"bytes": 7, "checksum": body["checksum"]}}),
         "one gzip member",
     ),
+    "a key gives another session": (
+        lambda _, __, answer: (
+            other(answer, sessionId=f"{next(COUNT):032}") if answer.status == 201 else answer
+        ),
+        "opened once for a key",
+    ),
+    "a key is for any body": (quiet("idempotency_key_reused"), "opened once for a key"),
+    "metadata is forgotten": (
+        lambda _, __, answer: (
+            other(answer, metadata={}) if '"metadata":{"' in answer.body.decode() else answer
+        ),
+        "keeps its metadata",
+    ),
     "no detail": (
         lambda _, __, answer: other(answer, detail="") if answer.status == 400 else answer,
         "malformed body",

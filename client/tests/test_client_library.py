@@ -409,7 +409,7 @@ def test_the_public_names_stay() -> None:
     assert " ".join(sorted(gapless.__all__)) == (
         "ApiError AsyncClient AsyncSession AuthError BatchConflictError Checksum ChecksumError"
         " Client Content ExpiredError FileChangedError Format GaplessError IncompleteError"
-        " InputError InvalidRecordError Limits MergedFormat NotFoundError Range"
+        " InputError InvalidRecordError Limits Listed MergedFormat NotFoundError Range"
         " RecordTooLargeError RequestError Result ServerError Session SessionStateError"
         " SettingError SigV4Auth StateError Status TokenAuth TokenError TooLargeError"
         " UnavailableError UnexpectedAnswerError UnreachableError resume resume_async upload"

@@ -1,0 +1,271 @@
+"""Sessions that are named, repeatable, listed and deleted; for a service that knows its callers."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import gapless
+from front import (
+    SESSIONS,
+    DroppedError,
+    Front,
+    Said,
+    Seen,
+    gapless_command,
+    lines,
+    merged,
+    run,
+    written,
+)
+from gapless import metadata
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[str]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.known_callers"],
+        cwd=ROOT,
+        env={**os.environ, "PORT": "0"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout
+        found = re.search(r"http://\S+", server.stdout.readline())
+        assert found
+        yield found[0]
+        server.terminate()
+
+
+@pytest.fixture(autouse=True)
+def token(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test is a caller of its own."""
+    name = re.sub(r"\W", "-", request.node.name)
+    monkeypatch.setenv("GAPLESS_TOKEN", name)
+    return name
+
+
+def creates(front: Front) -> list[Seen]:
+    return [seen for seen in front.seen if (seen.method, seen.path) == ("POST", SESSIONS)]
+
+
+def opened(seen: Seen) -> str:
+    return str(json.loads(seen.answer)["sessionId"])
+
+
+def lose_one(front: Front) -> None:
+    """The first session is created, and the answer is lost."""
+
+    def drop(seen: Seen) -> None:
+        if len(creates(front)) == 1 and seen.path == SESSIONS:
+            raise DroppedError
+
+    front.after = drop
+
+
+# --- A session is created once --------------------------------------------------------------------
+
+
+def test_a_lost_answer_leaves_no_session_behind(front: Front) -> None:
+    lose_one(front)
+    file = written(Path("in.ndjson"), lines(10))
+    run("upload", file)
+    first, second = creates(front)
+    assert len(first.key) >= 22
+    assert (first.key, first.body, opened(first)) == (second.key, second.body, opened(second))
+    assert merged() == file.read_bytes()
+    with gapless.Client(
+        os.environ["GAPLESS_URL"], auth=gapless.TokenAuth("of-a-library")
+    ) as client:
+        keys = [client.create(1).session_id and creates(front)[-1].key for _ in range(2)]
+        assert len(set(keys)) == 2
+        again = [client.create(1, idempotency_key="k" * 32).session_id for _ in range(2)]
+        assert len(set(again)) == 1
+
+
+def kill_before_the_answer(front: Front, *arguments: object) -> Seen:
+    """Run a command that is killed when its session is created; returns that request."""
+    with subprocess.Popen(gapless_command(*arguments), stderr=subprocess.DEVNULL) as command:
+
+        def kill(seen: Seen) -> None:
+            if seen.path == SESSIONS:
+                command.kill()
+
+        front.after = kill
+    front.quiet()
+    front.after = lambda _: None
+    (seen,) = creates(front)
+    front.seen.clear()
+    return seen
+
+
+def test_killed_before_the_answer_it_gets_the_same_session(front: Front, folder: Path) -> None:
+    file = written(Path("in.ndjson"), lines(10))
+    options = ("--metadata", "partner=acme", "--batch-size", 5)
+    killed = kill_before_the_answer(front, "upload", file, *options)
+    assert run("list")[1] == "No upload of this machine is unfinished.\n"
+    run("upload", file, *options)
+    (again,) = creates(front)
+    assert (again.key, again.body, opened(again)) == (killed.key, killed.body, opened(killed))
+    assert merged() == file.read_bytes()
+    assert len(list((folder / "state").iterdir())) == 1
+
+
+@pytest.mark.parametrize("new", [(), ("--new",)])
+def test_another_request_gets_another_session(front: Front, new: tuple[str, ...]) -> None:
+    """What nobody will ever send anything to is aborted, unless somebody else may."""
+    file = written(Path("in.ndjson"), lines(10))
+    killed = kill_before_the_answer(front, "upload", file)
+    run("upload", file, "--merged-format", "ndjson.gz", *new)
+    assert creates(front)[-1].key != killed.key
+    status = json.loads(run("status", opened(killed), "--json")[0])
+    assert status["state"] == ("OPEN" if new else "ABORTED")
+    assert status["metadata"] == {"name": "in.ndjson"}
+
+
+def test_a_session_that_was_aborted_meanwhile_is_not_continued(front: Front) -> None:
+    file = written(Path("in.ndjson"), lines(10))
+    killed = kill_before_the_answer(front, "upload", file)
+    run("abort", opened(killed))
+    run("upload", file)
+    assert creates(front)[-1].key != killed.key
+    assert merged() == file.read_bytes()
+
+
+def test_a_key_that_the_service_takes_for_another_request_is_given_up(front: Front) -> None:
+    """As after an update of the client that writes the request in another way."""
+    file = written(Path("in.ndjson"), lines(10))
+    kill_before_the_answer(front, "upload", file)
+    reused = Said(422, {"code": "idempotency_key_reused", "detail": "Another body."})
+    front.rule = lambda seen: reused if len(creates(front)) == 1 and seen.path == SESSIONS else None
+    run("upload", file)
+    assert merged() == file.read_bytes()
+
+
+# --- Metadata -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["partner"], "Use key=value"),
+        (["a=1", "a=2"], "twice"),
+        (["Partner=acme"], "cannot be a name"),
+        (["=acme"], "cannot be a name"),
+        (["a" * 65 + "=1"], "cannot be a name"),
+        (["a=two\nlines"], "printable"),
+        (["a=\u202e"], "printable"),
+        ([f"n{n}=1" for n in range(17)], "16"),
+        (["a=" + "é" * 1024], "2,048"),
+    ],
+)
+def test_metadata_that_no_service_takes_is_a_usage_error(
+    front: Front, given: list[str], said: str
+) -> None:
+    file = written(Path("in.ndjson"), lines(1))
+    options = [word for one in given for word in ("--metadata", one)]
+    assert said in run("upload", file, *options, expect=2)[1]
+    assert front.seen == []
+    pairs = dict(word.partition("=")[::2] for word in given)
+    if "=" in given[0] and len(pairs) == len(given):
+        with pytest.raises(gapless.SettingError, match=said):
+            gapless.upload([1], os.environ["GAPLESS_URL"], metadata=pairs)
+        with (
+            gapless.Client(os.environ["GAPLESS_URL"]) as client,
+            pytest.raises(gapless.SettingError, match=said),
+        ):
+            client.create(1, metadata=pairs)
+    assert front.seen == []
+
+
+def test_any_file_name_is_a_name_of_a_session() -> None:
+    assert metadata.with_name({}, "a.csv") == {"name": "a.csv"}
+    assert metadata.with_name({"name": "b"}, "a.csv") == {"name": "b"}
+    assert metadata.with_name({}, "two\nlines \udce9\u202e.csv") == {
+        "name": r"two\x0alines \xe9_.csv"
+    }
+    assert metadata.with_name({}, "") == {}
+    full = {f"n{n}": "1" for n in range(16)}
+    assert metadata.with_name(full, "a.csv") == full
+
+
+def test_a_session_has_the_name_of_its_file(front: Front) -> None:
+    file = written(Path("in.ndjson"), lines(10))
+    run("upload", file, "--metadata", "partner=a=b c")
+    assert json.loads(creates(front)[0].body)["metadata"] == {
+        "name": "in.ndjson",
+        "partner": "a=b c",
+    }
+    assert "\n  in.ndjson  partner=a=b c\n" in run("status", file)[0]
+    run("upload", "-", stdin=b"1\n")
+    assert "metadata" not in json.loads(creates(front)[1].body)
+    run("upload", "-", "--metadata", "name=of a pipe", stdin=b"1\n")
+    assert json.loads(creates(front)[2].body)["metadata"] == {"name": "of a pipe"}
+    url, auth = os.environ["GAPLESS_URL"], gapless.TokenAuth("of-a-library")
+    front.seen.clear()
+    gapless.upload([1], url, auth=auth)
+    with file.open("rb") as stream:
+        gapless.upload(stream, url, auth=auth, metadata={"partner": "acme"})
+    bodies = [json.loads(seen.body).get("metadata") for seen in creates(front)]
+    assert bodies == [None, {"name": "in.ndjson", "partner": "acme"}]
+
+
+# --- What is printed repeats the options ----------------------------------------------------------
+
+
+def test_starting_over_repeats_every_option(front: Front) -> None:
+    """Of an unfinished upload, of a file that has changed, and of a session that is gone."""
+    file = Path("in.csv")
+    file.write_bytes(b"a;b\n" + b"1;2\n" * 100)
+    url = os.environ["GAPLESS_URL"]
+    words = [
+        *("--format", "csv", "--delimiter", "semicolon", "--header", "--typed", "--skip-invalid"),
+        *("--batch-size", "10", "--merged-format", "ndjson.gz"),
+        *("--metadata", "partner=o'neill & co", "--metadata", "month=11"),
+        *("--parallel", "1", "--url", url, "--patience", "99"),
+    ]
+    refused = Said(403, {"message": "Forbidden"})
+    front.rule = lambda seen: refused if seen.seq_num == 4 else None
+    run("upload", file, *words, expect=6)
+    front.rule = lambda _: None
+    asked = creates(front)[0].body
+
+    gone = Said(409, {"code": "session_aborted", "detail": "It is aborted."})
+
+    def answer(said: Said | None, seen: Seen) -> Said | None:
+        return said if seen.seq_num is not None else None
+
+    for rule, arguments, code in (
+        (None, ["upload", *words], 2),
+        (gone, ["resume", *words[-6:]], 1),
+    ):
+        front.rule = partial(answer, rule)
+        said = run(*arguments, file, expect=code)[1]
+        printed = said.rpartition("with: gapless upload ")[2].strip()
+        assert sorted(shlex.split(printed)) == sorted(["--new", *words, "in.csv"])
+    front.rule = lambda _: None
+    front.seen.clear()
+    run("upload", *shlex.split(printed))
+    assert creates(front)[0].body == asked
+    assert merged("in.csv") == b'{"a":1,"b":2}\n' * 100
+
+
+# --- The list -------------------------------------------------------------------------------------
+
+
+def test_a_service_that_knows_nobody_has_no_list(front: Front) -> None:
+    front.rule = lambda _: Said(
+        403, {"code": "no_list", "title": "x", "detail": "In AuthMode NONE there is no list."}
+    )
+    _, said = run("list", "--remote", expect=1)
+    assert "In AuthMode NONE there is no list." in said
+    assert "credentials" not in said
