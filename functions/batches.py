@@ -7,7 +7,7 @@ from uploads import errors, startup
 from uploads.batch import Batch
 from uploads.config import Config
 from uploads.decode.batch_json import read_batch
-from uploads.decode.batch_ndjson import LINES_MEDIA_TYPE, read_lines, read_seq_num
+from uploads.decode.batch_ndjson import LINES_MEDIA_TYPE, add_lines, read_lines, read_seq_num
 from uploads.http import BYTES, Handler, Request, Response, make_handler, respond
 from uploads.wiring import Wiring
 
@@ -31,11 +31,19 @@ def build(wiring: Wiring) -> Handler:
         return receive(request, lambda: read_batch(request.body()))
 
     def receive_ndjson(request: Request) -> Response:
-        def read() -> Batch:
-            seq_num = read_seq_num(request.in_path("seqNum"))
-            return read_lines(request.body(media_type=LINES_MEDIA_TYPE), seq_num)
+        body = b""
 
-        return receive(request, read)
+        def read() -> Batch:
+            nonlocal body
+            seq_num = read_seq_num(request.in_path("seqNum"))
+            body = request.body(media_type=LINES_MEDIA_TYPE)
+            return read_lines(body, seq_num)
+
+        try:
+            return receive(request, read)
+        except errors.InvalidRecordsError as error:
+            add_lines(error, body)
+            raise
 
     return make_handler(
         {

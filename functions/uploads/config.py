@@ -3,10 +3,15 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from pathlib import Path
+from typing import Final, Self
 
 Clock = Callable[[], int]
 """Seconds since 1970."""
+
+
+SCHEMAS: Final = Path(__file__).parents[1] / "schemas"
+"""Where the package has the schemas that are deployed with it."""
 
 
 class AuthMode(StrEnum):
@@ -41,6 +46,10 @@ class Config:
     """Where callers reach S3, if not where the functions do."""
     merge_state_machine: str | None
     """ARN of the state machine for long merges; without it every merge is made in line."""
+    schemas: Path = SCHEMAS
+    """The folder of the schemas that sessions may name."""
+    require_schema: bool = False
+    """Whether every session has to name one."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -77,4 +86,6 @@ class Config:
             endpoint_url=environ.get("AWS_ENDPOINT_URL") or None,
             presign_endpoint_url=environ.get("PRESIGN_ENDPOINT_URL") or None,
             merge_state_machine=environ.get("MERGE_STATE_MACHINE") or None,
+            schemas=Path(environ.get("SCHEMAS_DIR") or SCHEMAS),
+            require_schema=environ.get("REQUIRE_SCHEMA") == "true",
         )

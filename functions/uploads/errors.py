@@ -55,6 +55,8 @@ InvalidDataError = _error(400, "invalid_data", "The data is not an array.")
 EmptyDataError = _error(400, "empty_data", "The batch has no records.")
 InvalidTotalRecordError = _error(400, "invalid_total_record", "The totalRecord is not valid.")
 InvalidBatchSizeError = _error(400, "invalid_batch_size", "The batchSize is not valid.")
+UnknownSchemaError = _error(400, "unknown_schema", "The schema is not known.")
+SchemaRequiredError = _error(400, "schema_required", "A session needs a schema here.")
 InvalidFormatError = _error(400, "invalid_format", "The format is not known.")
 InvalidMetadataError = _error(400, "invalid_metadata", "The metadata is not valid.")
 InvalidBatchesError = _error(400, "invalid_batches", "The number of batches is not valid.")
@@ -82,6 +84,7 @@ SessionFinishingError = _error(409, "session_finishing", "The session is being f
 SessionFinishedError = _error(409, "session_finished", "The session is finished.")
 SessionAbortedError = _error(409, "session_aborted", "The session was aborted.")
 TotalsConflictError = _error(409, "totals_conflict", "The totals are fixed, and are others.")
+SchemaChangedError = _error(409, "schema_changed", "The session's schema was changed.")
 SessionNotFinishedError = _error(409, "session_not_finished", "The session is not finished.")
 
 FileSettlingError = _error(409, "file_settling", "The merged object cannot be deleted yet.")
@@ -92,6 +95,7 @@ SessionExpiredError = _error(410, "session_expired", "The session has expired.")
 BodyTooLargeError = _error(413, "body_too_large", "The body is too large as sent.")
 TooManyValuesError = _error(413, "too_many_values", "The body has too many values.")
 InflatedTooLargeError = _error(413, "inflated_too_large", "The body is too large once inflated.")
+CheckTooLongError = _error(413, "check_too_long", "The records take too long to check.")
 
 UnsupportedEncodingError = _error(415, "unsupported_encoding", "The Content-Encoding is unknown.")
 GzipAsTextError = _error(415, "gzip_as_text", "The gzip body was sent as text.")
@@ -99,6 +103,7 @@ GzipAsTextError = _error(415, "gzip_as_text", "The gzip body was sent as text.")
 IdempotencyKeyReusedError = _error(
     422, "idempotency_key_reused", "The Idempotency-Key was used for another request."
 )
+InvalidRecordsError = _error(422, "invalid_records", "Records do not satisfy the schema.")
 
 SessionExpiringError = _error(503, "session_expiring", "The session is about to expire.")
 

@@ -14,11 +14,14 @@ from uploads.session import Session, StaleAttemptError, State
 from uploads.session_store import Claim
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from uploads.batch_store import BatchStore
     from uploads.config import Clock
     from uploads.decode.create import SessionRequest
     from uploads.merging.merged_store import MergedStore
     from uploads.reports import ReportStore
+    from uploads.schemas import Schemas
     from uploads.session_store import SessionStore
 
 
@@ -33,8 +36,11 @@ class Lifecycle:
     """The merged bucket, as callers reach it."""
     reports: "ReportStore"
     clock: "Clock"
+    schemas: "Callable[[], Schemas]"
+    """Called where a session names a schema."""
     lifetime: int
     """Seconds for which a session takes batches."""
+    require_schema: bool
 
     def create(
         self, owner: str, request: "SessionRequest", idempotency: tuple[str, str] | None = None
@@ -52,6 +58,8 @@ class Lifecycle:
             batch_size=request.batchSize,
             format=Format(request.format),
             metadata=request.metadata,
+            schema=request.schema,
+            schema_digest=self._schema_digest(request.schema),
             created_at=now,
             batches_until=now + self.lifetime,
             expires_at=now + self.lifetime + limits.GRACE_SECONDS,
@@ -90,6 +98,18 @@ class Lifecycle:
             expires_at=claim.expires_at + limits.GRACE_SECONDS,
         )
 
+    def _schema_digest(self, name: str | None) -> str | None:
+        """Of the schema that a new session is to have. Raises what refuses it."""
+        if name is not None:
+            return self.schemas().digest(name)
+        if self.require_schema:
+            raise errors.SchemaRequiredError(
+                "Every session here needs a schema: send its name as the member schema. Whoever"
+                " receives the data tells it.",
+                member="schema",
+            )
+        return None
+
     def find(self, session_id: str, owner: str) -> Session:
         """The session. Raises SessionNotFoundError or SessionExpiredError."""
         return self.sessions.get(session_id, owner).require_unexpired(self.clock())
@@ -114,6 +134,7 @@ class Lifecycle:
             "batchSize": session.batch_size,
             "format": session.format,
             "metadata": session.metadata,
+            "schema": session.schema,
             "createdAt": timestamp(session.created_at),
             "expiresAt": timestamp(session.ends_at),
             "fileDeletedAt": deleted_at(session),

@@ -49,6 +49,32 @@ MAX_VALUES: Final = 5_000_000
 """Most values in a batch body, counted by their commas. A record takes 64 bytes of memory on top of
 its own, and so many of them 320 MB. Only a gzip body can hold more."""
 
+CHECK_SECONDS: Final = 9
+"""What checking a batch's records against a schema may take, CPU. A schema of ten properties takes
+half a second for the largest batch; the function has 29 s in all."""
+
+MAX_INVALID_SHOWN: Final = 100
+"""Most records that an answer tells the faults of: 46 KB of JSON."""
+
+MAX_CHECKED_DEPTH: Final = 200
+"""Deepest nesting of a record under a schema. A recursive one takes up to a few hundred bytes of
+stack for each of its keywords on each level, and a process has 8 MiB."""
+
+MAX_CHECKED_VALUES: Final = 200_000
+"""Most values of one record under a schema. It is decoded whole, at up to 110 bytes a value, and
+nothing ends its check but its end."""
+
+MAX_DIGITS: Final = 4_300
+"""Most digits, and largest exponent, of a number under a schema. Python makes no longer integer."""
+
+MAX_EXPLAINED_BYTES: Final = 128 * 1024
+"""Bytes of records in a batch that reasons are looked for in, under a schema with ``anyOf`` or
+``oneOf``: a reason is made of every value there, some microseconds each."""
+
+MAX_EXPLAINED_DEPTH: Final = 6
+"""Deepest nesting of a record that a reason is looked for in, under a recursive schema: every level
+may take three or four times as long as the one above."""
+
 MAX_MEMBERS: Final = 1_000
 """Most top-level members of a body; it needs two."""
 

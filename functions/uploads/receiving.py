@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from uploads.batch import Batch
     from uploads.batch_store import BatchStore
     from uploads.config import Clock
+    from uploads.schemas import Schemas
     from uploads.session_store import SessionStore
 
 
 @dataclass(frozen=True)
 class Receiver:
-    """Check the session, decode the batch, put it, check the session again."""
+    """Check the session, decode and check the batch, put it, check the session again."""
 
     sessions: "SessionStore"
     batches: "BatchStore"
     clock: "Clock"
+    schemas: "Callable[[], Schemas]"
+    """Called for sessions with a schema alone: others do not wait for its import."""
 
     def receive(self, session_id: str, owner: str, read: "Callable[[], Batch]") -> "Batch":
         """Store the batch that ``read`` decodes, and return it.
@@ -36,8 +39,13 @@ class Receiver:
         cached = self.sessions.get_cached(session_id, owner, self.clock())
         session = cached.require_open(self.clock())
         try:
+            schemas = self.schemas() if session.schema else None
+            if schemas:
+                schemas.require_unchanged(session)
             batch = read()
             session.check_batch(batch.seq_num, batch.records)
+            if schemas:
+                schemas.check(session, batch)
         except errors.GaplessError:
             # The cached session may have been closed since. Seeing that removes it from the cache,
             # so that no more than one body is read for a closed session.

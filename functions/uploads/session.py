@@ -81,6 +81,10 @@ class Session:
     expires_at: int
     """The item's time to live."""
     format: Format = Format.NDJSON
+    schema: str | None = None
+    """The name of the schema that its records satisfy."""
+    schema_digest: str | None = None
+    """SHA-256 of that schema when the session was created."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """What its creator says about it; ``name`` names the download."""
     state: State = State.OPEN
@@ -151,6 +155,8 @@ class Session:
             expires_at=self.expires_at,
             format=self.format,
             metadata=self.metadata,
+            schema=self.schema,
+            schema_digest=self.schema_digest,
         )
 
     @property

@@ -1,11 +1,11 @@
 """Sessions in DynamoDB: one item each, changed by nothing but conditional writes.
 
 Item: ``sessionId`` (key), ``version``, ``owner``, ``totalRecord``, ``batchSize``, ``format``,
-``metadata``, ``createdAt``, ``batchesUntil``, ``state``, ``attempt``, ``settled``, ``holder``,
-``leaseUntil``, ``finishingSince``, ``upload``, ``decision``, ``counted``, ``result`` (deflated
-JSON), ``report``, ``keptUntil``, ``finishedAt``, ``publisher``, ``fileDeletedAt`` and
-``expiresAt`` (the table's time to live). It is read with every batch, and stays under 4 KB, one
-read unit: a large gap report is elsewhere (``reports``).
+``metadata``, ``schema``, ``schemaDigest``, ``createdAt``, ``batchesUntil``, ``state``, ``attempt``,
+``settled``, ``holder``, ``leaseUntil``, ``finishingSince``, ``upload``, ``decision``, ``counted``,
+``result`` (deflated JSON), ``report``, ``keptUntil``, ``finishedAt``, ``publisher``,
+``fileDeletedAt`` and ``expiresAt`` (the table's time to live). It is read with every batch, and
+stays under 4 KB, one read unit: a large gap report is elsewhere (``reports``).
 
 Another release may have written it: members that are not known here, also inside of others, are
 ignored and kept. Items without a ``version`` are older, and have no ``batchesUntil``.
@@ -410,6 +410,8 @@ def _item(session: Session) -> dict[str, Any]:
         "batchSize": session.batch_size,
         "format": session.format.value,
         "metadata": session.metadata or None,
+        "schema": session.schema,
+        "schemaDigest": session.schema_digest,
         "createdAt": session.created_at,
         "batchesUntil": session.batches_until,
         "expiresAt": session.expires_at,
@@ -429,6 +431,8 @@ def _session(item: dict[str, Any]) -> Session:
         batch_size=value.get("batchSize"),
         format=Format(value.get("format", Format.NDJSON)),
         metadata=value.get("metadata", {}),
+        schema=value.get("schema"),
+        schema_digest=value.get("schemaDigest"),
         created_at=value["createdAt"],
         batches_until=value.get("batchesUntil", value["expiresAt"]),
         expires_at=value["expiresAt"],
@@ -453,6 +457,7 @@ def _session(item: dict[str, Any]) -> Session:
 _KNOWN: Final = frozenset(
     (
         *("sessionId", "owner", "totalRecord", "batchSize", "format", "metadata"),
+        *("schema", "schemaDigest"),
         *("createdAt", "batchesUntil"),
         *("expiresAt", "state", "attempt", "holder", "finishingSince", "leaseUntil", "settled"),
         *("upload", "decision", "counted", "result", "report", "keptUntil"),

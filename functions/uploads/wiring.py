@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from uploads.merging.outcome import Outcomes
     from uploads.merging.tasks import MergeTasks
     from uploads.reports import ReportStore
+    from uploads.schemas import Schemas
 
 _CLIENT: Final = ClientConfig(
     connect_timeout=2,
@@ -117,9 +118,16 @@ class Wiring:
     @cached_property
     def receiver(self) -> Receiver:
         """Receives batches."""
-        return Receiver(self.sessions, self.batches, self.clock)
+        return Receiver(self.sessions, self.batches, self.clock, lambda: self._schemas)
 
     # What the batch function does not use is imported where it is made, for a shorter start.
+
+    @cached_property
+    def _schemas(self) -> "Schemas":
+        """The schemas that sessions may name."""
+        from uploads.schemas import Schemas  # noqa: PLC0415
+
+        return Schemas(self.config.schemas)
 
     @cached_property
     def lifecycle(self) -> "Lifecycle":
@@ -133,7 +141,9 @@ class Wiring:
             self.presigning_store,
             self.reports,
             self.clock,
+            lambda: self._schemas,
             self.config.session_lifetime,
+            require_schema=self.config.require_schema,
         )
 
     @cached_property

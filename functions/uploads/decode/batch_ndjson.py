@@ -9,7 +9,8 @@ import io
 import itertools
 import operator
 import re
-from typing import Final
+from itertools import islice
+from typing import Final, cast
 
 import msgspec
 from msgspec import Raw
@@ -71,6 +72,15 @@ def read_lines(body: bytes, seq_num: int) -> Batch:
             " with totalRecord 0 and no batches."
         )
     return Batch.of(seq_num, records, b"".join(changed) or body)
+
+
+def add_lines(error: errors.GaplessError, body: bytes) -> None:
+    """Add to each record that ``error`` tells of the line of ``body`` that it is on."""
+    lines = (number for number, line in enumerate(io.BytesIO(body), 1) if line.strip(_SPACE))
+    taken = 0
+    for one in cast("list[dict[str, int]]", error.members["errors"]):
+        one["line"] = next(islice(lines, one["index"] - taken, None))
+        taken = one["index"] + 1
 
 
 def _read_piece(piece: bytes, body: bytes, start: int) -> tuple[int, bytes]:

@@ -21,9 +21,12 @@ class SessionRequest(Struct):
     batchSize: Annotated[int, Meta(ge=1, le=limits.MAX_INTEGER)] | None = None
     format: str = Format.NDJSON
     metadata: dict[str, str] = {}
+    schema: str | None = None
 
 
-_ADVICE: Final = "Opening a session takes no more than totalRecord, batchSize, format and metadata."
+_ADVICE: Final = (
+    "Opening a session takes no more than totalRecord, batchSize, format, metadata and schema."
+)
 SESSION_ALLOWANCE: Final = Allowance(
     limits.MAX_SESSION_BODY_BYTES, limits.MAX_SESSION_BODY_BYTES, _ADVICE, _ADVICE
 )
@@ -50,6 +53,10 @@ _MEMBERS: Final = {
         f"metadata must be an object of at most {limits.MAX_METADATA_MEMBERS} members whose values"
         " are strings, or left out",
         is_object=True,
+    ),
+    "schema": Member(
+        errors.UnknownSchemaError,
+        "schema must be the name of a schema that is deployed, or left out",
     ),
 }
 _NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")

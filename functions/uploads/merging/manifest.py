@@ -73,6 +73,7 @@ def encode(
             "sessionId": session.session_id,
             "key": key,
             "metadata": session.metadata,
+            "schema": session.schema,
             "records": totals.records,
             "bytes": totals.bytes,
             **Sums.of(totals).members(session.format),

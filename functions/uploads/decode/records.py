@@ -1,0 +1,266 @@
+"""Whether records satisfy a JSON Schema, and why not. Pure; a hot path of sessions with a schema.
+
+``jsonschema-rs`` decides. It takes Python objects, so the NDJSON that is to be stored is decoded
+piece by piece, beside what is stored, which stays byte for byte.
+
+Only ``is_valid`` judges: it remembers its verdicts within a record, and takes no exponential time
+under a recursive schema. What tells the reason does not, so it is asked for few records, and under
+such schemas for small ones.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, Final
+
+import jsonschema_rs
+import msgspec
+from jsonschema_rs import RegexOptions, Registry, ValidationError, validator_for
+
+from uploads import errors, limits
+from uploads.decode.violations import message_of, pointer
+
+_DECODER: Final = msgspec.json.Decoder()
+_ENCODER: Final = msgspec.json.Encoder()
+
+_PIECE_BYTES: Final = 64 * 1024
+"""Decoded in one step: an object may take fifty times the memory of its text."""
+
+_RECORD: Final = "json-schema:///record"
+
+_NUMBERS: Final = bytes.maketrans(b"123456789.E", b"0000000000e")
+_MANY_DIGITS: Final = b"0" * 16
+"""A float is exact where it has fewer: they are its shortest decimal."""
+_SMALL_EXPONENT: Final = b"e-000"
+"""A float may be zero where there is none."""
+_LEAST, _MOST = 1e-300, 1e300
+"""Floats in between have all their digits."""
+_COLON: Final = re.compile(rb"\\u003[aA]")
+
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"')
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS: Final = bytes(1 if byte in b"[{" else 255 for byte in range(256))
+"""An opening bracket as 1, a closing one as -1."""
+
+_UNIONS: Final = (b'"anyOf"', b'"oneOf"')
+_REFERENCES: Final = {"$ref", "$dynamicRef", "$recursiveRef"}
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """A record that does not satisfy the schema."""
+
+    index: int
+    """From 0."""
+    path: str
+    """JSON Pointer to what is wrong in the record, or to what that is in."""
+    message: str
+
+
+class RecordCheck:
+    """Checks records against one schema."""
+
+    def __init__(self, text: bytes) -> None:
+        """Compile the schema. Raises ValueError, which says what is wrong with it."""
+        self._schema = json.loads(text, parse_float=Decimal)
+        options: dict[str, Any] = {"offline": True, "pattern_options": RegexOptions()}
+        try:
+            # From text, numbers keep their digits. Messages are not to repeat the record.
+            self._one = validator_for(text.decode(), mask="it", **options)
+            # One call for many records takes two thirds of the time of a call for each.
+            is_named = isinstance(self._schema, dict) and "$schema" in self._schema
+            draft = {"$schema": self._schema["$schema"]} if is_named else {}
+            self._all = validator_for(
+                draft | {"items": {"$ref": _RECORD}},
+                registry=Registry([(_RECORD, self._schema)]),
+                **options,
+            )
+        except (ValidationError, jsonschema_rs.ReferencingError) as error:
+            raise ValueError(str(error)) from None
+        self._has_unions = any(keyword in text for keyword in _UNIONS)
+
+    def check(self, ndjson: bytes, cpu: Callable[[], float]) -> tuple[int, list[Invalid]]:
+        """How many records do not satisfy the schema, and the first of them.
+
+        ``cpu`` tells how many seconds of CPU were used. Raises CheckTooLongError.
+        """
+        begun = cpu()
+        records = count = explained = 0
+        found: list[Invalid] = []
+        for piece in _pieces(ndjson):
+            if cpu() - begun > limits.CHECK_SECONDS:
+                raise errors.CheckTooLongError(
+                    f"To check the records against the schema takes more than"
+                    f" {limits.CHECK_SECONDS} s. Send smaller batches."
+                )
+            verdicts = self._judge_at_once(piece)
+            if verdicts is None:
+                verdicts = list(map(self._judge, piece.splitlines()))
+            if wrong := len(verdicts) - verdicts.count(True):
+                count += wrong
+                lines = piece.splitlines() if len(found) < limits.MAX_INVALID_SHOWN else []
+                for at, (line, verdict) in enumerate(zip(lines, verdicts, strict=False)):
+                    if verdict is not True and len(found) < limits.MAX_INVALID_SHOWN:
+                        explained += len(line)
+                        why = verdict or self._explain(line, explained)
+                        found.append(Invalid(records + at, *why))
+            records += len(verdicts)
+        return count, found
+
+    def _judge_at_once(self, piece: bytes) -> "list[_Verdict] | None":
+        """A verdict for every record of ``piece``; None where they have to be looked at singly."""
+        objects = _read_at_once(piece)
+        if objects is None:
+            return None
+        if self._all.is_valid(objects):
+            return [True] * len(objects)
+        return list(map(self._one.is_valid, objects))
+
+    def _judge(self, line: bytes) -> "_Verdict":
+        """Whether a record satisfies the schema, or why it cannot be judged."""
+        try:
+            return self._one.is_valid(_read_exactly(line))
+        except _RefusedError as error:
+            return "", str(error)
+
+    def _explain(self, line: bytes, explained: int) -> tuple[str, str]:
+        """Where the record in ``line`` does not satisfy the schema, and how."""
+        if (self._has_unions and explained > limits.MAX_EXPLAINED_BYTES) or (
+            self._is_recursive and _is_deeper(line, limits.MAX_EXPLAINED_DEPTH)
+        ):
+            return "", "does not satisfy the schema; it is too large, or too deep, to say where"
+        try:
+            self._one.validate(_read_exactly(line))
+        except ValidationError as error:
+            return pointer(error.instance_path), message_of(error)
+        return "", "does not satisfy the schema"
+
+    @cached_property
+    def _is_recursive(self) -> bool:
+        # Every other reference is replaced by what it refers to.
+        return _refers(jsonschema_rs.dereference(self._schema, offline=True))
+
+
+_Verdict = bool | tuple[str, str]
+"""Of a record; or where, and why, it cannot be judged."""
+
+
+class _RefusedError(Exception):
+    """A record that cannot be judged; the message says why."""
+
+
+def _refers(node: object) -> bool:
+    if isinstance(node, dict):
+        return not _REFERENCES.isdisjoint(node) or any(map(_refers, node.values()))
+    return isinstance(node, list) and any(map(_refers, node))
+
+
+def _pieces(ndjson: bytes) -> Iterator[bytes]:
+    """Whole lines, as many as fit into a piece, or one that is longer."""
+    start = 0
+    while start < len(ndjson):
+        end = ndjson.rfind(b"\n", start, start + _PIECE_BYTES) + 1
+        end = end or ndjson.find(b"\n", start) + 1
+        yield ndjson[start:end]
+        start = end
+
+
+def _read_at_once(piece: bytes) -> list[Any] | None:
+    """The records of some lines; None where one may be refused, or read less than exactly."""
+    # One of so many values fills a piece.
+    records = _decode(_DECODER, piece) if len(piece) <= _PIECE_BYTES else None
+    if records is None:
+        return None
+    if _is_flat(piece, records):
+        if not _has_long_numbers(piece):
+            return records
+    elif any(_is_deeper(line, limits.MAX_CHECKED_DEPTH) for line in piece.split(b"\n")):
+        return None
+    written = _ENCODER.encode_lines(records)
+    # As it came: no number has lost a digit, and no object a member that was given twice.
+    if written == piece:
+        return records
+    # Every member has a colon, and strings have as many as before.
+    unescaped = _COLON.sub(b":", piece) if rb"\u003" in piece else piece
+    if written.count(b":") != unescaped.count(b":"):
+        return None
+    return _decode(_EXACT_DECODER, piece) if _has_long_numbers(piece) else records
+
+
+def _decode(decoder: "msgspec.json.Decoder[Any]", piece: bytes) -> list[Any] | None:
+    """The records of some lines; None where a number is too large."""
+    try:
+        return decoder.decode_lines(piece)
+    except msgspec.DecodeError:
+        return None
+
+
+def _has_long_numbers(piece: bytes) -> bool:
+    """Whether there may be numbers that a float is not exact for."""
+    numbers = piece.translate(_NUMBERS)
+    return _MANY_DIGITS in numbers or _SMALL_EXPONENT in numbers
+
+
+def _is_flat(piece: bytes, records: list[Any]) -> bool:
+    """Whether every record is an object without another, or an array, and has no member twice."""
+    try:
+        members = sum(map(dict.__len__, records))
+    except TypeError:
+        return False
+    # A member has a colon. Where there are no more, none was lost, nor is further down.
+    return members == piece.count(b":") and b"[" not in piece
+
+
+def _read_exactly(line: bytes) -> Any:  # noqa: ANN401
+    """The record in ``line``. Raises _RefusedError."""
+    values = line.count(b",") + line.count(b"[") + line.count(b"{")
+    if values > limits.MAX_CHECKED_VALUES:
+        raise _RefusedError(f"has more than {limits.MAX_CHECKED_VALUES} values")
+    if _is_deeper(line, limits.MAX_CHECKED_DEPTH):
+        raise _RefusedError(f"is nested more than {limits.MAX_CHECKED_DEPTH} levels deep")
+    try:
+        record = _EXACT_DECODER.decode(line)
+    except msgspec.DecodeError:
+        raise _RefusedError(f"has a number of more than {limits.MAX_DIGITS} digits") from None
+    if rb"\u003" in line or _ENCODER.encode(record).count(b":") != line.count(b":"):
+        json.loads(
+            line.decode(), object_pairs_hook=_members, parse_int=_nothing, parse_float=_nothing
+        )
+    return record
+
+
+def _members(pairs: Sequence[tuple[str, object]]) -> None:
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise _RefusedError("has an object with a member that is given twice")
+
+
+def _nothing(_: str) -> None:
+    """Nothing is made of a number."""
+
+
+def _is_deeper(line: bytes, depth: int) -> bool:
+    """Whether the JSON in ``line`` is nested more than ``depth`` levels deep."""
+    if len(line) < 2 * depth or line.count(b"[") + line.count(b"{") <= depth:
+        return False
+    brackets = _STRING.sub(b"", line).translate(_STEPS, _NO_BRACKETS)
+    return max(accumulate(memoryview(brackets).cast("b"))) > depth
+
+
+def _exact(number: str) -> float | Decimal:
+    """A number that is no integer as it is written. Raises ValueError where it is too long."""
+    if len(number) > limits.MAX_DIGITS:
+        raise ValueError
+    value = float(number)
+    if (len(number) < len(_MANY_DIGITS) and _LEAST < abs(value) < _MOST) or repr(value) == number:
+        return value
+    exact = Decimal(number)
+    if exact and abs(exact.adjusted()) > limits.MAX_DIGITS:
+        raise ValueError
+    return exact or 0.0
+
+
+_EXACT_DECODER: Final = msgspec.json.Decoder(float_hook=_exact)
