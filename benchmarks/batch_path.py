@@ -126,7 +126,7 @@ def on_nothing(nothing: NoStore) -> "Handler":
     import batches
 
     config = SimpleNamespace(auth_mode=AuthMode.NONE, sessions_table="")
-    receiver = Receiver(cast("Any", nothing), cast("Any", nothing), lambda: 0)
+    receiver = Receiver(cast("Any", nothing), cast("Any", nothing), lambda: 0, cast("Any", nothing))
     return batches.build(cast("Wiring", SimpleNamespace(config=config, receiver=receiver)))
 
 

@@ -51,6 +51,8 @@ CLEANED_UP_SECONDS = 60
 """How long the clean-up of a stack that runs elsewhere may take."""
 
 OTHER_S3 = os.environ.get("S3") == "seaweedfs"
+SCHEMAS = Path(__file__).parent / "schemas"
+"""Those that the stack's sessions may name."""
 """Whether S3 is a real server's, and not moto's: ``make test-seaweedfs``."""
 
 
@@ -178,6 +180,7 @@ def _local_stack() -> Iterator[Stack]:
         storage.point_to_moto(os.environ, moto.url)
         if OTHER_S3:
             os.environ.update(seaweedfs.CREDENTIALS)
+        os.environ["SCHEMAS_DIR"] = str(SCHEMAS)
         in_process.set_environment(template, os.environ)
         table, batches, merged = (
             os.environ[name] for name in ("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET")

@@ -61,6 +61,7 @@ def test_a_manifest_tells_what_was_sent(
         "sessionId": session_id,
         "key": f"{session_id}.ndjson",
         "metadata": {},
+        "schema": None,
         "records": total,
         "bytes": len(whole),
         "checksum": {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": crc32},

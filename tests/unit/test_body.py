@@ -159,7 +159,7 @@ def test_a_session_that_inflates_to_too_much_is_told_what_it_needs() -> None:
             allowance=SESSION_ALLOWANCE,
         ),
     )
-    assert "totalRecord, batchSize, format and metadata" in error.detail
+    assert "totalRecord, batchSize, format, metadata and schema" in error.detail
     assert "batches" not in error.detail
 
 
