@@ -7,7 +7,9 @@ out what no function reads, and compile, for Lambda could not keep what it compi
 """
 
 import compileall
+import fcntl
 import gzip
+import hashlib
 import json
 import shutil
 import subprocess
@@ -23,8 +25,32 @@ SERVICES: Final = {"dynamodb", "s3", "stepfunctions"}
 
 
 def main() -> None:
-    """Fill the package."""
+    """Fill the package: all functions of a build have the same one, so it is made once."""
     processor, target = sys.argv[1], Path(sys.argv[2])
+    # What was left by another build, of other files, has another name.
+    made = target.parent / f".package-{digest(processor)}"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            unfinished = made.with_suffix(".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            make(processor, unfinished)
+            unfinished.rename(made)
+    shutil.copytree(made, target, dirs_exist_ok=True)
+
+
+def digest(processor: str) -> str:
+    """What the package is made of, in short."""
+    found = hashlib.sha256(f"{processor} {sys.version}".encode())
+    files = (path for path in Path().rglob("*") if path.suffix in {".py", ".txt"})
+    for path in sorted(files):
+        content = path.read_bytes()
+        found.update(f"{path} {len(content)}\n".encode() + content)
+    return found.hexdigest()[:16]
+
+
+def make(processor: str, target: Path) -> None:
+    """Make the package."""
     install(processor, target)
     trim(target)
     for module in Path().glob("*.py"):
