@@ -15,9 +15,11 @@ from typing import Final
 from tests.aws import DEAD, Answer, Call, dynamodb_error, s3_error
 from tests.proof.world import (
     GZIP,
+    NOTHING,
     PLAIN,
     History,
     Process,
+    Said,
     World,
     observe,
     require,
@@ -288,7 +290,7 @@ Act = Callable[[World, Process, History, str], object]
 class Operation:
     """An operation, and the session it is done to."""
 
-    total: int
+    total: int | None
     size: int | None
     before: Data
     act: Callable[[World, Process, History, str], object]
@@ -298,6 +300,8 @@ class Operation:
     """What the client sends in the end where it is missing."""
     form: str = PLAIN
     """The merged object's."""
+    says: Said = NOTHING
+    """What the client's finishes say."""
 
     def calls(self, world: World) -> tuple[int, str]:
         """How many calls it makes, and its end, without faults."""
@@ -314,7 +318,7 @@ class Operation:
     def run(self, world: World, kind: type[Fault], at: int) -> str:
         """Do it with a fault, and what the client does then: the end."""
         process = world.processes[1]
-        session_id, history = world.create(self.total, self.size, self.form)
+        session_id, history = world.create(self.total, self.size, self.form, self.says)
         fault = kind(process, at, history)
         try:
             for seq_num, data in self.before.items():
@@ -406,6 +410,14 @@ def after_half_a_finish(end: Act, operation: str) -> Act:
     return act
 
 
+def contradict(world: World, process: Process, history: History, session_id: str) -> object:
+    """A finish that says something else than what is decided."""
+    answer = world.finish(process, history, session_id, said=Said(3))
+    # Whoever hears of a lost answer alone does it again.
+    require(answer.code in {"totals_conflict", "storage_busy", ""}, "no conflict", answer)
+    return answer
+
+
 def half_a_finish(operation: str) -> Callable[[World, Process, History, str], object]:
     """A finish that died at its first call of ``operation``, whose lease has run out."""
 
@@ -426,6 +438,7 @@ def half_a_finish(operation: str) -> Callable[[World, Process, History, str], ob
     return die
 
 
+ONE: Final = {0: [0]}
 SHORT: Final = {0: [0], 1: [1]}
 LONG: Final = {0: ["a" * 20], 1: ["b" * 20]}
 """Long enough to be parts of a multipart upload by themselves."""
@@ -476,4 +489,10 @@ OPERATIONS: Final = {
     "gzip: long merge, one part": Operation(1, None, {0: [0]}, long_finish, form=GZIP),
     "gzip: long merge, nothing": Operation(0, 1, {}, long_finish, form=GZIP),
     "long merge, nothing": Operation(0, 1, {}, long_finish),
+    "totals: finish that fails": Operation(None, None, ONE, finish, data={1: [1]}, says=Said(2, 2)),
+    "totals: finish, strict": Operation(1, 1, ONE, finish, says=Said(1, 1)),
+    "totals: contradiction": Operation(
+        None, None, ONE, contradict, half_a_finish("PutObject"), says=Said(1, 1)
+    ),
+    "totals: long merge": Operation(None, None, ONE, long_finish, says=Said(1, 1)),
 }

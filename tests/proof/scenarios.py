@@ -12,10 +12,12 @@ from tests.proof.crashes import LONG, NOISE, STREAMED, Data
 from tests.proof.schedules import Choose, Explored, Run, Step, explore
 from tests.proof.world import (
     GZIP,
+    NOTHING,
     PLAIN,
     Answer,
     History,
     Process,
+    Said,
     World,
     observe,
     scale,
@@ -35,6 +37,16 @@ def late_finish(world: World, process: Process, history: History, session_id: st
     """For this one every lease has run out."""
     process.clock.ahead = 100
     return world.finish(process, history, session_id)
+
+
+def says(total: int | None = None, batches: int | None = None, *, late: bool = False) -> Invocation:
+    """A finish that says so; for a ``late`` one every lease has run out."""
+
+    def finish(world: World, process: Process, history: History, session_id: str) -> Answer:
+        process.clock.ahead = 100 if late else 0
+        return world.finish(process, history, session_id, said=Said(total, batches))
+
+    return finish
 
 
 def when_time_is_over(act: Invocation, seconds: int) -> Invocation:
@@ -109,7 +121,7 @@ def _handle(
 class Scenario:
     """A session, what is in it, and what happens to it at once."""
 
-    total: int
+    total: int | None
     size: int | None
     before: Data
     """What is there already."""
@@ -126,9 +138,11 @@ class Scenario:
     """A finish has handed the session over to the state machine."""
     form: str = PLAIN
     """The merged object's."""
+    says: Said = NOTHING
+    """What the client's own finishes say."""
 
     def _begin(self, world: World) -> tuple[str, History]:
-        session_id, history = world.create(self.total, self.size, self.form)
+        session_id, history = world.create(self.total, self.size, self.form, self.says)
         first = world.processes[0]
         for seq_num, data in self.before.items():
             world.send(first, history, session_id, seq_num, data)
@@ -216,6 +230,35 @@ _COMPRESSED: Final = {
     ),
     "long merge, a batch too many": Scenario(
         3, None, NOISE, [merge, batch(3, 2)], long=True, bound=1
+    ),
+}
+
+_TOTALS: Final = {
+    "totals: right, late wrong": Scenario(
+        None, None, ONE, [says(1), says(2, late=True)], says=Said(1)
+    ),
+    "totals: wrong, late right": Scenario(
+        None, None, ONE, [says(2), says(1, late=True)], says=Said(1)
+    ),
+    "totals: batches, late others": Scenario(
+        None, None, ONE, [says(1, 1), says(1, 2, late=True)], says=Said(1, 1)
+    ),
+    "totals: some, late none": Scenario(None, None, ONE, [says(1), says(late=True)], says=Said(1)),
+    # Both are right when they are sent: it depends on what has arrived.
+    "totals: more, late less": Scenario(
+        None, None, ONE, [says(2, 2), says(1, late=True)], {1: [1]}, says=Said(2, 2)
+    ),
+    "totals: of a flexible session": Scenario(
+        1, None, ONE, [says(1, 1), says(1, 2, late=True)], says=Said(1, 1)
+    ),
+    "totals: of a strict session": Scenario(
+        2, 1, ONE, [says(2, 2), batch(1, 1)], {1: [1]}, says=Said(2, 2)
+    ),
+    "totals: a batch beyond, late finish": Scenario(
+        None, None, ONE, [says(1, 1), says(2, late=True), batch(1, 1)], bound=1, says=Said(1, 1)
+    ),
+    "totals: long merge, late others": Scenario(
+        None, None, ONE, [merge, says(2, late=True)], long=True, bound=1, says=Said(1, 1)
     ),
 }
 
@@ -379,5 +422,7 @@ SCENARIOS: Final = {
         )
         for number in (3, 4, 5, 6)
     },
+    # Sessions whose finishes say how much there is, and not the same.
+    **_TOTALS,
     **{f"gzip: {name}": replace(scenario, form=GZIP) for name, scenario in _COMPRESSED.items()},
 }

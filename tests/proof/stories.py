@@ -13,10 +13,12 @@ from tests.proof.crashes import LONG, NOISE, STREAMED, Data
 from tests.proof.world import (
     GZIP,
     LATER,
+    NOTHING,
     PLAIN,
     Answer,
     History,
     Process,
+    Said,
     ViolationError,
     World,
     count,
@@ -42,7 +44,7 @@ class Story:
     """A session, and a client that finishes it until there is an end."""
 
     world: World
-    total: int
+    total: int | None
     size: int | None
     data: Data
     form: str = PLAIN
@@ -88,10 +90,10 @@ class Story:
             yield
         self.history.failed.clear()
 
-    def finish(self, *, state_machine: bool = True) -> Answer:
+    def finish(self, said: Said | None = None, *, state_machine: bool = True) -> Answer:
         """``state_machine``: there is one, and time enough to do without."""
         return self.world.finish(
-            self.process, self.history, self.session_id, state_machine=state_machine
+            self.process, self.history, self.session_id, said=said, state_machine=state_machine
         )
 
     def delete(self) -> Answer:
@@ -306,6 +308,45 @@ def a_file_of_the_release_before(world: World) -> None:
         story.state()
 
 
+def totals_come_later(world: World) -> None:
+    """A finish may say others while nothing is decided: a failure binds nobody."""
+    with Story(world, None, None, {0: [0], 1: [1]}) as story:
+        # Counted, then known: whoever says another total is judged by that one.
+        for said in (Said(3), Said(3), Said(4, 2), Said(2, 3), Said(2, 1), Said(1)):
+            answer = story.finish(said)
+            require(answer.result == "Failed", "not whole, yet", said, answer)
+            story.state()
+        require(story.finish(NOTHING).code == "missing_total", "nobody said it")
+        with story.dying(3):
+            story.finish(Said(9))
+        story.wait()
+        answer = story.finish(Said(2, 2), state_machine=False)
+        require(answer.result == "Success", "whole, yet", answer)
+        for said in (Said(3), Said(batches=1), Said(2, 3)):
+            require(story.finish(said).code == "totals_conflict", "no conflict", said)
+        require(story.finish(NOTHING) == answer, "another answer")
+        story.state()
+
+
+def what_is_decided_is_completed(world: World) -> None:
+    """By whoever fits, or says nothing; whoever says something else takes nothing over."""
+    for size, total in ((None, None), (None, 2), (1, 2)):
+        for fits in (NOTHING, Said(2), Said(2, 2), Said(batches=2)):
+            with Story(world, total, size, LONG) as story:
+                # The first call of publishing.
+                with story.failing("PutObject"):
+                    story.finish(Said(2), state_machine=False)
+                story.wait()
+                before = story.world.facts(story.session_id)
+                for said in (Said(3), Said(2, 3)):
+                    code = story.finish(said, state_machine=False).code
+                    require(code == "totals_conflict", "no conflict", said)
+                require(story.world.facts(story.session_id) == before, "taken over")
+                answer = story.finish(fits, state_machine=False)
+                require(answer.result == "Success", "stuck", fits, answer)
+                story.state()
+
+
 STORIES: Final[Mapping[str, Callable[[World], None]]] = {
     "every attempt dies": every_attempt_dies,
     "nobody takes over": nobody_takes_over,
@@ -315,4 +356,6 @@ STORIES: Final[Mapping[str, Callable[[World], None]]] = {
     "a count is no verdict": a_count_is_no_verdict,
     "a late write": a_late_write,
     "a file of the release before": a_file_of_the_release_before,
+    "totals come later": totals_come_later,
+    "what is decided is completed": what_is_decided_is_completed,
 }

@@ -19,12 +19,13 @@ from tests.proof.crashes import OPERATIONS
 from tests.proof.scenarios import SCENARIOS
 from tests.proof.stories import STORIES
 from tests.proof.world import ViolationError, World, count
-from uploads import batch_store, errors, gzip_member, limits
+from uploads import batch_store, errors, gzip_member, limits, session_store
+from uploads import session as session_module
 from uploads.batch import listing_digest
 from uploads.cleanup import Cleaned, Cleanup
 from uploads.formats import Format
 from uploads.lifecycle import Lifecycle
-from uploads.merging import validation
+from uploads.merging import outcome, validation
 from uploads.merging.composing import Composition
 from uploads.merging.executions import Execution
 from uploads.merging.finish import Finisher
@@ -340,6 +341,93 @@ def the_trailer_tells_of_what_is_stored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Format, "trailer", trailer)
 
 
+def fitting_to(judge: Callable[[Totals], Totals | None], *, answers: bool) -> Break:
+    """Totals are compared as ``judge`` leaves them, or not at all; in ``answers``, too."""
+
+    def break_it(patch: pytest.MonkeyPatch) -> None:
+        def fitting(asked: Totals) -> Any:
+            left = judge(asked)
+            return session_module.fitting(left) if left else ()
+
+        def require_fitting(self: Session, asked: Totals) -> Session:
+            left = judge(asked)
+            return real(self, left) if left else self
+
+        patch.setattr(session_store, "fitting", fitting)
+        if answers:
+            real = Session.require_fitting
+            patch.setattr(Session, "require_fitting", require_fitting)
+
+    return break_it
+
+
+def any_failure_answers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(outcome, "_has_failed_by", lambda session, _: session.state is State.OPEN)
+
+
+def whoever_waits_compares_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(proof_world, "is_answered", lambda *_: True)
+
+
+def no_total_seals(patch: pytest.MonkeyPatch) -> None:
+    """… an open-ended session."""
+    real = session_module.fitting
+    kept = ("attribute_exists(totalRecord) OR",)
+    patch.setattr(
+        session_store,
+        "fitting",
+        lambda asked: (term for term in real(asked) if not term[1:].startswith(kept)),
+    )
+
+
+def the_first_seal_says_the_total(patch: pytest.MonkeyPatch) -> None:
+    real = SessionStore.seal
+
+    def seal(self: SessionStore, *given: Any, totals: Totals, **more: Any) -> Any:
+        sealed = real(self, *given, totals=totals, **more)
+        if totals.records is not None:
+            self._client.update_item(
+                TableName=self._table,
+                Key={"sessionId": {"S": sealed.session_id}},
+                UpdateExpression="SET totalRecord = if_not_exists(totalRecord, :total)",
+                ExpressionAttributeValues={":total": {"N": str(totals.records)}},
+            )
+        return sealed
+
+    patch.setattr(SessionStore, "seal", seal)
+
+
+def the_result_is_of_the_session(patch: pytest.MonkeyPatch) -> None:
+    """And not of what was decided."""
+    real = SessionStore.commit
+
+    def commit(self: SessionStore, session: Session, decision: Any, result: Any, at: int) -> Any:
+        return real(self, session, decision, result | {"totalRecord": session.total_record}, at)
+
+    patch.setattr(SessionStore, "commit", commit)
+
+
+def the_decided_is_validated_again(patch: pytest.MonkeyPatch) -> None:
+    real = validation.validate
+
+    def validate(session: Session, totals: Totals, listing: Any) -> Any:
+        return real(replace(session, decision=None), totals, listing)
+
+    patch.setattr("uploads.merging.finish.validate", validate)
+
+
+def a_verdict_is_remembered(patch: pytest.MonkeyPatch) -> None:
+    """Whatever the next finish says."""
+    real = validation.validate
+
+    def validate(session: Session, totals: Totals, listing: Any) -> Any:
+        if session.counted and session.counted.digest == listing_digest(listing):
+            totals = Totals((session.result or {})["totalRecord"])  # type: ignore[arg-type]
+        return real(session, totals, listing)
+
+    patch.setattr("uploads.merging.finish.validate", validate)
+
+
 BROKEN: Final[dict[str, tuple[Break, str]]] = {
     "204 without a second look": (no_second_look, "a batch too many, finish"),
     "a refused batch is deleted": (refused_batches_are_deleted, "batch, the same, finish"),
@@ -404,6 +492,35 @@ BROKEN: Final[dict[str, tuple[Break, str]]] = {
         the_trailer_tells_of_what_is_stored,
         "gzip: finish, streamed",
     ),
+    "totals are never compared": (
+        fitting_to(lambda _: None, answers=True),
+        "totals: right, late wrong",
+    ),
+    "totals are compared where a seal is refused": (
+        fitting_to(lambda _: None, answers=False),
+        "totals: right, late wrong",
+    ),
+    "the number of batches is not compared": (
+        fitting_to(lambda asked: Totals(asked.records), answers=True),
+        "totals: batches, late others",
+    ),
+    "another attempt's failure is answered": (any_failure_answers, "totals: right, late wrong"),
+    "whoever waits compares nothing": (
+        whoever_waits_compares_nothing,
+        "totals: right, late wrong",
+    ),
+    "no total seals an open-ended session": (no_total_seals, "totals: some, late none"),
+    "the first seal says the total": (the_first_seal_says_the_total, "totals come later"),
+    "the result is of the session": (the_result_is_of_the_session, "totals: some, late none"),
+    "a conflicting take-over": (
+        fitting_to(lambda _: None, answers=False),
+        "what is decided is completed",
+    ),
+    "the decided is validated again": (
+        the_decided_is_validated_again,
+        "what is decided is completed",
+    ),
+    "a verdict is remembered": (a_verdict_is_remembered, "totals come later"),
     "no time between the two": (no_time_between_the_two, "the last seal"),
     "expired by the first time": (expired_by_the_first_time, "nobody is told 410"),
     "expired without a lag": (expired_without_a_lag, "finish in time, another too late"),

@@ -87,6 +87,39 @@ def require(condition: object, what: str, *facts: object) -> None:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What a finish says there is; None for what it does not say."""
+
+    total: int | None = None
+    batches: int | None = None
+
+    @property
+    def body(self) -> dict[str, int] | None:
+        """The body of its request."""
+        said = {"totalRecord": self.total, "batches": self.batches}
+        return {name: number for name, number in said.items() if number is not None} or None
+
+    def fits(self, total: int | None, batches: int | None) -> bool:
+        """Whether it says these, as far as both are known."""
+        known = ((self.total, total), (self.batches, batches))
+        return all(None in pair or pair[0] == pair[1] for pair in known)
+
+
+NOTHING: Final = Said()
+
+
+def is_answered(said: Said, body: Mapping[str, Any]) -> bool:
+    """Whether a client that said so takes the answer in a status for its own."""
+    if body["validationResult"] == "Success":
+        return said.fits(body["totalRecord"], body["batches"])
+    return (
+        said.total in {None, body["totalRecord"]}
+        and said.batches == body.get("expectedBatches")
+        and body["reason"] != "merge_failed"
+    )
+
+
+@dataclass(frozen=True)
 class Answer:
     """What the API says."""
 
@@ -213,8 +246,8 @@ class Process:
         known = other._inline.sessions._cached  # noqa: SLF001
         self._inline.sessions._cached.update(known)  # noqa: SLF001
 
-    def create(self, total: int, size: int | None, form: str = PLAIN) -> Answer:
-        asked = {"totalRecord": total, "format": form} | ({"batchSize": size} if size else {})
+    def create(self, total: int | None, size: int | None, form: str = PLAIN) -> Answer:
+        asked = {"totalRecord": total, "format": form, "batchSize": size}
         return self._invoke(self._sessions, f"POST {ROOT}", "", asked)
 
     def batch(
@@ -228,6 +261,7 @@ class Process:
         session_id: str,
         user: str = OWNER,
         *,
+        said: Said = NOTHING,
         long: bool = False,
         state_machine: bool = False,
         seconds_left: float = 25,
@@ -241,6 +275,7 @@ class Process:
             function,
             f"POST {ROOT}/{{sessionId}}/finish",
             session_id,
+            said.body,
             user=user,
             seconds_left=0 if long else seconds_left,
         )
@@ -327,7 +362,8 @@ class Facts:
 class History:
     """What was sent, and what the service said to it."""
 
-    total: int
+    total: int | None
+    """None where each finish says it."""
     size: int | None
     stream: str = ""
     """Where the table's stream was when it began."""
@@ -336,7 +372,10 @@ class History:
     """The release before has written the manifest, without the session's metadata."""
     sent: list[tuple[int, bytes]] = field(default_factory=list)
     promised: dict[int, bytes] = field(default_factory=dict)
-    finishes: list[Answer] = field(default_factory=list)
+    says: Said = NOTHING
+    """What the client says that finishes in the end."""
+    said: list[tuple[Said, Answer]] = field(default_factory=list)
+    """Each finish, and its answer."""
     aborted: bool = False
     expired: bool = False
     """Finish or status said that nobody can finish it any more."""
@@ -355,6 +394,16 @@ class History:
     """Multipart uploads that became objects."""
     uploads: set[str] = field(default_factory=set)
     """Those that an attempt which has not died was told of."""
+
+    @property
+    def finishes(self) -> Sequence[Answer]:
+        """What finishes were answered."""
+        return [answer for _, answer in self.said]
+
+    @property
+    def expected_batches(self) -> int | None:
+        """How many batches it was created for, where that is known."""
+        return -(-self.total // self.size) if self.total is not None and self.size else None
 
 
 def ndjson(data: Sequence[object]) -> bytes:
@@ -481,11 +530,13 @@ class World:
 
     # --- What is done.
 
-    def create(self, total: int, size: int | None, form: str = PLAIN) -> tuple[str, History]:
+    def create(
+        self, total: int | None, size: int | None, form: str = PLAIN, says: Said = NOTHING
+    ) -> tuple[str, History]:
         """A new session."""
         stream = self.stream_now()
         answer = self.processes[0].create(total, size, form)
-        return answer.body["sessionId"], History(total, size, stream, form)
+        return answer.body["sessionId"], History(total, size, stream, form, says=says)
 
     def stream_now(self) -> str:
         """Where the table's stream is: an iterator of what comes next."""
@@ -518,13 +569,15 @@ class World:
         history: History,
         session_id: str,
         *,
+        said: Said | None = None,
         long: bool = False,
         state_machine: bool = False,
     ) -> Answer:
         """Finish and remember what came of it."""
+        said = history.says if said is None else said
         with self._tracking(process, history):
-            answer = process.finish(session_id, long=long, state_machine=state_machine)
-        history.finishes.append(answer)
+            answer = process.finish(session_id, said=said, long=long, state_machine=state_machine)
+        history.said.append((said, answer))
         history.expired |= answer.code == "session_expired"
         if answer.status >= 500 and answer.code != "session_expiring":
             history.failed.append(answer)
@@ -647,6 +700,8 @@ class World:
             gone = facts.merged is None and facts.manifest is None
             require(gone, "deleted, and there again")
         self._check_answers(history, facts)
+        for said, answer in history.said:
+            self._check_said(history, facts, said, answer)
         return facts
 
     @staticmethod
@@ -664,6 +719,31 @@ class World:
             require(answer.code != "batches_gone", "told of what the clean-up did", answer)
         for answer in history.strangers:
             require(answer.code == "session_not_found", "a stranger saw more than nothing", answer)
+
+    @staticmethod
+    def _check_said(history: History, facts: Facts, said: Said, answer: Answer) -> None:
+        """Whoever says how much there is hears of that, or of a conflict that there is."""
+        body = answer.body
+        decision = (facts.item or {}).get("decision") or {}
+        fixed = (
+            decision.get("records", history.total),
+            decision.get("batches", history.expected_batches),
+        )
+        if answer.result == "Success":
+            require(
+                said.fits(body["totalRecord"], body["batches"]), "another's Success", said, body
+            )
+        if answer.result == "Failed":
+            judged = history.total if said.total is None else said.total
+            require(body["totalRecord"] == judged, "another's Failed", said, body)
+            require(body.get("expectedBatches") == said.batches, "another's Failed", said, body)
+        if answer.code == "totals_conflict":
+            require(not said.fits(*fixed), "no conflict", said, fixed)
+        if answer.code == "missing_total":
+            require(history.total is said.total is None, "the total is known", said)
+        if decision and history.total is None:
+            known = {one.total for one, _ in history.said} - {None}
+            require(decision["records"] in known, "decided what nobody said", decision)
 
     @staticmethod
     def _check_merged(session_id: str, history: History, facts: Facts) -> None:
@@ -696,7 +776,8 @@ class World:
             require([*map(inflated, stored)] == batches, "not each batch by itself", manifest)
         require(content == b"".join(batches), "not the batches in order", content)
         require(b"".join(stored) in merged, "not all there is", merged)
-        require(content.count(b"\n") == history.total, "not totalRecord records", content)
+        total = item["decision"]["records"] if history.total is None else history.total
+        require(content.count(b"\n") == total, "not totalRecord records", content)
         for seq_num, promised in history.promised.items():
             require(
                 seq_num < count_of_batches and batches[seq_num] == promised,
@@ -708,7 +789,7 @@ class World:
             "sessionId": session_id,
             "key": f"{session_id}.{history.form}",
             **({} if history.manifest_of_before else {"metadata": {}}),
-            "records": history.total,
+            "records": total,
             "bytes": len(merged),
             **sums,
             "batches": [
@@ -731,8 +812,8 @@ class World:
             require(
                 {
                     "validationResult": "Success",
-                    "totalRecord": history.total,
-                    "receivedRecord": history.total,
+                    "totalRecord": total,
+                    "receivedRecord": total,
                     "batches": count_of_batches,
                     "bytes": len(merged),
                     **sums,
@@ -759,6 +840,11 @@ class World:
         answer = self.finish(process, history, session_id)
         facts = self.check(session_id, history)
         require(answer.status != 202, "stuck", facts.item)
+        if answer.code == "totals_conflict":
+            # Another finish has said something else; whoever says nothing completes that.
+            history.says = NOTHING
+            answer = self.finish(process, history, session_id)
+            facts = self.check(session_id, history)
         if before.merged is not None:
             require(answer.result == "Success", "there is an object, yet", answer)
         if answer.result == "Failed":
@@ -779,6 +865,7 @@ class World:
         require(facts.state != "FINISHING", "stuck", facts.item)
         if history.deletes:
             self._delete_in_the_end(session_id, history, answer)
+        self._poll(session_id, history)
         self._clean_up_all(session_id, history, answer)
         require(not history.failed, "the service failed", history.failed)
         end = answer.result or answer.code
@@ -801,6 +888,15 @@ class World:
         else:
             # What is aborted or has expired has no file.
             require(told.status in {409, 410}, "deleted, yet", answer, told)
+    def _poll(self, session_id: str, history: History) -> None:
+        """What those who were told to wait hear in the end."""
+        waiting = [
+            said for said, answer in history.said if answer.status == 202 and said != NOTHING
+        ]
+        for said in waiting:
+            found = self.status(self.processes[0], history, session_id).body["finish"]
+            if found and is_answered(said, found):
+                history.said.append((said, Answer(200, found)))
         self.check(session_id, history)
 
     def _clean_up_all(self, session_id: str, history: History, answer: Answer) -> None:
@@ -824,14 +920,18 @@ class World:
     @staticmethod
     def _can_heal(history: History, facts: Facts, data: Mapping[int, Sequence[object]]) -> bool:
         after = {seq_num: ndjson(records) for seq_num, records in data.items()} | {**facts.batches}
-        return sum(content.count(b"\n") for content in after.values()) == history.total
+        total = history.says.total if history.total is None else history.total
+        if history.says.batches not in {None, len(after)}:
+            return False
+        return sum(content.count(b"\n") for content in after.values()) == total
 
     @staticmethod
     def _check_failed(history: History, facts: Facts, answer: Answer) -> None:
         require(facts.state == "OPEN", "Failed, yet the session is", facts.state)
         received = sum(content.count(b"\n") for content in facts.batches.values())
+        total = history.says.total if history.total is None else history.total
         require(
-            received != history.total or answer.body["missing"],
+            received != total or answer.body["missing"] or "unexpected" in answer.body,
             "everything is there, yet",
             answer,
         )
