@@ -243,19 +243,21 @@ _TOTALS: Final = {
     "totals: batches, late others": Scenario(
         None, None, ONE, [says(1, 1), says(1, 2, late=True)], says=Said(1, 1)
     ),
-    "totals: some, late none": Scenario(None, None, ONE, [says(1), says(late=True)], says=Said(1)),
     # Both are right when they are sent: it depends on what has arrived.
     "totals: more, late less": Scenario(
         None, None, ONE, [says(2, 2), says(1, late=True)], {1: [1]}, says=Said(2, 2)
-    ),
-    "totals: of a flexible session": Scenario(
-        1, None, ONE, [says(1, 1), says(1, 2, late=True)], says=Said(1, 1)
     ),
     "totals: of a strict session": Scenario(
         2, 1, ONE, [says(2, 2), batch(1, 1)], {1: [1]}, says=Said(2, 2)
     ),
     "totals: a batch beyond, late finish": Scenario(
-        None, None, ONE, [says(1, 1), says(2, late=True), batch(1, 1)], bound=1, says=Said(1, 1)
+        None,
+        None,
+        ONE,
+        [says(1, 1), says(2, late=True), batch(1, 1)],
+        bound=1,
+        begins=("P0",),
+        says=Said(1, 1),
     ),
     "totals: long merge, late others": Scenario(
         None, None, ONE, [merge, says(2, late=True)], long=True, bound=1, says=Said(1, 1)

@@ -96,6 +96,13 @@ class Story:
             self.process, self.history, self.session_id, said=said, state_machine=state_machine
         )
 
+    def hand_over(self, said: Said) -> None:
+        """Finish with no time to merge in the call."""
+        answer = self.world.finish(
+            self.process, self.history, self.session_id, said=said, long=True
+        )
+        require(answer.status == 202, "not handed over", answer)
+
     def delete(self) -> Answer:
         return self.world.delete_file(self.process, self.history, self.session_id)
 
@@ -328,6 +335,34 @@ def totals_come_later(world: World) -> None:
         story.state()
 
 
+def totals_are_handed_over(world: World) -> None:
+    """An execution judges by what the finish has said that started it, whatever is said since."""
+    for said in (Said(3), Said(3, 2)):
+        with Story(world, None, None, LONG) as story:
+            story.hand_over(said)
+            require(story.finish(Said(2)).status == 202, "not handed over")
+            with story.failing("UploadPart", "UploadPartCopy"):
+                story.run()
+            _judged(story, said, "merge_failed")
+            story.hand_over(said)
+            story.run()
+            _judged(story, said, "record_count")
+            story.hand_over(Said(2, 2))
+            story.run()
+            require(story.finish(Said(3)).code == "totals_conflict", "no conflict")
+            require(story.finish(Said(2, 2)).result == "Success", "whole, yet")
+            story.state()
+
+
+def _judged(story: Story, said: Said, reason: str) -> None:
+    """The session is open again, and says by what it was judged."""
+    body = story.process.status(story.session_id).body
+    require(body["state"] == "OPEN", "not judged", body)
+    found = body["finish"]
+    numbers = Said(found["totalRecord"], found.get("expectedBatches"))
+    require((found["reason"], numbers) == (reason, said), "judged by something else", found)
+
+
 def what_is_decided_is_completed(world: World) -> None:
     """By whoever fits, or says nothing; whoever says something else takes nothing over."""
     for size, total in ((None, None), (None, 2), (1, 2)):
@@ -336,6 +371,8 @@ def what_is_decided_is_completed(world: World) -> None:
                 # The first call of publishing.
                 with story.failing("PutObject"):
                     story.finish(Said(2), state_machine=False)
+                # Refused, and stored all the same, behind what is decided.
+                story.world.send(story.process, story.history, story.session_id, 2, [2])
                 story.wait()
                 before = story.world.facts(story.session_id)
                 for said in (Said(3), Said(2, 3)):
@@ -357,5 +394,6 @@ STORIES: Final[Mapping[str, Callable[[World], None]]] = {
     "a late write": a_late_write,
     "a file of the release before": a_file_of_the_release_before,
     "totals come later": totals_come_later,
+    "totals are handed over": totals_are_handed_over,
     "what is decided is completed": what_is_decided_is_completed,
 }

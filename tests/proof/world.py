@@ -888,6 +888,7 @@ class World:
         else:
             # What is aborted or has expired has no file.
             require(told.status in {409, 410}, "deleted, yet", answer, told)
+
     def _poll(self, session_id: str, history: History) -> None:
         """What those who were told to wait hear in the end."""
         waiting = [
