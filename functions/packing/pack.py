@@ -42,10 +42,10 @@ def main() -> None:
 def digest(processor: str) -> str:
     """What the package is made of, in short."""
     found = hashlib.sha256(f"{processor} {sys.version}".encode())
-    files = (path for path in Path().rglob("*") if path.suffix in {".py", ".txt"})
-    for path in sorted(files):
-        content = path.read_bytes()
-        found.update(f"{path} {len(content)}\n".encode() + content)
+    for path in sorted(Path().rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            content = path.read_bytes()
+            found.update(f"{path} {len(content)}\n".encode() + content)
     return found.hexdigest()[:16]
 
 
