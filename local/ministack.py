@@ -29,6 +29,9 @@ MINISTACK: Final = "ministack[full]==1.5.33"
 HOME: Final = sam.ROOT / "build" / "stack"
 STACK_FILE: Final = HOME / "stack.json"
 """What the tests need to know of the stack (``tests/conftest.py``)."""
+BUILT: Final = HOME / "build"
+ARTIFACTS: Final = "sam-artifacts"
+PACKAGED: Final = HOME / "packaged.yaml"
 LOG: Final = HOME / "ministack.log"
 CERTIFICATE: Final = HOME / "tmp" / "ministack-tls" / "server.crt"
 NAME: Final = "gapless"
@@ -87,6 +90,7 @@ def up() -> None:
     if not _answers():
         _start_ministack()
     os.environ.update(environment())
+    build()
     outputs = deploy(NAME, {})
     url = api_url(outputs)
     keys = make_caller("uploader")
@@ -139,20 +143,29 @@ def down() -> None:
     print("The stack is gone.")
 
 
-def deploy(name: str, parameters: dict[str, str]) -> dict[str, str]:
-    """Build and deploy a stack, and give its outputs. Raises StackError."""
-    built = HOME / "build"
+def build() -> None:
+    """Build what stacks are deployed of, and put it where they are deployed from.
+
+    Raises StackError.
+    """
     print("sam build …", flush=True)
-    done = sam.build(built)
+    done = sam.build(BUILT)
     if done.returncode:
         raise StackError(f"sam build failed:\n{done.stderr[-4000:]}")
-    print("sam deploy …", flush=True)
-    bucket = "sam-artifacts"
     with suppress(boto3.client("s3").exceptions.BucketAlreadyOwnedByYou):
-        boto3.client("s3").create_bucket(Bucket=bucket)
+        boto3.client("s3").create_bucket(Bucket=ARTIFACTS)
     _sam(
-        *("deploy", "--template-file", str(built / "template.yaml"), "--stack-name", name),
-        *("--s3-bucket", bucket, "--no-resolve-s3", "--capabilities", "CAPABILITY_IAM"),
+        *("package", "--template-file", str(BUILT / "template.yaml"), "--s3-bucket", ARTIFACTS),
+        *("--no-resolve-s3", "--output-template-file", str(PACKAGED)),
+    )
+
+
+def deploy(name: str, parameters: dict[str, str]) -> dict[str, str]:
+    """Deploy a stack of what was built, and give its outputs. Raises StackError."""
+    print("sam deploy …", flush=True)
+    _sam(
+        *("deploy", "--template-file", str(PACKAGED), "--stack-name", name),
+        *("--s3-bucket", ARTIFACTS, "--no-resolve-s3", "--capabilities", "CAPABILITY_IAM"),
         *("--no-confirm-changeset", "--no-fail-on-empty-changeset"),
         *sam.FOR_THIS_MACHINE,
         *(f"{key}={value}" for key, value in parameters.items()),

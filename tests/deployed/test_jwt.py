@@ -126,7 +126,7 @@ def test_a_token_without_a_subject_is_nobody(outputs: dict[str, str], issuer: Is
     assert (answer.status_code, answer.json()["code"]) == (403, "no_identity")
 
 
-def test_deploying_again_changes_nothing_and_deleting_keeps_the_data(
+def test_building_and_deploying_again_changes_nothing_and_deleting_keeps_the_data(
     outputs: dict[str, str], issuer: Issuer
 ) -> None:
     cloudformation = boto3.client("cloudformation")
@@ -136,6 +136,7 @@ def test_deploying_again_changes_nothing_and_deleting_keeps_the_data(
         return found.get("LastUpdatedTime"), found["StackStatus"]
 
     before = when()
+    ministack.build()
     assert ministack.deploy(NAME, parameters(issuer)) == outputs
     assert when() == before
     ministack.delete(NAME)
