@@ -1,10 +1,10 @@
 """Random runs of the whole API against a plain dictionary that shares no code with it.
 
 Several sessions of several owners at once, strict and flexible; batches in any order, again, or
-different; finishes that die at any call to AWS and are taken over; aborts; strangers; a clock that
-jumps, over leases and over expiry. After every step each session's status, and at the end each
-merged object, must be what the dictionary says. ``PROOF_SCALE`` multiplies the runs; a failure
-prints what replays it.
+different; finishes that say how much there is, right or wrong, and that die at any call to AWS and
+are taken over; aborts; strangers; a clock that jumps, over leases and over expiry. After every step
+each session's status, and at the end each merged object, must be what the dictionary says.
+``PROOF_SCALE`` multiplies the runs; a failure prints what replays it.
 """
 
 import json
@@ -38,6 +38,10 @@ SEQ_NUMS = st.integers(0, 5)
 DATA: st.SearchStrategy[list[object]] = st.lists(
     st.sampled_from([1, "é", None, {"a": 1.5}, [[]], "\u2028"]), min_size=1, max_size=4
 )
+SAYS: st.SearchStrategy[dict[str, int] | None] = st.none() | st.fixed_dictionaries(
+    {}, optional={"totalRecord": st.integers(0, 9), "batches": st.integers(0, 6)}
+)
+"""What a finish says there is; None for what is right."""
 OWNERS = ("Ada", "Grace")
 LIFETIME = 24 * 3600
 JUMPS = {"over a lease": 60, "for hours": 5 * 3600, "over the expiry": 25 * 3600}
@@ -107,11 +111,13 @@ class Machine(RuleBasedStateMachine):
     @rule(
         target=sessions,
         owner=st.sampled_from(OWNERS),
-        total=st.integers(0, 9),
+        total=st.none() | st.integers(0, 9),
         size=st.none() | st.integers(1, 3),
         form=st.sampled_from(["ndjson", "ndjson.gz"]),
     )
-    def create(self, owner: str, total: int, size: int | None, form: str) -> str:
+    def create(self, owner: str, total: int | None, size: int | None, form: str) -> str:
+        if total is None:
+            size = None
         session_id = self.apis[owner].create(total, size, format=form)
         self.model[session_id] = {
             "owner": owner,
@@ -121,6 +127,7 @@ class Machine(RuleBasedStateMachine):
             "form": form,
             "state": "OPEN",
             "aborted": False,
+            "decided": None,
             "batches": {},
             "result": None,
         }
@@ -168,13 +175,38 @@ class Machine(RuleBasedStateMachine):
                 data = session["batches"].get(seq_num, [seq_num] * right)
                 self.batch(session_id, seq_num, data, as_lines=seq_num % 2 == 0)
 
-    @rule(session_id=sessions)
-    def finish(self, session_id: str) -> None:
-        self._check_finish(session_id, self.api(session_id).finish(session_id))
+    def _said(self, session_id: str, says: dict[str, int] | None) -> dict[str, int]:
+        if says is not None:
+            return says
+        batches = self.model[session_id]["batches"]
+        return {"totalRecord": sum(map(len, batches.values())), "batches": len(batches)}
 
-    @rule(session_id=sessions, dies_at=st.integers(1, 12), landed=st.booleans())
-    def finish_that_dies(self, session_id: str, dies_at: int, *, landed: bool) -> None:
-        """Its process ends at some call; when its lease is over, another attempt is made."""
+    @rule(session_id=sessions, says=SAYS)
+    def finish(self, session_id: str, says: dict[str, int] | None) -> None:
+        said = self._said(session_id, says)
+        self._check_finish(session_id, said, self.api(session_id).finish(session_id, **said))
+
+    @rule(
+        session_id=sessions,
+        says=SAYS,
+        then_says=SAYS,
+        dies_at=st.integers(1, 12),
+        landed=st.booleans(),
+    )
+    def finish_that_dies(
+        self,
+        session_id: str,
+        says: dict[str, int] | None,
+        then_says: dict[str, int] | None,
+        dies_at: int,
+        *,
+        landed: bool,
+    ) -> None:
+        """Its process ends at some call; when its lease is over, another attempt is made.
+
+        That one may say something else, and is refused where the first has decided.
+        """
+        said, then_said = self._said(session_id, says), self._said(session_id, then_says)
         made = 0
 
         def handle(_: Call, forward: Callable[[], Answer]) -> Answer:
@@ -188,34 +220,67 @@ class Machine(RuleBasedStateMachine):
 
         api = self.api(session_id)
         with self.stack.aws.handled(handle):
-            api.finish(session_id)
-        if self.stack.item(session_id)["state"] == "FINISHING":
-            assert api.finish(session_id).status in {202, 410}
+            api.finish(session_id, **said)
+        item = self.stack.item(session_id)
+        if item["state"] == "FINISHING":
+            assert api.finish(session_id, **said).status in {202, 410}
             self.jump("over a lease")
-        self._check_finish(session_id, api.finish(session_id))
+        if decision := item.get("decision"):
+            self.model[session_id]["decided"] = (decision["records"], decision["batches"])
+        self._check_finish(session_id, then_said, api.finish(session_id, **then_said))
+        if self.model[session_id]["decided"]:
+            self._check_finish(session_id, {}, api.finish(session_id))
 
-    def _check_finish(self, session_id: str, answer: ApiAnswer) -> None:
+    @staticmethod
+    def _is_conflict(session: dict[str, Any], said: dict[str, int]) -> bool:
+        batches = -(-session["total"] // session["size"]) if session["size"] else None
+        total, batches = session["decided"] or (session["total"], batches)
+        if session["state"] == "FINISHED":
+            total, batches = (session["result"][name] for name in ("totalRecord", "batches"))
+        wrong_total = total is not None and said.get("totalRecord", total) != total
+        return wrong_total or (batches is not None and said.get("batches", batches) != batches)
+
+    def _check_finish(self, session_id: str, said: dict[str, int], answer: ApiAnswer) -> None:
         session = self.model[session_id]
         if session["state"] == "EXPIRED":
             assert (answer.status, answer.code) == (410, "session_expired")
         elif session["state"] == "ABORTED":
             assert (answer.status, answer.code) == (409, "session_aborted")
+        elif self._is_conflict(session, said):
+            assert (answer.status, answer.code) == (409, "totals_conflict")
         elif session["state"] == "FINISHED":
             assert answer.json == session["result"]
+        elif session["total"] is None and "totalRecord" not in said and not session["decided"]:
+            assert (answer.status, answer.code) == (400, "missing_total")
         else:
             assert answer.status == 200
-            self._check_validation(session, answer.json)
+            self._check_validation(session, said, answer.json)
 
-    def _check_validation(self, session: dict[str, Any], result: dict[str, Any]) -> None:
+    def _check_validation(
+        self, session: dict[str, Any], said: dict[str, int], result: dict[str, Any]
+    ) -> None:
         present = set(session["batches"])
-        wanted = set(range(max(present, default=-1) + 1))
+        wanted = set(range(said.get("batches", max(present, default=-1) + 1)))
         if session["size"]:
             wanted = {n for n in range(9) if n * session["size"] < session["total"]}
         received = sum(len(data) for data in session["batches"].values())
-        if wanted - present:
+        total = said.get("totalRecord", session["total"])
+        if session["decided"]:
+            wanted, total = present, received
+        assert result["totalRecord"] == total
+        if result["validationResult"] == "Failed":
+            assert result.get("expectedBatches") == said.get("batches")
+        if present - wanted:
+            assert (result["validationResult"], result["reason"]) == (
+                "Failed",
+                "unexpected_batches",
+            )
+            assert self._numbers(result["unexpected"]) == present - wanted
+            assert self._numbers(result["missing"]) == wanted - present
+        elif wanted - present:
             assert (result["validationResult"], result["reason"]) == ("Failed", "missing_batches")
             assert self._numbers(result["missing"]) == wanted - present
-        elif received != session["total"]:
+        elif received != total:
             assert (result["validationResult"], result["reason"]) == ("Failed", "record_count")
             assert result["receivedRecord"] == received
         else:
