@@ -121,7 +121,9 @@ class Template:
     def table(self) -> Table:
         """The one table of the stack."""
         (table,) = self._of_type("AWS::DynamoDB::Table").values()
-        create: Node = {name: table[name] for name in _TABLE_ARGUMENTS if name in table}
+        create: Node = {
+            name: _with_owners(table[name]) for name in _TABLE_ARGUMENTS if name in table
+        }
         if stream := table.get("StreamSpecification"):
             # CloudFormation takes that for granted.
             create["StreamSpecification"] = {"StreamEnabled": True, **stream}
@@ -182,6 +184,14 @@ class Template:
             timeout=properties["Timeout"],
             memory=properties["MemorySize"],
         )
+
+
+def _with_owners(value: object) -> object:
+    """``value`` of a table that tells owners apart; without that it has an index less."""
+    match value:
+        case {"Fn::If": ["HasOwners", chosen, _]}:
+            return chosen
+    return value
 
 
 def _logical_id(value: Node) -> str:

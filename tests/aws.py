@@ -31,6 +31,8 @@ class Call:
     headers: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
     prefix: str = field(default="", compare=False)
     """Of a listing."""
+    body: bytes = field(default=b"", compare=False, repr=False)
+    """Of a call to DynamoDB."""
 
 
 Handler = Callable[[Call, "Callable[[], Answer]"], "Answer"]
@@ -64,9 +66,9 @@ class AwsProxy:
     def _answer(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        call = _call(environ)
-        self.calls.append(call)
         content = environ["wsgi.input"].read()
+        call = _call(environ, content)
+        self.calls.append(call)
 
         def forward() -> Answer:
             # May be called again: a network may deliver a request twice.
@@ -150,14 +152,14 @@ _S3_OPERATIONS = (
 )
 
 
-def _call(environ: "WSGIEnvironment") -> Call:
+def _call(environ: "WSGIEnvironment", content: bytes) -> Call:
     headers = {
         name.removeprefix("HTTP_").replace("_", "-").lower(): value
         for name, value in environ.items()
         if name.startswith("HTTP_")
     }
     if target := headers.get("x-amz-target"):
-        return Call(target.partition(".")[2], headers=headers)
+        return Call(target.partition(".")[2], headers=headers, body=content)
     method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
     operation = next(
         name

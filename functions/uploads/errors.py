@@ -75,7 +75,13 @@ InvalidIdempotencyKeyError = _error(
     400, "invalid_idempotency_key", "The Idempotency-Key is not valid."
 )
 
+UnknownParameterError = _error(400, "unknown_parameter", "The query string has an unknown name.")
+InvalidStateError = _error(400, "invalid_state", "The state is not known.")
+InvalidLimitError = _error(400, "invalid_limit", "The limit is not valid.")
+InvalidCursorError = _error(400, "invalid_cursor", "The cursor is not valid.")
+
 NoIdentityError = _error(403, "no_identity", "The caller has no identity.")
+NoListError = _error(403, "no_list", "There is no list of sessions.")
 
 SessionNotFoundError = _error(404, "session_not_found", "There is no such session.")
 

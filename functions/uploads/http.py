@@ -87,6 +87,11 @@ class Request:
         is_base64 = self.event.get("isBase64Encoded") is True
         return key, digest_as_sent(text(self.event.get("body")), is_base64=is_base64)
 
+    @property
+    def query(self) -> str:
+        """The query string as it was sent."""
+        return text(self.event.get("rawQueryString"))
+
     def in_path(self, name: str) -> str:
         """A parameter of the path as it was sent; empty where the route has none."""
         return text(mapping(self.event.get("pathParameters")).get(name))
@@ -137,6 +142,16 @@ class Request:
     def owner(self) -> str:
         """The principal who calls. Raises NoIdentityError."""
         return identity.owner_of(self.request_context, self.auth_mode)
+
+    @property
+    def owner_of_a_list(self) -> str:
+        """The same. Raises also NoListError, where everybody is one principal."""
+        if self.auth_mode is AuthMode.NONE:
+            raise errors.NoListError(
+                "Callers are not told apart here, so there is no list: a session's id is the only"
+                " key to it. Keep the ids of your sessions."
+            )
+        return self.owner
 
     def count(self, name: str, value: float, unit: MetricUnit = MetricUnit.Count) -> None:
         """Add to a metric of the stack."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from uploads import errors, file_name, gaps, limits
+from uploads import cursor, errors, file_name, gaps, limits
 from uploads.formats import Format
 from uploads.session import Session, StaleAttemptError, State
 from uploads.session_store import Claim
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from uploads.batch_store import BatchStore
     from uploads.config import Clock
     from uploads.decode.create import SessionRequest
+    from uploads.decode.list_query import ListRequest
     from uploads.merging.merged_store import MergedStore
     from uploads.reports import ReportStore
     from uploads.schemas import Schemas
@@ -110,6 +111,40 @@ class Lifecycle:
             )
         return None
 
+    def page(self, owner: str, request: "ListRequest") -> dict[str, object]:
+        """A page of ``owner``'s sessions, newest first; the API's body of it: 1 query.
+
+        Sessions that are over are left out, and those in another state than what was asked for; so
+        it may be short, or empty, and yet not the last. Raises InvalidCursorError.
+        """
+        key = self.sessions.table
+        after = cursor.decode(request.cursor, owner, key) if request.cursor is not None else None
+        found, last = self.sessions.page(owner, request.limit, after)
+        now = self.clock()
+        return {
+            "sessions": [
+                self._entry(session)
+                for session in found
+                if not session.is_over(now) and request.state in {None, session.state}
+            ],
+            "cursor": cursor.encode(last, owner, key) if last else None,
+        }
+
+    @staticmethod
+    def _entry(session: Session) -> dict[str, object]:
+        """What is known of a session from its item alone, as list and status have it."""
+        return {
+            "sessionId": session.session_id,
+            "state": session.state,
+            "totalRecord": session.total_record,
+            "batchSize": session.batch_size,
+            "format": session.format,
+            "metadata": session.metadata,
+            "createdAt": timestamp(session.created_at),
+            "expiresAt": timestamp(session.ends_at),
+            "fileDeletedAt": deleted_at(session),
+        }
+
     def find(self, session_id: str, owner: str) -> Session:
         """The session. Raises SessionNotFoundError or SessionExpiredError."""
         return self.sessions.get(session_id, owner).require_unexpired(self.clock())
@@ -128,16 +163,8 @@ class Lifecycle:
             missing = list(gaps.missing(present, session.expected_batches))
             batches = len(present)
         return {
-            "sessionId": session.session_id,
-            "state": session.state,
-            "totalRecord": session.total_record,
-            "batchSize": session.batch_size,
-            "format": session.format,
-            "metadata": session.metadata,
+            **self._entry(session),
             "schema": session.schema,
-            "createdAt": timestamp(session.created_at),
-            "expiresAt": timestamp(session.ends_at),
-            "fileDeletedAt": deleted_at(session),
             "batches": batches,
             **gaps.report("missing", missing),
             "merge": self._progress(session),

@@ -34,6 +34,13 @@ MAX_METADATA_BYTES: Final = 2_048
 """Largest metadata of a session, bytes of UTF-8, names and values. They are in its item, of which
 they may take a half."""
 
+DEFAULT_PAGE: Final = 50
+"""Sessions that a page of a list looks at, if nobody says how many."""
+
+MAX_PAGE: Final = 1_000
+"""Most sessions that a page of a list looks at: DynamoDB reads 1 MB at a time, and each has up to
+2.6 KB in the index."""
+
 MAX_FILE_NAME_BYTES: Final = 255
 """Longest name of a file, bytes of UTF-8, that Linux and macOS take."""
 

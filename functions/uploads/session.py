@@ -237,8 +237,8 @@ class Session:
                 received=records,
             )
 
-    def require_unexpired(self, now: int) -> Self:
-        """Raise SessionExpiredError once no call can finish it any more, or its result is gone.
+    def is_over(self, now: int) -> bool:
+        """Whether no call can finish it any more, or its result is gone.
 
         While it is open, a seal that was sent in time may still arrive.
         """
@@ -249,7 +249,11 @@ class Session:
                 over = self.expires_at + limits.FLIGHT_SECONDS
             case _:
                 over = self.batches_until + limits.FLIGHT_SECONDS
-        if now >= over:
+        return now >= over
+
+    def require_unexpired(self, now: int) -> Self:
+        """Raise SessionExpiredError where it is over."""
+        if self.is_over(now):
             raise _expired()
         return self
 

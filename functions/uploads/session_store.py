@@ -15,7 +15,9 @@ SHA-256 of owner and key, ``session`` the id it stands for; then ``version``, ``
 ``createdAt`` and ``expiresAt``. It has no ``owner`` and no ``state``, so that it is in no list and
 nothing is cleaned up after it.
 
-Permissions: ``dynamodb:PutItem`` to create, ``GetItem``, ``UpdateItem``.
+Sessions are listed by the index ``ByOwner``, which has what a list shows of them, a moment later.
+
+Permissions: ``dynamodb:PutItem`` to create, ``GetItem``, ``UpdateItem``; on the index ``Query``.
 """
 
 import hashlib
@@ -30,6 +32,7 @@ import msgspec
 from botocore.exceptions import ClientError, HTTPClientError
 
 from uploads import errors, limits
+from uploads.cursor import Place
 from uploads.formats import Format
 from uploads.session import (
     MOVES,
@@ -47,6 +50,7 @@ from uploads.session import (
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import QueryInputTypeDef
 
 _CACHED_SESSIONS: Final = 1_024
 """Most sessions that a warm function keeps."""
@@ -77,14 +81,14 @@ class SessionStore:
 
     def __init__(self, client: "DynamoDBClient", table: str) -> None:
         self._client = client
-        self._table = table
+        self.table = table
         self._cached: dict[tuple[str, str], Session] = {}
 
     def create(self, session: Session) -> None:
         """Store a new session, unless that was done before: 1 write."""
         try:
             self._client.put_item(
-                TableName=self._table,
+                TableName=self.table,
                 Item=_item(session),
                 ConditionExpression="attribute_not_exists(sessionId)",
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
@@ -111,7 +115,7 @@ class SessionStore:
         }
         try:
             self._client.put_item(
-                TableName=self._table,
+                TableName=self.table,
                 Item={name: _attribute(value) for name, value in values.items()},
                 # What is over is deleted some time later.
                 ConditionExpression="attribute_not_exists(sessionId) OR expiresAt <= :now",
@@ -132,7 +136,7 @@ class SessionStore:
         Raises SessionNotFoundError also if it belongs to another owner.
         """
         found = self._client.get_item(
-            TableName=self._table, Key={"sessionId": {"S": session_id}}, ConsistentRead=True
+            TableName=self.table, Key={"sessionId": {"S": session_id}}, ConsistentRead=True
         ).get("Item", {})
         session = _owned(found, owner)
         # The owner is part of the key, so that a stranger never finds an id faster than any other.
@@ -144,6 +148,36 @@ class SessionStore:
                 self._cached.clear()
             self._cached[key] = session.as_created()
         return session
+
+    def page(
+        self, owner: str, limit: int, after: Place | None = None
+    ) -> tuple[list[Session], Place | None]:
+        """At most ``limit`` sessions of ``owner``, newest first, behind ``after``: 1 query.
+
+        Also where to go on, None at the end. They are as they were a moment ago, without what no
+        list shows.
+        """
+        asked: QueryInputTypeDef = {
+            "TableName": self.table,
+            "IndexName": "ByOwner",
+            "KeyConditionExpression": "#owner = :owner",
+            "ExpressionAttributeNames": {"#owner": "owner"},
+            "ExpressionAttributeValues": {":owner": _attribute(owner)},
+            "ScanIndexForward": False,
+            "Limit": limit,
+        }
+        if after:
+            asked["ExclusiveStartKey"] = {
+                "owner": _attribute(owner),
+                "createdAt": _attribute(after.created_at),
+                "sessionId": _attribute(after.session_id),
+            }
+        found = self._client.query(**asked)
+        last: dict[str, Any] = found.get("LastEvaluatedKey", {})
+        return (
+            [_owned(item, owner) for item in found["Items"]],
+            Place(_value(last["createdAt"]), _value(last["sessionId"])) if last else None,
+        )
 
     def get_cached(self, session_id: str, owner: str, now: int) -> Session:
         """A session that this function has seen open, as it was created; else ``get``.
@@ -339,7 +373,7 @@ class SessionStore:
         values |= {":owner": owner} | {f":{state}": state.value for state in {*sources, target}}
         try:
             answer = self._client.update_item(
-                TableName=self._table,
+                TableName=self.table,
                 Key={"sessionId": {"S": session_id}},
                 UpdateExpression=update,
                 ConditionExpression=legal,
@@ -437,7 +471,8 @@ def _session(item: dict[str, Any]) -> Session:
         batches_until=value.get("batchesUntil", value["expiresAt"]),
         expires_at=value["expiresAt"],
         state=State(value["state"]),
-        attempt=value["attempt"],
+        # An index has no more than a list shows.
+        attempt=value.get("attempt", 0),
         holder=value.get("holder", ""),
         finishing_since=value.get("finishingSince"),
         lease_until=value.get("leaseUntil", 0),

@@ -53,7 +53,8 @@ def handle(event: dict[str, Any], auth_mode: str = "NONE") -> dict[str, Any]:
 
 
 def mode_of(name: str) -> str:
-    return {"create_iam": "IAM", "create_jwt": "JWT"}.get(name, "NONE")
+    _, _, end = name.rpartition("_")
+    return end.upper() if end in {"iam", "jwt"} else "NONE"
 
 
 NEEDS = {
@@ -102,7 +103,7 @@ def test_event(name: str, status: str, code: str) -> None:
 @pytest.mark.usefixtures("stack")
 @pytest.mark.parametrize("mode", ["IAM", "JWT"])
 def test_no_identity_is_refused_unless_everybody_is_one(mode: str) -> None:
-    named = ("create", "batch", "lines", "finish", "status", "file", "manifest", "abort")
+    named = ("create", "list", "batch", "lines", "finish", "status", "file", "manifest", "abort")
     for name in (*named, "delete_file"):
         answer = handle(load(name), mode)
         assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (403, "no_identity")

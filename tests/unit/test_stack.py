@@ -391,6 +391,23 @@ def test_the_stage_is_throttled() -> None:
     }
 
 
+def test_nobody_pays_for_an_index_without_owners() -> None:
+    table = RESOURCES["SessionsTable"]["Properties"]
+    condition, (index,), otherwise = table["GlobalSecondaryIndexes"]["If"]
+    assert (condition, otherwise) == ("HasOwners", {"Ref": "AWS::NoValue"})
+    condition, with_owners, without = table["AttributeDefinitions"]["If"]
+    assert condition == "HasOwners"
+    assert [attribute["AttributeName"] for attribute in without] == ["sessionId"]
+    # As the items have them: a time as text would refuse every session.
+    types = {each["AttributeName"]: each["AttributeType"] for each in with_owners}
+    assert types == {"sessionId": "S", "owner": "S", "createdAt": "N"}
+    keys = {key["KeyType"]: key["AttributeName"] for key in index["KeySchema"]}
+    assert keys == {"HASH": "owner", "RANGE": "createdAt"}
+    # No move that only holds a session writes it.
+    projected = {*index["Projection"]["NonKeyAttributes"]}
+    assert not projected & {"leaseUntil", "holder", "attempt", "upload", "result", "counted"}
+
+
 def test_the_access_log_is_json_and_tells_no_secrets() -> None:
     line = json.loads(STAGE["AccessLogSettings"]["Format"])
     assert line["requestId"] == "$context.requestId"

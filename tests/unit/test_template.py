@@ -207,10 +207,11 @@ CERTIFICATE = "arn:aws:acm:us-east-1:123456789012:certificate/0"
 DOMAIN = {"DomainName": "uploads.example.com", "CertificateArn": CERTIFICATE}
 
 
-def test_status_and_finish_are_throttled_by_themselves() -> None:
-    stack = Stack(FinishThrottlingRate="7", StatusThrottlingBurst="9")
+def test_what_may_cost_much_is_throttled_by_itself() -> None:
+    stack = Stack(FinishThrottlingRate="7", StatusThrottlingBurst="9", ListThrottlingRate="5")
     (stage,) = stack.resources("AWS::ApiGatewayV2::Stage").values()
     assert stage["Properties"]["RouteSettings"] == {
+        "GET /api/upload/sessions": {"ThrottlingRateLimit": "5", "ThrottlingBurstLimit": "100"},
         "GET /api/upload/sessions/{sessionId}": {
             "ThrottlingRateLimit": "100",
             "ThrottlingBurstLimit": "9",
