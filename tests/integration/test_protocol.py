@@ -43,6 +43,7 @@ def test_create(any_api: Api) -> None:
         "batchSize": None,
         "format": "ndjson",
         "metadata": {},
+        "schema": None,
         "createdAt": status.json["createdAt"],
         "expiresAt": created["expiresAt"],
         "fileDeletedAt": None,

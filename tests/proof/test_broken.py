@@ -387,7 +387,7 @@ def the_first_seal_says_the_total(patch: pytest.MonkeyPatch) -> None:
         sealed = real(self, *given, totals=totals, **more)
         if totals.records is not None:
             self._client.update_item(
-                TableName=self._table,
+                TableName=self.table,
                 Key={"sessionId": {"S": sealed.session_id}},
                 UpdateExpression="SET totalRecord = if_not_exists(totalRecord, :total)",
                 ExpressionAttributeValues={":total": {"N": str(totals.records)}},
