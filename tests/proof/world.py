@@ -788,7 +788,7 @@ class World:
         expected = {
             "sessionId": session_id,
             "key": f"{session_id}.{history.form}",
-            **({} if history.manifest_of_before else {"metadata": {}}),
+            **({} if history.manifest_of_before else {"metadata": {}, "schema": None}),
             "records": total,
             "bytes": len(merged),
             **sums,
