@@ -5,12 +5,15 @@ Environment:
 - ``PORT``: 3000 if it is not set, 0 for any free one.
 - ``AWS_ENDPOINT_URL``: S3 and DynamoDB are there, not in this process; the table and the buckets
   are created if they are missing.
+- ``SCHEMAS_DIR``: the folder of the schemas that sessions may name; ``functions/schemas`` if it is
+  not set.
 - ``SESSIONS_TABLE``, ``BATCHES_BUCKET`` and ``MERGED_BUCKET``, without an endpoint: those of a
   deployed stack, at AWS, with the caller's own credentials. Nothing is created.
 """
 
 import os
 import signal
+import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -49,6 +52,7 @@ def main() -> None:
 def _serve(running: ExitStack) -> None:
     port = _port()
     template = Template.load(in_process.TEMPLATE)
+    _check_schemas(template)
     where = _storage(running, template)
     api = with_files(gateway.wsgi(in_process.load_gateway(template)), _PAGE)
     if "AWS_ENDPOINT_URL" in os.environ:
@@ -120,6 +124,21 @@ def _clean_up(running: ExitStack, template: Template, table: str) -> str:
         )
     running.enter_context(streams.Poller(in_process.load_stream(template, table, arn)))
     return ""
+
+
+def _check_schemas(template: Template) -> None:
+    """What ``sam build`` does with the schemas that are to be deployed."""
+    folder = Path(os.environ.get("SCHEMAS_DIR") or template.code / "schemas")
+    if folder.is_dir():
+        found = subprocess.run(
+            [sys.executable, template.code / "packing" / "check_schemas.py", folder],
+            env=os.environ | {"PYTHONPATH": str(template.code)},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if found.returncode:
+            raise UsageError(f"a schema in {folder} cannot be used:\n{found.stdout}")
 
 
 def _port() -> int:

@@ -11,15 +11,19 @@ import fcntl
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import Any, Final
 
 GLIBC: Final = range(17, 35)
 """Minor versions of glibc 2 that wheels may ask for. Lambda's Amazon Linux 2023 has 2.34."""
+SCHEMAS: Final = Path("schemas")
+"""JSON Schemas that sessions may name."""
 SERVICES: Final = {"dynamodb", "s3", "stepfunctions"}
 """What botocore keeps its models of; those of all others are half of what is installed."""
 
@@ -53,6 +57,7 @@ def make(processor: str, target: Path) -> None:
     """Make the package."""
     install(processor, target)
     trim(target)
+    add_schemas(target)
     for module in Path().glob("*.py"):
         shutil.copy(module, target)
     shutil.copytree("uploads", target / "uploads", ignore=shutil.ignore_patterns("__pycache__"))
@@ -65,6 +70,35 @@ def make(processor: str, target: Path) -> None:
     )
     if not compiled:
         sys.exit("Some modules cannot be compiled.")
+
+
+def add_schemas(target: Path) -> None:
+    """Add the schemas, which must all compile; without any, leave out what validates."""
+    if not any(SCHEMAS.glob("[!.]*")):
+        for path in target.glob("jsonschema_rs*"):
+            shutil.rmtree(path)
+        return
+    lines = Path("requirements.txt").read_text(encoding="utf-8").splitlines()
+    needed = [line for line in lines if line.startswith(("jsonschema-rs=", "msgspec="))]
+    with tempfile.TemporaryDirectory() as here:
+        # For this machine, which may be of another architecture than the package.
+        subprocess.run(  # noqa: S603
+            [
+                *(sys.executable, "-m", "pip", "install", *needed, "--target", here, "--quiet"),
+                *("--disable-pip-version-check", "--root-user-action=ignore"),
+            ],
+            check=True,
+        )
+        found = subprocess.run(  # noqa: S603
+            [sys.executable, "packing/check_schemas.py", SCHEMAS],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), here])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if found.returncode:
+        sys.exit(f"{found.stdout}{found.stderr}\nA schema in functions/schemas cannot be deployed.")
+    shutil.copytree(SCHEMAS, target / SCHEMAS, ignore=shutil.ignore_patterns(".*"))
 
 
 def install(processor: str, target: Path) -> None:

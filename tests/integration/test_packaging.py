@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,8 @@ from local.runtime import RUNTIME, runtime_bin
 
 FUNCTIONS = sam.ROOT / "functions"
 PINNED = set(re.findall(r"^([\w-]+)==", (FUNCTIONS / "requirements.txt").read_text(), re.MULTILINE))
+VALIDATES = "jsonschema-rs"
+"""What only a package with schemas has."""
 THEIR_NEEDS = {"jmespath", "python-dateutil", "s3transfer", "six", "typing-extensions", "urllib3"}
 HANDLERS = ["sessions", "batches", "finish"]
 MACHINES = {"x86_64": 62, "arm64": 183}
@@ -111,7 +114,7 @@ def test_a_package_is_whole_and_holds_nothing_else(built: Path, handler: str) ->
     installed = {
         path.name.partition("-")[0].replace("_", "-") for path in package.glob("*.dist-info")
     }
-    assert installed == PINNED | THEIR_NEEDS
+    assert installed == (PINNED | THEIR_NEEDS) - {VALIDATES}
     theirs = {
         line.partition(",")[0].partition("/")[0]
         for record in package.glob("*.dist-info/RECORD")
@@ -151,6 +154,48 @@ def test_a_package_is_compiled_for_its_python(built: Path, handler: str) -> None
     assert {path.read_bytes()[:8] for path in expected} == {bytes.fromhex(magic) + unchecked}
 
 
+def add_schemas(folder: Path, **schemas: str) -> subprocess.CompletedProcess[str]:
+    """Add schemas to a package that has nothing but what validates, as ``sam build`` does."""
+    if runtime_bin() is None:
+        pytest.skip(f"sam build needs {RUNTIME}, and there is none on the path")
+    code, package = folder / "code", folder / "package"
+    shutil.copytree(FUNCTIONS, code, ignore=shutil.ignore_patterns("__pycache__"))
+    (code / "schemas").mkdir()
+    for name, text in schemas.items():
+        (code / "schemas" / f"{name}.json").write_text(text)
+    (package / "jsonschema_rs").mkdir(parents=True)
+    script = f"from packing import pack; pack.add_schemas(pack.Path({str(package)!r}))"
+    return subprocess.run(
+        [Path(runtime_bin() or "") / RUNTIME, "-c", script],
+        cwd=code,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_schemas_that_compile_are_in_the_package(tmp_path: Path) -> None:
+    done = add_schemas(tmp_path, orders='{"type": "object"}', tree='{"items": {"$ref": "#"}}')
+    assert done.returncode == 0, done.stderr
+    found = {path.name for path in (tmp_path / "package" / "schemas").iterdir()}
+    assert found == {"orders.json", "tree.json"}
+    assert (tmp_path / "package" / "jsonschema_rs").exists()
+
+
+def test_no_package_is_made_with_a_schema_that_does_not(tmp_path: Path) -> None:
+    done = add_schemas(tmp_path, fine="{}", wrong='{"properties": {"id": {"type": "strng"}}}')
+    assert done.returncode == 1
+    assert "schema fine.json: compiles" in done.stderr
+    assert "schema wrong.json: at /properties/id/type: " in done.stderr
+    assert not (tmp_path / "package" / "schemas").exists()
+
+
+def test_a_package_without_schemas_has_nothing_to_validate_with(tmp_path: Path) -> None:
+    done = add_schemas(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "package").iterdir()) == []
+
+
 def test_a_package_is_for_its_architecture(built: Path) -> None:
     libraries = list(built.rglob("*.so"))
     assert {"_obstore.abi3.so"} < {path.name for path in libraries}
@@ -181,5 +226,6 @@ def test_a_batch_starts_without_what_it_does_not_use(built_here: Path) -> None:
     assert "uploads.merging.merged_store" not in batches["modules"]
     assert models(batches) == {"dynamodb"}
     packages = {name.partition(".")[0] for name in batches["modules"]}
-    assert not packages & {"asyncio", "boto3", "multiprocessing", "s3transfer"}
+    assert not packages & {"asyncio", "boto3", "multiprocessing", "s3transfer", "jsonschema_rs"}
+    assert not {"uploads.schemas", "uploads.decode.records"} & set(batches["modules"])
     assert len(batches["modules"]) <= MOST_MODULES

@@ -78,8 +78,8 @@ class RecordCheck:
         try:
             # From text, numbers keep their digits. Messages are not to repeat the record.
             self._one = validator_for(text.decode(), mask="it", **_OPTIONS)
-        except (ValidationError, ReferencingError) as error:
-            raise ValueError(str(error)) from None
+        except ValidationError as error:
+            raise ValueError(f"at {pointer(error.instance_path) or '/'}: {error.message}") from None
         self._many = self._compile_many()
         self._has_unions = any(keyword in text for keyword in _UNIONS)
 
