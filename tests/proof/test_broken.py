@@ -16,10 +16,11 @@ import pytest
 
 from tests.proof import world as proof_world
 from tests.proof.crashes import OPERATIONS
+from tests.proof.naming import NAMING
 from tests.proof.scenarios import SCENARIOS
 from tests.proof.stories import STORIES
 from tests.proof.world import ViolationError, World, count
-from uploads import batch_store, errors, gzip_member, limits, session_store
+from uploads import batch_store, cursor, errors, gzip_member, limits, session_store
 from uploads import session as session_module
 from uploads.batch import listing_digest
 from uploads.cleanup import Cleaned, Cleanup
@@ -34,7 +35,7 @@ from uploads.merging.outcome import Outcomes
 from uploads.merging.validation import Verdict, merge_failed
 from uploads.receiving import Receiver
 from uploads.session import MOVES, Move, Session, State, Totals
-from uploads.session_store import SessionStore
+from uploads.session_store import Claim, SessionStore
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -430,6 +431,98 @@ def a_verdict_is_remembered(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("uploads.merging.finish.validate", validate)
 
 
+def no_condition_on_the_session(patch: pytest.MonkeyPatch) -> None:
+    """A create that is repeated writes its session again."""
+
+    def create(self: SessionStore, session: Session) -> None:
+        self._client.put_item(TableName=self.table, Item=session_store._item(session))  # noqa: SLF001
+
+    patch.setattr(SessionStore, "create", create)
+
+
+def an_expired_key_counts(patch: pytest.MonkeyPatch) -> None:
+    real = SessionStore.claim
+
+    def claim(self: SessionStore, owner: str, key: str, claim: Claim, now: int) -> Claim:
+        del now
+        return real(self, owner, key, claim, 0)
+
+    patch.setattr(SessionStore, "claim", claim)
+
+
+def the_body_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    real = SessionStore.claim
+
+    def claim(self: SessionStore, owner: str, key: str, claim: Claim, now: int) -> Claim:
+        return replace(real(self, owner, key, claim, now), digest=claim.digest)
+
+    patch.setattr(SessionStore, "claim", claim)
+
+
+def a_stale_read_of_the_key(patch: pytest.MonkeyPatch) -> None:
+    """Who is refused reads the key from where it has not arrived, and takes it for free."""
+    real = SessionStore.claim
+
+    def claim(self: SessionStore, owner: str, key: str, claim: Claim, now: int) -> Claim:
+        found = real(self, owner, key, claim, now)
+        is_new = found.created_at == claim.created_at
+        return claim if is_new else found
+
+    patch.setattr(SessionStore, "claim", claim)
+
+
+def a_key_lives_longer_by(seconds: int) -> Break:
+    """… than its session takes batches."""
+
+    def break_it(patch: pytest.MonkeyPatch) -> None:
+        real = SessionStore.claim
+
+        def claim(self: SessionStore, owner: str, key: str, claim: Claim, now: int) -> Claim:
+            wrong = replace(claim, expires_at=claim.expires_at + seconds)
+            found = real(self, owner, key, wrong, now)
+            return replace(found, expires_at=found.expires_at - seconds)
+
+        patch.setattr(SessionStore, "claim", claim)
+
+    return break_it
+
+
+def an_abort_lowers_the_expiry(patch: pytest.MonkeyPatch) -> None:
+    real = SessionStore.abort
+
+    def abort(self: SessionStore, session_id: str, owner: str, *, now: int) -> Session:
+        aborted = real(self, session_id, owner, now=now)
+        self._client.update_item(
+            TableName=self.table,
+            Key={"sessionId": {"S": session_id}},
+            UpdateExpression="SET expiresAt = :now",
+            ExpressionAttributeValues={":now": {"N": str(now)}},
+        )
+        return aborted
+
+    patch.setattr(SessionStore, "abort", abort)
+
+
+def a_cursor_is_anybodys(patch: pytest.MonkeyPatch) -> None:
+    real = cursor._code  # noqa: SLF001
+    patch.setattr(cursor, "_code", lambda packed, _, key: real(packed, "anybody", key))
+
+
+def a_cursor_crosses_owners(patch: pytest.MonkeyPatch) -> None:
+    """A list goes on where the cursor is, whoever asks."""
+    a_cursor_is_anybodys(patch)
+    real = SessionStore.page
+
+    def page(self: SessionStore, owner: str, limit: int, after: Any = None) -> Any:
+        if after:
+            key = {"sessionId": {"S": after.session_id}}
+            found = self._client.get_item(TableName=self.table, Key=key)
+            owner = found["Item"]["owner"]["S"]
+        return real(self, owner, limit, after)
+
+    patch.setattr(SessionStore, "page", page)
+
+
 BROKEN: Final[dict[str, tuple[Break, str]]] = {
     "204 without a second look": (no_second_look, "a batch too many, finish"),
     "a refused batch is deleted": (refused_batches_are_deleted, "batch, the same, finish"),
@@ -523,6 +616,15 @@ BROKEN: Final[dict[str, tuple[Break, str]]] = {
         "what is decided is completed",
     ),
     "a verdict is remembered": (a_verdict_is_remembered, "totals come later"),
+    "no condition on the session of a key": (no_condition_on_the_session, "create again, abort"),
+    "an expired key counts": (an_expired_key_counts, "keys and time"),
+    "the body of a key is ignored": (the_body_is_ignored, "create, another body"),
+    "a stale read of the key": (a_stale_read_of_the_key, "create, the same"),
+    "a key outlives its session's time": (a_key_lives_longer_by(1), "keys and time"),
+    "a key dies before its session's time": (a_key_lives_longer_by(-2), "keys and time"),
+    "an abort lowers the expiry": (an_abort_lowers_the_expiry, "keys and time"),
+    "a cursor is anybody's": (a_cursor_is_anybodys, "two lists"),
+    "a cursor crosses owners": (a_cursor_crosses_owners, "two lists"),
     "no time between the two": (no_time_between_the_two, "the last seal"),
     "expired by the first time": (expired_by_the_first_time, "nobody is told 410"),
     "expired without a lag": (expired_without_a_lag, "finish in time, another too late"),
@@ -537,6 +639,7 @@ def test_what_is_broken_is_found(world: World, monkeypatch: pytest.MonkeyPatch, 
     break_it(monkeypatch)
     places: dict[str, Any] = {
         **STORIES,
+        **NAMING,
         **{name: each.explore for name, each in SCENARIOS.items()},
         **{name: each.calls for name, each in OPERATIONS.items()},
     }

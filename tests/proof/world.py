@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
@@ -250,6 +251,15 @@ class Process:
         asked = {"totalRecord": total, "format": form, "batchSize": size}
         return self._invoke(self._sessions, f"POST {ROOT}", "", asked)
 
+    def open(self, total: int, key: str, user: str) -> Answer:
+        """Create with an Idempotency-Key."""
+        headers = {"idempotency-key": key}
+        asked = {"totalRecord": total}
+        return self._invoke(self._sessions, f"POST {ROOT}", "", asked, user, headers=headers)
+
+    def list(self, user: str, query: str) -> Answer:
+        return self._invoke(self._sessions, f"GET {ROOT}", "", user=user, query=query)
+
     def batch(
         self, session_id: str, seq_num: int, data: Sequence[object], user: str = OWNER
     ) -> Answer:
@@ -319,12 +329,19 @@ class Process:
         body: object = None,
         user: str = OWNER,
         seconds_left: float = 25,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        query: str = "",
     ) -> Answer:
         self.invocations += 1
         iam = {"accountId": ACCOUNT, "userId": user}
         event = {
             "routeKey": route,
-            "headers": {"content-type": "application/json", "accept": "application/json"},
+            "rawQueryString": query,
+            "headers": {
+                "content-type": "application/json",
+                "accept": "application/json",
+                **headers,
+            },
             "requestContext": {"requestId": "request", "authorizer": {"iam": iam}},
             "pathParameters": {"sessionId": session_id},
             "isBase64Encoded": False,
@@ -463,6 +480,23 @@ class World:
 
     def _items(self) -> Any:  # noqa: ANN401
         return self._table.items
+
+    def items(self) -> list[dict[str, Any]]:
+        """Every item of the table."""
+        return [
+            {name: _plain(value.to_regular_json()) for name, value in item.attrs.items()}
+            for item in self._items().values()
+        ]
+
+    def claims(self) -> list[str]:
+        """The names of what Idempotency-Keys stand for."""
+        return [item["sessionId"] for item in self.items() if item["sessionId"].startswith("key:")]
+
+    def sweep(self, now: int) -> None:
+        """Delete what the time to live is over of by then."""
+        for item in self.items():
+            if int(item["expiresAt"]) <= now:
+                self.expire(item["sessionId"])
 
     def facts(self, session_id: str) -> Facts:
         """What there is of a session now."""
@@ -638,7 +672,7 @@ class World:
 
     def expire(self, session_id: str) -> None:
         """The time to live of a session is over."""
-        self._table.delete_item({"S": session_id}, None)
+        self._table.delete_item(DynamoType({"S": session_id}), None)
 
     @staticmethod
     @contextmanager

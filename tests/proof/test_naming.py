@@ -1,0 +1,11 @@
+"""Keys, and lists: whatever happens at once, fails, or takes its time."""
+
+import pytest
+
+from tests.proof.naming import NAMING
+from tests.proof.world import World
+
+
+@pytest.mark.parametrize("name", NAMING)
+def test_keys_and_lists(world: World, name: str) -> None:
+    NAMING[name](world)
