@@ -7,6 +7,7 @@ Environment:
   are created if they are missing.
 - ``SCHEMAS_DIR``: the folder of the schemas that sessions may name; ``functions/schemas`` if it is
   not set.
+- ``EVENTS_FILE``: a file to which each event is added, as a line of JSON; none if it is not set.
 - ``SESSIONS_TABLE``, ``BATCHES_BUCKET`` and ``MERGED_BUCKET``, without an endpoint: those of a
   deployed stack, at AWS, with the caller's own credentials. Nothing is created.
 """
@@ -56,7 +57,7 @@ def _serve(running: ExitStack) -> None:
     where = _storage(running, template)
     api = with_files(gateway.wsgi(in_process.load_gateway(template)), _PAGE)
     if "AWS_ENDPOINT_URL" in os.environ:
-        where += _clean_up(running, template, os.environ["SESSIONS_TABLE"])
+        where += _follow(running, template, os.environ["SESSIONS_TABLE"])
     try:
         server = running.enter_context(Server(api, port))
     except OSError as error:
@@ -114,16 +115,28 @@ def _use(store: OtherStorage, template: Template, table: str, batches: str, merg
     return "".join(f"\n  not ensured there: {one}" for one in store.check(table, batches, merged))
 
 
-def _clean_up(running: ExitStack, template: Template, table: str) -> str:
-    """Clean up after sessions, as the deployed stack does by itself; what cannot be done."""
+def _follow(running: ExitStack, template: Template, table: str) -> str:
+    """Do what the deployed stack does by itself on the table's stream; what cannot be done.
+
+    That is to clean up after sessions, and to announce what happens to them.
+    """
     arn = streams.stream_arn(table)
     if arn is None:
         return (
             "\n  not ensured there: DynamoDB gives no stream of the table (so that batches of"
             "\n    sessions that are over stay until a lifecycle rule of the store deletes them)"
         )
-    running.enter_context(streams.Poller(in_process.load_stream(template, table, arn)))
-    return ""
+    events, said = None, ""
+    if file := os.environ.get("EVENTS_FILE"):
+        try:
+            events = Path(file).open("a", encoding="utf-8")  # noqa: SIM115 - until the end
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise UsageError(f"EVENTS_FILE {file}: {reason}") from None
+        running.enter_context(events)
+        said = f"\n  events: {file}"
+    running.enter_context(streams.Poller(in_process.load_stream(template, table, arn, events)))
+    return said
 
 
 def _check_schemas(template: Template) -> None:

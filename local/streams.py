@@ -1,4 +1,4 @@
-"""The table's stream, handed to a function as Lambda does it for an event source mapping.
+"""The table's stream, handed to functions as Lambda does it for event source mappings.
 
 Filters know exact values alone. What fails is brought again as often as the mapping says, and then
 told of on standard error: here no queue takes it. And the table's time to live, which moto ignores.
@@ -7,7 +7,7 @@ told of on standard error: here no queue takes it. And the table's time to live,
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -17,7 +17,7 @@ from boto3.dynamodb.conditions import Attr
 from botocore.exceptions import BotoCoreError, ClientError
 
 from local.gateway import Context, Lambda
-from local.template import Template
+from local.template import EventSource, Template
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
@@ -41,14 +41,19 @@ TIME_TO_LIVE: Final = {"type": "Service", "principalId": "dynamodb.amazonaws.com
 class Stream:
     """A table's changes from the beginning of its stream on, in order, each handed over once."""
 
-    def __init__(self, table: str, arn: str, template: Template, function: Lambda) -> None:
+    def __init__(
+        self,
+        table: str,
+        arn: str,
+        template: Template,
+        mappings: Sequence[tuple[EventSource, Lambda]],
+    ) -> None:
         self._client: DynamoDBStreamsClient = boto3.client("dynamodbstreams")
         self._table: Table = boto3.resource("dynamodb").Table(table)
         self._arn = arn
-        self._source = template.event_source
         self._expires: str = template.table.time_to_live["AttributeName"]
         (self._key,) = (key["AttributeName"] for key in template.table.create["KeySchema"])
-        self._function = function
+        self._mappings = mappings
         self._iterators: dict[str, str] = {}
         """Where to read on, by shard."""
         self._read: set[str] = set()
@@ -73,20 +78,22 @@ class Stream:
     def deliver(self, pause: float = 0) -> None:
         """Hand over all there is by now; wait ``pause`` seconds before what failed comes again."""
         for records in self._batches():
-            self._hand_over(records, pause)
+            for source, function in self._mappings:
+                wanted = [record for record in records if _is_wanted(record, source)]
+                if wanted:
+                    _hand_over(source, function, wanted, pause)
 
     def _batches(self) -> Iterator[list[Record]]:
-        """What is wanted of the changes, in batches no larger than is asked for."""
+        """The changes, in batches no larger than is asked for."""
+        most = min(source.batch_size for source, _ in self._mappings)
         if not self._iterators:
             self._find_shards()
         for shard in list(self._iterators):
             while iterator := self._iterators.get(shard):
-                answer = self._client.get_records(
-                    ShardIterator=iterator, Limit=self._source.batch_size
-                )
+                answer = self._client.get_records(ShardIterator=iterator, Limit=most)
                 records = [self._as_lambda_has_it(record) for record in answer["Records"]]
-                if wanted := [record for record in records if self._is_wanted(record)]:
-                    yield wanted
+                if records:
+                    yield records
                 # Only what was handed over is behind us.
                 if following := answer.get("NextShardIterator"):
                     self._iterators[shard] = following
@@ -115,41 +122,44 @@ class Stream:
             known["userIdentity"] = TIME_TO_LIVE
         return known
 
-    def _is_wanted(self, record: Record) -> bool:
-        return any(matches(record, pattern) for pattern in self._source.patterns)
-
-    def _hand_over(self, records: list[Record], pause: float) -> None:
-        left = records
-        for retry in range(self._source.retries + 1):
-            if retry:
-                time.sleep(pause)
-            left = self._unprocessed(left)
-            if not left:
-                return
-        for record in left:
-            keys = record["dynamodb"]["Keys"]
-            print(f"gapless: not cleaned up: {keys}", file=sys.stderr)  # noqa: T201
-
-    def _unprocessed(self, records: list[Record]) -> list[Record]:
-        """What the function could not process, and all that comes after it."""
-        context = Context(
-            function_name=self._function.name,
-            memory_limit_in_mb=str(self._function.memory),
-            deadline=time.monotonic() + self._function.timeout,
-            aws_request_id=str(uuid4()),
-        )
-        try:
-            answer: Any = self._function.handler({"Records": records}, context)
-        except Exception:  # noqa: BLE001 - Lambda would bring them again whatever it is
-            return records
-        failed = {one["itemIdentifier"] for one in answer["batchItemFailures"]}
-        numbers = [record["dynamodb"]["SequenceNumber"] for record in records]
-        return records[min(map(numbers.index, failed)) :] if failed else []
-
     def forget(self) -> None:
         """Begin at the beginning the next time."""
         self._iterators.clear()
         self._read.clear()
+
+
+def _is_wanted(record: Record, source: EventSource) -> bool:
+    return any(matches(record, pattern) for pattern in source.patterns)
+
+
+def _hand_over(source: EventSource, function: Lambda, records: list[Record], pause: float) -> None:
+    left = records
+    for retry in range(source.retries + 1):
+        if retry:
+            time.sleep(pause)
+        left = _unprocessed(function, left)
+        if not left:
+            return
+    for record in left:
+        keys = record["dynamodb"]["Keys"]
+        print(f"gapless: {function.name} gave up: {keys}", file=sys.stderr)  # noqa: T201
+
+
+def _unprocessed(function: Lambda, records: list[Record]) -> list[Record]:
+    """What the function could not process, and all that comes after it."""
+    context = Context(
+        function_name=function.name,
+        memory_limit_in_mb=str(function.memory),
+        deadline=time.monotonic() + function.timeout,
+        aws_request_id=str(uuid4()),
+    )
+    try:
+        answer: Any = function.handler({"Records": records}, context)
+    except Exception:  # noqa: BLE001 - Lambda would bring them again whatever it is
+        return records
+    failed = {one["itemIdentifier"] for one in answer["batchItemFailures"]}
+    numbers = [record["dynamodb"]["SequenceNumber"] for record in records]
+    return records[min(map(numbers.index, failed)) :] if failed else []
 
 
 class Poller:

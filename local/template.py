@@ -133,15 +133,20 @@ class Template:
         )
 
     @property
-    def event_source(self) -> EventSource:
-        """The one mapping of the table's stream to a function."""
-        (mapping,) = self._of_type("AWS::Lambda::EventSourceMapping").values()
-        return EventSource(
-            function=self._function(_logical_id(mapping["FunctionName"])),
-            patterns=[json.loads(one["Pattern"]) for one in mapping["FilterCriteria"]["Filters"]],
-            batch_size=mapping["BatchSize"],
-            retries=mapping["MaximumRetryAttempts"],
-        )
+    def event_sources(self) -> dict[str, EventSource]:
+        """The mappings of the table's stream to functions, by the functions' handlers."""
+        sources = [
+            EventSource(
+                function=self._function(_logical_id(mapping["FunctionName"])),
+                patterns=[
+                    json.loads(one["Pattern"]) for one in mapping["FilterCriteria"]["Filters"]
+                ],
+                batch_size=mapping["BatchSize"],
+                retries=mapping["MaximumRetryAttempts"],
+            )
+            for mapping in self._of_type("AWS::Lambda::EventSourceMapping").values()
+        ]
+        return {source.function.handler: source for source in sources}
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
         """The environment variables of the functions behind the API.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,8 @@ class LocalStack(Stack):
     aws: AwsProxy
     gateway: Gateway
     stream: Stream
+    events: StringIO
+    """Each event that was published, as a line of JSON."""
 
     def cleaned_up(self, session_id: str) -> tuple[int, int]:
         """What is left when the clean-up has done what there is to do."""
@@ -188,10 +191,12 @@ def _local_stack() -> Iterator[Stack]:
         storage.provision(template, table, [batches, merged])
         arn = streams.stream_arn(table)
         assert arn
+        events = StringIO()
         yield LocalStack(
             aws=aws,
             gateway=in_process.load_gateway(template),
-            stream=in_process.load_stream(template, table, arn),
+            stream=in_process.load_stream(template, table, arn, events),
+            events=events,
             s3=boto3.client("s3"),
             table=boto3.resource("dynamodb").Table(table),
             batches_bucket=batches,

@@ -24,7 +24,7 @@ GLIBC: Final = range(17, 35)
 """Minor versions of glibc 2 that wheels may ask for. Lambda's Amazon Linux 2023 has 2.34."""
 SCHEMAS: Final = Path("schemas")
 """JSON Schemas that sessions may name."""
-SERVICES: Final = {"dynamodb", "s3", "stepfunctions"}
+SERVICES: Final = {"dynamodb", "events", "s3", "stepfunctions"}
 """What botocore keeps its models of; those of all others are half of what is installed."""
 
 

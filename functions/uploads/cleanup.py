@@ -33,7 +33,7 @@ _TRANSIENT: Final = {"InternalError", "RequestTimeout", "ServiceUnavailable", "S
 _ENDED: Final = {State.FINISHED, State.ABORTED}
 _TIME_TO_LIVE: Final = {"type": "Service", "principalId": "dynamodb.amazonaws.com"}
 """Who removes an item when its time is over."""
-_SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
+SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def ended(record: Mapping[str, Any]) -> str | None:
@@ -47,11 +47,15 @@ def ended(record: Mapping[str, Any]) -> str | None:
     session_id: str = change["Keys"]["sessionId"]["S"]
     # The table may hold other items, which have no state.
     if record["eventName"] == "REMOVE":
-        identity = record.get("userIdentity") or {}
-        over = "state" in change["OldImage"] and _TIME_TO_LIVE.items() <= identity.items()
+        over = "state" in change["OldImage"] and is_expiry(record)
     else:
         over = change["NewImage"].get("state", {}).get("S") in _ENDED
-    return session_id if over and _SESSION_ID.fullmatch(session_id) else None
+    return session_id if over and SESSION_ID.fullmatch(session_id) else None
+
+
+def is_expiry(record: Mapping[str, Any]) -> bool:
+    """Whether what was removed was removed by the table's time to live."""
+    return _TIME_TO_LIVE.items() <= (record.get("userIdentity") or {}).items()
 
 
 class NotDeletedError(Exception):

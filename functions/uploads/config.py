@@ -50,6 +50,8 @@ class Config:
     """The folder of the schemas that sessions may name."""
     require_schema: bool = False
     """Whether every session has to name one."""
+    event_bus: str
+    """The EventBridge bus that is told what happens to sessions, by the one function that does."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -88,4 +90,5 @@ class Config:
             merge_state_machine=environ.get("MERGE_STATE_MACHINE") or None,
             schemas=Path(environ.get("SCHEMAS_DIR") or SCHEMAS),
             require_schema=environ.get("REQUIRE_SCHEMA") == "true",
+            event_bus=environ.get("EVENT_BUS") or "default",
         )

@@ -173,6 +173,10 @@ SETTLING_SECONDS: Final = 600
 publish what was deleted meanwhile: a task's 300 s (``template.yaml``), FLIGHT_SECONDS, and as much
 again."""
 
+EVENT_RANGES: Final = 100
+"""Most ranges of a gap report in an event, 3 KB: with 2 KB of metadata it is well under the 64 KB
+that EventBridge bills as one, and the 256 KB that it takes."""
+
 LEASE_MARGIN_SECONDS: Final = 3
 """How long a finish keeps its lease after its own invocation must have ended."""
 

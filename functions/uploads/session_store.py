@@ -24,7 +24,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -96,7 +96,7 @@ class SessionStore:
         except ClientError as error:
             # A retried PutItem finds its own item, and a repeated create what became of it since.
             old = _old_item(error)
-            if not old or _birth(_session(old)) != _birth(session):
+            if not old or _birth(session_of(old)) != _birth(session):
                 raise
 
     def claim(self, owner: str, key: str, claim: Claim, now: int) -> Claim:
@@ -426,7 +426,7 @@ def _owned(item: dict[str, Any], owner: str) -> Session:
         raise errors.SessionNotFoundError(
             "There is no session of this id. Create one by POST /api/upload/sessions."
         )
-    return _session(item)
+    return session_of(item)
 
 
 def pack(result: dict[str, object]) -> bytes:
@@ -455,7 +455,8 @@ def _item(session: Session) -> dict[str, Any]:
     return {name: _attribute(value) for name, value in values.items() if value is not None}
 
 
-def _session(item: dict[str, Any]) -> Session:
+def session_of(item: Mapping[str, Any]) -> Session:
+    """The session that an item of the table is."""
     value = {name: _value(item[name]) for name in _KNOWN & item.keys()}
     result = value.get("result")
     return Session(

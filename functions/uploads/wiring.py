@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_events import EventBridgeClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_stepfunctions import SFNClient
     from obstore.store import S3Config, S3Credential
 
     from uploads.cleanup import Cleanup
+    from uploads.events import EventBus
     from uploads.lifecycle import Lifecycle
     from uploads.merging.composing import Composer
     from uploads.merging.executions import MergeExecutions
@@ -230,6 +232,16 @@ class Wiring:
             self.config.batches_bucket,
             self.config.merged_bucket,
         )
+
+    @cached_property
+    def event_bus(self) -> "EventBus":
+        """What is told of sessions."""
+        from uploads.events import EventBus  # noqa: PLC0415
+
+        client = self._session.create_client(
+            "events", endpoint_url=self.config.endpoint_url, config=_CLIENT
+        )
+        return EventBus(cast("EventBridgeClient", client), self.config.event_bus)
 
     def _merged(self, endpoint: str | None) -> "MergedStore":
         from uploads.merging.merged_store import MergedStore  # noqa: PLC0415

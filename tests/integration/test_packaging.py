@@ -136,7 +136,7 @@ def test_a_package_is_small(built: Path, handler: str) -> None:
     files = [path for path in package.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES
     models = {path.name for path in (package / "botocore" / "data").iterdir() if path.is_dir()}
-    assert models == {"dynamodb", "s3", "stepfunctions"}
+    assert models == {"dynamodb", "events", "s3", "stepfunctions"}
     assert not [path for path in files if path.suffix == ".pyi"]
 
 

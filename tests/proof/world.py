@@ -59,7 +59,9 @@ GZIP_HEADER: Final = 10
 """Bytes."""
 PART: Final = 16
 """Least bytes of a part here, so that merges of a few records are multipart uploads."""
-PATTERNS: Final = list(Template.load(in_process.TEMPLATE).event_source.patterns)
+PATTERNS: Final = list(
+    Template.load(in_process.TEMPLATE).event_sources["stream.lambda_handler"].patterns
+)
 """What is brought of the table's changes."""
 EXPIRED: Final = {"REMOVE": TIME_TO_LIVE}
 """Whoever removes an item here."""

@@ -29,6 +29,7 @@ def test_what_is_set_is_read() -> None:
         endpoint_url=None,
         presign_endpoint_url=None,
         merge_state_machine=None,
+        event_bus="default",
     )
 
 

@@ -117,8 +117,8 @@ def test_the_table_is_as_boto3_takes_it(tmp_path: Path) -> None:
 
 
 def test_the_stream_leads_to_a_function(tmp_path: Path) -> None:
-    source = load(tmp_path).event_source
-    assert source.function.handler == "reader.lambda_handler"
+    ((handler, source),) = load(tmp_path).event_sources.items()
+    assert source.function.handler == handler == "reader.lambda_handler"
     assert source.patterns == [{"eventName": ["REMOVE"]}]
     assert (source.batch_size, source.retries) == (7, 3)
 
