@@ -32,7 +32,7 @@ class Call:
     prefix: str = field(default="", compare=False)
     """Of a listing."""
     body: bytes = field(default=b"", compare=False, repr=False)
-    """Of a call to DynamoDB."""
+    """Of a call to anything but S3."""
 
 
 Handler = Callable[[Call, "Callable[[], Answer]"], "Answer"]

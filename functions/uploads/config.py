@@ -46,12 +46,12 @@ class Config:
     """Where callers reach S3, if not where the functions do."""
     merge_state_machine: str | None
     """ARN of the state machine for long merges; without it every merge is made in line."""
+    event_bus: str = "default"
+    """The EventBridge bus that is told what happens to sessions, by the one function that does."""
     schemas: Path = SCHEMAS
     """The folder of the schemas that sessions may name."""
     require_schema: bool = False
     """Whether every session has to name one."""
-    event_bus: str
-    """The EventBridge bus that is told what happens to sessions, by the one function that does."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:

@@ -1,11 +1,13 @@
 """``python -m local`` cleans up by itself, on moto and wherever else a table has a stream."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -67,10 +69,12 @@ def behind(said: str) -> Stack:
     )
 
 
-def test_a_local_run_cleans_up(local: LocalStack) -> None:
+def test_a_local_run_cleans_up_and_tells(local: LocalStack, tmp_path: Path) -> None:
     """After sessions that are finished, aborted and expired; one that is open keeps its batch."""
     assert local
-    with started() as (url, said):
+    events = tmp_path / "events.ndjson"
+    with started(EVENTS_FILE=str(events)) as (url, said):
+        assert f"events: {events}" in said
         api, stack = Api(over_http(url)), behind(said)
         ids = [api.create(1) for _ in range(4)]
         for session_id in ids:
@@ -84,6 +88,14 @@ def test_a_local_run_cleans_up(local: LocalStack) -> None:
         assert stack.merged(finished) == b"0\n"
         assert api.status(expired).status == 404
         assert stack.left(still_open) == (1, 1)
+        told = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+        assert [(one["detail-type"], one["detail"]["sessionId"]) for one in told] == [
+            *(("Session Created", session_id) for session_id in ids),
+            ("Session Finished", finished),
+            ("Session Aborted", aborted),
+            ("Session Expired", expired),
+        ]
+        assert {one["source"] for one in told} == {"gapless"}
 
 
 def test_a_store_without_streams_is_used_and_the_start_says_what_stays(local: LocalStack) -> None:

@@ -67,9 +67,13 @@ BEHIND_THE_API: Final = {
     integration["IntegrationUri"]["GetAtt"].removesuffix(".Arn")
     for integration in of_type("AWS::ApiGatewayV2::Integration").values()
 }
-(CLEANUP,) = of_type("AWS::Lambda::EventSourceMapping").values()
-(QUEUE,) = of_type("AWS::SQS::Queue").values()
-TASKS: Final = FUNCTIONS.keys() - BEHIND_THE_API - {CLEANUP["FunctionName"]["Ref"]}
+MAPPINGS: Final = {
+    mapping["FunctionName"]["Ref"].removesuffix("Function"): mapping
+    for mapping in of_type("AWS::Lambda::EventSourceMapping").values()
+}
+"""What the stream of the table is brought to."""
+CLEANUP: Final = MAPPINGS["Cleanup"]
+TASKS: Final = FUNCTIONS.keys() - BEHIND_THE_API - {f"{name}Function" for name in MAPPINGS}
 """The functions of a long merge."""
 
 
@@ -202,6 +206,7 @@ STATE_MACHINES_LOGS_AND_TRACES: Final = {
 ANYWHERE: Final = {
     "MergeStateMachineRole": STATE_MACHINES_LOGS_AND_TRACES,
     "CleanupRole": {*TRACING, "dynamodb:ListStreams"},
+    "EventsRole": {*TRACING, "dynamodb:ListStreams"},
 }
 """AWS knows no resources for these."""
 
@@ -286,15 +291,16 @@ def test_the_clean_up_alone_deletes_batches() -> None:
         assert allowed_to == {"CleanupRole"}, action
 
 
-def test_the_clean_up_reads_the_stream_and_not_the_table() -> None:
-    done = {action for action, _ in allowed("CleanupRole") if action.startswith("dynamodb:")}
+@pytest.mark.parametrize("role", [f"{name}Role" for name in MAPPINGS])
+def test_who_follows_the_stream_does_not_read_the_table(role: str) -> None:
+    done = {action for action, _ in allowed(role) if action.startswith("dynamodb:")}
     assert done == {
         "dynamodb:DescribeStream",
         "dynamodb:GetRecords",
         "dynamodb:GetShardIterator",
         "dynamodb:ListStreams",
     }
-    for action, resource in allowed("CleanupRole"):
+    for action, resource in allowed(role):
         if action in done and action != "dynamodb:ListStreams":
             assert resource == {"GetAtt": "SessionsTable.StreamArn"}
 
@@ -485,20 +491,36 @@ def test_items_without_a_state_are_none_of_its_business() -> None:
     assert not wanted(record)
 
 
-def test_a_clean_up_that_fails_is_tried_again_and_told_of() -> None:
+@pytest.mark.parametrize("name", MAPPINGS)
+def test_what_fails_is_tried_again_and_told_of(name: str) -> None:
+    mapping = MAPPINGS[name]
     assert TABLE["StreamSpecification"] == {"StreamViewType": "NEW_AND_OLD_IMAGES"}
-    assert CLEANUP["EventSourceArn"] == {"GetAtt": "SessionsTable.StreamArn"}
-    assert CLEANUP["StartingPosition"] == "TRIM_HORIZON", "none is missed while it is made"
-    assert CLEANUP["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
-    assert CLEANUP["BisectBatchOnFunctionError"] is True
-    destination = CLEANUP["DestinationConfig"]["OnFailure"]["Destination"]
-    assert destination == {"GetAtt": "CleanupFailures.Arn"}
-    assert ("sqs:SendMessage", destination) in allowed("CleanupRole")
-    assert QUEUE["SqsManagedSseEnabled"] is True
+    assert mapping["EventSourceArn"] == {"GetAtt": "SessionsTable.StreamArn"}
+    assert mapping["StartingPosition"] == "TRIM_HORIZON", "none is missed while it is made"
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert mapping["BisectBatchOnFunctionError"] is True
+    destination = mapping["DestinationConfig"]["OnFailure"]["Destination"]
+    assert destination == {"GetAtt": f"{name}Failures.Arn"}
+    assert ("sqs:SendMessage", destination) in allowed(f"{name}Role")
+    assert of_type("AWS::SQS::Queue")[f"{name}Failures"]["SqsManagedSseEnabled"] is True
     # What was given up on is still in the stream, which forgets after a day.
-    assert CLEANUP["MaximumRecordAgeInSeconds"] <= DAY / 2
-    # Storage that is busy for minutes is waited for.
-    assert CLEANUP["MaximumRetryAttempts"] * limits.PATIENCE_SECONDS >= 20 * 60
+    assert mapping["MaximumRecordAgeInSeconds"] <= DAY / 2
+    # What is busy for minutes is waited for.
+    assert mapping["MaximumRetryAttempts"] * limits.PATIENCE_SECONDS >= 20 * 60
+
+
+def test_the_events_function_does_nothing_but_publish() -> None:
+    bus = "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/${EventBusName}"
+    others = {
+        (action, str(resource))
+        for action, resource in allowed("EventsRole")
+        if action.partition(":")[0] not in {"dynamodb", "logs", "xray", "sqs"}
+    }
+    assert others == {("events:PutEvents", str({"Sub": bus}))}
+    for role in ROLES:
+        assert role == "EventsRole" or "events:PutEvents" not in dict(allowed(role))
+    variables = FUNCTIONS["EventsFunction"]["Environment"]["Variables"]
+    assert variables == {"EVENT_BUS": {"Ref": "EventBusName"}}
 
 
 def test_the_clean_up_has_time_for_the_largest_sessions() -> None:
@@ -523,6 +545,7 @@ def test_finish_alone_starts_long_merges() -> None:
         for name, function in FUNCTIONS.items()
         if "Environment" in function
     }
+    del told["EventsFunction"]
     assert told == {"FinishFunction": {"MERGE_STATE_MACHINE": machine}}
 
 

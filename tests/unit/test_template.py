@@ -334,6 +334,8 @@ def test_every_way_to_fail_has_an_alarm() -> None:
         ("SessionsTable", "WriteThrottleEvents"),
         ("CleanupFailures.QueueName", "ApproximateNumberOfMessagesVisible"),
         ("CleanupFunction", "IteratorAge"),
+        ("EventsFailures.QueueName", "ApproximateNumberOfMessagesVisible"),
+        ("EventsFunction", "IteratorAge"),
         *((name, "Throttles") for name in stack.resources("AWS::Serverless::Function")),
     }
 
