@@ -65,22 +65,41 @@ export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING:
  * @property {number} [batchSize] Records in a batch. Chosen to suit the file by default.
  * @property {number} [concurrency] The most requests at a time; 8 by default.
  * @property {MergedFormat} [format] Of the merged object; `ndjson` by default.
+ * @property {Record<string, string>} [metadata] Of the session, beside its `name`, which is that of
+ *   the merged file unless it is given.
  * @property {import("./readers.js").Wanted} [reading] What decides where the file can be read in
  *   more than one way.
  * @property {typeof request} [fetch] Used instead of {@link request}, to sign requests for example.
  * @property {Saved} [saved] An upload to go on with; see {@link Upload#saved}.
+ * @property {Asked | null} [asked] A request for a session that was not answered; see
+ *   {@link Upload#asked}.
  *
  * @typedef {object} Saved What an upload needs to be gone on with, as JSON.
  * @property {string} sessionId
  * @property {string} url
  * @property {string} name
- * @property {number} size
- * @property {number} lastModified
+ * @property {number} [size]
+ * @property {number} [lastModified]
  * @property {number} records
  * @property {number} batchSize
- * @property {number} crc32
+ * @property {number} [crc32] Of all records. Without it no record is compared before it is sent; the
+ *   service compares each batch, and `finish` all of them.
  * @property {MergedFormat} [format] Of the merged object; `ndjson` where there is none.
  * @property {string} [expiresAt] When the session ends, by the clock of the service.
+ *
+ * @typedef {{key: string, body: string}} Asked A request for a session: its `Idempotency-Key`, and its
+ *   body. The same once more gives the same session.
+ *
+ * @typedef {object} Listed A session of the list.
+ * @property {string} sessionId
+ * @property {"OPEN" | "FINISHING" | "FINISHED" | "ABORTED"} state
+ * @property {number | null} totalRecord
+ * @property {number | null} batchSize
+ * @property {MergedFormat} format
+ * @property {Record<string, string>} metadata
+ * @property {string} createdAt
+ * @property {string} expiresAt
+ * @property {string | null} fileDeletedAt
  *
  * @typedef {{from: number, to: number}} Gap A range of batches; both ends are included.
  *
@@ -143,6 +162,8 @@ export class Upload extends EventTarget {
   /** @type {State} */
   #state = "new";
   #saved;
+  #asked;
+  #metadata;
   #format;
   #url;
   #reading;
@@ -188,6 +209,8 @@ export class Upload extends EventTarget {
     this.#url = serviceUrl(options.url || options.saved?.url || globalThis.location.origin);
     this.#reading = options.reading ?? {};
     this.#saved = options.saved ?? null;
+    this.#asked = options.asked ?? null;
+    this.#metadata = options.metadata ?? {};
     this.#format = this.#saved ? (this.#saved.format ?? FORMATS[0]) : knownFormat(options.format);
     this.#perBatch = options.saved?.batchSize ?? options.batchSize ?? 0;
     this.#concurrency = Math.min(options.concurrency ?? 8, mostConnections());
@@ -247,6 +270,14 @@ export class Upload extends EventTarget {
     return this.#saved;
   }
 
+  /**
+   * Where the page is gone before a session is answered, keep this to get the same one.
+   * @returns {Asked | null} The request that is not answered yet.
+   */
+  get asked() {
+    return this.#asked;
+  }
+
   /** @returns {Gap[]} What the service said is missing, and has not been stored since. */
   get missing() {
     /** @type {Gap[]} */
@@ -293,7 +324,7 @@ export class Upload extends EventTarget {
     await this.#failing(async () => {
       await this.#scan();
       const saved = this.#saved;
-      if (saved && (saved.records !== this.#records || saved.crc32 !== this.#crc)) {
+      if (saved && (saved.records !== this.#records || (saved.crc32 ?? this.#crc) !== this.#crc)) {
         this.#places = [];
         throw new UploadError(
           "different_file",
@@ -427,6 +458,27 @@ export class Upload extends EventTarget {
     });
   }
 
+  /** Delete the merged object and its manifest, for good. Repeatable. @throws {UploadError} */
+  async deleteFile() {
+    await this.#call("DELETE", `${this.#path}/file`, [204]);
+  }
+
+  /**
+   * The caller's sessions, newest first, a page of them. An upload into one of them is made with a
+   * `saved` of its numbers.
+   *
+   * @param {Pick<Options, "url" | "token" | "fetch"> & {state?: string, cursor?: string | null}} [options]
+   *   `cursor` is that of the page before.
+   * @returns {Promise<{sessions: Listed[], cursor: string | null}>} No `cursor` at the end.
+   * @throws {UploadError} `no_list` where the service does not know who calls.
+   */
+  static async list({ state, cursor, ...options } = {}) {
+    const query = new URLSearchParams({ ...(state && { state }), ...(cursor && { cursor }) }).toString();
+    const reader = new Upload(new File([], "list"), options);
+    const answer = await reader.#call("GET", SESSIONS + (query && `?${query}`), [200]);
+    return bodyOf(answer, "sessions");
+  }
+
   // --- The first pass ---
 
   async #scan() {
@@ -487,18 +539,30 @@ export class Upload extends EventTarget {
     const { format } = this;
     const asked = {
       ...{ totalRecord: this.#records, batchSize: this.#perBatch, format },
-      metadata: { name: downloadName(this.file.name) },
+      metadata: { name: downloadName(this.file.name), ...this.#metadata },
     };
-    const answer = await this.#call("POST", SESSIONS, [201], JSON.stringify(asked), {
-      "Content-Type": "application/json",
+    const { sessionId, expiresAt } = await this.#opened(JSON.stringify(asked)).catch((error) => {
+      // Another version of this module wrote that request in another way.
+      if (error.code !== "idempotency_key_reused") throw error;
+      this.#asked = null;
+      return this.#opened(JSON.stringify(asked));
     });
-    const { sessionId, expiresAt } = bodyOf(answer, "sessionId");
+    this.#asked = null;
     const { name, size, lastModified } = this.file;
     this.#saved = {
       ...{ sessionId, url: this.#url, name, size, lastModified },
       ...{ records: this.#records, batchSize: this.#perBatch, crc32: this.#crc, format, expiresAt },
     };
     this.dispatchEvent(new Event("state"));
+  }
+
+  /** Open a session, or get the one that the same request has opened. @param {string} body */
+  async #opened(body) {
+    if (this.#asked?.body !== body) this.#asked = { key: randomKey(), body };
+    // Now it can be kept: what is lost from here on is the answer alone.
+    this.dispatchEvent(new Event("state"));
+    const headers = { "Content-Type": "application/json", "Idempotency-Key": this.#asked.key };
+    return bodyOf(await this.#call("POST", SESSIONS, [201], body, headers), "sessionId");
   }
 
   /** Ask the service what it has. */
@@ -970,6 +1034,12 @@ export function downloadName(name) {
 function knownFormat(format = FORMATS[0]) {
   if (FORMATS.includes(format)) return format;
   throw new UploadError("option", `“${format}” is no format of a merged object: ${FORMATS.join(" or ")}.`);
+}
+
+/** 32 digits that nobody guesses; `crypto.randomUUID` is there over HTTPS alone. */
+function randomKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 // --- Bodies ---

@@ -4,6 +4,7 @@
 import { Batch, Upload, UploadError, downloadName, serviceUrl } from "./gapless.js";
 
 const KEPT = "gapless.upload.";
+const ASKED = "gapless.asked.";
 const SPOKEN_SECONDS = 10;
 const DAY = 24 * 60 * 60 * 1000;
 const LEGEND = ["waiting", "sending", "stored", "missing", "conflict"];
@@ -248,6 +249,23 @@ function unfinished() {
   });
 }
 
+/**
+ * Under which name a request for a session is kept that was not answered.
+ * @param {File} file
+ */
+const askedFor = (file) => ASKED + [settings.url(), file.name, file.size, file.lastModified].join("|");
+
+/** @param {string} name @returns {import("./gapless.js").Asked | null} */
+function unanswered(name) {
+  try {
+    const { key, body, at } = JSON.parse(storage("localStorage")?.getItem(name) ?? "");
+    // A day later the service has forgotten it.
+    return Date.now() - at < DAY ? { key, body } : null;
+  } catch {
+    return null;
+  }
+}
+
 /** @param {string} sessionId */
 const forget = (sessionId) => storage("localStorage")?.removeItem(KEPT + sessionId);
 
@@ -313,7 +331,7 @@ async function showUnfinished() {
       discard.textContent = "Discard";
       discard.setAttribute("aria-label", `Discard the upload of ${saved.name}`);
       discard.addEventListener("click", async () => {
-        if (!(await confirmed())) return;
+        if (!(await abortConfirmed())) return;
         const gone = new Upload(new File([], saved.name), { saved, token: settings.token() });
         forget(saved.sessionId);
         showUnfinished();
@@ -327,6 +345,139 @@ async function showUnfinished() {
   );
 }
 
+// --- My sessions ---
+
+/** @typedef {import("./gapless.js").Listed} Listed */
+
+/** What the next page of the list begins with. @type {string | null} */
+let cursor = null;
+/** Counts how often the list was asked for: an answer that is late is of no use. */
+let listing = 0;
+/** The session that the next file is for. @type {import("./gapless.js").Saved | null} */
+let wanted = null;
+
+/** The sessions of who calls, where the service knows who that is. */
+async function showSessions(isMore = false) {
+  const asked = ++listing;
+  const list = get("sessions-list");
+  if (!isMore) cursor = null;
+  /** @type {{sessions: Listed[], cursor: string | null}} */
+  let page;
+  get("sessions-more").setAttribute("aria-busy", "true");
+  try {
+    page = await Upload.list({ url: settings.url(), token: settings.token(), cursor });
+  } catch (error) {
+    if (asked !== listing) return;
+    const { code, status, message } = /** @type {any} */ (error);
+    // Nobody is known here, or nobody has said yet who they are: there are no sessions to show.
+    const isNobody = code === "no_list" || code === "bad_address" || [401, 403, 404].includes(status);
+    get("sessions").hidden = isNobody && !isMore;
+    noteSessions(`Your sessions cannot be listed: ${message ?? error}`, true);
+    get("sessions-more").textContent = "Try again";
+    get("sessions-more").hidden = false;
+    return;
+  } finally {
+    if (asked === listing) get("sessions-more").removeAttribute("aria-busy");
+  }
+  if (asked !== listing) return;
+  const before = list.children.length;
+  const rows = page.sessions.map(sessionRow);
+  if (isMore) list.append(...rows);
+  else list.replaceChildren(...rows);
+  ({ cursor } = page);
+  get("sessions").hidden = false;
+  get("sessions-more").hidden = cursor === null;
+  get("sessions-more").textContent = "More";
+  noteSessions(list.children.length || cursor ? "" : "There are none yet. What you upload is listed here, for as long as it is kept.");
+  // The button may be gone, and with it the focus.
+  if (isMore) (rows[0] ?? list.children[before - 1])?.querySelector("strong")?.focus();
+}
+
+/** @param {string} text */
+function noteSessions(text, isError = false) {
+  get("sessions-note").textContent = text;
+  get("sessions-note").dataset.is = isError ? "error" : "";
+}
+
+const STATES = { OPEN: "Open", FINISHING: "Merging", FINISHED: "Complete", ABORTED: "Aborted" };
+const moment = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short" });
+
+/** @param {Listed} session */
+function sessionRow(session) {
+  const { sessionId, state, totalRecord, batchSize, metadata, createdAt, fileDeletedAt } = session;
+  const item = document.createElement("li");
+  item.dataset.state = fileDeletedAt ? "DELETED" : state;
+  const text = document.createElement("div");
+  const name = document.createElement("strong");
+  name.textContent = metadata.name || sessionId;
+  name.tabIndex = -1;
+  const about = document.createElement("small");
+  const others = Object.entries(metadata).filter(([key, value]) => key !== "name" && value);
+  about.textContent = [
+    fileDeletedAt ? "File deleted" : STATES[state],
+    totalRecord === null ? "" : many(totalRecord, "record"),
+    moment.format(new Date(createdAt)),
+    ...others.map(([key, value]) => `${key}: ${value}`),
+  ].filter(Boolean).join(" · ");
+  const wrong = document.createElement("small");
+  wrong.setAttribute("role", "alert");
+  wrong.dataset.is = "error";
+  text.append(name, about, wrong);
+  item.append(text);
+  const one = () => {
+    const { url, token } = settings;
+    const saved = { sessionId, url: url(), name: metadata.name ?? "", records: 0, batchSize: 0 };
+    return new Upload(new File([], "session"), { saved, token: token() });
+  };
+  /** @param {string} label @param {() => Promise<Partial<Listed> | void>} act */
+  const button = (label, act, kind = "") => {
+    const made = document.createElement("button");
+    made.type = "button";
+    made.textContent = label;
+    made.className = kind;
+    made.setAttribute("aria-label", `${label}: ${name.textContent}`);
+    made.addEventListener("click", async () => {
+      wrong.textContent = "";
+      try {
+        const changed = await act();
+        if (!changed) return;
+        const row = sessionRow({ ...session, ...changed });
+        item.replaceWith(row);
+        row.querySelector("strong")?.focus();
+        get("status").textContent = `${name.textContent}: ${row.querySelector("small")?.textContent}`;
+      } catch (error) {
+        wrong.textContent = /** @type {Error} */ (error).message;
+      }
+    });
+    item.append(made);
+  };
+  if (state === "OPEN" && totalRecord !== null && batchSize) {
+    button("Choose the file", async () => {
+      const { format, expiresAt } = session;
+      wanted = { sessionId, url: settings.url(), name: metadata.name ?? "", records: totalRecord, batchSize, format, expiresAt };
+      get("file").click();
+    }, "primary");
+  }
+  if (state === "FINISHED" && !fileDeletedAt) {
+    button("Download", async () => location.assign((await one().link()).url), "primary");
+    button("Delete", async () => {
+      if (!(await confirmed("Delete this file?", "The merged file is deleted for good. Nobody can download it any more.", "Delete for good"))) return;
+      await one().deleteFile();
+      return { fileDeletedAt: new Date().toISOString() };
+    });
+  }
+  if (state === "OPEN") {
+    button("Abort", async () => {
+      if (!(await abortConfirmed())) return;
+      await one().abort();
+      forget(sessionId);
+      showUnfinished();
+      return { state: "ABORTED" };
+    });
+  }
+  return item;
+}
+
 // --- Files ---
 
 /**
@@ -338,6 +489,7 @@ async function showUnfinished() {
  * @property {() => void} release Lets other tabs have the upload.
  * @property {string} heldId The session that is kept from them.
  * @property {string} link To the merged file, as it was last asked for.
+ * @property {string} askedAs Where a request for a session is kept until it is answered.
  */
 
 /** @type {Entry[]} */
@@ -361,6 +513,8 @@ function areSettingsRight() {
 
 /** @param {Iterable<File>} files */
 async function choose(files) {
+  const into = wanted;
+  wanted = null;
   areSettingsRight();
   const wrong = [...get("settings-form").elements].find((field) => !field.checkValidity());
   if (wrong) {
@@ -368,7 +522,7 @@ async function choose(files) {
     wrong.reportValidity();
     return;
   }
-  const added = await Promise.all([...files].map((file) => entryOf(file)));
+  const added = await Promise.all([...files].map((file, n) => entryOf(file, false, n ? null : into)));
   get("file").value = "";
   if (!added.length) return;
   entries.push(...added);
@@ -380,10 +534,14 @@ async function choose(files) {
 /**
  * @param {File} file
  * @param {boolean} isNew Whether an upload of this file that was begun is left alone.
+ * @param {import("./gapless.js").Saved | null} into The session it is for.
  * @returns {Promise<Entry>}
  */
-async function entryOf(file, isNew = false) {
-  const begun = isNew ? [] : unfinished().filter((one) => one.name === file.name && one.size === file.size);
+async function entryOf(file, isNew = false, into = null) {
+  const known = isNew ? [] : unfinished();
+  const begun = into
+    ? [known.find((one) => one.sessionId === into.sessionId) ?? into]
+    : known.filter((one) => one.name === file.name && one.size === file.size);
   let saved;
   let release = null;
   for (saved of begun) if ((release = await hold(saved.sessionId))) break;
@@ -396,10 +554,11 @@ async function entryOf(file, isNew = false) {
     format: settings.merged(),
     reading: settings.reading(),
     saved,
+    asked: unanswered(askedFor(file)),
   });
   /** @type {Entry} */
   const entry = {
-    ...{ upload, isKept: true, checked: Promise.resolve(), link: "" },
+    ...{ upload, isKept: true, checked: Promise.resolve(), link: "", askedAs: askedFor(file) },
     ...{ release: release ?? (() => {}), heldId: saved?.sessionId ?? "" },
     note: begun.length && !release ? ["Another tab is uploading this file.", "This is an upload of its own."] : null,
   };
@@ -425,7 +584,9 @@ async function entryOf(file, isNew = false) {
 
 /** Keep what is needed to go on with an upload, for as long as it can be. @param {Entry} entry */
 function remember(entry) {
-  const { state, saved } = entry.upload;
+  const { state, saved, asked } = entry.upload;
+  if (asked) keep("localStorage", entry.askedAs, JSON.stringify({ ...asked, at: Date.now() }));
+  else if (saved) storage("localStorage")?.removeItem(entry.askedAs);
   if (saved && state === "sending") {
     entry.isKept = keep("localStorage", KEPT + saved.sessionId, JSON.stringify(saved));
     if (entry.heldId === saved.sessionId) return;
@@ -513,6 +674,7 @@ function again() {
   get("file").value = "";
   get("status").textContent = "";
   showUnfinished();
+  showSessions();
   get("file").focus();
 }
 
@@ -539,15 +701,21 @@ async function replace(isNew) {
   check(other);
 }
 
-/** @returns {Promise<boolean>} */
-function confirmed() {
+/** @param {string} title @param {string} about @param {string} label @returns {Promise<boolean>} */
+function confirmed(title, about, label) {
   const dialog = get("confirm");
+  get("confirm-title").textContent = title;
+  get("confirm-about").textContent = about;
+  get("confirm-do").textContent = label;
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) =>
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "abort"), { once: true }),
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "do"), { once: true }),
   );
 }
+
+const abortConfirmed = () =>
+  confirmed("Abort this upload?", "What has been sent so far is deleted.", "Abort and delete");
 
 // --- What can be done ---
 
@@ -859,7 +1027,7 @@ get("cancel").addEventListener("click", takeOff);
 get("another").addEventListener("click", pickOrStart);
 get("abort").addEventListener("click", async () => {
   const now = /** @type {Upload} */ (upload);
-  if (!(await confirmed())) return;
+  if (!(await abortConfirmed())) return;
   await quietly(now.abort());
   get("name").focus();
 });
@@ -876,7 +1044,11 @@ get("download").addEventListener("click", async (/** @type {MouseEvent} */ event
   location.assign(entry.link);
 });
 
+get("sessions-more").addEventListener("click", () => showSessions(get("sessions-list").children.length > 0));
+get("file").addEventListener("cancel", () => (wanted = null));
+
 get("settings-form").addEventListener("input", keepSettings);
+for (const id of ["url", "token"]) get(id).addEventListener("change", () => showSessions());
 get("settings-form").addEventListener("submit", (/** @type {Event} */ event) => event.preventDefault());
 for (const id of ["format", "delimiter", "encoding", "header", "typed"]) {
   // They are for the file that is shown too, as long as nothing of it was sent.
@@ -915,3 +1087,7 @@ get("url").placeholder = defaultUrl();
 get("token").value = storage("sessionStorage")?.getItem("gapless.token") ?? "";
 get("merged").value = storage("localStorage")?.getItem("gapless.merged") === "ndjson.gz" ? "ndjson.gz" : "ndjson";
 showUnfinished();
+for (const name of Object.keys(storage("localStorage") ?? {})) {
+  if (name.startsWith(ASKED) && !unanswered(name)) storage("localStorage")?.removeItem(name);
+}
+showSessions();

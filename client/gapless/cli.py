@@ -386,7 +386,7 @@ def list_(remote: bool, wanted: str | None, **options: Any) -> None:  # noqa: AN
     Examples:
       gapless list
       gapless list --remote --state OPEN
-      gapless list --remote --json | head
+      gapless list --remote --json
     """
     if remote:
         _run(partial(_list_remote, wanted), options, options["url"])

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 import httpx
 
@@ -192,6 +193,13 @@ class Service:
         expect("status of the download", response.status_code, 200)
         return response
 
+    def is_there(self, url: str) -> bool:
+        """Whether there is anything behind a link."""
+        status = self._http.get(url).status_code
+        # S3 tells nobody what is not there who may not list.
+        holds(f"status {status} of the download", status in {200, 403, 404})
+        return status == httpx.codes.OK
+
     def merged(self, session: str, total: int, ndjson: bytes) -> dict[str, Any]:
         """Finish, expect ``Success`` with exactly these lines, and return the result."""
         result = self.finish(session)
@@ -363,6 +371,7 @@ def unknown_and_malformed_ids_are_the_same_404(service: Service) -> None:
         ("GET", "/file", None),
         ("GET", "/manifest", None),
         ("DELETE", "", None),
+        ("DELETE", "/file", None),
         ("PUT", "/batches/0", b"1"),
     ):
         responses = [
@@ -432,6 +441,47 @@ def a_session_keeps_its_metadata(service: Service) -> None:
     for wrong in every:
         body = json.dumps({"totalRecord": 1, "metadata": wrong}).encode()
         service.call("POST", "", body).refused(400, "invalid_metadata")
+
+
+@check(PRIVATE)
+def my_sessions_are_listed_or_nobodys_are(service: Service) -> None:
+    """Newest first, in pages; where nobody is known, an id is the only key: there is no list."""
+    made = [service.create(3, metadata={"name": "listed"}) for _ in range(3)]
+    first = service.call("GET", "?limit=2")
+    if first.status == httpx.codes.FORBIDDEN:
+        first.refused(403, "no_list")
+        return
+    deadline = time.monotonic() + _PATIENCE
+    listed: list[str] = []
+    # A list may be late; those of one second have no order.
+    while sorted(listed) != sorted(made):
+        if listed:
+            holds(f"new sessions are listed: {made} are not {listed}", time.monotonic() < deadline)
+            time.sleep(1)
+        page = service.call("GET", "?limit=2").ok(200)
+        found = page["sessions"]
+        if page["cursor"]:
+            more = service.call("GET", f"?limit=1&cursor={quote(page['cursor'])}")
+            found = found + more.ok(200)["sessions"]
+        listed = [one["sessionId"] for one in found]
+    newest = page["sessions"][0]
+    found = [newest[name] for name in ("state", "totalRecord", "batchSize", "format", "metadata")]
+    expect("a session of the list", found, ["OPEN", 3, None, "ndjson", {"name": "listed"}])
+    status = service.status(newest["sessionId"])
+    for name in ("createdAt", "expiresAt", "fileDeletedAt"):
+        expect(name, newest[name], status[name])
+    service.call("DELETE", f"/{made[2]}").ok(204)
+    open_ones = service.call("GET", "?state=OPEN&limit=2").ok(200)["sessions"]
+    holds("state", all(one["state"] == "OPEN" for one in open_ones))
+    service.call("GET", "?state=open").refused(400, "invalid_state")
+    for limit in ("0", "-1", "x", "1000000"):
+        service.call("GET", f"?limit={limit}").refused(400, "invalid_limit")
+    # A start key that names another owner, as DynamoDB takes it, and cursors that were changed.
+    key = {"owner": "somebody", "createdAt": 1, "sessionId": _UNKNOWN}
+    forged = base64.urlsafe_b64encode(json.dumps(key).encode()).decode()
+    for cursor in (forged, "x", page["cursor"] + "x", json.dumps(key)):
+        problem = service.call("GET", f"?cursor={quote(cursor)}")
+        problem.refused(400, "invalid_cursor")
 
 
 # --- Batches --------------------------------------------------------------------------------------
@@ -913,7 +963,35 @@ def the_manifest_of_a_compressed_object_tells_where_each_batch_is(service: Servi
         expect("its facts", facts, (content.count(b"\n"), len(content), digest))
 
 
-# --- Abort ----------------------------------------------------------------------------------------
+# --- Abort, and deletion --------------------------------------------------------------------------
+
+
+@check(CONTRACT)
+def the_file_may_be_deleted(service: Service) -> None:
+    session = service.create(1)
+    service.batch(session, 0, [1]).ok(204)
+    service.call("DELETE", f"/{session}/file").refused(409, "session_not_finished")
+    result = service.merged(session, 1, b"1\n")
+    links = [
+        service.call("GET", f"/{session}/{what}", headers={"Accept": "application/json"}).ok(200)
+        for what in ("file", "manifest")
+    ]
+    expect("fileDeletedAt", service.status(session)["fileDeletedAt"], None)
+    deleted = service.call("DELETE", f"/{session}/file")
+    if deleted.status == httpx.codes.CONFLICT:
+        # The merge was handed over, or repeated: somebody might still publish.
+        deleted.refused(409, "file_settling")
+        holds("Retry-After", bool(deleted.headers.get("retry-after")))
+        return
+    deleted.ok(204)
+    service.call("DELETE", f"/{session}/file").ok(204)
+    for what in ("file", "manifest"):
+        service.call("GET", f"/{session}/{what}").refused(410, "file_deleted")
+    expect("links from before", [service.is_there(one["url"]) for one in links], [False, False])
+    status = service.status(session)
+    expect("state and result", (status["state"], status["finish"]), ("FINISHED", result))
+    time.strptime(status["fileDeletedAt"], "%Y-%m-%dT%H:%M:%SZ")
+    expect("finish", service.finish(session), result)
 
 
 @check(CONTRACT)

@@ -129,6 +129,14 @@ LIES: dict[str, tuple[Lie, str]] = {
         ),
         "keeps its metadata",
     ),
+    "a deleted file is there": (
+        lambda method, _, answer: (
+            Response(200, httpx.Headers({"content-type": "application/json"}), b'{"url": "x"}')
+            if (method, answer.status) == ("GET", 410)
+            else answer
+        ),
+        "may be deleted",
+    ),
     "no detail": (
         lambda _, __, answer: other(answer, detail="") if answer.status == 400 else answer,
         "malformed body",

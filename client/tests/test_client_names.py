@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,13 +20,14 @@ from front import (
     Front,
     Said,
     Seen,
+    begin,
     gapless_command,
     lines,
     merged,
     run,
     written,
 )
-from gapless import metadata
+from gapless import conformance, metadata
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,6 +62,14 @@ def creates(front: Front) -> list[Seen]:
 
 def opened(seen: Seen) -> str:
     return str(json.loads(seen.answer)["sessionId"])
+
+
+def listed(*arguments: str) -> list[dict[str, object]]:
+    """The sessions of this test's caller."""
+    return [
+        json.loads(line)
+        for line in run("list", "--remote", "--json", *arguments)[0].split("\n")[:-1]
+    ]
 
 
 def lose_one(front: Front) -> None:
@@ -262,6 +272,55 @@ def test_starting_over_repeats_every_option(front: Front) -> None:
 # --- The list -------------------------------------------------------------------------------------
 
 
+def test_my_sessions_are_listed_newest_first_and_nobody_elses(front: Front) -> None:
+    file = written(Path("in.ndjson"), lines(100))
+    run("upload", file)
+    begin(front, file)
+    url = os.environ["GAPLESS_URL"]
+    assert sorted(str(one["state"]) for one in listed()) == ["FINISHED", "OPEN"]
+    assert [one["state"] for one in listed("--state", "finished")] == ["FINISHED"]
+    out, _ = run("list", "--remote", "--state", "OPEN")
+    assert re.fullmatch(r"[0-9a-f]{32}  OPEN       \S+ \S+ +100  in.ndjson\n", out)
+    assert "no session that is ABORTED" in run("list", "--remote", "--state", "ABORTED")[1]
+    assert "no session at" in run("list", "--remote", "--token", "somebody-else")[1]
+    assert "--remote" in run("list", "--state", "OPEN", expect=2)[1]
+    with gapless.Client(url, auth=gapless.TokenAuth(os.environ["GAPLESS_TOKEN"])) as client:
+        found = list(client.list_sessions())
+        assert {one.state for one in found} == {"OPEN", "FINISHED"}
+        assert [one.metadata for one in found] == [{"name": "in.ndjson"}] * 2
+        assert [one.total_record for one in found] == [100, 100]
+        times = [one.created_at for one in found]
+        assert times == sorted(times, reverse=True)
+
+
+def test_pages_are_fetched_when_they_are_needed(front: Front) -> None:
+    url, auth = os.environ["GAPLESS_URL"], gapless.TokenAuth(os.environ["GAPLESS_TOKEN"])
+    with gapless.Client(url, auth=auth) as client:
+        made = {client.create(n).session_id for n in range(60)}
+        front.seen.clear()
+        sessions = client.list_sessions("OPEN")
+        assert front.seen == []
+        first = next(sessions).session_id
+        assert len(front.seen) == 1
+        assert sorted([first, *(one.session_id for one in sessions)]) == sorted(made)
+        assert len(front.seen) == 2
+
+
+def test_the_list_is_checked_by_conformance(service: str, token: str) -> None:
+    class Lying(conformance.Service):
+        """Takes every cursor."""
+
+        def call(self, *arguments: Any, **named: Any) -> conformance.Response:  # noqa: ANN401
+            answer = super().call(*arguments, **named)
+            return super().call("GET", "") if b"invalid_cursor" in answer.body else answer
+
+    for kind, passes in ((conformance.Service, True), (Lying, False)):
+        tested = kind(service, gapless.TokenAuth(token))
+        (outcome,) = conformance.run(tested, ["my sessions"])
+        assert outcome.passed is passes, outcome
+        tested.close()
+
+
 def test_a_service_that_knows_nobody_has_no_list(front: Front) -> None:
     front.rule = lambda _: Said(
         403, {"code": "no_list", "title": "x", "detail": "In AuthMode NONE there is no list."}
@@ -269,3 +328,40 @@ def test_a_service_that_knows_nobody_has_no_list(front: Front) -> None:
     _, said = run("list", "--remote", expect=1)
     assert "In AuthMode NONE there is no list." in said
     assert "credentials" not in said
+
+
+# --- Deleting the merged object -------------------------------------------------------------------
+
+
+def test_the_merged_object_is_deleted_for_good(front: Front) -> None:
+    file = written(Path("in.ndjson"), lines(10))
+    begin(front, file, "--batch-size", 1)
+    assert "session_not_finished" in run("delete", file, "--yes", expect=1)[1]
+    run("resume", file)
+    front.seen.clear()
+    assert "--yes" in run("delete", file, expect=2)[1]
+    assert front.seen == []
+    session = json.loads(run("status", file, "--json")[0])["sessionId"]
+    assert "is deleted" in run("delete", file, "--yes")[0]
+    run("delete", session, "--yes")
+    assert "file_deleted" in run("download", session, expect=1)[1]
+    assert ", file deleted 20" in run("status", session)[0]
+    assert "in.ndjson (file deleted)" in run("list", "--remote")[0]
+    assert file.exists()
+    assert run("download", file, expect=2)[1].startswith("gapless: No upload of in.ndjson")
+
+
+def test_a_slow_merge_is_waited_for(front: Front) -> None:
+    run("upload", written(Path("in.ndjson"), lines(1)))
+    session = listed()[0]["sessionId"]
+
+    def settling(seconds: int) -> Said:
+        refusal = {"code": "file_settling", "detail": "Not yet."}
+        return Said(409, refusal, {"Retry-After": str(seconds)})
+
+    front.rule = lambda _: settling(540)
+    assert "it asks to wait 540 s" in run("delete", session, "--yes", expect=5)[1]
+    front.seen.clear()
+    front.rule = lambda _: settling(1) if len(front.seen) == 1 else None
+    assert "Not yet." in run("delete", session, "--yes")[1]
+    assert [seen.status for seen in front.seen] == [409, 204]
