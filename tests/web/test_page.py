@@ -488,6 +488,8 @@ def test_the_example_of_the_module(page: Page, orders: Orders) -> None:
     example = re.findall(r"^```js\n(.*?)^```", document, re.MULTILINE | re.DOTALL)[0]
     # A script of the page may import, one that a test evaluates may too, but only by a function.
     body = re.sub(r'^import (\{.*\}) from "(.*)";', r'const \1 = await import("\2");', example)
+    # The page that is replaced waits for no answer any more.
+    page.wait_for_load_state("networkidle")
     page.set_content('<input type="file"><output></output><a>Download</a>')
     file = orders(300)
     page.locator("input").set_input_files(file)
