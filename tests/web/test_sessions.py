@@ -43,11 +43,11 @@ def url(known: str) -> str:
 
 def api(known: str, token: str) -> httpx.Client:
     headers = {"Authorization": f"Bearer {token}"}
-    return httpx.Client(base_url=known + SESSIONS, headers=headers, timeout=300)
+    return httpx.Client(base_url=known, headers=headers, timeout=300)
 
 
 def created(client: httpx.Client, **asked: object) -> str:
-    response = client.post("", json=asked)
+    response = client.post(SESSIONS, json=asked)
     assert response.status_code == 201
     return str(response.json()["sessionId"])
 
@@ -157,7 +157,7 @@ def test_a_session_whose_answer_is_lost_is_found_again(
     assert len(set(keys)) == 1
     assert re.fullmatch("[0-9a-f]{32}", keys[0])
     with api(known, "eve") as eve:
-        assert len(eve.get("").json()["sessions"]) == 1
+        assert len(eve.get(SESSIONS).json()["sessions"]) == 1
 
 
 def test_where_nobody_is_known_nothing_is_shown(browser: Browser, known: str) -> None:
