@@ -41,6 +41,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Empty until the service has answered."""
     key: str = ""
     """The ``Idempotency-Key`` it was asked for with; a session opened elsewhere has none."""
+    pid: int = 0
+    """The process that asked."""
     file: str
     """Its real path, as a file: URL, because names are bytes."""
     size: int
@@ -144,10 +146,24 @@ def find_by_session(session_id: str) -> State | None:
 
 
 def unanswered(file: Path, url: str) -> State | None:
-    """The latest upload of ``file`` whose request for a session was not answered."""
+    """The latest upload of ``file`` whose request for a session nobody waits for any more."""
     found = _read(f"{_key(file_url(file))}-*.json")
-    asked = [state for state in found if not state.session_id and state.url == url]
-    return max(asked, key=lambda state: state.started_at, default=None)
+    asked = (state for state in found if not state.session_id and state.url == url)
+    lost = [state for state in asked if not _is_another_running(state.pid)]
+    return max(lost, key=lambda state: state.started_at, default=None)
+
+
+def _is_another_running(pid: int) -> bool:
+    """Whether this is another process, and runs; no where that cannot be known."""
+    if os.name != "posix" or pid in {0, os.getpid()}:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it is another user's
+    return True
 
 
 def save(state: State) -> None:

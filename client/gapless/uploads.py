@@ -767,6 +767,7 @@ def _new_state(
         url=client.url,
         session_id=session_id,
         key="" if session_id else secrets.token_hex(16),
+        pid=os.getpid(),
         file=state.file_url(source.path),
         size=found.size,
         mtime_ns=found.mtime_ns,

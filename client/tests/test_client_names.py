@@ -6,6 +6,8 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -159,6 +161,24 @@ def test_a_key_that_the_service_takes_for_another_request_is_given_up(front: Fro
     front.rule = lambda seen: reused if len(creates(front)) == 1 and seen.path == SESSIONS else None
     run("upload", file)
     assert merged() == file.read_bytes()
+
+
+def test_what_another_process_waits_for_is_left_to_it(front: Front) -> None:
+    file = written(Path("in.ndjson"), lines(10))
+    may_pass = threading.Event()
+
+    def wait(seen: Seen) -> None:
+        if seen is creates(front)[0]:
+            may_pass.wait(300)
+
+    front.rule = wait
+    with subprocess.Popen(gapless_command("upload", file), stdout=subprocess.DEVNULL) as first:
+        while not creates(front):
+            time.sleep(0.05)
+        run("upload", file, "--merged-format", "ndjson.gz")
+        may_pass.set()
+        assert first.wait(300) == 0
+    assert len({opened(seen) for seen in creates(front)}) == 2
 
 
 # --- Metadata -------------------------------------------------------------------------------------
