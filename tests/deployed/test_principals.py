@@ -1,6 +1,7 @@
 """Who may do what in a deployed stack: callers by IAM, functions by their roles."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +30,7 @@ def stranger(stack: Stack) -> Api:  # noqa: ARG001 - sets the environment
     return Api(deployed(DEPLOYED | {"credentials": ministack.make_caller("stranger")}))
 
 
-@pytest.mark.parametrize(("method", "suffix"), [*ROUTES, ("POST", "create")])
+@pytest.mark.parametrize(("method", "suffix"), [*ROUTES, ("POST", "create"), ("GET", "create")])
 def test_an_unsigned_request_is_refused(api: Api, method: str, suffix: str) -> None:
     path = Api.ROOT if suffix == "create" else f"{Api.ROOT}/{api.create(1)}{suffix}"
     answer = requests.request(
@@ -49,6 +50,52 @@ def test_a_session_is_a_404_to_a_second_principal(api: Api, stranger: Api, stack
         assert theirs.body == unknown.body
     assert stack.stored_keys(session_id) == []
     assert api.status(session_id).json["state"] == "OPEN"
+
+
+def listed(api: Api, query: str = "") -> list[str]:
+    """The ids of a list, of all its pages."""
+    found, cursor = [], ""
+    while True:
+        page = api.request("GET", f"{Api.ROOT}?limit=2{query}{cursor and f'&cursor={cursor}'}")
+        assert page.status == 200, page
+        found += [session["sessionId"] for session in page.json["sessions"]]
+        if not page.json["cursor"]:
+            return found
+        cursor = page.json["cursor"]
+
+
+def test_two_principals_never_see_each_others_sessions(api: Api, stranger: Api) -> None:
+    mine = [api.create(1, metadata={"name": "mine.ndjson"}) for _ in range(3)]
+    theirs = [stranger.create(1) for _ in range(3)]
+    until = time.monotonic() + 30
+    while not ({*mine} <= {*listed(api)} and {*theirs} <= {*listed(stranger)}):
+        assert time.monotonic() < until, "the index does not follow"
+    assert not {*listed(api)} & {*theirs}
+    assert not {*listed(stranger)} & {*mine}
+    assert api.abort(mine[0]).status == 204
+    while mine[0] not in listed(api, "&state=ABORTED"):
+        assert time.monotonic() < until, "the index does not follow"
+    cursors = [
+        each.request("GET", f"{Api.ROOT}?limit=1").json["cursor"] for each in (api, stranger)
+    ]
+    for each, cursor in ((api, cursors[1]), (stranger, cursors[0])):
+        refused = each.request("GET", f"{Api.ROOT}?cursor={cursor}")
+        assert (refused.status, refused.code) == (400, "invalid_cursor")
+    (entry,) = api.request("GET", f"{Api.ROOT}?limit=1&cursor={cursors[0]}").json["sessions"]
+    assert entry["metadata"] == {"name": "mine.ndjson"}
+
+
+def test_a_key_is_its_principals(api: Api, stranger: Api) -> None:
+    headers = {"idempotency-key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}
+    body = b'{"totalRecord": 3}'
+    first, again, theirs = (
+        each.request("POST", Api.ROOT, body, headers) for each in (api, api, stranger)
+    )
+    assert [answer.status for answer in (first, again, theirs)] == [201] * 3
+    assert again.json == first.json
+    assert theirs.json["sessionId"] != first.json["sessionId"]
+    other = api.request("POST", Api.ROOT, b'{"totalRecord": 4}', headers)
+    assert (other.status, other.code) == (422, "idempotency_key_reused")
 
 
 def resources() -> dict[str, str]:
