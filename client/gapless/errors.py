@@ -5,6 +5,7 @@
     GaplessError
     ├── InputError               the input cannot be sent; nothing was sent
     │   ├── InvalidRecordError   with the line and column of the fault
+    │   ├── InvalidRecordsError  records do not satisfy the schema; has errors, one for each
     │   ├── RecordTooLargeError
     │   └── FileChangedError     the session was opened for another content
     ├── StateError               no unfinished upload is known, or one must be resumed first
@@ -70,6 +71,35 @@ class InvalidRecordError(InputError):
         self.column = column
         self.reason = reason
         self.record = record
+
+
+class ViolationError(InvalidRecordError):
+    """A record does not satisfy the schema, at ``path``, a JSON Pointer; "" is the whole record.
+
+    For Python objects ``record`` is the number of the record, from 1, and ``line`` is the same.
+    """
+
+    def __init__(self, line: int, path: str, reason: str, *, record: int | None = None) -> None:
+        super().__init__(line, 1, reason, "invalid_records", record=record)
+        place = f"line {line}" if record is None else f"record {record}"
+        self.args = (f"{place}{', at ' if path else ''}{path}: {reason}",)
+        self.path = path
+
+
+MAX_VIOLATIONS: Final = 100
+"""Most records that an error has."""
+
+
+class InvalidRecordsError(InputError):
+    """Records do not satisfy the schema: by the first pass, or by the service's answer.
+
+    ``count`` is the number of such records, and ``errors`` has the first 100 of them, by line.
+    """
+
+    def __init__(self, message: str, count: int, errors: Sequence[ViolationError]) -> None:
+        super().__init__(message, "invalid_records")
+        self.count = count
+        self.errors = list(errors)
 
 
 class RecordTooLargeError(InputError):

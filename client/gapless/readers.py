@@ -18,8 +18,9 @@ import msgspec
 
 from gapless import formats
 from gapless.compression import GZIP_ERRORS, GzipFile
-from gapless.errors import InputError, InvalidRecordError, RecordTooLargeError
+from gapless.errors import InputError, InvalidRecordError, RecordTooLargeError, ViolationError
 from gapless.formats import Format, Reading, ReadOptions
+from gapless.schemas import Schema
 
 CHUNK: Final = 1_000_000
 """Bytes per read: so many that the overhead per chunk is negligible."""
@@ -41,6 +42,8 @@ class Chunk(NamedTuple):
 
     lines: bytes
     records: Sequence[bytes | msgspec.Raw]
+    places: Sequence[int] = ()
+    """The line of the input that each of them begins on, from 1."""
 
 
 OnInvalid = Callable[[InvalidRecordError, bytes], None]
@@ -58,7 +61,8 @@ class Reader:
 
     ``name`` and the content determine the format, unless ``options`` do. ``trusted`` skips the
     checks, for NDJSON that passed them unchanged. ``on_invalid`` is called with each invalid
-    record. A record of more than ``largest`` bytes is refused unless ``fits`` returns True for it.
+    record, also with those that do not satisfy the ``schema``. A record of more than ``largest``
+    bytes is refused unless ``fits`` returns True for it.
     Iterating raises InputError, for a single record only through ``on_invalid``.
     """
 
@@ -70,6 +74,7 @@ class Reader:
         *,
         trusted: bool = False,
         on_invalid: OnInvalid = refuse,
+        schema: Schema | None = None,
         largest: int = MAX_RECORD,
         fits: Callable[[bytes], bool] = bool,
     ) -> None:
@@ -86,6 +91,7 @@ class Reader:
         self._options = options
         self._trusted = trusted
         self._on_invalid = on_invalid
+        self._schema = schema if schema and schema.text and not trusted else None
         self._largest = largest
         self._fits = fits
         self._line = 1
@@ -98,9 +104,26 @@ class Reader:
         gzipped = self._file.peek(len(_GZIP_MAGIC))[: len(_GZIP_MAGIC)] == _GZIP_MAGIC
         stream = GzipFile(fileobj=self._file, mode="rb") if gzipped else self._file
         try:
-            yield from self._chunks(iter(lambda: stream.read(CHUNK), b""), gzipped=gzipped)
+            chunks = self._chunks(iter(lambda: stream.read(CHUNK), b""), gzipped=gzipped)
+            yield from self._satisfying(chunks, self._schema) if self._schema else chunks
         except GZIP_ERRORS as error:
             raise InputError(f"The gzip is damaged or truncated: {error}", "gzip") from None
+
+    def _satisfying(self, chunks: Iterator[Chunk], schema: Schema) -> Iterator[Chunk]:
+        """``chunks`` of the records that satisfy the schema."""
+        for chunk in chunks:
+            wrong = set()
+            for found in schema.violations(chunk.records):
+                wrong.add(found.index)
+                error = ViolationError(chunk.places[found.index], found.path, found.message)
+                self._on_invalid(error, bytes(chunk.records[found.index]))
+            if not wrong:
+                yield chunk
+                continue
+            self.modified = True
+            left = [index for index in range(len(chunk.records)) if index not in wrong]
+            if left:
+                yield _chunk([(chunk.places[index], chunk.records[index]) for index in left])
 
     def _chunks(self, blocks: Iterator[bytes], *, gzipped: bool) -> Iterator[Chunk]:
         start = _head(blocks)
@@ -177,29 +200,28 @@ class Reader:
             # feeds, there is one on every line.
             plain = len(found) == count and b"\r" not in chunk
             if plain and b"\n".join([*found, b""]) == chunk and _is_utf8(chunk):
-                whole = Chunk(chunk, found)
-                places: Sequence[int] = range(self._line, self._line + count)
+                whole = Chunk(chunk, found, range(self._line, self._line + count))
             else:
                 self.modified = True
-                places = []
-                whole = _chunk(list(self._valid_lines(chunk, self._line, places)))
+                whole = _chunk(list(self._valid_lines(chunk, self._line)))
             if len(chunk) > self._largest:
                 for index, record in enumerate(whole.records):
                     if len(record) > self._largest:
-                        self._refuse_too_large(record, places[index], self._records + index + 1)
+                        self._refuse_too_large(
+                            record, whole.places[index], self._records + index + 1
+                        )
             self._records += len(whole.records)
             if whole.records:
                 yield whole
             self._line += count
 
-    def _valid_lines(self, chunk: bytes, line: int, places: list[int]) -> Iterator[bytes]:
+    def _valid_lines(self, chunk: bytes, line: int) -> Iterator["_Placed"]:
         for number, text in enumerate(chunk[:-1].split(b"\n"), line):
             record = text.strip(_BLANK)
             if not record:
                 self.blank += 1
             elif (fault := _fault(record)) is None:
-                places.append(number)
-                yield one_line(record)
+                yield number, one_line(record)
             else:
                 margin = len(text) - len(text.lstrip(_BLANK))
                 reason = _line_reason(fault, record)
@@ -207,7 +229,7 @@ class Reader:
                     InvalidRecordError(number, margin + fault.at + 1, reason, fault.code), text
                 )
 
-    def _values(self, blocks: Iterator[bytes], chosen: Reading) -> Iterator[bytes]:
+    def _values(self, blocks: Iterator[bytes], chosen: Reading) -> Iterator["_Placed"]:
         """The elements of one JSON array, or consecutive values, with their bytes."""
         text = _JsonText(blocks, self._line)
         self._listed = not chosen.separators and text.peek() == "["
@@ -219,11 +241,12 @@ class Reader:
                 continue
             record = one_line(record)
             self._records += 1
+            line = text.line(start)
             if len(record) > self._largest:
-                self._refuse_too_large(record, text.place(start)[0], self._records)
-            yield record
+                self._refuse_too_large(record, line, self._records)
+            yield line, record
 
-    def _table(self, blocks: Iterator[bytes], chosen: Reading) -> Iterator[bytes]:
+    def _table(self, blocks: Iterator[bytes], chosen: Reading) -> Iterator["_Placed"]:
         """Rows as objects, by the names in the header; as arrays if there is no header."""
         rows = _csv_rows if chosen.format is Format.CSV else self._tsv_rows
         numbered = rows(_TextLines(blocks, self._line, chosen.line_end), chosen.delimiter)
@@ -255,7 +278,7 @@ class Reader:
             self._records += 1
             if len(record) > self._largest:
                 self._refuse_too_large(record, line, self._records)
-            yield record
+            yield line, record
 
     def _tsv_rows(self, lines: "_TextLines", delimiter: str) -> Iterator[tuple[int, list[str]]]:
         """Every line is a row; every character but the delimiter is data."""
@@ -368,12 +391,16 @@ def one_line(record: bytes) -> bytes:
     return msgspec.json.format(record, indent=-1) if multiline else record
 
 
-def _chunked(records: Iterable[bytes]) -> Iterator[Chunk]:
-    found: list[bytes] = []
+_Placed = tuple[int, bytes | msgspec.Raw]
+"""A record, and the line that it begins on."""
+
+
+def _chunked(records: Iterable[_Placed]) -> Iterator[Chunk]:
+    found: list[_Placed] = []
     size = 0
-    for record in records:
-        found.append(record)
-        size += len(record)
+    for placed in records:
+        found.append(placed)
+        size += len(placed[1])
         if size > CHUNK:
             yield _chunk(found)
             found, size = [], 0
@@ -381,8 +408,9 @@ def _chunked(records: Iterable[bytes]) -> Iterator[Chunk]:
         yield _chunk(found)
 
 
-def _chunk(records: Sequence[bytes]) -> Chunk:
-    return Chunk(b"\n".join([*records, b""]), records)
+def _chunk(placed: Sequence[_Placed]) -> Chunk:
+    records = [record for _, record in placed]
+    return Chunk(b"\n".join([*records, b""]), records, [line for line, _ in placed])
 
 
 class _Fault(NamedTuple):
@@ -463,6 +491,8 @@ class _JsonText:
         self._at = 0
         self._line = line
         self._column = 1
+        self._counted = (0, line)
+        """A position, and its line."""
         self._blocks = blocks
         self._decode = codecs.getincrementaldecoder("utf-8")().decode
         self._ended = False
@@ -481,6 +511,7 @@ class _JsonText:
             raise InvalidRecordError(line, 1, _NOT_UTF8, "encoding") from None
         self._text = self._text[self._at :] + text
         self._at = 0
+        self._counted = (0, self._line)
         return True
 
     def place(self, at: int | None = None) -> tuple[int, int]:
@@ -490,6 +521,13 @@ class _JsonText:
         if newlines:
             return self._line + newlines, at - self._text.rfind("\n", 0, at)
         return self._line, self._column + at
+
+    def line(self, at: int) -> int:
+        """The line of a position that is not before the one asked for last, from 1."""
+        before, line = self._counted
+        line += self._text.count("\n", before, at)
+        self._counted = (at, line)
+        return line
 
     def elements(self) -> Iterator[tuple[int, str]]:
         """The elements of one array: the position of each, for ``place``, and its text."""
