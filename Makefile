@@ -77,7 +77,7 @@ $(BIN)/python:
 
 .venv/.run: $(RUN_NEEDS) client/pyproject.toml | $(BIN)/python
 	@echo "Installing what a local run needs into .venv (once) …"
-	@$(PIP) install $(addprefix -r ,$(RUN_NEEDS)) -e 'client[aws]'
+	@$(PIP) install $(addprefix -r ,$(RUN_NEEDS)) -e 'client[aws,schema]'
 	@touch $@
 
 # On its own: it pins another boto3 than the SAM CLI.
@@ -89,5 +89,5 @@ $(CHECKOV)/.done: Makefile | $(BIN)/python
 
 .venv/.dev: requirements.txt $(RUN_NEEDS) client/pyproject.toml | $(BIN)/python
 	@echo "Installing what a developer needs into .venv (once) …"
-	@$(PIP) install -r requirements.txt -e 'client[aws]'
+	@$(PIP) install -r requirements.txt -e 'client[aws,schema]'
 	@touch .venv/.run $@

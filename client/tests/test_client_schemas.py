@@ -29,8 +29,8 @@ def judged_there(text: bytes, records: list[bytes]) -> list[tuple[int, str, str]
     check = RecordCheck(text)
     found = []
     for index, record in enumerate(records):
-        _, told = check.check(record + b"\n", float)
-        found += [(index, one.path, one.message) for one in told]
+        _, alone = check.check(record + b"\n", float)
+        found += [(index, one.path, one.message) for one in alone]
     # What it says of all together is the same, up to its limit.
     count, together = check.check(b"".join(record + b"\n" for record in records), float)
     assert count == len(found)
