@@ -487,8 +487,11 @@ def test_sessions_are_cleaned_up_after_that_are_over(old: State) -> None:
 
 
 def test_items_without_a_state_are_none_of_its_business() -> None:
-    record = {"eventName": "MODIFY", "dynamodb": {"Keys": {}, "OldImage": {}, "NewImage": {}}}
-    assert not wanted(record)
+    images = {"Keys": {}, "OldImage": {}, "NewImage": {}}
+    assert not wanted({"eventName": "MODIFY", "dynamodb": images})
+    # What an Idempotency-Key stands for is removed by its time to live, too.
+    over = {"eventName": "REMOVE", "userIdentity": streams.TIME_TO_LIVE}
+    assert not wanted({**over, "dynamodb": images})
 
 
 @pytest.mark.parametrize("name", MAPPINGS)
