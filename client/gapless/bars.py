@@ -1,6 +1,7 @@
 """The progress bar on a terminal."""
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ class Bars(Display):
 
     def __init__(self, secrets: Callable[[], Sequence[str]] = tuple) -> None:
         super().__init__(secrets)
+        # While the bar is shown, sys.stdout breaks lines where the terminal ends.
+        self._stdout = sys.stdout
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
@@ -73,11 +76,12 @@ class Bars(Display):
 
     def result(self, text: str, facts: dict[str, Any]) -> None:
         """Print the result after removing the bar."""
+        del facts
         if self._task is not None:
             self._bars.remove_task(self._task)
             self._task = None
         self._bars.refresh()
-        super().result(text, facts)
+        print(self.clean(text), file=self._stdout, flush=True)
 
     def restore(self) -> None:
         """Remove the bar, and show the cursor."""

@@ -419,7 +419,7 @@ def list_(remote: bool, wanted: str | None, **options: Any) -> None:  # noqa: AN
 
 
 async def _list_remote(wanted: str | None, client: AsyncClient, shown: Display) -> None:
-    line = "{:<32}  {:<9}  {:<16}  {:>15}  {}".format
+    line = "{:<32}  {:<9}  {:<16}  {:>11}  {}".format
     listed = 0
     async with aclosing(client.list_sessions(wanted)) as sessions:
         async for session in sessions:
@@ -428,7 +428,7 @@ async def _list_remote(wanted: str | None, client: AsyncClient, shown: Display) 
             listed += 1
             total = "?" if session.total_record is None else f"{session.total_record:,}"
             deleted = ["(file deleted)"] if session.file_deleted_at else []
-            named = " ".join([*_named(session.metadata), *deleted])
+            named = "  ".join([*_named(session.metadata), *deleted])
             when = f"{session.created_at.astimezone():%Y-%m-%d %H:%M}"
             text = line(session.session_id, session.state, when, total, named).rstrip()
             shown.result(text, as_json(session))
@@ -621,12 +621,15 @@ def delete(target: str, yes: bool, **options: Any) -> None:  # noqa: ANN401 - cl
       gapless delete orders.ndjson
       gapless delete 1f6d0e9c52b84a7fb3d27c0a94e8f615 --yes
     """
+    if not yes:
+        question = f"Delete the merged object of {printable(target)} for good?"
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise click.UsageError(f"{question} Pass --yes: there is no terminal to ask.")
+        click.confirm(question, abort=True, err=True)
 
     async def work(
         client: AsyncClient, shown: Display, session_id: str, saved_state: state.State | None
     ) -> None:
-        if not yes:
-            _confirm(f"Delete the merged object of session {session_id} for good?")
         await client.session(session_id).delete_file()
         state.delete(saved_state)
         shown.result(
@@ -635,17 +638,6 @@ def delete(target: str, yes: bool, **options: Any) -> None:  # noqa: ANN401 - cl
         )
 
     _run_on_session(target, work, options, finished=True)
-
-
-def _confirm(question: str) -> None:
-    """Raise an error unless the user agrees."""
-    if sys.stdin is None or not sys.stdin.isatty():
-        raise SettingError(f"{question} Pass --yes to do it: there is no terminal to ask.")
-    agreed = False
-    with suppress(click.Abort):
-        agreed = click.confirm(question, err=True)
-    if not agreed:
-        raise GaplessError("Nothing was deleted.")
 
 
 @cli.command(short_help="Check that a service keeps the guarantees.")

@@ -353,6 +353,20 @@ def test_a_service_that_knows_nobody_has_no_list(front: Front) -> None:
 # --- Deleting the merged object -------------------------------------------------------------------
 
 
+def on_a_terminal(command: str, typed: str, *, expect: int = 0) -> str:
+    """What is printed on a terminal, without what moves its cursor."""
+    done = subprocess.run(
+        ["script", "-qec", f"{sys.executable} -m gapless {command}", "/dev/null"],
+        input=f"{typed}\n".encode(),
+        stdout=subprocess.PIPE,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == expect, done.stdout
+    printed = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r+(?!\n)", "", done.stdout.decode())
+    return printed.removeprefix(f"{typed}\r\n")
+
+
 def test_the_merged_object_is_deleted_for_good(front: Front) -> None:
     file = written(Path("in.ndjson"), lines(10))
     begin(front, file, "--batch-size", 1)
@@ -362,11 +376,18 @@ def test_the_merged_object_is_deleted_for_good(front: Front) -> None:
     assert "--yes" in run("delete", file, expect=2)[1]
     assert front.seen == []
     session = json.loads(run("status", file, "--json")[0])["sessionId"]
-    assert "is deleted" in run("delete", file, "--yes")[0]
+    # On a terminal it asks, where the answer can be seen, and lines are as long as they are.
+    printed = on_a_terminal("delete in.ndjson", "n", expect=1)
+    assert printed.startswith("Delete the merged object of in.ndjson for good? [y/N]: ")
+    assert "Aborted!" in printed
+    heading, row = on_a_terminal("list --remote", "").split("\r\n")[-3:-1]
+    assert heading.startswith("SESSION ")
+    assert row.endswith(" 10  in.ndjson")
+    assert "is deleted" in on_a_terminal("delete in.ndjson", "y")
     run("delete", session, "--yes")
     assert "file_deleted" in run("download", session, expect=1)[1]
     assert ", file deleted 20" in run("status", session)[0]
-    assert "in.ndjson (file deleted)" in run("list", "--remote")[0]
+    assert "in.ndjson  (file deleted)" in run("list", "--remote")[0]
     assert file.exists()
     assert run("download", file, expect=2)[1].startswith("gapless: No upload of in.ndjson")
 
