@@ -84,8 +84,9 @@ class MergeTasks:
             with self._abort_if_stale(planned.upload_id):
                 return self._complete(execution, planned)
         except StaleAttemptError as stale:
-            # An earlier try of this task may have got to its end.
-            if stale.session.attempt != execution.attempt:
+            # An earlier try of this task may have got to its end, or who has taken over.
+            ended = stale.session.state is State.FINISHED
+            if not ended and stale.session.attempt != execution.attempt:
                 raise
             return self.outcomes.outcome_from(stale.session, execution.totals)
 
