@@ -198,22 +198,19 @@ def test_what_another_process_waits_for_is_left_to_it(front: Front) -> None:
         (["a=" + "é" * 1024], "2,048"),
     ],
 )
-def test_metadata_that_no_service_takes_is_a_usage_error(
-    front: Front, given: list[str], said: str
-) -> None:
+def test_metadata_that_no_service_takes_is_refused(given: list[str], said: str) -> None:
+    with pytest.raises(gapless.SettingError, match=re.escape(said)):
+        metadata.parse(tuple(given))
+
+
+def test_wrong_metadata_is_a_usage_error_before_anything_is_sent(front: Front) -> None:
     file = written(Path("in.ndjson"), lines(1))
-    options = [word for one in given for word in ("--metadata", one)]
-    assert said in run("upload", file, *options, expect=2)[1]
-    assert front.seen == []
-    pairs = dict(word.partition("=")[::2] for word in given)
-    if "=" in given[0] and len(pairs) == len(given):
-        with pytest.raises(gapless.SettingError, match=said):
-            gapless.upload([1], os.environ["GAPLESS_URL"], metadata=pairs)
-        with (
-            gapless.Client(os.environ["GAPLESS_URL"]) as client,
-            pytest.raises(gapless.SettingError, match=said),
-        ):
-            client.create(1, metadata=pairs)
+    assert "Use key=value" in run("upload", file, "--metadata", "partner", expect=2)[1]
+    url, wrong = os.environ["GAPLESS_URL"], {"a": "two\nlines"}
+    with pytest.raises(gapless.SettingError, match="printable"):
+        gapless.upload([1], url, metadata=wrong)
+    with gapless.Client(url) as client, pytest.raises(gapless.SettingError, match="printable"):
+        client.create(1, metadata=wrong)
     assert front.seen == []
 
 
