@@ -53,7 +53,7 @@ lint: .venv/.dev $(CHECKOV)/.done ## check style, formatting and the template
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@PYTHONPATH=functions $(BIN)/lint-imports
-	@$(BIN)/cfn-lint template.yaml
+	@$(BIN)/cfn-lint template.yaml examples/*.yaml
 	@AWS_DEFAULT_REGION=us-east-1 SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint
 	@$(CHECKOV)/bin/checkov -f template.yaml --framework cloudformation --compact --quiet --skip-download
 

@@ -85,6 +85,10 @@ _REAPER = "dynamodb-ttl-reaper"
 """MiniStack's own thread of that name deletes what has expired."""
 
 
+_writing = threading.Event()
+"""It writes a record of the stream."""
+
+
 class _Impatient:
     """The time module, with short sleeps: the reaper's minute is a second."""
 
@@ -97,9 +101,12 @@ class _Impatient:
 
     @staticmethod
     def time() -> float:
-        """For the reaper half a minute ago, so that what has expired is still there for a while."""
-        late = 30 if threading.current_thread().name == _REAPER else 0
-        return time.time() - late
+        """For the reaper half a minute ago, so that what has expired is still there for a while.
+
+        What it writes into the stream has the time and the number of now.
+        """
+        looks = threading.current_thread().name == _REAPER and not _writing.is_set()
+        return time.time() - (30 if looks else 0)
 
 
 _record = dynamodb._build_change_record  # noqa: SLF001
@@ -110,8 +117,15 @@ _create = _table["create"]
 
 
 def _record_with_identity(*arguments: Any) -> Any:  # noqa: ANN401
-    record = _record(*arguments)
-    if threading.current_thread().name == _REAPER:
+    by_reaper = threading.current_thread().name == _REAPER
+    if by_reaper:
+        _writing.set()
+    try:
+        record = _record(*arguments)
+    finally:
+        if by_reaper:
+            _writing.clear()
+    if by_reaper:
         record["userIdentity"] = {"type": "Service", "principalId": "dynamodb.amazonaws.com"}
     return record
 

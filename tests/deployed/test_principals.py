@@ -21,6 +21,7 @@ ROUTES = [
     ("POST", ""),
     ("POST", "/finish"),
     ("DELETE", ""),
+    ("DELETE", "/file"),
 ]
 BATCH = b'{"seqNum":0,"data":[1]}'
 
@@ -151,6 +152,7 @@ def as_function(stack: Stack) -> Iterator[Any]:  # noqa: ARG001 - sets the envir
 
 
 BATCH_KEY = f"{'0' * 32}/{'0' * 8}"
+ENTRY = {"Source": "gapless", "DetailType": "Session Created", "Detail": "{}"}
 
 
 def forbidden(stack: Stack) -> list[tuple[str, str, str, dict[str, Any]]]:
@@ -173,7 +175,13 @@ def forbidden(stack: Stack) -> list[tuple[str, str, str, dict[str, Any]]]:
         ("Finish", "dynamodb", "scan", {"TableName": table}),
         ("Sessions", "s3", "get_object", {"Bucket": batches, "Key": BATCH_KEY}),
         ("Sessions", "s3", "put_object", {"Bucket": batches, "Key": BATCH_KEY, "Body": b""}),
-        ("Sessions", "s3", "delete_object", {"Bucket": merged, "Key": f"{'0' * 32}.ndjson"}),
+        ("Sessions", "s3", "delete_object", {"Bucket": batches, "Key": BATCH_KEY}),
+        ("Sessions", "s3", "delete_object", {"Bucket": merged, "Key": "x.ndjson"}),
+        ("Sessions", "events", "put_events", {"Entries": [ENTRY]}),
+        ("Events", "events", "put_events", {"Entries": [ENTRY | {"EventBusName": "another"}]}),
+        ("Events", "s3", "get_object", {"Bucket": merged, "Key": f"{'0' * 32}.ndjson"}),
+        ("Cleanup", "events", "put_events", {"Entries": [ENTRY]}),
+        ("Cleanup", "s3", "delete_object", {"Bucket": merged, "Key": f"{'0' * 32}.ndjson"}),
         ("Sessions", "dynamodb", "scan", {"TableName": table}),
         ("Sessions", "dynamodb", "delete_item", {"TableName": table, "Key": key}),
     ]
