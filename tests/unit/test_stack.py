@@ -487,7 +487,7 @@ def test_sessions_are_cleaned_up_after_that_are_over(old: State) -> None:
 
 
 def test_items_without_a_state_are_none_of_its_business() -> None:
-    images = {"Keys": {}, "OldImage": {}, "NewImage": {}}
+    images: Node = {"Keys": {}, "OldImage": {}, "NewImage": {}}
     assert not wanted({"eventName": "MODIFY", "dynamodb": images})
     # What an Idempotency-Key stands for is removed by its time to live, too.
     over = {"eventName": "REMOVE", "userIdentity": streams.TIME_TO_LIVE}
