@@ -47,6 +47,9 @@ const LONGEST_PAUSE = 20;
 const FINISHING_SECONDS = 40; // After that whoever was at work may have died.
 const RATE_SECONDS = 10;
 
+// So many refused records are told; then nothing more is sent.
+const MOST_INVALID = 100;
+
 const LF = 10;
 const LINE_FEED = Uint8Array.of(LF);
 
@@ -65,6 +68,7 @@ export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING:
  * @property {number} [batchSize] Records in a batch. Chosen to suit the file by default.
  * @property {number} [concurrency] The most requests at a time; 8 by default.
  * @property {MergedFormat} [format] Of the merged object; `ndjson` by default.
+ * @property {string} [schema] The name of the schema that the service holds the records against.
  * @property {Record<string, string>} [metadata] Of the session, beside its `name`, which is that of
  *   the merged file unless it is given.
  * @property {import("./readers.js").Wanted} [reading] What decides where the file can be read in
@@ -85,6 +89,7 @@ export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING:
  * @property {number} [crc32] Of all records. Without it no record is compared before it is sent; the
  *   service compares each batch, and `finish` all of them.
  * @property {MergedFormat} [format] Of the merged object; `ndjson` where there is none.
+ * @property {string} [schema]
  * @property {string} [expiresAt] When the session ends, by the clock of the service.
  *
  * @typedef {{key: string, body: string}} Asked A request for a session: its `Idempotency-Key`, and its
@@ -100,6 +105,9 @@ export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING:
  * @property {string} createdAt
  * @property {string} expiresAt
  * @property {string | null} fileDeletedAt
+ *
+ * @typedef {{line: number, path: string, message: string}} Invalid A record that does not satisfy the
+ *   schema: its line in the file, from 1, and a JSON Pointer to what is wrong in it.
  *
  * @typedef {{from: number, to: number}} Gap A range of batches; both ends are included.
  *
@@ -137,7 +145,7 @@ export class UploadError extends Error {
    *   `different_file`, `too_many_batches`, `checksum_mismatch`, or a code of docs/web.md, "What is
    *   refused".
    * @param {string} message What to do, for people.
-   * @param {{status?: number, line?: number, seqNums?: number[]}} [about]
+   * @param {{status?: number, line?: number, seqNums?: number[], invalid?: Invalid[], body?: any}} [about]
    */
   constructor(code, message, about = {}) {
     super(message);
@@ -149,6 +157,10 @@ export class UploadError extends Error {
     this.line = about.line;
     /** The batches that are in conflict. */
     this.seqNums = about.seqNums;
+    /** The first records that the service refused, by line. */
+    this.invalid = about.invalid;
+    /** The answer, where it is JSON. */
+    this.body = about.body;
   }
 }
 
@@ -165,6 +177,7 @@ export class Upload extends EventTarget {
   #asked;
   #metadata;
   #format;
+  #schema;
   #url;
   #reading;
   /** @type {Records | null} */
@@ -212,6 +225,7 @@ export class Upload extends EventTarget {
     this.#asked = options.asked ?? null;
     this.#metadata = options.metadata ?? {};
     this.#format = this.#saved ? (this.#saved.format ?? FORMATS[0]) : knownFormat(options.format);
+    this.#schema = (this.#saved ?? options).schema ?? "";
     this.#perBatch = options.saved?.batchSize ?? options.batchSize ?? 0;
     this.#concurrency = Math.min(options.concurrency ?? 8, mostConnections());
     this.#allowed = Math.min(this.#allowed, this.#concurrency);
@@ -258,6 +272,15 @@ export class Upload extends EventTarget {
 
   set format(format) {
     this.#format = knownFormat(format);
+  }
+
+  /** The name of a schema, or an empty string. Once a session is open it is fixed. */
+  get schema() {
+    return this.#schema;
+  }
+
+  set schema(name) {
+    if (!this.#saved) this.#schema = name;
   }
 
   /** The open session's id, or an empty string. */
@@ -497,7 +520,7 @@ export class Upload extends EventTarget {
         const text = oneLine(record);
         if (text.length > SAFE_BATCH_BYTES) large.push([text, line]);
         if (records % step === 0) {
-          places.push({ at, bytes, crc });
+          places.push({ at, bytes, crc, line });
           if (places.length > PLACES) {
             if (this.#perBatch) throw tooManyBatches(this.file.size, reader.consumed, records);
             places = places.filter((_, i) => i % 2 === 0);
@@ -515,7 +538,7 @@ export class Upload extends EventTarget {
         this.#tell();
       },
     );
-    places.push({ at: reader.end, bytes, crc });
+    places.push({ at: reader.end, bytes, crc, line: 0 });
     const together = this.#perBatch ? 1 : batchesOf(places, records / step);
     const count = Math.ceil(records / (step * together));
     if (count > MAX_BATCHES) throw tooManyBatches(1, 1, records);
@@ -539,6 +562,7 @@ export class Upload extends EventTarget {
     const { format } = this;
     const asked = {
       ...{ totalRecord: this.#records, batchSize: this.#perBatch, format },
+      ...(this.#schema && { schema: this.#schema }),
       metadata: { name: downloadName(this.file.name), ...this.#metadata },
     };
     const { sessionId, expiresAt } = await this.#opened(JSON.stringify(asked)).catch((error) => {
@@ -552,6 +576,7 @@ export class Upload extends EventTarget {
     this.#saved = {
       ...{ sessionId, url: this.#url, name, size, lastModified },
       ...{ records: this.#records, batchSize: this.#perBatch, crc32: this.#crc, format, expiresAt },
+      ...(this.#schema && { schema: this.#schema }),
     };
     this.dispatchEvent(new Event("state"));
   }
@@ -594,6 +619,8 @@ export class Upload extends EventTarget {
   async #send() {
     const { signal } = this.#ended;
     const conflicts = /** @type {number[]} */ ([]);
+    const invalid = /** @type {Invalid[]} */ ([]);
+    let refused = 0;
     /** @type {unknown} */
     let failure = null;
     const running = new Set();
@@ -610,12 +637,17 @@ export class Upload extends EventTarget {
         this.#sample();
       }
       signal.throwIfAborted();
-      if (failure) break;
+      // The other batches are sent all the same, so that all of their records are told.
+      if (failure || refused >= MOST_INVALID) break;
       // One after the other: what is not plain text can be read forward only.
-      const body = await this.#body(n);
+      const { body, lines } = await this.#body(n);
       const task = this.#sendBatch(n, body)
         .catch((error) => {
-          if (error.code === "batch_conflict") {
+          if (error.code === "invalid_records") {
+            this.#set(n, Batch.MISSING);
+            refused += error.body.count;
+            for (const { index, path, message } of error.body.errors) invalid.push({ line: lines[index], path, message });
+          } else if (error.code === "batch_conflict") {
             this.#set(n, Batch.CONFLICT);
             conflicts.push(n);
           } else {
@@ -630,6 +662,15 @@ export class Upload extends EventTarget {
     // Somebody else has finished it meanwhile, another tab perhaps: finish tells what is in it.
     if (failure instanceof UploadError && failure.code === "session_finished") failure = null;
     if (failure) throw failure;
+    if (refused) {
+      const records = refused === 1 ? "1 record does" : `${refused}${refused < MOST_INVALID ? "" : " or more"} records do`;
+      throw new UploadError(
+        "invalid_records",
+        `${records} not satisfy the schema, so nothing of their batches is stored. Correct them in the` +
+          " file, and upload it as a new one.",
+        { status: 422, invalid: invalid.sort((a, b) => a.line - b.line).slice(0, MOST_INVALID) },
+      );
+    }
     if (conflicts.length) {
       throw new UploadError(
         "batch_conflict",
@@ -668,16 +709,21 @@ export class Upload extends EventTarget {
   }
 
   /**
-   * The body of a batch, as NDJSON: the bytes that are stored of it. Raises where it is not what was
-   * checked.
+   * The body of a batch, as NDJSON: the bytes that are stored of it; and the line of each record in
+   * the file. Raises where it is not what was checked.
    * @param {number} n
    */
   async #body(n) {
     const [start, end] = [this.#places[n], this.#places[n + 1]];
     const body = new Uint8Array(end.bytes - start.bytes);
+    const lines = /** @type {number[]} */ ([]);
     let length = 0;
+    let before = 0;
     try {
-      await /** @type {Records} */ (this.#reader).eachBetween(start.at, end.at, (record) => {
+      await /** @type {Records} */ (this.#reader).eachBetween(start.at, end.at, (record, _, line) => {
+        // It counts from where it began.
+        if (!lines.length) before = start.line - line;
+        lines.push(before + line);
         const text = oneLine(record);
         body.set(text, length);
         length += text.length;
@@ -689,7 +735,7 @@ export class Upload extends EventTarget {
       throw error;
     }
     if (length !== body.length || crc32(body, start.crc) !== end.crc) throw fileChanged();
-    return body;
+    return { body, lines };
   }
 
   /** @returns {Promise<Result>} */
@@ -979,8 +1025,9 @@ export class Upload extends EventTarget {
 
 // --- Batches ---
 
-/** @typedef {{at: number, bytes: number, crc: number}} Place Where a record begins in the text of the
- *  file, and the bytes and the CRC-32 of all records before it, each on one line. */
+/** @typedef {{at: number, bytes: number, crc: number, line: number}} Place Where a record begins in the
+ *  text of the file, on which line, and the bytes and the CRC-32 of all records before it, each on one
+ *  line. */
 
 /**
  * How many steps of records go into a batch.
@@ -1168,7 +1215,7 @@ async function problem(answer) {
   if (status < 400 || (!said && !isBusy)) {
     return notTheService(`it answered ${status} with something else than the service does`, status);
   }
-  return new UploadError(body?.code ?? `http_${status}`, said || `The answer was ${status}.`, { status });
+  return new UploadError(body?.code ?? `http_${status}`, said || `The answer was ${status}.`, { status, body });
 }
 
 const BUSY = [429, 500, 502, 503, 504];

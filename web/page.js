@@ -219,6 +219,7 @@ const settings = {
   },
   token: () => get("token").value.trim(),
   merged: () => get("merged").value,
+  schema: () => get("schema").value.trim(),
   reading: () => ({
     format: get("format").value || undefined,
     delimiter: get("delimiter").value || undefined,
@@ -291,11 +292,13 @@ function hold(sessionId) {
 function keepSettings() {
   keep("localStorage", "gapless.url", get("url").value.trim());
   keep("localStorage", "gapless.merged", settings.merged());
+  keep("localStorage", "gapless.schema", settings.schema());
   // A token is worth more than an upload: it goes with the tab.
   keep("sessionStorage", "gapless.token", settings.token());
   for (const { upload: one } of entries) {
     one.token = settings.token();
     one.format = settings.merged();
+    one.schema = settings.schema();
   }
   showAbout();
   get("url").setCustomValidity("");
@@ -552,6 +555,7 @@ async function entryOf(file, isNew = false, into = null) {
     batchSize: get("batch-size").valueAsNumber || undefined,
     concurrency: get("concurrency").valueAsNumber || undefined,
     format: settings.merged(),
+    schema: settings.schema(),
     reading: settings.reading(),
     saved,
     asked: unanswered(askedFor(file)),
@@ -722,7 +726,7 @@ const abortConfirmed = () =>
 /** Errors after which the same session may still be filled. @param {any} error */
 const mayGoOn = (error) =>
   ["no_answer", "not_the_service", "bad_token"].includes(error?.code) ||
-  (error?.status !== undefined && ![404, 409, 410].includes(error.status));
+  (error?.status !== undefined && ![404, 409, 410].includes(error.status) && error.code !== "invalid_records");
 
 /** Whether the file cannot be sent as it is read. @param {any} error */
 const isAboutFile = (error) =>
@@ -743,6 +747,7 @@ function primary() {
   if (state === "incomplete" && now.missing.length) return ["Send what is missing", () => sendAndFinish(now)];
   if (state === "incomplete") return ["Finish again", () => quietly(now.finish())];
   if (state === "failed" && mayGoOn(error)) return ["Try again", tryAgain];
+  if (state === "failed" && error.code === "invalid_records") return ["Choose the corrected file", correct];
   if (state === "failed" && !isAboutFile(error)) return ["Start a new upload", startNew];
   if (state === "failed" && others().length) return [`Upload the other ${many(others().length, "file")}`, isSending ? null : sendAll];
   if (["failed", "aborted"].includes(state)) return ["Choose another file", pickOrStart];
@@ -763,6 +768,13 @@ async function startNew() {
   // Nothing can be done with that session any more, unless it is another file's.
   if (now.sessionId && /** @type {any} */ (now.error)?.code !== "different_file") forget(now.sessionId);
   await replace(true);
+}
+
+/** The corrected file has other records: it is an upload of its own. */
+function correct() {
+  const now = /** @type {Upload} */ (upload);
+  forget(now.sessionId);
+  pickOrStart();
 }
 
 /** Another file: in place of this one, or beside it where there are several. */
@@ -816,6 +828,7 @@ function showAbout() {
     facts.push(`${many(upload.records, "record")} in ${many(upload.batches.length, "batch")}${each}`);
     if (upload.blank) facts.push(`${many(upload.blank, "blank line")} left out`);
     if (upload.format === "ndjson.gz") facts.push("kept as .ndjson.gz");
+    if (upload.schema) facts.push(`held against ${upload.schema}`);
   }
   get("about").textContent = facts.filter(Boolean).join(" · ");
 }
@@ -964,6 +977,10 @@ const TITLES = {
   offline: "You are offline. What was stored stays stored.",
   not_the_service: "This is not the service.",
   bad_token: "The token cannot be used. Set it in the settings.",
+  invalid_records: "Some records are not as the schema says.",
+  schema_required: "The service takes records of a schema alone. Set its name in the settings.",
+  unknown_schema: "The service has no schema of this name. Look at the settings.",
+  schema_changed: "The schema has changed since this upload was begun.",
   batch_conflict: "Other records are stored under the same numbers.",
   checksum_mismatch: "The merged file is not the one that was sent.",
   session_not_found: "The service does not know this upload any more.",
@@ -1001,7 +1018,11 @@ async function renewLink(entry) {
 
 function showGaps() {
   const now = /** @type {Upload} */ (upload);
-  const missing = now.state === "incomplete" || now.state === "failed" ? now.missing : [];
+  const invalid = now.state === "failed" ? (/** @type {any} */ (now.error).invalid ?? []) : [];
+  get("invalid").hidden = invalid.length === 0;
+  fill("invalid-rows", invalid.map((/** @type {any} */ one) => [count.format(one.line), one.path || "The record", one.message]));
+  const areMissing = now.state === "incomplete" || (now.state === "failed" && !invalid.length);
+  const missing = areMissing ? now.missing : [];
   get("gaps").hidden = missing.length === 0;
   const MOST_ROWS = 1000;
   const rows = missing.slice(0, MOST_ROWS).map((gap) => {
@@ -1009,7 +1030,12 @@ function showGaps() {
     return [batchesText(gap), recordsText(gap), count.format(last - first + 1)];
   });
   if (missing.length > MOST_ROWS) rows.push([`${many(missing.length - MOST_ROWS, "more range")}`, "", ""]);
-  get("gaps-rows").replaceChildren(
+  fill("gaps-rows", rows);
+}
+
+/** Put rows into a table. @param {string} id @param {string[][]} rows */
+function fill(id, rows) {
+  get(id).replaceChildren(
     ...rows.map((texts) => {
       const row = document.createElement("tr");
       row.append(...texts.map((text) => Object.assign(document.createElement("td"), { textContent: text })));
@@ -1085,6 +1111,7 @@ addEventListener("drop", (event) => {
 get("url").value = storage("localStorage")?.getItem("gapless.url") ?? "";
 get("url").placeholder = defaultUrl();
 get("token").value = storage("sessionStorage")?.getItem("gapless.token") ?? "";
+get("schema").value = storage("localStorage")?.getItem("gapless.schema") ?? "";
 get("merged").value = storage("localStorage")?.getItem("gapless.merged") === "ndjson.gz" ? "ndjson.gz" : "ndjson";
 showUnfinished();
 for (const name of Object.keys(storage("localStorage") ?? {})) {
