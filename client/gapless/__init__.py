@@ -18,12 +18,12 @@
 import pathlib
 from collections.abc import AsyncIterable, Mapping
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import httpx
 from anyio.from_thread import start_blocking_portal
 
-from gapless import state, uploads
+from gapless import state, streams, uploads
 from gapless.auth import SigV4Auth, TokenAuth, TokenError
 from gapless.blocking import Client, Session
 from gapless.errors import (
@@ -51,10 +51,12 @@ from gapless.errors import (
 )
 from gapless.formats import Format, MergedFormat, read_merged_format, read_options
 from gapless.http import Report, ignore_events
+from gapless.inputs import Source
 from gapless.metadata import check
 from gapless.models import Checksum, Content, Limits, Listed, Range, Result, Status
 from gapless.sessions import AsyncClient, AsyncSession, Timing
-from gapless.sources import File, Records, open_source, open_source_async
+from gapless.sources import File, Records, open_source
+from gapless.streams import Channel, Fed, Stream
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -117,6 +119,7 @@ async def upload_async(
     typed: bool = False,
     skip_invalid: bool = False,
     batch_size: int | None = None,
+    session_id: str | None = None,
     new: bool = False,
     auth: httpx.Auth | None = None,
     gzip: bool = True,
@@ -130,42 +133,67 @@ async def upload_async(
 
     A ``str`` is a path; an open binary file is read from its current position. Anything else is an
     iterable of records, synchronous or asynchronous: Python objects, or ``bytes`` of JSON; see
-    ``gapless.objects``. Open files and records are copied to a temporary file, because the number
-    of records must be known first.
+    ``gapless.objects``. Open files and records are read once, and sent while they are read; the
+    session is finished only if they come to their end.
 
     ``merged_format`` is that of the merged object, ``ndjson`` or ``ndjson.gz``. ``metadata`` is
     shown wherever the session is, and gets the name of a file unless it has one. ``format`` to
     ``skip_invalid`` are only for files. They, ``batch_size`` (records) and ``new`` are the options
     of ``gapless upload``; the others are those of ``AsyncClient``.
 
+    ``session_id`` is that of an interrupted upload of the same records, to complete it: it is in
+    the events ``session`` and ``interrupted``. What is stored already is compared, and kept.
+
     Raises TypeError if ``source`` is neither a file nor records; GaplessError, see
-    ``gapless.errors``.
+    ``gapless.errors``; and any error that iterating over ``source`` raises.
     """
-    merged_format = read_merged_format(merged_format)
-    metadata = check(metadata or {})
+    named = check(metadata or {})
     options = read_options(
         format=format, delimiter=delimiter, encoding=encoding, header=header, typed=typed
     )
-    async with (
-        AsyncClient(
-            url,
-            auth=auth,
-            gzip=gzip,
-            parallel=parallel,
-            patience=patience,
-            report=report,
-            transport=transport,
-            **timing,
-        ) as client,
-        open_source_async(source, options, skip_invalid=skip_invalid) as file,
-    ):
-        return await uploads.upload(
-            client,
-            file,
-            batch_size=batch_size,
-            merged_format=merged_format,
-            metadata=metadata,
-            start_over=new,
+    found = open_source(
+        source, options, skip_invalid=skip_invalid, batch_size=batch_size, gzip=gzip
+    )
+    client = AsyncClient(
+        url,
+        auth=auth,
+        gzip=gzip,
+        parallel=parallel,
+        patience=patience,
+        report=report,
+        transport=transport,
+        **timing,
+    )
+    return await _upload(found, client, merged_format, named, batch_size, session_id, new)
+
+
+async def _upload(
+    source: Source | Stream,
+    client: AsyncClient,
+    merged_format: MergedFormat | str,
+    metadata: Mapping[str, str],
+    batch_size: int | None,
+    session_id: str | None,
+    new: bool,  # noqa: FBT001 - called by position, through a portal
+) -> Result:
+    merged_format = read_merged_format(merged_format)
+    async with client:
+        if session_id is not None:
+            if isinstance(source, Source):
+                return await uploads.resume(client, source, session_id, batch_size=batch_size)
+            session = client.session(session_id)
+            return await streams.resume(session, source, await session.status())
+        if isinstance(source, Source):
+            return await uploads.upload(
+                client,
+                source,
+                batch_size=batch_size,
+                merged_format=merged_format,
+                metadata=metadata,
+                start_over=new,
+            )
+        return await streams.upload(
+            client, source, merged_format=merged_format.value, metadata=metadata
         )
 
 
@@ -219,6 +247,7 @@ def upload(
     typed: bool = False,
     skip_invalid: bool = False,
     batch_size: int | None = None,
+    session_id: str | None = None,
     new: bool = False,
     auth: httpx.Auth | None = None,
     gzip: bool = True,
@@ -229,19 +258,15 @@ def upload(
     **timing: "Unpack[Timing]",
 ) -> Result:
     """The same as ``upload_async``, blocking."""
-    work = partial(
-        upload_async,
-        url=url,
-        merged_format=read_merged_format(merged_format),
-        metadata=check(metadata or {}),
-        format=format,
-        delimiter=delimiter,
-        encoding=encoding,
-        header=header,
-        typed=typed,
-        skip_invalid=skip_invalid,
-        batch_size=batch_size,
-        new=new,
+    named = check(metadata or {})
+    options = read_options(
+        format=format, delimiter=delimiter, encoding=encoding, header=header, typed=typed
+    )
+    found = open_source(
+        source, options, skip_invalid=skip_invalid, batch_size=batch_size, gzip=gzip
+    )
+    client = AsyncClient(
+        url,
         auth=auth,
         gzip=gzip,
         parallel=parallel,
@@ -250,20 +275,17 @@ def upload(
         transport=transport,
         **timing,
     )
+    more = (client, merged_format, named, batch_size, session_id, new)
     # Not anyio.run: in a notebook this thread runs an event loop already.
-    if isinstance(source, AsyncIterable):
-        with start_blocking_portal() as portal:
-            return portal.call(work, source)
-    # Copied in this thread: a generator may work only in the thread that made it, as sqlite3's.
-    options = read_options(
-        format=format, delimiter=delimiter, encoding=encoding, header=header, typed=typed
-    )
-    file: Any
-    with (
-        open_source(source, options, skip_invalid=skip_invalid) as file,
-        start_blocking_portal() as portal,
-    ):
-        return portal.call(work, file)
+    with start_blocking_portal() as portal:
+        if isinstance(found, Source) or isinstance(source, AsyncIterable):
+            return portal.call(_upload, found, *more)
+        # Read in this thread: a generator may work only in the thread that made it, as sqlite3's.
+        channel = Channel()
+        running = portal.start_task_soon(_upload, Fed(found, channel), *more)
+        running.add_done_callback(lambda _: channel.close())
+        channel.feed(portal, found)
+        return running.result()
 
 
 def resume(

@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, and temporary files."""
+"""Files that appear complete or not at all."""
 
 import errno
 import io
@@ -7,7 +7,6 @@ import secrets
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -100,14 +99,6 @@ def _is_replaceable(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
         return True
-
-
-@contextmanager
-def temporary_file() -> Iterator[tuple[IO[bytes], Path]]:
-    """A temporary file, open for writing, and its path. Raises OSError."""
-    number, name = tempfile.mkstemp(prefix="gapless-")
-    with _registered(Path(name)), os.fdopen(number, "wb") as file:
-        yield file, Path(name)
 
 
 @contextmanager

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 
 class _Facts(ProgressColumn):
-    """Amount, rate and time left; the elapsed time alone if the total is unknown."""
+    """Amount, rate and time left, as far as they are known; else the elapsed time."""
 
     def render(self, task: Task) -> Text:
+        if task.total is None and task.completed:
+            text = f"{task.completed / MB:,.1f} MB"
+            return Text(text + (f", {task.speed / MB:,.1f} MB/s" if task.speed else ""))
         if task.total is None:
             return Text(f"{task.elapsed or 0:.0f} s", style="progress.elapsed")
         text = f"{task.completed / MB:,.1f} of {task.total / MB:,.1f} MB"

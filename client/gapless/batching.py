@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from gapless.compression import crc32
 from gapless.errors import InputError
-from gapless.readers import Chunk
+from gapless.readers import MAX_RECORD, Chunk
 
 TARGET_BYTES: Final = 4_000_000
 """Largest batch, bytes of NDJSON, unless a single record is larger: it fits into a request of
@@ -159,43 +159,67 @@ class Batch(NamedTuple):
 
 def split(chunks: Iterable[Chunk], plan: Plan) -> Iterator[Batch]:
     """The batches, in order."""
-    lines = (chunk.lines for chunk in chunks)
-    if plan.batch_size is None:
-        return _split_by_bytes(lines, plan.batch_bytes)
-    return _split_by_count(lines, plan.batch_size)
-
-
-def _split_by_count(chunks: Iterable[bytes], size: int) -> Iterator[Batch]:
-    held: list[bytes] = []
-    missing = size
+    splitter = Splitter(plan.batch_size, plan.batch_bytes)
     for chunk in chunks:
-        rest = chunk
-        count = chunk.count(b"\n")
-        while count >= missing:
-            left = rest.split(b"\n", missing)[-1]
-            held.append(rest[: len(rest) - len(left)])
-            yield Batch(held, size)
-            held, rest = [], left
-            count, missing = count - missing, size
+        yield from splitter.add(chunk.lines)
+    yield from splitter.end()
+
+
+class Splitter:
+    """Divides NDJSON into batches of ``batch_size`` records, or of ``batch_bytes`` without one.
+
+    The division depends on the records alone, not on the pieces in which they come.
+    """
+
+    def __init__(self, batch_size: int | None = None, batch_bytes: int = TARGET_BYTES) -> None:
+        self._size = batch_size
+        self._missing = batch_size or 0
+        self._max_bytes = batch_bytes
+        self._held: list[bytes] = []
+        self._bytes = 0
+
+    def add(self, lines: bytes) -> Iterator[Batch]:
+        """The batches that ``lines``, the next ones, complete. Raises InputError."""
+        return self._by_bytes(lines) if self._size is None else self._by_count(lines, self._size)
+
+    def end(self) -> Iterator[Batch]:
+        """The last batch, if there is one."""
+        if any(self._held):
+            yield Batch(self._held, sum(piece.count(b"\n") for piece in self._held))
+
+    def _by_count(self, lines: bytes, size: int) -> Iterator[Batch]:
+        rest = lines
+        count = lines.count(b"\n")
+        while count >= self._missing:
+            left = rest.split(b"\n", self._missing)[-1]
+            batch = Batch([*self._held, rest[: len(rest) - len(left)]], size)
+            self._held, rest = [], left
+            count, self._missing = count - self._missing, size
+            yield batch
         if rest:
-            held.append(rest)
-            missing -= count
-    if held:
-        yield Batch(held, size - missing)
+            self._held.append(rest)
+            self._missing -= count
+            self._bytes = sum(map(len, self._held))
+            if self._bytes > MAX_RECORD:
+                raise InputError(
+                    f"{size:,} records are more than {MAX_RECORD:,} bytes, the most that a batch"
+                    " may have. Use a smaller --batch-size.",
+                    "too_large",
+                )
 
-
-def _split_by_bytes(chunks: Iterable[bytes], max_bytes: int) -> Iterator[Batch]:
-    held = b""
-    for chunk in chunks:
-        held += chunk
+    def _by_bytes(self, lines: bytes) -> Iterator[Batch]:
+        self._held.append(lines)
+        self._bytes += len(lines)
+        if self._bytes <= self._max_bytes:
+            return
+        held = b"".join(self._held)
         at = 0
-        # The rest may grow with the next chunk: it is no batch yet.
-        while len(held) - at > max_bytes:
-            end = held.rfind(b"\n", at, at + max_bytes) + 1 or held.find(b"\n", at) + 1
+        # The rest may grow with the next lines: it is no batch yet.
+        while len(held) - at > self._max_bytes:
+            end = held.rfind(b"\n", at, at + self._max_bytes) + 1 or held.find(b"\n", at) + 1
             if not end:
                 break
             yield Batch([held[at:end]], held.count(b"\n", at, end))
             at = end
-        held = held[at:]
-    if held:
-        yield Batch([held], held.count(b"\n"))
+        rest = held[at:]
+        self._held, self._bytes = [rest] if rest else [], len(rest)

@@ -93,14 +93,14 @@ class Client:
 
     def create(
         self,
-        total_record: int,
+        total_record: int | None,
         batch_size: int | None = None,
         *,
         merged_format: MergedFormat | str = MergedFormat.NDJSON,
         metadata: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> "Session":
-        """Open a session. Raises GaplessError, as every method does."""
+        """Open a session; without ``total_record`` finish brings it. Raises GaplessError."""
         create = partial(
             self._client.create,
             merged_format=merged_format,
@@ -169,9 +169,16 @@ class Session:
         """The batches that are not stored."""
         return self._client.portal.call(self._session.missing)
 
-    def finish(self, *, patience: float = 3600.0) -> Result:
+    def finish(
+        self,
+        total_record: int | None = None,
+        batches: int | None = None,
+        *,
+        patience: float = 3600.0,
+    ) -> Result:
         """Validate and merge; waits for a long merge, at most ``patience`` seconds."""
-        return self._client.portal.call(partial(self._session.finish, patience=patience))
+        finish = partial(self._session.finish, patience=patience)
+        return self._client.portal.call(finish, total_record, batches)
 
     def abort(self) -> None:
         """Abort the session."""

@@ -45,6 +45,7 @@ from gapless.errors import (
     AuthError,
     ChecksumError,
     ExpiredError,
+    FileChangedError,
     GaplessError,
     IncompleteError,
     InputError,
@@ -56,6 +57,7 @@ from gapless.errors import (
     UnavailableError,
 )
 from gapless.formats import Format, MergedFormat, ReadOptions, read_options
+from gapless.inputs import Source
 from gapless.merged import verify_content
 from gapless.metadata import parse
 from gapless.models import Limits, Result, as_json
@@ -225,9 +227,12 @@ def cli() -> None:
 def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - click's
     """Upload FILES, each into its own session; finish; verify the checksum.
 
-    NDJSON, a JSON array, CSV or TSV, each also as .gz. - is standard input; pipes are copied to a
-    temporary file. The whole file is checked before anything is sent: the message for a malformed
-    record has its line and column. If a file fails, the others are still uploaded.
+    NDJSON, a JSON array, CSV or TSV, each also as .gz. The whole file is checked before anything is
+    sent: the message for a malformed record has its line and column. If a file fails, the others
+    are still uploaded.
+
+    - is standard input. It and pipes are sent while they are read, and finished at their end. If
+    that is interrupted, the message has the command to pass the same input to again.
 
     \b
     Examples:
@@ -294,8 +299,7 @@ def inspect(file: Path, **options: Any) -> None:  # noqa: ANN401 - click's
     with (
         _reporting_errors(shown, job),
         shown,
-        _source(file, options, job) as given,
-        uploads.readable(given) as source,
+        _source(file, options, job) as source,
     ):
         found = uploads.scan(source, Limits(), keep_invalid=False)
         facts: dict[str, Any] = {
@@ -329,15 +333,21 @@ def inspect(file: Path, **options: Any) -> None:  # noqa: ANN401 - click's
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--session", help="The session id, if this machine does not know it.")
 @_input_options
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="For a pipe: that of the upload, if it had one."
+)
 @_options(sends=True)
 def resume(file: Path, session: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
     """Resume the upload of FILE: send only what the service has not stored, and finish.
+
+    A pipe is read, and sent, from its start: what is stored already is compared, and kept.
 
     \b
     Examples:
       gapless resume orders.ndjson
       gapless resume orders.ndjson --session 1f6d0e9c52b84a7fb3d27c0a94e8f615 \\
         --url http://localhost:3000                           on another machine
+      producer | gapless resume - --session 1f6d0e9c52b84a7fb3d27c0a94e8f615
     """
     saved_state = state.load(file, session_id=session)
     session_id = session or (saved_state.session_id if saved_state else None)
@@ -361,7 +371,9 @@ def resume(file: Path, session: str | None, **options: Any) -> None:  # noqa: AN
             result = await uploads.resume(client, source, session_id, saved_state)
         else:
             with _source(file, options, job) as source:
-                result = await uploads.resume(client, source, session_id)
+                result = await uploads.resume(
+                    client, source, session_id, batch_size=options["batch_size"]
+                )
         _show_result(shown, result, file)
 
     _run(work, options, url, job)
@@ -460,8 +472,10 @@ def status(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
         facts = as_json(found)
         number = sum(map(len, found.missing))
         more = "more than " if found.missing_truncated else ""
+        total = found.total_record
+        records = "no total yet" if total is None else count(total, "record")
         shown.result(
-            f"session {found.session_id}: {found.state}, {count(found.total_record, 'record')}"
+            f"session {found.session_id}: {found.state}, {records}"
             f" into {found.format}, {count(found.batches, 'batch', 'batches')} stored,"
             f" {more}{number:,} missing, expires {facts['expiresAt']}"
             + (f", file deleted {facts['fileDeletedAt']}" if found.file_deleted_at else "")
@@ -469,7 +483,7 @@ def status(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
             facts,
         )
         if found.missing:
-            shown.gaps(facts["missing"], found.batch_size, found.total_record)
+            shown.gaps(facts["missing"], found.batch_size, total or 0)
 
     _run_on_session(target, work, options)
 
@@ -687,19 +701,22 @@ def _read_options(options: dict[str, Any]) -> ReadOptions:
 
 
 @contextmanager
-def _source(file: Path, options: dict[str, Any], job: "_Job") -> Iterator[uploads.Source]:
-    source = uploads.Source(
+def _source(file: Path, options: dict[str, Any], job: "_Job") -> Iterator[Source]:
+    source = Source(
         file,
         _read_options(options),
         options["skip_invalid"],
         connection=job.connection,
         sending=job.sending,
     )
-    if str(file) == "-":
-        if sys.stdin is None:
-            raise InputError("Standard input is closed.")
-        source = replace(source, stream=sys.stdin.buffer, label="standard input")
-    yield source
+    if str(file) != "-":
+        yield source
+        return
+    if sys.stdin is None:
+        raise InputError("Standard input is closed.")
+    # Not sys.stdin: where a thread is reading that, the process cannot end.
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stream:
+        yield replace(source, stream=stream, label="standard input")
 
 
 def _stem(name: str) -> str:
@@ -770,6 +787,8 @@ class _Job:
     remembered: bool = False
     uploaded_with: Sequence[str] = ()
     """The options that say what is uploaded, as words."""
+    stored: int | None = None
+    """Records of a pipe, from the first on, that are stored; None if it is no pipe."""
 
     def __post_init__(self) -> None:
         self.connection = _given("url", "aws", "region", "patience")
@@ -785,39 +804,68 @@ class _Job:
         self.remembered = saved_state is not None
         if saved_state is not None:
             self.uploaded_with = saved_state.options
+        self.stored = None
 
     def note(self, event: str, facts: dict[str, Any]) -> None:
         """Take the session from the events."""
         if event == "session":
             self.session_id, self.url = facts["sessionId"], facts["url"]
             self.remembered = facts["remembered"]
+            self.stored = 0 if facts["once"] else None
+        elif event == "batch" and "safeRecords" in facts:
+            self.stored = facts["safeRecords"]
 
     def advice(self, error: BaseException | None) -> str:
         """What to do next; "" if the error says it, or there is nothing to do."""
-        if self.file is None or isinstance(error, (InputError, StateError, SettingError)):
+        explained = InputError if self.stored is None else FileChangedError
+        if self.file is None or isinstance(error, (explained, StateError, SettingError)):
             return ""
-        gone = isinstance(error, ExpiredError) or (
-            isinstance(error, (NotFoundError, SessionStateError))
-            and error.code in {"session_not_found", "session_aborted"}
-        )
         options = [*self.uploaded_with, *self.sending, *self.connection]
         again = [*options, as_argument(self.file)]
-        if gone:
-            return f"Start over with: {command('upload', '--new', *again)}"
+        if _is_over(error):
+            new = ["--new"] if self.stored is None else []
+            return f"Start over with: {command('upload', *new, *again)}"
         if isinstance(error, ChecksumError):
             return f"Upload it again with: {command('upload', *again)}"
         if not self.sends and not isinstance(error, IncompleteError):
             return ""
+        return self._how_to_resume(self.file)
+
+    def _how_to_resume(self, file: Path) -> str:
         if not self.session_id:
-            return f"Nothing of {_name(self.file)} was sent."
-        words = ["resume", as_argument(self.file)]
+            return f"Nothing of {_name(file)} was sent."
+        words = ["resume", as_argument(file)]
         if not self.remembered:
-            read = uploads.option_words(_read_options(self.options), self.options["skip_invalid"])
+            read = uploads.option_words(
+                _read_options(self.options),
+                self.options["skip_invalid"],
+                None if self.stored is None else self.options["batch_size"],
+            )
             url = [] if "--url" in self.connection else ["--url", self.url]
             words += ["--session", self.session_id, *read, *url]
-        words += self.connection
-        pass_again = "Pass the same input again" if str(self.file) == "-" else "Resume"
-        return f"{pass_again} with: {command(*words)}"
+        resume = command(*words, *self.connection)
+        if self.stored is None:
+            again = "Pass the same input again" if str(file) == "-" else "Resume"
+            return f"{again} with: {resume}"
+        safe = (
+            f"The first {count(self.stored, 'record')} are"
+            if self.stored
+            else "Nothing is known to be"
+        )
+        return (
+            f"{safe} stored, in session {self.session_id}. Pass the same input again, from its"
+            f" start, with: {resume}"
+        )
+
+
+def _is_over(error: BaseException | None) -> bool:
+    """Whether the session can never be what the input is."""
+    if isinstance(error, IncompleteError):
+        return error.reason == "unexpected_batches"
+    ended = {"session_not_found", "session_aborted", "totals_conflict"}
+    return isinstance(error, ExpiredError) or (
+        isinstance(error, (NotFoundError, SessionStateError)) and error.code in ended
+    )
 
 
 def _given(*names: str) -> list[str]:

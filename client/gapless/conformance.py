@@ -142,7 +142,7 @@ class Service:
             time.sleep(0.5 * 2**attempt)
         raise UnavailableError(f"{self.url} no longer responds: {reason}. The checks stop here.")
 
-    def create(self, total: int, size: int | None = None, **more: object) -> str:
+    def create(self, total: int | None, size: int | None = None, **more: object) -> str:
         """Open a session; ``more`` are other members of the request."""
         asked = {"totalRecord": total, **more} | ({"batchSize": size} if size else {})
         found: str = self.call("POST", "", json.dumps(asked).encode()).ok(201)["sessionId"]
@@ -164,10 +164,15 @@ class Service:
         named = {"content-type": NDJSON} | named
         return self.call("PUT", f"/{session}/batches/{seq_num}", body, named)
 
-    def finish(self, session: str) -> dict[str, Any]:
+    def ask(self, session: str, **totals: object) -> Response:
+        """Finish once, with these totals."""
+        body = json.dumps(totals).encode() if totals else None
+        return self.call("POST", f"/{session}/finish", body)
+
+    def finish(self, session: str, **totals: int) -> dict[str, Any]:
         """Finish, and wait for a long merge."""
         deadline = time.monotonic() + _PATIENCE
-        while (response := self.call("POST", f"/{session}/finish")).status == httpx.codes.ACCEPTED:
+        while (response := self.ask(session, **totals)).status == httpx.codes.ACCEPTED:
             if time.monotonic() > deadline:
                 raise Failed(f"finish still returns 202 after {_PATIENCE:.0f} s")
             expect("Location", response.headers.get("location"), f"{ROOT}/{session}")
@@ -200,9 +205,9 @@ class Service:
         holds(f"status {status} of the download", status in {200, 403, 404})
         return status == httpx.codes.OK
 
-    def merged(self, session: str, total: int, ndjson: bytes) -> dict[str, Any]:
+    def merged(self, session: str, total: int, ndjson: bytes, **totals: int) -> dict[str, Any]:
         """Finish, expect ``Success`` with exactly these lines, and return the result."""
-        result = self.finish(session)
+        result = self.finish(session, **totals)
         expect("validationResult", result["validationResult"], "Success")
         expect("receivedRecord", (result["totalRecord"], result["receivedRecord"]), (total, total))
         expect("merged object", self.download(session), ndjson)
@@ -294,7 +299,7 @@ def a_session_is_opened(service: Service) -> None:
 
 @check(CONTRACT)
 def numbers_are_plain_digits(service: Service) -> None:
-    for total in (b"-1", b"1.0", b"1e3", b'"1"', b"true", b"null", b"[]", b"-0", b"%d" % 2**53):
+    for total in (b"-1", b"1.0", b"1e3", b'"1"', b"true", b"[]", b"-0", b"%d" % 2**53):
         response = service.call("POST", "", b'{"totalRecord": %s}' % total)
         expect("member", response.refused(400, "invalid_total_record").get("member"), "totalRecord")
     for size in (b"0", b"-1", b"2.0", b'"1"', b"false"):
@@ -776,6 +781,114 @@ def a_flexible_session_counts_its_records(service: Service) -> None:
     failed = service.finish(more)
     found = [failed.get(name) for name in ("validationResult", "reason", "receivedRecord")]
     expect("finish with too many", found, ["Failed", "record_count", 2])
+
+
+# --- Totals at finish -----------------------------------------------------------------------------
+
+
+@check(CONTRACT)
+def an_open_ended_session_gets_its_total_at_finish(service: Service) -> None:
+    response = service.call("POST", "", b'{"totalRecord": null, "batchSize": 2}')
+    response.refused(400, "invalid_batch_size")
+    service.call("POST", "", b"{}").refused(400, "missing_member")
+    session = service.create(None)
+    found = service.status(session)
+    expect("totals", (found["totalRecord"], found["batchSize"]), (None, None))
+    service.batch(session, 0, [1, 2]).ok(204)
+    service.batch(session, 1, [3]).ok(204)
+    service.ask(session).refused(400, "missing_total")
+    service.ask(session, batches=2).refused(400, "missing_total")
+    expect("state", service.status(session)["state"], "OPEN")
+    service.merged(session, 3, b"1\n2\n3\n", totalRecord=3, batches=2)
+    service.merged(service.create(None), 0, b"", totalRecord=0, batches=0)
+
+
+@check(CONTRACT)
+def the_totals_of_a_finish_are_plain_digits(service: Service) -> None:
+    session = service.create(None)
+    service.batch(session, 0, [1]).ok(204)
+    wrong: object
+    for wrong in (-1, 1.5, "1", True, [], 2**53):
+        service.ask(session, totalRecord=wrong).refused(400, "invalid_total_record")
+        service.ask(session, totalRecord=1, batches=wrong).refused(400, "invalid_batches")
+    service.ask(session, totalRecord=1, batches=100_001).refused(400, "invalid_batches")
+    path = f"/{session}/finish"
+    service.call("POST", path, b"[1]").refused(400, "not_an_object")
+    twice = b'{"totalRecord": 1, "totalRecord": 1}'
+    service.call("POST", path, twice).refused(400, "repeated_member")
+    service.merged(session, 1, b"1\n", totalRecord=1, unknown=1)
+
+
+@check(CONTRACT)
+def with_the_number_of_batches_the_gap_report_names_the_tail(service: Service) -> None:
+    for total in (None, 5):
+        session = service.create(total)
+        for number in (0, 2):
+            service.batch(session, number, [number]).ok(204)
+        failed = service.finish(session, totalRecord=5, batches=5)
+        names = ("reason", "missing", "totalRecord", "batches", "expectedBatches")
+        gaps = [{"from": 1, "to": 1}, {"from": 3, "to": 4}]
+        found = [failed.get(name) for name in names]
+        expect("finish with a hole", found, ["missing_batches", gaps, 5, 2, 5])
+        expect("status", service.status(session)["finish"], failed)
+        for number in (1, 3, 4):
+            service.batch(session, number, [number]).ok(204)
+        service.merged(session, 5, b"0\n1\n2\n3\n4\n", totalRecord=5, batches=5)
+
+
+@check(PROOF)
+def a_batch_beyond_the_number_of_batches_is_unexpected(service: Service) -> None:
+    session = service.create(None)
+    for number in (0, 1, 3):
+        service.batch(session, number, [number]).ok(204)
+    failed = service.finish(session, totalRecord=1, batches=1)
+    found = [failed.get(name) for name in ("validationResult", "reason", "unexpected")]
+    beyond = [{"from": 1, "to": 1}, {"from": 3, "to": 3}]
+    expect("finish", found, ["Failed", "unexpected_batches", beyond])
+    service.batch(session, 2, [2]).ok(204)
+    service.merged(session, 4, b"0\n1\n2\n3\n", totalRecord=4, batches=4)
+
+
+@check(PROOF)
+def other_totals_are_a_conflict_and_change_nothing(service: Service) -> None:
+    session = service.create(2)
+    for number in (0, 1):
+        service.batch(session, number, [number]).ok(204)
+    problem = service.ask(session, totalRecord=3).refused(409, "totals_conflict")
+    found = [problem[name].get("totalRecord") for name in ("fixed", "asked")]
+    expect("fixed and asked", found, [2, 3])
+    strict = service.create(2, 1)
+    service.ask(strict, batches=1).refused(409, "totals_conflict")
+    open_ended = service.create(None)
+    for number in (0, 1):
+        service.batch(open_ended, number, [number]).ok(204)
+    failed = service.finish(open_ended, totalRecord=3)
+    found = [failed[name] for name in ("reason", "totalRecord", "receivedRecord")]
+    expect("too few", found, ["record_count", 3, 2])
+    result = service.merged(open_ended, 2, b"0\n1\n", totalRecord=2)
+    for other in ({"totalRecord": 3}, {"totalRecord": 2, "batches": 3}, {"batches": 1}):
+        service.ask(open_ended, **other).refused(409, "totals_conflict")
+    for same in ({}, {"totalRecord": 2}, {"totalRecord": 2, "batches": 2}):
+        expect("the result", service.finish(open_ended, **same), result)
+
+
+@check(REPEATABLE)
+def concurrent_finishes_with_other_totals_never_share_an_answer(service: Service) -> None:
+    session = service.create(None)
+    for number in range(4):
+        service.batch(session, number, [number]).ok(204)
+    totals = [4, 3, 4, 5, 4, 3, 4, 5]
+    with ThreadPoolExecutor(8) as threads:
+        responses = list(threads.map(lambda n: service.ask(session, totalRecord=n), totals))
+    for total, response in zip(totals, responses, strict=True):
+        if response.status == httpx.codes.CONFLICT:
+            response.refused(409, "totals_conflict")
+        elif response.status != httpx.codes.ACCEPTED:
+            body = response.ok(200)
+            verdict = "Success" if total == 4 else "Failed"  # noqa: PLR2004 - how many there are
+            found = (body["validationResult"], body["totalRecord"])
+            expect(f"the finish with {total}", found, (verdict, total))
+    service.merged(session, 4, b"0\n1\n2\n3\n", totalRecord=4, batches=4)
 
 
 @check(REPEATABLE)

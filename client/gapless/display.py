@@ -23,6 +23,9 @@ MB: Final = 1_000_000
 _STEPS: Final = 10
 """Plain lines report progress at every tenth."""
 
+_EVERY: Final = 1000 * MB
+"""Plain lines report progress so often where the total is not known."""
+
 _REPEAT_SECONDS: Final = 60.0
 """The same reason for a retry is shown at most once in this time, not once per request."""
 
@@ -136,6 +139,8 @@ class Display:
         """Show progress."""
         before, self._done = (self._done if what == self._what else 0), done
         self._what = what
+        if total is None and what == "sending" and done // _EVERY > before // _EVERY:
+            self.say(f"sending: {done / MB:,.0f} MB so far")
         # Small amounts are done before a line is of use.
         if total and total > MB and done * _STEPS // total > before * _STEPS // total:
             self.say(f"{what}: {100 * done // total} %")

@@ -49,6 +49,10 @@ class Result(msgspec.Struct, frozen=True, rename="camel"):
     reason: str = ""
     detail: str = ""
     missing: list[Range] = []
+    unexpected: list[Range] = []
+    """Batches beyond those that finish asked for."""
+    expected_batches: int | None = None
+    """How many batches finish asked for, if it failed."""
     missing_truncated: bool = False
     total_record: int = 0
     received_record: int | None = None
@@ -87,7 +91,8 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
 
     session_id: str
     state: str
-    total_record: int
+    total_record: int | None
+    """None if finish tells."""
     batch_size: int | None
     expires_at: datetime
     batches: int
@@ -141,7 +146,7 @@ def as_json(model: Result | Status | Listed) -> dict[str, Any]:
     """``model`` as JSON has it; without an empty ``reading`` or ``content``."""
     members: dict[str, Any] = msgspec.to_builtins(model)
     for result in (members, members.get("finish") or {}):
-        for name in ("reading", "content"):
-            if not result.get(name, True):
+        for name in ("reading", "content", "unexpected", "expectedBatches"):
+            if result.get(name, True) in ("", None, []):
                 del result[name]
     return members

@@ -31,6 +31,7 @@ from gapless.errors import (
     CHECK_URL,
     ChecksumError,
     RecordTooLargeError,
+    SessionStateError,
     SettingError,
     UnavailableError,
     api_error,
@@ -47,7 +48,7 @@ from gapless.http import (
 from gapless.merged import MergedObject, verify_manifest
 from gapless.metadata import check
 from gapless.models import Created, Limits, Link, Listed, Merge, Page, Range, Result, Status
-from gapless.text import printable, redact
+from gapless.text import count, printable, redact
 from gapless.transport import ProxyTransport, describe_error, permanent_error
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class AsyncClient:
 
     async def create(
         self,
-        total_record: int,
+        total_record: int | None,
         batch_size: int | None = None,
         *,
         merged_format: MergedFormat | str = MergedFormat.NDJSON,
@@ -166,6 +167,7 @@ class AsyncClient:
     ) -> "AsyncSession":
         """Open a session. Raises GaplessError, as every method does.
 
+        Without a ``total_record`` finish must bring it, and there is no ``batch_size``.
         ``batch_size`` is the number of records in a batch; ``merged_format`` is ``ndjson``, or
         ``ndjson.gz``, which stores everything compressed. ``metadata`` is shown wherever the
         session is; its ``name`` names the download. The same ``idempotency_key`` with the same
@@ -260,7 +262,8 @@ class AsyncSession:
         if len(body) > self.limits.max_body_bytes:
             raise RecordTooLargeError(
                 f"Batch {seq_num} has {len(body):,} bytes, the service accepts"
-                f" {self.limits.max_body_bytes:,}: it contains a record that is too large."
+                f" {self.limits.max_body_bytes:,}: it contains a record that is too large,"
+                " or too many records."
             )
         path = f"{self._path}/batches/{seq_num}"
         await self._http.call("PUT", path, body, headers, expect={HTTPStatus.NO_CONTENT})
@@ -274,16 +277,27 @@ class AsyncSession:
         """The batches that are not stored. Without a batch size the last ones are not known."""
         return (await self.status()).missing
 
-    async def finish(self, *, patience: float = 3600.0) -> Result:
+    async def finish(
+        self,
+        total_record: int | None = None,
+        batches: int | None = None,
+        *,
+        patience: float = 3600.0,
+    ) -> Result:
         """Validate and merge; waits for a long merge, at most ``patience`` seconds.
 
-        Returns the result even if it is not ``ok``. Raises UnavailableError if the merge takes
-        longer: it continues on the service, and finish may be called again.
+        ``total_record`` is the number of records, needed if the session was opened without it;
+        ``batches`` is how many were sent. Returns the result even if it is not ``ok``. Raises
+        SessionStateError (``totals_conflict``) if the session has, or is merged with, other
+        totals; UnavailableError if the merge takes longer: it continues on the service, and finish
+        may be called again.
         """
         deadline = self._http.clock() + patience
         backoff = Backoff(self._http)
+        given = {"totalRecord": total_record, "batches": batches}
+        totals = {name: number for name, number in given.items() if number is not None}
         for attempt in range(_MAX_MERGE_ATTEMPTS):
-            result = await self._finish(deadline)
+            result = await self._finish(totals, deadline)
             if result.reason != "merge_failed":
                 break
             if attempt + 1 < _MAX_MERGE_ATTEMPTS:
@@ -291,10 +305,16 @@ class AsyncSession:
                 await backoff.wait(str(error), error)
         return result
 
-    async def _finish(self, deadline: float) -> Result:
+    async def _finish(self, totals: dict[str, int], deadline: float) -> Result:
+        body = msgspec.json.encode(totals) if totals else None
+        headers = {"Content-Type": "application/json"} if totals else None
         while True:
             response = await self._http.call(
-                "POST", f"{self._path}/finish", expect={HTTPStatus.OK, HTTPStatus.ACCEPTED}
+                "POST",
+                f"{self._path}/finish",
+                body,
+                headers,
+                expect={HTTPStatus.OK, HTTPStatus.ACCEPTED},
             )
             if response.status_code != HTTPStatus.ACCEPTED:
                 return _decode(response, Result)
@@ -309,7 +329,7 @@ class AsyncSession:
                 await self._http.sleep(self._http.retry_after(response) or _POLL_SECONDS)
                 status = await self.status()
                 if status.state != "FINISHING":
-                    if status.finish is not None:
+                    if status.finish is not None and _answers(status.finish, totals):
                         return status.finish
                     break
                 if status.merge and status.merge != progress:
@@ -428,6 +448,29 @@ class AsyncSession:
                 await backoff.wait(reason, error)
             else:
                 break
+
+
+def _answers(result: Result, totals: dict[str, int]) -> bool:
+    """Whether the stored ``result`` answers a finish with these totals, not another's.
+
+    Raises SessionStateError if the session was merged with others.
+    """
+    total = totals.get("totalRecord", result.total_record)
+    if not result.ok:
+        return (result.total_record, result.expected_batches) == (total, totals.get("batches"))
+    batches = totals.get("batches", result.batches)
+    if (result.total_record, result.batches) != (total, batches):
+        raise SessionStateError(
+            HTTPStatus.CONFLICT,
+            {
+                "code": "totals_conflict",
+                "detail": f"Another finish merged the session, with"
+                f" {count(result.total_record, 'record')} in"
+                f" {count(result.batches, 'batch', 'batches')}; this one has {total:,} in"
+                f" {batches:,}.",
+            },
+        )
+    return True
 
 
 async def _problem(content: httpx.Response) -> bytes:

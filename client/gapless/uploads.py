@@ -7,19 +7,18 @@ import secrets
 import stat
 import time
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Final
+from typing import Final
 
-import anyio
 import anyio.to_thread
 import msgspec
 
-from gapless import atomic, batching, compression, fingerprint, readers, state
+from gapless import batching, compression, fingerprint, readers, state, streams
 from gapless.batching import Batch, Plan
 from gapless.errors import (
     ExpiredError,
@@ -28,7 +27,6 @@ from gapless.errors import (
     InputError,
     InvalidRecordError,
     NotFoundError,
-    RecordTooLargeError,
     RequestError,
     SessionStateError,
     SettingError,
@@ -37,64 +35,24 @@ from gapless.errors import (
 from gapless.fingerprint import BlockReader
 from gapless.formats import MergedFormat, Reading, ReadOptions, delimiter_word
 from gapless.http import Report, ignore_events
+from gapless.inputs import Largest, RejectsFile, Source, checked, naming, opened
 from gapless.merged import verify_content
 from gapless.metadata import with_name
 from gapless.models import Limits, Range, Result, Status, as_json
 from gapless.readers import Chunk
-from gapless.sessions import AsyncClient, AsyncSession, encode_batch
+from gapless.sending import send_all
+from gapless.sessions import AsyncClient, AsyncSession
 from gapless.state import State
-from gapless.text import as_argument, command, count, printable, with_suffix
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from gapless.streams import FileStream
+from gapless.text import as_argument, command, count
 
 _SHOWN: Final = 5
 """How many records ``gapless inspect`` shows."""
 
 _SHOWN_BYTES: Final = 300
 
-_EMPTY_INPUT: Final = (
-    "The input is empty: did the command that writes it fail? To upload no records, use an empty"
-    " .ndjson file."
-)
-
 _MAX_ROUNDS: Final = 3
 """How often finish may report missing batches. Once should do: what got a 204 is stored."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file with records, and how to read it."""
-
-    path: Path
-    options: ReadOptions = ReadOptions()  # noqa: RUF009 - it is immutable
-    skip_invalid: bool = False
-    keep_state: bool = True
-    """Whether to keep a state file; a pipe has no name to find it by."""
-    rejects_path: Path | None = None
-    """The file for records that are left out; FILE.invalid by default."""
-    stream: IO[bytes] | None = None
-    """Read, once, instead of ``path``."""
-    label: str = ""
-    """The name in messages, if not the path; its suffix tells the format."""
-    file_name: str | None = None
-    """The name for the session's metadata, if not that of the path; "" for none."""
-    connection: Sequence[str] = ()
-    """The options of the command that reach the service, as words, for commands in messages."""
-    sending: Sequence[str] = ()
-    """Those that say how to send."""
-
-    @property
-    def name(self) -> str:
-        """The name in messages."""
-        return self.label or printable(self.path)
-
-    @property
-    def base_name(self) -> str:
-        """The name of the file; "" if it has none: a pipe, a device, records."""
-        if self.file_name is not None:
-            return self.file_name
-        return "" if self.stream or is_unnamed(self.path) else self.path.name
 
 
 @dataclass(frozen=True)
@@ -137,6 +95,11 @@ async def upload(
     upload of the file is unfinished, unless ``start_over``; InputError before anything is sent;
     IncompleteError, ChecksumError, ApiError or UnavailableError afterwards.
     """
+    if await anyio.to_thread.run_sync(source.is_read_once):
+        stream = FileStream(source, batch_size=batch_size, compress=client.gzip)
+        return await streams.upload(
+            client, stream, merged_format=merged_format.value, metadata=metadata
+        )
     request = _Request(
         batch_size,
         merged_format.value,
@@ -145,12 +108,11 @@ async def upload(
             source.options, source.skip_invalid, batch_size, merged_format.value, metadata or {}
         ),
     )
-    async with _readable(source) as readable:
-        unanswered: State | None = None
-        if readable.keep_state and not start_over:
-            await _check_unfinished(client, readable, request)
-            unanswered = state.unanswered(readable.path, client.url)
-        return await _upload(client, readable, request, unanswered)
+    unanswered: State | None = None
+    if not start_over:
+        await _check_unfinished(client, source, request)
+        unanswered = state.unanswered(source.path, client.url)
+    return await _upload(client, source, request, unanswered)
 
 
 @dataclass(frozen=True)
@@ -171,7 +133,7 @@ async def _upload(
     while True:
         found = await _scan(client, source, limits, request.batch_size)
         saved_state = _new_state(client, source, found, request)
-        session, saved_state, status = await _open(client, source, saved_state, unanswered)
+        session, saved_state, status = await _open(client, saved_state, unanswered)
         unanswered = None
         if _fits(found.plan, session.limits):
             break
@@ -183,7 +145,7 @@ async def _upload(
                 f"The records do not fit into the service's limits: {session.limits}"
             )
         limits = session.limits
-    remembered = source.keep_state and _save_state(client, source, saved_state)
+    remembered = _save_state(client, source, saved_state)
     _report_session(client, session, saved_state, remembered=remembered)
     result = await _complete(client, session, source, saved_state, status=status)
     return msgspec.structs.replace(result, reading=str(saved_state.reading))
@@ -201,7 +163,7 @@ async def _create(client: AsyncClient, saved_state: State) -> AsyncSession:
 
 
 async def _open(
-    client: AsyncClient, source: Source, saved_state: State, unanswered: State | None
+    client: AsyncClient, saved_state: State, unanswered: State | None
 ) -> tuple[AsyncSession, State, Status | None]:
     """A session for a new state; that of the ``unanswered`` request, if it was the same request.
 
@@ -219,9 +181,8 @@ async def _open(
             if status.state == "OPEN":
                 await session.abort()
         state.delete(unanswered)
-    if source.keep_state:
-        with suppress(OSError, SettingError):  # said when the session is saved
-            state.save(saved_state)
+    with suppress(OSError, SettingError):  # said when the session is saved
+        state.save(saved_state)
     session = await _create(client, saved_state)
     found = msgspec.structs.replace(saved_state, session_id=session.session_id)
     return session, found, None
@@ -324,28 +285,33 @@ def _save_state(client: AsyncClient, source: Source, saved_state: State) -> bool
 
 
 async def resume(
-    client: AsyncClient, source: Source, session_id: str, saved_state: State | None = None
+    client: AsyncClient,
+    source: Source,
+    session_id: str,
+    saved_state: State | None = None,
+    *,
+    batch_size: int | None = None,
 ) -> Result:
     """Send what the session still misses of ``source``, and finish; raises as ``upload`` does.
 
     Without ``saved_state`` the file is read and checked again, and the session determines the batch
-    size. Raises FileChangedError if the session was opened for another file.
+    size; ``batch_size`` is for a session that has no total yet. What can be read only once is sent
+    from its start: what is stored already is compared. Raises FileChangedError if the session was
+    opened for another file.
     """
-    async with _readable(source) as readable:
-        return await _resume(client, readable, session_id, saved_state)
-
-
-async def _resume(
-    client: AsyncClient, source: Source, session_id: str, saved_state: State | None
-) -> Result:
     session = client.session(session_id)
     status = await session.status()
+    once = await anyio.to_thread.run_sync(source.is_read_once)
+    if once or status.total_record is None:
+        batch_size = status.batch_size or batch_size
+        stream = FileStream(source, batch_size=batch_size, compress=client.gzip)
+        return await streams.resume(session, stream, status)
     remembered = saved_state is not None
     if saved_state is None:
         found = await _scan(client, source, session.limits, status.batch_size, status=status)
         request = _resumed(source, status)
         saved_state = _new_state(client, source, found, request, session_id)
-        if found.plan.records == status.total_record and source.keep_state:
+        if found.plan.records == status.total_record:
             remembered = _save_state(client, source, saved_state)
     elif not await anyio.to_thread.run_sync(_is_unchanged, source, saved_state):
         start_over = _start_over(source, saved_state.options)
@@ -404,8 +370,7 @@ async def _complete(
         missing = MissingBatches(status)
     else:
         raise result.incomplete()
-    if source.keep_state:
-        state.mark_finished(saved_state)
+    state.mark_finished(saved_state)
     verify_content(result, plan.bytes, plan.crc32)
     return result
 
@@ -417,51 +382,16 @@ async def _send(
     saved_state: State,
     missing: "MissingBatches",
 ) -> None:
-    """Send the batches that are ``missing``, several at a time; each is read when a slot is free.
+    """Send the batches that are ``missing``.
 
     Raises FileChangedError if the file is not the one that the first pass read: no changed content
     is sent, and the session is not finished.
     """
-    limiter = client.limiter
-    failures: list[GaplessError] = []
-
-    async def send(number: int, batch: Batch) -> None:
-        facts = {"seqNum": number, "records": batch.records, "bytes": batch.bytes}
-        pieces = batch.pieces
-        del batch
-        try:
-            sent = await session.send_lines(number, pieces)
-            client.report("batch", facts | {"sent": sent})
-        except GaplessError as error:
-            failures.append(error)
-            tasks.cancel_scope.cancel()
-        finally:
-            limiter.release()
-
-    with _opened(source.path) as file:
+    with opened(source) as file:
         before = os.fstat(file.fileno())
         second_pass = _SecondPass(source, file, saved_state)
-        async with anyio.create_task_group() as watching:
-            watching.start_soon(client.http.watch_clock)
-            async with anyio.create_task_group() as tasks:
-                while True:
-                    await limiter.acquire()
-                    try:
-                        found = await anyio.to_thread.run_sync(
-                            second_pass.next, missing, client.report
-                        )
-                    except GaplessError as error:
-                        failures.append(error)
-                        tasks.cancel_scope.cancel()
-                        found = None
-                    if found is None:
-                        limiter.release()
-                        break
-                    tasks.start_soon(send, *found)
-                    del found
-            watching.cancel_scope.cancel()
-    if failures:
-        raise failures[0]
+        next_batch = partial(second_pass.next, missing, client.report)
+        await send_all(session, partial(anyio.to_thread.run_sync, next_batch))
     await anyio.to_thread.run_sync(_check_unchanged, source, saved_state, before)
 
 
@@ -518,7 +448,7 @@ def _check_unchanged(source: Source, saved_state: State, before: os.stat_result)
         return  # it was deleted, or moved; what was sent is complete
     if _stamp(now) == _stamp(before):
         return
-    with _opened(source.path) as file, _explaining(source, saved_state.options):
+    with opened(source) as file, _explaining(source, saved_state.options):
         blocks = BlockReader(file, fingerprint.unpack(saved_state.blocks))
         while blocks.read(fingerprint.BLOCK):
             pass
@@ -573,19 +503,6 @@ async def _scan(
     )
 
 
-@contextmanager
-def _naming(source: Source) -> Iterator[None]:
-    """Put the name of the source before the errors of its content."""
-    try:
-        yield
-    except InputError as error:
-        located = isinstance(error, (InvalidRecordError, RecordTooLargeError))
-        error.args = (f"{source.name}{',' if located else ':'} {error}",)
-        raise
-    except OSError as error:
-        raise InputError(f"{source.name}: {error.strerror}") from None
-
-
 def scan(
     source: Source,
     limits: Limits,
@@ -609,12 +526,6 @@ def scan(
         read += len(block)
         report("reading", {"read": read, "size": before.st_size})
 
-    def fits(record: bytes) -> bool:
-        if not compress or len(record) >= limits.max_inflated_bytes:
-            return False
-        body, _ = encode_batch([record + b"\n"], compress=True)
-        return len(body) <= limits.max_body_bytes
-
     first: list[bytes] = []
 
     def chunks() -> Iterator[Chunk]:
@@ -623,18 +534,12 @@ def scan(
             first.extend(bytes(record)[:_SHOWN_BYTES] for record in some)
             yield chunk
 
-    with _opened(source.path) as file, _naming(source):
+    with opened(source) as file, naming(source):
         before = os.fstat(file.fileno())
         blocks = BlockReader(file, see=see)
         with RejectsFile(source, keep=keep_invalid) as rejects:
-            reader = readers.Reader(
-                blocks.buffered(),
-                source.name,
-                source.options,
-                on_invalid=rejects if source.skip_invalid else readers.refuse,
-                largest=min(limits.max_body_bytes, limits.max_inflated_bytes) - 1,
-                fits=fits,
-            )
+            largest = Largest(limits, compress=compress)
+            reader = checked(source, blocks.buffered(), rejects, largest)
             plan = batching.make_plan(
                 chunks(),
                 batch_size=batch_size,
@@ -643,7 +548,8 @@ def scan(
                 max_batches=limits.max_seq_num + 1,
             )
         after = os.fstat(file.fileno())
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    regular = stat.S_ISREG(after.st_mode)
+    if regular and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise FileChangedError(f"{source.name} was modified while it was read.")
     report(
         "input",
@@ -674,48 +580,6 @@ def scan(
     )
 
 
-class RejectsFile:
-    """Counts the records that are left out, and writes them to FILE.invalid, unchanged."""
-
-    def __init__(self, source: Source, *, keep: bool) -> None:
-        self.count = 0
-        self._keep = keep
-        self._path = source.rejects_path or with_suffix(source.path, ".invalid")
-        self._file: IO[bytes] | None = None
-
-    def __call__(self, error: InvalidRecordError, record: bytes) -> None:
-        """Handle an invalid record."""
-        del error
-        self.count += 1
-        if not self._keep:
-            return
-        if self._file is None:
-            try:
-                self._file = self._path.open("wb")
-            except OSError as fault:
-                raise InputError(
-                    f"{printable(self._path)}, for records that are left out: {fault.strerror}"
-                ) from None
-        self._file.write(record + b"\n")
-
-    def __enter__(self) -> "Self":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[io.BufferedReader]:
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise InputError(f"{printable(path)}: {error.strerror}") from None
-    with file:
-        yield file
-
-
 def _read_again(source: Source, file: io.BufferedReader, saved_state: State) -> Iterator[Chunk]:
     """The second pass leaves out the same records as the first, without reporting them."""
 
@@ -737,7 +601,7 @@ def _read_again(source: Source, file: io.BufferedReader, saved_state: State) -> 
 
 def _is_unchanged(source: Source, saved_state: State) -> bool:
     """Whether the file is unchanged: by its size and time, or else by its content."""
-    with _opened(source.path) as file:
+    with opened(source) as file:
         now = os.fstat(file.fileno())
         if (now.st_size, now.st_mtime_ns) == (saved_state.size, saved_state.mtime_ns):
             return True
@@ -799,93 +663,10 @@ def _report_session(
             "batches": plan.batches,
             "bytes": plan.bytes,
             "mergedFormat": saved_state.merged_format,
+            "once": False,
             **facts,
         },
     )
-
-
-@contextmanager
-def _temporary_file() -> Iterator[tuple[IO[bytes], Path]]:
-    try:
-        with atomic.temporary_file() as found:
-            yield found
-    except OSError as error:
-        raise InputError(
-            f"The input cannot be copied to the temporary folder: {error.strerror}. Set TMPDIR to"
-            " use another folder."
-        ) from None
-
-
-@asynccontextmanager
-async def _readable(source: Source) -> AsyncIterator[Source]:
-    """The same as ``readable``; cancelling does not wait for a pipe."""
-    if not await anyio.to_thread.run_sync(_is_single_use, source):
-        yield source
-        return
-    with _copied(source) as (copy, readable):
-        await anyio.to_thread.run_sync(copy, abandon_on_cancel=True)
-        yield readable
-
-
-@contextmanager
-def readable(source: Source) -> Iterator[Source]:
-    """``source``, if it can be read twice; otherwise a temporary copy."""
-    if not _is_single_use(source):
-        yield source
-        return
-    with _copied(source) as (copy, copied):
-        copy()
-        yield copied
-
-
-@contextmanager
-def _copied(source: Source) -> Iterator[tuple[Callable[[], None], Source]]:
-    """A function that copies ``source`` to a temporary file, and that file as a source."""
-    with _temporary_file() as (file, path):
-        unnamed = is_unnamed(source.path)
-        rejects = Path("stdin.invalid") if unnamed else with_suffix(source.path, ".invalid")
-        copied = replace(
-            source,
-            path=path,
-            stream=None,
-            keep_state=False,
-            label=source.name,
-            rejects_path=source.rejects_path or rejects,
-        )
-        yield partial(_copy, source, file), copied
-
-
-def is_unnamed(path: Path) -> bool:
-    """Whether ``path`` is standard input, a pipe of the shell or a device."""
-    return os.fspath(path).startswith(("/dev/", "/proc/")) or str(path) == "-"
-
-
-def _is_single_use(source: Source) -> bool:
-    """Whether ``source`` can be read only once: a pipe, a device."""
-    if source.stream is not None:
-        return True
-    try:
-        mode = source.path.stat().st_mode
-    except OSError:
-        return False  # opening it raises the error
-    if stat.S_ISDIR(mode):
-        raise InputError(f"{source.name} is a folder. Pass the files in it.")
-    return not stat.S_ISREG(mode)
-
-
-def _copy(source: Source, file: IO[bytes]) -> None:
-    def copy(stream: IO[bytes]) -> None:
-        while block := stream.read(readers.CHUNK):
-            file.write(block)
-        file.flush()
-
-    if source.stream is not None:
-        copy(source.stream)
-    else:
-        with _opened(source.path) as stream:
-            copy(stream)
-    if not file.tell():
-        raise InputError(_EMPTY_INPUT, "empty")
 
 
 def source_from(saved_state: State, path: Path | None = None) -> Source:

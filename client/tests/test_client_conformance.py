@@ -94,6 +94,20 @@ LIES: dict[str, tuple[Lie, str]] = {
         of_finish(lambda _: {"receivedRecord": 4}),
         "batches in any order",
     ),
+    "the tail is not reported though the batches are counted": (
+        of_finish(lambda body: {"missing": body.get("missing", [])[:1]}),
+        "with the number of batches",
+    ),
+    "a batch beyond is taken": (
+        of_finish(lambda _: {"validationResult": "Success", "reason": ""}),
+        "is unexpected",
+    ),
+    "other totals are taken": (quiet("totals_conflict"), "other totals are"),
+    "a finish without a total is taken": (quiet("missing_total"), "its total at finish"),
+    "the total of another finish": (
+        of_finish(lambda body: {"totalRecord": body["totalRecord"] + 1}),
+        "never share an answer",
+    ),
     "the first part alone is counted": (
         of_finish(lambda body: {"bytes": min(body.get("bytes", 0), 8_000_006)}),
         "of several parts",

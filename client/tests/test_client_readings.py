@@ -16,7 +16,7 @@ from unittest.mock import patch
 import pytest
 
 from front import gapless_command
-from gapless import formats, readers, uploads
+from gapless import formats, inputs, readers, uploads
 from gapless.errors import InputError, InvalidRecordError, RecordTooLargeError
 from gapless.models import Limits
 
@@ -160,7 +160,7 @@ def test_a_record_that_is_too_large_is_found_in_the_check(
     noise = random.Random(1).randbytes(7_500_000).hex().encode()
     quote = b"" if name == "a.csv" else b'"'
     Path(name).write_bytes(before + quote + noise + quote + after)
-    source = uploads.Source(Path(name))
+    source = inputs.Source(Path(name))
     with pytest.raises(RecordTooLargeError, match=f"record 2, line {line}: it has 15,000,"):
         uploads.scan(source, Limits())
     Path(name).write_bytes(before + quote + b"x" * 15_000_000 + quote + after)

@@ -1,0 +1,393 @@
+"""An upload in one pass, in bounded memory: of a pipe, of a generator, of what is read only once.
+
+The session is opened with the first batch, before the total is known; finish brings what was
+counted. Nothing is finished unless the input was read to its end.
+
+Where the input is divided into batches depends on its records alone. So the same input, sent again
+into the same session, is the same batches: those that are stored already are acknowledged without
+being stored again, and any other content is a conflict.
+"""
+
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from concurrent.futures import CancelledError
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import anyio
+import msgspec
+from anyio.from_thread import BlockingPortal
+
+from gapless import objects
+from gapless.batching import MAX_BATCHES, Batch, Splitter
+from gapless.compression import crc32
+from gapless.errors import (
+    BatchConflictError,
+    FileChangedError,
+    InputError,
+    RecordTooLargeError,
+)
+from gapless.formats import Format, MergedFormat, Reading
+from gapless.inputs import EMPTY, Largest, ReadOnce, RejectsFile, Source, checked, naming, opened
+from gapless.merged import verify_content
+from gapless.metadata import with_name
+from gapless.models import Limits, Result, Status, as_json
+from gapless.readers import CHUNK
+from gapless.sending import Progress, send_all
+from gapless.sessions import AsyncClient, AsyncSession
+from gapless.text import command, count
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_DECIDED: Final = {"FINISHING", "FINISHED"}
+"""States that take no batches, but another finish with the same totals."""
+
+
+class Stream(Protocol):
+    """What is read once, in batches."""
+
+    @property
+    def name(self) -> str:
+        """The name in messages."""
+
+    @property
+    def base_name(self) -> str:
+        """The name of the file; "" if it has none."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """How it was read; known at its end."""
+
+    def open(self) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
+        """The batches. Iterating raises InputError, or what the caller's records raise."""
+
+
+class FileStream:
+    """The records of an open file or a pipe, read in a thread of its own."""
+
+    def __init__(self, source: Source, *, batch_size: int | None, compress: bool) -> None:
+        self.name = source.name
+        self.base_name = source.base_name
+        self.facts: dict[str, Any] = {}
+        self._source = source
+        self._batch_size = batch_size
+        self._largest = Largest(Limits(), compress=compress)
+
+    def __iter__(self) -> Iterator[Batch]:
+        records = 0
+        splitter = Splitter(self._batch_size)
+        with (
+            naming(self._source),
+            opened(self._source) as file,
+            RejectsFile(self._source, keep=True) as rejects,
+        ):
+            reader = checked(self._source, file, rejects, self._largest)
+            for chunk in reader:
+                records += len(chunk.records)
+                yield from splitter.add(chunk.lines)
+            if not records and reader.reading.format is Format.NDJSON:
+                # JSON has at least brackets, a table its header.
+                raise InputError(EMPTY, "empty")
+            yield from splitter.end()
+            once = file.raw
+            self.facts = {
+                "reading": str(reader.reading),
+                "skipped": rejects.count,
+                "blank": reader.blank,
+            }
+            if isinstance(once, ReadOnce):
+                self.facts["sha256"] = once.sha256
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[AsyncIterator[Batch], None]:
+        """The batches. Closing does not wait for the thread: a pipe may be silent."""
+        failures: list[Exception] = []
+        async with BlockingPortal() as portal:
+            with Channel() as channel:
+                Thread(target=channel.feed, args=(portal, self), daemon=True).start()
+                try:
+                    yield channel.received()
+                except Exception as error:  # noqa: BLE001 - the portal would put it into a group
+                    failures.append(error)
+        for failure in failures:
+            raise failure
+
+
+class RecordStream:
+    """Python objects, from any iterable."""
+
+    def __init__(
+        self,
+        records: Iterable[object] | AsyncIterable[object],
+        *,
+        batch_size: int | None,
+        compress: bool,
+    ) -> None:
+        objects.check_iterable(records)
+        self.name = "the records"
+        self.base_name = ""
+        self.facts: dict[str, Any] = {
+            "reading": str(Reading(format=Format.NDJSON)),
+            "skipped": 0,
+            "blank": 0,
+        }
+        self.records: Any = records
+        self._splitter = Splitter(batch_size)
+        self._most = batch_size or CHUNK
+        self._largest = Largest(Limits(), compress=compress)
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._read = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        for line in objects.encode(self.records):
+            if self._is_chunk(line):
+                yield from self._splitter.add(self._chunk())
+        yield from self._rest()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[AsyncIterator[Batch], None]:
+        """The batches; the records are made on the event loop."""
+        async with (
+            aclosing(objects.encode_async(self.records)) as lines,
+            aclosing(self._divide(lines)) as batches,
+        ):
+            yield batches
+
+    async def _divide(self, lines: AsyncIterator[bytes]) -> AsyncGenerator[Batch, None]:
+        async for line in lines:
+            if self._is_chunk(line):
+                for batch in self._splitter.add(self._chunk()):
+                    yield batch
+        for batch in self._rest():
+            yield batch
+
+    def _is_chunk(self, line: bytes) -> bool:
+        """Add ``line``; whether there are enough of them to look at."""
+        self._read += 1
+        if len(line) > self._largest.bytes and not self._largest.fits(line[:-1]):
+            raise RecordTooLargeError(
+                f"record {self._read}: it has {len(line) - 1:,} bytes, more than the service"
+                " accepts in a request.",
+                "too_large",
+            )
+        self._lines.append(line)
+        self._size += len(line)
+        return self._size >= CHUNK or len(self._lines) >= self._most
+
+    def _chunk(self) -> bytes:
+        chunk = b"".join(self._lines)
+        self._lines, self._size = [], 0
+        return chunk
+
+    def _rest(self) -> Iterator[Batch]:
+        yield from self._splitter.add(self._chunk())
+        yield from self._splitter.end()
+
+
+class Fed:
+    """A stream that is read by another thread: records may be made only where they belong."""
+
+    def __init__(self, stream: FileStream | RecordStream, channel: "Channel") -> None:
+        self.name = stream.name
+        self.base_name = stream.base_name
+        self._stream = stream
+        self._channel = channel
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Those of the stream."""
+        return self._stream.facts
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[AsyncIterator[Batch], None]:
+        """The batches."""
+        with self._channel:
+            yield self._channel.received()
+
+
+class Channel:
+    """Hands batches from the thread that reads them to the event loop, one at a time."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = anyio.create_memory_object_stream[Batch | Exception](0)
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take nothing more."""
+        self._receive.close()
+        self._send.close()
+
+    def feed(self, portal: BlockingPortal, batches: Iterable[Batch]) -> None:
+        """Hand over ``batches``, or the error that they raise; stops when nobody takes them."""
+        # RuntimeError: the event loop has ended.
+        gone = (anyio.BrokenResourceError, anyio.ClosedResourceError, CancelledError, RuntimeError)
+        with suppress(*gone):
+            for found in _caught(batches):
+                portal.call(self._send.send, found)
+                del found
+            portal.call(self._send.aclose)
+
+    async def received(self) -> AsyncGenerator[Batch, None]:
+        """The batches. Raises the error that reading them raised."""
+        async for found in self._receive:
+            if isinstance(found, Exception):
+                raise found
+            yield found
+            del found
+
+
+def _caught(batches: Iterable[Batch]) -> Iterator[Batch | Exception]:
+    try:
+        yield from batches
+    except Exception as error:  # noqa: BLE001 - it is raised where the batches are used
+        yield error
+
+
+class _Counted:
+    """Numbers the batches, and counts what is in them."""
+
+    def __init__(self, batches: AsyncIterator[Batch], name: str) -> None:
+        self.records = self.batches = self.bytes = self.crc32 = 0
+        self._batches = batches
+        self._name = name
+        self._peeked: list[Batch] = []
+
+    async def peek(self) -> None:
+        """Read the first batch, which ``next`` returns."""
+        batch = await anext(self._batches, None)
+        self._peeked = [] if batch is None else [batch]
+
+    async def next(self) -> tuple[int, Batch] | None:
+        """The next batch, and its number; None at the end."""
+        batch = self._peeked.pop() if self._peeked else await anext(self._batches, None)
+        if batch is None:
+            return None
+        number = self.batches
+        if number == MAX_BATCHES:
+            raise InputError(
+                f"{self._name} has more than {MAX_BATCHES:,} batches. Use a larger --batch-size."
+            )
+        self.batches += 1
+        self.records += batch.records
+        self.bytes += batch.bytes
+        for piece in batch.pieces:
+            self.crc32 = crc32(piece, self.crc32)
+        return number, batch
+
+
+async def upload(
+    client: AsyncClient,
+    stream: Stream,
+    *,
+    merged_format: str = MergedFormat.NDJSON.value,
+    metadata: Mapping[str, str] | None = None,
+) -> Result:
+    """Upload ``stream`` into a new session; raises what ``uploads.upload`` does.
+
+    Nothing is sent, and no session opened, if the input is refused within its first batch.
+    """
+    async with stream.open() as batches:
+        counted = _Counted(batches, stream.name)
+        await counted.peek()
+        named = with_name(metadata or {}, stream.base_name)
+        session = await client.create(None, merged_format=merged_format, metadata=named)
+        return await _complete(session, stream, counted, merged_format)
+
+
+async def resume(session: AsyncSession, stream: Stream, status: Status) -> Result:
+    """Upload ``stream``, from its start, into a session that has some of it.
+
+    Raises FileChangedError if it is not what the session has.
+    """
+    async with stream.open() as batches:
+        counted = _Counted(batches, stream.name)
+        await counted.peek()
+        return await _complete(session, stream, counted, status.format, status)
+
+
+async def _complete(
+    session: AsyncSession,
+    stream: Stream,
+    counted: _Counted,
+    merged_format: str,
+    status: Status | None = None,
+) -> Result:
+    client = session.client
+    client.report(
+        "session",
+        {
+            "sessionId": session.session_id,
+            "url": client.url,
+            "totalRecord": None,
+            "batchSize": None,
+            "batches": None,
+            "bytes": None,
+            "mergedFormat": merged_format,
+            "once": True,
+            "remembered": False,
+        }
+        | ({"stored": status.batches} if status else {}),
+    )
+    decided = status is not None and status.state in _DECIDED
+    progress = Progress()
+    try:
+        result = await _send_and_finish(session, stream, counted, progress, decided=decided)
+    except BatchConflictError as error:
+        number = error.problem.get("seqNum", "?")
+        abort = command("abort", session.session_id, "--url", client.url)
+        raise FileChangedError(
+            f"{stream.name}: batch {number} differs from the one that session {session.session_id}"
+            f" has. What is stored is kept, and the session is not finished. Start over in a new"
+            f" session; abort this one with: {abort}"
+        ) from error
+    except BaseException as error:
+        facts = {"records": progress.records, "batches": progress.batches}
+        where = {"sessionId": session.session_id, "url": client.url}
+        client.report("interrupted", where | facts)
+        if hasattr(error, "add_note"):  # from Python 3.11 on
+            error.add_note(
+                f"The first {count(progress.records, 'record')} are stored, in session"
+                f" {session.session_id} at {client.url}. Send the same input again into this"
+                " session to complete it."
+            )
+        raise
+    verify_content(result, counted.bytes, counted.crc32)
+    return msgspec.structs.replace(result, reading=stream.facts["reading"])
+
+
+async def _send_and_finish(
+    session: AsyncSession,
+    stream: Stream,
+    counted: _Counted,
+    progress: Progress,
+    *,
+    decided: bool,
+) -> Result:
+    report = session.client.report
+    if decided:
+        while await counted.next():
+            pass
+    else:
+        await send_all(session, counted.next, progress)
+    facts = {"file": stream.name, "records": counted.records, "bytes": counted.bytes}
+    report("input", facts | {"crc32": f"{counted.crc32:08x}"} | stream.facts)
+    report("finishing", {})
+    result = await session.finish(counted.records, counted.batches)
+    if not result.ok:
+        report("finish", as_json(result))
+        raise result.incomplete()
+    return result
