@@ -120,6 +120,7 @@ async def upload_async(
     skip_invalid: bool = False,
     batch_size: int | None = None,
     session_id: str | None = None,
+    idempotency_key: str | None = None,
     new: bool = False,
     auth: httpx.Auth | None = None,
     gzip: bool = True,
@@ -142,7 +143,8 @@ async def upload_async(
     of ``gapless upload``; the others are those of ``AsyncClient``.
 
     ``session_id`` is that of an interrupted upload of the same records, to complete it: it is in
-    the events ``session`` and ``interrupted``. What is stored already is compared, and kept.
+    the events ``session`` and ``interrupted``. What is stored already is compared, and kept. An
+    upload with an ``idempotency_key`` is completed by the same call again; see ``create``.
 
     Raises TypeError if ``source`` is neither a file nor records; GaplessError, see
     ``gapless.errors``; and any error that iterating over ``source`` raises.
@@ -164,7 +166,9 @@ async def upload_async(
         transport=transport,
         **timing,
     )
-    return await _upload(found, client, merged_format, named, batch_size, session_id, new)
+    return await _upload(
+        found, client, merged_format, named, batch_size, session_id, idempotency_key, new
+    )
 
 
 async def _upload(
@@ -174,6 +178,7 @@ async def _upload(
     metadata: Mapping[str, str],
     batch_size: int | None,
     session_id: str | None,
+    idempotency_key: str | None,
     new: bool,  # noqa: FBT001 - called by position, through a portal
 ) -> Result:
     merged_format = read_merged_format(merged_format)
@@ -190,10 +195,15 @@ async def _upload(
                 batch_size=batch_size,
                 merged_format=merged_format,
                 metadata=metadata,
+                idempotency_key=idempotency_key,
                 start_over=new,
             )
         return await streams.upload(
-            client, source, merged_format=merged_format.value, metadata=metadata
+            client,
+            source,
+            merged_format=merged_format.value,
+            metadata=metadata,
+            idempotency_key=idempotency_key,
         )
 
 
@@ -248,6 +258,7 @@ def upload(
     skip_invalid: bool = False,
     batch_size: int | None = None,
     session_id: str | None = None,
+    idempotency_key: str | None = None,
     new: bool = False,
     auth: httpx.Auth | None = None,
     gzip: bool = True,
@@ -275,7 +286,7 @@ def upload(
         transport=transport,
         **timing,
     )
-    more = (client, merged_format, named, batch_size, session_id, new)
+    more = (client, merged_format, named, batch_size, session_id, idempotency_key, new)
     # Not anyio.run: in a notebook this thread runs an event loop already.
     with start_blocking_portal() as portal:
         if isinstance(found, Source) or isinstance(source, AsyncIterable):

@@ -222,6 +222,12 @@ def cli() -> None:
     metavar="NAME=VALUE",
     help="Shown wherever the session is; may be repeated. name is the file's, unless given.",
 )
+@click.option(
+    "--idempotency-key",
+    metavar="KEY",
+    help="For a pipe: the same command with the same key, and the same input, completes an"
+    " interrupted upload. A secret of at least 22 characters.",
+)
 @click.option("--new", "start_over", is_flag=True, help="Start over if an upload is unfinished.")
 @_options(sends=True)
 def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - click's
@@ -266,6 +272,7 @@ def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - c
                         batch_size=options["batch_size"],
                         merged_format=MergedFormat(options["merged_format"]),
                         metadata=metadata,
+                        idempotency_key=options["idempotency_key"],
                         start_over=options["start_over"],
                     )
             except (GaplessError, OSError) as error:

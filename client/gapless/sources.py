@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gapless import objects
+from gapless.errors import SettingError
 from gapless.formats import ReadOptions
 from gapless.inputs import Source, is_unnamed
 from gapless.streams import FileStream, RecordStream
@@ -22,7 +23,12 @@ def open_source(
     batch_size: int | None,
     gzip: bool,
 ) -> Source | FileStream | RecordStream:
-    """A file by its path, or a stream of an open binary file or of records. Raises TypeError."""
+    """A file by its path, or a stream of an open binary file or of records.
+
+    Raises TypeError if it is neither, and SettingError.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise SettingError(f"batch_size is {batch_size}: a batch has at least 1 record.")
     found: Any = source  # its type is checked at runtime
     if objects.is_path(source):
         return Source(Path(os.fspath(found)), options, skip_invalid)

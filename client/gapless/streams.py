@@ -295,17 +295,22 @@ async def upload(
     *,
     merged_format: str = MergedFormat.NDJSON.value,
     metadata: Mapping[str, str] | None = None,
+    idempotency_key: str | None = None,
 ) -> Result:
     """Upload ``stream`` into a new session; raises what ``uploads.upload`` does.
 
-    Nothing is sent, and no session opened, if the input is refused within its first batch.
+    Nothing is sent, and no session opened, if the input is refused within its first batch. With the
+    ``idempotency_key`` of an earlier upload its session is completed.
     """
     async with stream.open() as batches:
         counted = _Counted(batches, stream.name)
         await counted.peek()
         named = with_name(metadata or {}, stream.base_name)
-        session = await client.create(None, merged_format=merged_format, metadata=named)
-        return await _complete(session, stream, counted, merged_format)
+        session = await client.create(
+            None, merged_format=merged_format, metadata=named, idempotency_key=idempotency_key
+        )
+        status = await session.status() if idempotency_key else None
+        return await _complete(session, stream, counted, merged_format, status)
 
 
 async def resume(session: AsyncSession, stream: Stream, status: Status) -> Result:

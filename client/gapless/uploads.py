@@ -86,6 +86,7 @@ async def upload(
     batch_size: int | None = None,
     merged_format: MergedFormat = MergedFormat.NDJSON,
     metadata: Mapping[str, str] | None = None,
+    idempotency_key: str | None = None,
     start_over: bool = False,
 ) -> Result:
     """Upload ``source`` into a new session; returns the result, which is ``ok`` and verified.
@@ -98,7 +99,16 @@ async def upload(
     if await anyio.to_thread.run_sync(source.is_read_once):
         stream = FileStream(source, batch_size=batch_size, compress=client.gzip)
         return await streams.upload(
-            client, stream, merged_format=merged_format.value, metadata=metadata
+            client,
+            stream,
+            merged_format=merged_format.value,
+            metadata=metadata,
+            idempotency_key=idempotency_key,
+        )
+    if idempotency_key is not None:
+        raise SettingError(
+            f"{source.name} is a file, which has a key of its own. Only what is read once, like a"
+            " pipe, can be given an Idempotency-Key."
         )
     request = _Request(
         batch_size,

@@ -309,8 +309,8 @@ def test_killed_and_repeated_it_is_complete(
     found = re.search("session: ([0-9a-f]{32})", said)
     assert found
     assert finishes(front) == []
-    command = ["resume", "-", "--session", found[1], "--url", os.environ["GAPLESS_URL"]]
-    command += options[:4]
+    command = ["resume", "-", "--session", found[1], *options[:4]]
+    command += ["--url", os.environ["GAPLESS_URL"]]
     if number != signal.SIGKILL:
         safe = re.search("The first ([0-9]+) records are stored, in session", said)
         assert safe
@@ -321,6 +321,37 @@ def test_killed_and_repeated_it_is_complete(
     assert "stored already" in said
     assert stored(found[1]) == content
     assert len(creates(front)) == 1
+
+
+def test_the_same_command_with_the_same_key_completes_it(front: Front) -> None:
+    """Killed by a signal that nothing can tell of, and again after the end: one session."""
+    content = ndjson(lines(40 * CUT))
+    command = ["upload", "-", "--batch-size", str(CUT), "--metadata", "partner=acme"]
+    command += ["--idempotency-key", "nightly-2026-11-25-of-acme"]
+    with subprocess.Popen(
+        gapless_command(*command), stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    ) as process:
+        front.after = lambda _: process.kill() if len(front.batches()) == 3 else None
+        assert process.stdin
+        write_some(process.stdin, content[: len(content) // 2])
+        assert process.wait(60) == -signal.SIGKILL
+    front.quiet()
+    front.after = lambda _: None
+    out, said = run(*command, "--json", stdin=content)
+    (session,) = {
+        event["sessionId"]
+        for event in map(json.loads, out.splitlines())
+        if event["event"] in {"session", "result"}
+    }
+    assert stored(session) == content
+    assert state(session).metadata == {"partner": "acme"}
+    front.seen.clear()
+    out, said = run(*command, stdin=content)
+    assert session in out + said
+    assert front.batches() == []
+    Path("a.ndjson").write_bytes(b"1\n")
+    _, said = run("upload", "a.ndjson", *command[4:], expect=2)
+    assert "a key of its own" in said
 
 
 @pytest.mark.parametrize("end", [b'{"id":', b"\xff\n", b'{"id":1}}\n'])
