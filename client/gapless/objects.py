@@ -108,7 +108,8 @@ def encode(records: Iterable[object]) -> Iterator[bytes]:
     """The records as lines of NDJSON. Raises TypeError or InvalidRecordError."""
     check_iterable(records)
     for number, record in enumerate(records, 1):
-        yield encode_one(number, record)
+        line = _flat(record) if type(record) is dict else None
+        yield line or encode_one(number, record)
 
 
 async def encode_async(
@@ -116,15 +117,16 @@ async def encode_async(
 ) -> AsyncGenerator[bytes, None]:
     """The same, for asynchronous iterables too; lets other tasks run."""
     if not isinstance(records, AsyncIterable):
-        for number, line in enumerate(encode(records)):
+        for number, encoded in enumerate(encode(records)):
             if number % _YIELD_EVERY == 0:
                 await anyio.lowlevel.checkpoint()
-            yield line
+            yield encoded
         return
     number = 0
     async for record in records:
         number += 1
-        yield encode_one(number, record)
+        line = _flat(record) if type(record) is dict else None
+        yield line or encode_one(number, record)
 
 
 def encode_one(number: int, record: object) -> bytes:
@@ -142,6 +144,39 @@ def encode_one(number: int, record: object) -> bytes:
         _refuse(number, "", "it is nested too deeply")
     except ValueError:
         _refuse(number, "", "Python does not format an int of so many digits; pass bytes of JSON")
+
+
+_MOST_SHAPES: Final = 1_000
+_shapes: dict[tuple[type, ...], bool] = {}
+"""The types of the names and values of records that are plain; whether there is a float."""
+
+
+def _flat(record: dict[Any, Any]) -> bytes | None:
+    """The line of a record without records in it: most are, and most have the same few types.
+
+    None if it takes a closer look.
+    """
+    shape = (*map(type, record), *map(type, record.values()))
+    with_float = _shapes.get(shape)
+    if with_float is None:
+        half = len(record)
+        if not (set(shape[:half]) <= _STR and set(shape[half:]) <= _PLAIN | {float}):
+            return None
+        if len(_shapes) == _MOST_SHAPES:
+            _shapes.clear()
+        with_float = _shapes[shape] = float in shape
+    try:
+        line = _ENCODE(record)
+    except (ValueError, RecursionError):
+        return None
+    # NaN and infinity would be null.
+    if with_float and b"null" in line and not all(map(math.isfinite, _floats(record))):
+        return None
+    return line + b"\n"
+
+
+def _floats(record: dict[Any, Any]) -> Iterator[float]:
+    return (value for value in record.values() if type(value) is float)
 
 
 _UNCHANGED: Final = object()

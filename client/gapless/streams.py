@@ -8,6 +8,7 @@ into the same session, is the same batches: those that are stored already are ac
 being stored again, and any other content is a conflict.
 """
 
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -49,6 +50,10 @@ if TYPE_CHECKING:
 
 _DECIDED: Final = {"FINISHING", "FINISHED"}
 """States that take no batches, but another finish with the same totals."""
+
+
+_PAUSE_EVERY: Final = 32_000
+"""Bytes of records after which other threads may run."""
 
 
 class Stream(Protocol):
@@ -143,54 +148,57 @@ class RecordStream:
         self._splitter = Splitter(batch_size)
         self._most = batch_size or CHUNK
         self._largest = Largest(Limits(), compress=compress)
-        self._lines: list[bytes] = []
-        self._size = 0
         self._read = 0
 
     def __iter__(self) -> Iterator[Batch]:
+        lines: list[bytes] = []
+        size, pause = 0, _PAUSE_EVERY
         for line in objects.encode(self.records):
-            if self._is_chunk(line):
-                yield from self._splitter.add(self._chunk())
-        yield from self._rest()
+            lines.append(line)
+            size += len(line)
+            if size >= pause or len(lines) >= self._most:
+                pause += _PAUSE_EVERY
+                time.sleep(0)  # the event loop, which has little to do, need not wait for the GIL
+                if size >= CHUNK or len(lines) >= self._most:
+                    yield from self._divided(lines)
+                    lines, size, pause = [], 0, _PAUSE_EVERY
+        yield from self._divided(lines)
+        yield from self._splitter.end()
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[AsyncIterator[Batch], None]:
         """The batches; the records are made on the event loop."""
         async with (
             aclosing(objects.encode_async(self.records)) as lines,
-            aclosing(self._divide(lines)) as batches,
+            aclosing(self._batches(lines)) as batches,
         ):
             yield batches
 
-    async def _divide(self, lines: AsyncIterator[bytes]) -> AsyncGenerator[Batch, None]:
-        async for line in lines:
-            if self._is_chunk(line):
-                for batch in self._splitter.add(self._chunk()):
+    async def _batches(self, encoded: AsyncIterator[bytes]) -> AsyncGenerator[Batch, None]:
+        lines: list[bytes] = []
+        size = 0
+        async for line in encoded:
+            lines.append(line)
+            size += len(line)
+            if size >= CHUNK or len(lines) >= self._most:
+                for batch in self._divided(lines):
                     yield batch
-        for batch in self._rest():
+                lines, size = [], 0
+        for batch in (*self._divided(lines), *self._splitter.end()):
             yield batch
 
-    def _is_chunk(self, line: bytes) -> bool:
-        """Add ``line``; whether there are enough of them to look at."""
-        self._read += 1
-        if len(line) > self._largest.bytes and not self._largest.fits(line[:-1]):
-            raise RecordTooLargeError(
-                f"record {self._read}: it has {len(line) - 1:,} bytes, more than the service"
-                " accepts in a request.",
-                "too_large",
-            )
-        self._lines.append(line)
-        self._size += len(line)
-        return self._size >= CHUNK or len(self._lines) >= self._most
-
-    def _chunk(self) -> bytes:
-        chunk = b"".join(self._lines)
-        self._lines, self._size = [], 0
-        return chunk
-
-    def _rest(self) -> Iterator[Batch]:
-        yield from self._splitter.add(self._chunk())
-        yield from self._splitter.end()
+    def _divided(self, lines: list[bytes]) -> Iterator[Batch]:
+        """The batches that ``lines`` complete. Raises RecordTooLargeError."""
+        # Only the last can be: with it there are enough bytes to look at.
+        for number, line in enumerate(lines[-1:], self._read + len(lines)):
+            if len(line) > self._largest.bytes and not self._largest.fits(line[:-1]):
+                raise RecordTooLargeError(
+                    f"record {number}: it has {len(line) - 1:,} bytes, more than the service"
+                    " accepts in a request.",
+                    "too_large",
+                )
+        self._read += len(lines)
+        return self._splitter.add(b"".join(lines))
 
 
 class Fed:
