@@ -152,6 +152,8 @@ def test_no_item_is_larger_than_a_read_unit_whatever_happens_to_it(
             batch_size=LARGEST,
             format=Format.NDJSON_GZ,
             metadata=METADATA,
+            schema="s" * 64,
+            schema_digest=DIGEST,
             created_at=FUTURE - 600_000,
             batches_until=FUTURE - 80_000,
             expires_at=FUTURE,
