@@ -7,6 +7,7 @@ from typing import Any
 
 import boto3
 import pytest
+import yaml
 
 from local.gateway import Context, Lambda
 from local.in_process import TEMPLATE
@@ -15,11 +16,13 @@ from tests.api import Api, through_gateway
 from tests.aws import DEAD, Answer, AwsProxy, Call, dynamodb_error
 from tests.conftest import LocalStack
 from tests.unit.test_events import valid
+from tests.unit.test_stack import Loader
 from uploads.config import Config
 from uploads.events import Kind
 from uploads.retries import Tries
 from uploads.wiring import Wiring
 
+EXAMPLE = TEMPLATE.parent / "examples" / "load-finished.yaml"
 Told = list[tuple[str, dict[str, Any]]]
 """The kind and the detail of each event."""
 
@@ -249,3 +252,32 @@ def test_a_bus_that_refuses_all_is_left_alone_until_lambda_comes_again(
     with pytest.raises(AssertionError, match="never done"):
         deliver(found, tries=2)
     assert bus.calls == 2
+
+
+@pytest.mark.parametrize("form", ["ndjson", "ndjson.gz"])
+def test_the_example_loads_what_is_finished(
+    api: Api, local: LocalStack, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    table = boto3.resource("dynamodb").create_table(
+        TableName=f"loaded-{form}",
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "sessionId", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "sessionId", "AttributeType": "S"}],
+    )
+    monkeypatch.setenv("LOADED", table.name)
+    session_id = api.filled([[1, 2], [3]])
+    if form == "ndjson.gz":
+        session_id = api.create(3, format=form, metadata={"partner": "acme"})
+        api.batch(session_id, 0, [1, 2, 3])
+    api.finish(session_id)
+    ((_, detail),) = [one for one in told(local, session_id) if one[0] == Kind.FINISHED]
+    example = yaml.load(EXAMPLE.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader
+    code: dict[str, Any] = {}
+    exec(example["Resources"]["Load"]["Properties"]["Code"]["ZipFile"], code)  # noqa: S102
+    for _ in range(2):
+        code["handler"]({"detail": detail}, None)
+    (item,) = table.scan()["Items"]
+    assert (item["sessionId"], item["records"]) == (session_id, 3)
+    assert item["partner"] == ("acme" if form == "ndjson.gz" else "unknown")
+    with pytest.raises(ValueError, match="3 records"):
+        code["handler"]({"detail": detail | {"receivedRecord": 4}}, None)
