@@ -10,7 +10,7 @@ such schemas for small ones.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -45,6 +45,8 @@ _MANY_DIGITS: Final = b"0" * 16
 """A float is exact where it has fewer: they are its shortest decimal."""
 _SMALL_EXPONENT: Final = b"e-000"
 """A float may be zero where there is none."""
+_EXPONENT_CHARACTERS: Final = 10
+"""More than the largest exponent has."""
 _LEAST, _MOST = 1e-300, 1e300
 """Floats in between have all their digits."""
 _COLON: Final = re.compile(rb"\\u003[aA]")
@@ -102,13 +104,14 @@ class RecordCheck:
         ``cpu`` tells how many seconds of CPU were used. Raises CheckTooLongError.
         """
         begun = cpu()
+        most = limits.CHECK_SECONDS + limits.CHECK_SECONDS_PER_BYTE * len(ndjson)
         records = count = explained = 0
         found: list[Invalid] = []
         for piece in _pieces(ndjson):
-            if cpu() - begun > limits.CHECK_SECONDS:
+            if cpu() - begun > most:
                 raise errors.CheckTooLongError(
-                    f"To check the records against the schema takes more than"
-                    f" {limits.CHECK_SECONDS} s. Send smaller batches."
+                    "To check these records against the schema takes too long. Send smaller"
+                    " batches."
                 )
             verdicts = self._judge_at_once(piece)
             if verdicts is None:
@@ -135,10 +138,8 @@ class RecordCheck:
 
     def _judge(self, line: bytes) -> "_Verdict":
         """Whether a record satisfies the schema, or why it cannot be judged."""
-        try:
-            return self._one.is_valid(_read_exactly(line))
-        except _RefusedError as error:
-            return "", str(error)
+        record, reason = _read_exactly(line)
+        return ("", reason) if reason else self._one.is_valid(record)
 
     def _explain(self, line: bytes, explained: int) -> tuple[str, str]:
         """Where the record in ``line`` does not satisfy the schema, and how."""
@@ -147,7 +148,7 @@ class RecordCheck:
         ):
             return "", "does not satisfy the schema; it is too large, or too deep, to say where"
         try:
-            self._one.validate(_read_exactly(line))
+            self._one.validate(_read_exactly(line)[0])
         except ValidationError as error:
             return pointer(error.instance_path), message_of(error)
         return "", "does not satisfy the schema"
@@ -162,8 +163,7 @@ _Verdict = bool | tuple[str, str]
 """Of a record; or where, and why, it cannot be judged."""
 
 
-class _RefusedError(Exception):
-    """A record that cannot be judged; the message says why."""
+_REPEATED: Final = "has an object with a member that is given twice"
 
 
 def _refers(node: object) -> bool:
@@ -228,27 +228,37 @@ def _is_flat(piece: bytes, records: list[Any]) -> bool:
     return members == piece.count(b":") and b"[" not in piece
 
 
-def _read_exactly(line: bytes) -> Any:  # noqa: ANN401
-    """The record in ``line``. Raises _RefusedError."""
-    values = line.count(b",") + line.count(b"[") + line.count(b"{")
-    if values > limits.MAX_CHECKED_VALUES:
-        raise _RefusedError(f"has more than {limits.MAX_CHECKED_VALUES} values")
+def _read_exactly(line: bytes) -> tuple[Any, str]:
+    """The record in ``line``, and why it cannot be judged, if so."""
+    if len(line) > limits.MAX_CHECKED_VALUES:
+        values = line.count(b",") + line.count(b"[") + line.count(b"{")
+        if values > limits.MAX_CHECKED_VALUES:
+            return None, f"has more than {limits.MAX_CHECKED_VALUES} values"
     if _is_deeper(line, limits.MAX_CHECKED_DEPTH):
-        raise _RefusedError(f"is nested more than {limits.MAX_CHECKED_DEPTH} levels deep")
+        return None, f"is nested more than {limits.MAX_CHECKED_DEPTH} levels deep"
     try:
         record = _EXACT_DECODER.decode(line)
     except msgspec.DecodeError:
-        raise _RefusedError(f"has a number of more than {limits.MAX_DIGITS} digits") from None
-    if rb"\u003" in line or _ENCODER.encode(record).count(b":") != line.count(b":"):
-        json.loads(
-            line.decode(), object_pairs_hook=_members, parse_int=_nothing, parse_float=_nothing
-        )
-    return record
+        return None, f"has a number of more than {limits.MAX_DIGITS} digits"
+    # Every member has a colon, and strings have as many as before.
+    if rb"\u003" in line:
+        if _has_repeats(line):
+            return None, _REPEATED
+    elif _ENCODER.encode(record).count(b":") != line.count(b":"):
+        return None, _REPEATED
+    return record, ""
 
 
-def _members(pairs: Sequence[tuple[str, object]]) -> None:
-    if len({name for name, _ in pairs}) < len(pairs):
-        raise _RefusedError("has an object with a member that is given twice")
+def _has_repeats(line: bytes) -> bool:
+    """Whether an object in ``line`` has a member twice."""
+    found = False
+
+    def see(members: list[tuple[str, object]]) -> None:
+        nonlocal found
+        found = found or len({name for name, _ in members}) < len(members)
+
+    json.loads(line.decode(), object_pairs_hook=see, parse_int=_nothing, parse_float=_nothing)
+    return found
 
 
 def _nothing(_: str) -> None:
@@ -260,7 +270,7 @@ def _is_deeper(line: bytes, depth: int) -> bool:
     if len(line) < 2 * depth or line.count(b"[") + line.count(b"{") <= depth:
         return False
     brackets = _STRING.sub(b"", line).translate(_STEPS, _NO_BRACKETS)
-    return max(accumulate(memoryview(brackets).cast("b"))) > depth
+    return max(accumulate(memoryview(brackets).cast("b")), default=0) > depth
 
 
 def _exact(number: str) -> float | Decimal:
@@ -270,10 +280,16 @@ def _exact(number: str) -> float | Decimal:
     value = float(number)
     if (len(number) < len(_MANY_DIGITS) and _LEAST < abs(value) < _MOST) or repr(value) == number:
         return value
-    exact = Decimal(number)
-    if exact and abs(exact.adjusted()) > limits.MAX_DIGITS:
+    digits, _, exponent = number.lower().partition("e")
+    if not digits.strip("-0."):
+        return 0.0
+    # Before it is used: Decimal makes nothing of what is too long.
+    if len(exponent) > _EXPONENT_CHARACTERS:
         raise ValueError
-    return exact or 0.0
+    exact = Decimal(number)
+    if abs(exact.adjusted()) > limits.MAX_DIGITS:
+        raise ValueError
+    return exact
 
 
 _EXACT_DECODER: Final = msgspec.json.Decoder(float_hook=_exact)
