@@ -416,6 +416,86 @@ ACCEPTED["text that compresses little"] = Hostile(
 ACCEPTED |= {f"{name}; compressed": replace(one, to="compressed") for name, one in ACCEPTED.items()}
 """In a session of the format ndjson.gz each is compressed as it is stored."""
 
+
+def tree(depth: int, leaf: bytes) -> bytes:
+    """An expression of the schema ``tree``, nested twice so deep, and a line end."""
+    return b'{"op":"and","args":[' * depth + leaf + b"]}" * depth + b"\n"
+
+
+SCHEMAS: Final[dict[str, Hostile]] = {
+    f"schema {schema}: {name}": Hostile(
+        body, answer, GZIP, calls, f"schema {schema}", as_lines=True
+    )
+    for answer, calls, schema, requests in (
+        (
+            "204",
+            STORED,
+            "tree",
+            {
+                "one digit each": lambda: lines(b"1\n"),
+                "198 deep": lambda: filled(b"", tree(99, b"1"), b""),
+                "integers of 3,500 digits": lambda: filled(b"", b"9" * 3_500 + b"\n", b"", 2 * MIB),
+                "numbers of 20 digits": lambda: filled(b"", b"0.1234567890123456789\n", b""),
+            },
+        ),
+        (
+            "invalid_records",
+            READ_TWICE,
+            "tree",
+            {
+                "5 million that are none": lambda: lines(b"[]\n"),
+                "198 deep, wrong at the end": lambda: filled(b"", tree(99, b'"x"'), b""),
+                "4 deep, wrong at the end": lambda: filled(b"", tree(2, b'"x"'), b""),
+                "450 arrays deep": lambda: filled(b"", b"[" * 450 + b"]" * 450 + b"\n", b""),
+                "an integer of 64 MiB": lambda: filled(b"", b"9", b""),
+                "a fraction of 64 MiB": lambda: filled(b"0.", b"9", b""),
+                "32 million values": lambda: filled(b"[", b"1,", b"1]"),
+                "a string of 64 MiB": lambda: filled(OPENED, b"x", b'"'),
+                "an escaped colon each": lambda: filled(b"", rb'{"\u003a":100}' + b"\n", b""),
+            },
+        ),
+        (
+            "check_too_long",
+            READ_TWICE,
+            "tree",
+            {"exponents without end": lambda: filled(b"", b"[1e999999,1e9999]\n", b"")},
+        ),
+        (
+            "204",
+            STORED,
+            "rows",
+            {
+                "190,000 items, each once": lambda: filled(
+                    b"", b"[%s]\n" % b",".join(b"%d" % n for n in range(190_000)), b"", 8 * MIB
+                ),
+            },
+        ),
+        (
+            "invalid_records",
+            READ_TWICE,
+            "rows",
+            {
+                "60,000 objects, one twice": lambda: filled(
+                    b"",
+                    b"[%s]\n" % b",".join(b'{"a":%d}' % (n % 59_999) for n in range(60_000)),
+                    b"",
+                    8 * MIB,
+                ),
+                "a pattern against 64 MiB": lambda: filled(OPENED, b"a", b'b"'),
+                "60,000 names": lambda: filled(
+                    b"",
+                    b"{%s}\n" % b",".join(b'"ab%d":true' % n for n in range(60_000)),
+                    b"",
+                    8 * MIB,
+                ),
+            },
+        ),
+    )
+    for name, body in requests.items()
+}
+"""What is held against a schema (``tests/schemas``) that makes the most of it."""
+ACCEPTED |= {name: one for name, one in SCHEMAS.items() if one.answer == "204"}
+
 SESSIONS: Final[dict[str, Hostile]] = {
     "create: nested, 4.5 MB": Hostile(
         lambda: filled(b'{"totalRecord":1,"x":[', b"[[[[1]]]],", LONE, MOST_SENT),
@@ -460,4 +540,4 @@ SESSIONS: Final[dict[str, Hostile]] = {
     ),
 }
 
-HOSTILE: Final = JSON_OF_64_MIB | GZIPPED | HEADERS | LINES | WHO | SESSIONS | ACCEPTED
+HOSTILE: Final = JSON_OF_64_MIB | GZIPPED | HEADERS | LINES | SCHEMAS | WHO | SESSIONS | ACCEPTED

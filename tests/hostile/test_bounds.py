@@ -91,7 +91,12 @@ class Lab:
             self.near.finish(session_id)
             return session_id
         form = "ndjson.gz" if kind == "compressed" else "ndjson"
-        session_id = self.near.create(2**40, 2**30 if kind == "strict" else None, format=form)
+        session_id = self.near.create(
+            2**40,
+            2**30 if kind == "strict" else None,
+            format=form,
+            schema=kind.removeprefix("schema ") if kind.startswith("schema ") else None,
+        )
         if kind == "aborted":
             self.near.abort(session_id)
         if kind == "expired":

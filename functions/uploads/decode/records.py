@@ -105,7 +105,7 @@ class RecordCheck:
         """
         begun = cpu()
         most = limits.CHECK_SECONDS + limits.CHECK_SECONDS_PER_BYTE * len(ndjson)
-        records = count = explained = 0
+        records = count = wrong = explained = 0
         found: list[Invalid] = []
         for piece in _pieces(ndjson):
             if cpu() - begun > most:
@@ -113,10 +113,11 @@ class RecordCheck:
                     "To check these records against the schema takes too long. Send smaller"
                     " batches."
                 )
-            verdicts = self._judge_at_once(piece)
+            verdicts = self._judge_at_once(piece, likely_valid=not wrong)
             if verdicts is None:
                 verdicts = list(map(self._judge, piece.splitlines()))
-            if wrong := len(verdicts) - verdicts.count(True):
+            wrong = len(verdicts) - verdicts.count(True)
+            if wrong:
                 count += wrong
                 lines = piece.splitlines() if len(found) < limits.MAX_INVALID_SHOWN else []
                 for at, (line, verdict) in enumerate(zip(lines, verdicts, strict=False)):
@@ -127,12 +128,12 @@ class RecordCheck:
             records += len(verdicts)
         return count, found
 
-    def _judge_at_once(self, piece: bytes) -> "list[_Verdict] | None":
+    def _judge_at_once(self, piece: bytes, *, likely_valid: bool) -> "list[_Verdict] | None":
         """A verdict for every record of ``piece``; None where they have to be looked at singly."""
         objects = _read_at_once(piece)
         if objects is None:
             return None
-        if self._many and self._many.is_valid(objects):
+        if likely_valid and self._many and self._many.is_valid(objects):
             return [True] * len(objects)
         return list(map(self._one.is_valid, objects))
 
