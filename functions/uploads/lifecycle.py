@@ -140,6 +140,7 @@ class Lifecycle:
             "batchSize": session.batch_size,
             "format": session.format,
             "metadata": session.metadata,
+            "schema": session.schema,
             "createdAt": timestamp(session.created_at),
             "expiresAt": timestamp(session.ends_at),
             "fileDeletedAt": deleted_at(session),
@@ -164,7 +165,6 @@ class Lifecycle:
             batches = len(present)
         return {
             **self._entry(session),
-            "schema": session.schema,
             "batches": batches,
             **gaps.report("missing", missing),
             "merge": self._progress(session),

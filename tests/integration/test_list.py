@@ -24,7 +24,8 @@ from uploads.wiring import Wiring
 
 Page = dict[str, Any]
 MEMBERS: Final = {
-    *("sessionId", "state", "totalRecord", "batchSize", "format", "metadata", "createdAt"),
+    *("sessionId", "state", "totalRecord", "batchSize", "format", "metadata", "schema"),
+    "createdAt",
     *("expiresAt", "fileDeletedAt"),
 }
 
