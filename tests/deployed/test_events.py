@@ -1,0 +1,97 @@
+"""The events of a deployed stack, on a queue that a rule leads to."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import pytest
+
+from tests.api import Api
+from tests.conftest import DEPLOYED, Stack
+from tests.unit.test_events import valid
+from uploads.events import Kind
+
+TOLD_SECONDS = 60
+Told = list[dict[str, Any]]
+
+
+class Queue:
+    """What a rule for all events of the stack leads to."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._sqs = boto3.client("sqs")
+        self.events: Told = []
+
+    def of(self, session_id: str) -> Told:
+        """What has come of a session by now."""
+        found = self._sqs.receive_message(
+            QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=1
+        )
+        for message in found.get("Messages", []):
+            self.events.append(json.loads(message["Body"]))
+            self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"])
+        return [one for one in self.events if one["detail"]["sessionId"] == session_id]
+
+    def until(self, session_id: str, *kinds: Kind) -> Told:
+        """What has come of a session, in order of its sequence, when all of that is there."""
+        found = wait(lambda: self.of(session_id), lambda told: kinds_of(told) >= set(kinds))
+        first = {one["detail"]["id"]: one for one in reversed(found)}
+        told = sorted(first.values(), key=lambda one: int(one["detail"]["sequence"]))
+        assert [one["detail-type"] for one in told] == list(kinds)
+        for one in told:
+            valid(one["detail"], Kind(one["detail-type"]))
+            assert one["source"] == "gapless"
+        return told
+
+
+def kinds_of(told: Told) -> set[str]:
+    return {one["detail-type"] for one in told}
+
+
+def wait(look: Callable[[], Any], enough: Callable[[Any], object]) -> Any:  # noqa: ANN401
+    until = time.monotonic() + TOLD_SECONDS
+    while not enough(found := look()):
+        assert time.monotonic() < until, ("this is all there is", found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def queue(stack: Stack) -> Iterator[Queue]:
+    events, sqs = boto3.client("events"), boto3.client("sqs")
+    url = sqs.create_queue(QueueName="events-of-gapless")["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]
+    table = boto3.client("dynamodb").describe_table(TableName=stack.table.name)["Table"]
+    pattern = {"source": ["gapless"], "resources": [table["TableArn"]]}
+    events.put_rule(Name="all-of-gapless", EventPattern=json.dumps(pattern))
+    events.put_targets(Rule="all-of-gapless", Targets=[{"Id": "queue", "Arn": arn["QueueArn"]}])
+    yield Queue(url)
+    events.remove_targets(Rule="all-of-gapless", Ids=["queue"])
+    events.delete_rule(Name="all-of-gapless")
+    sqs.delete_queue(QueueUrl=url)
+
+
+def test_what_happens_to_sessions_comes_to_a_queue(api: Api, stack: Stack, queue: Queue) -> None:
+    session_id = api.create(2, 1, metadata={"partner": "acme"})
+    api.batch(session_id, 0, ["secret"])
+    assert api.finish(session_id).json["validationResult"] == "Failed"
+    api.batch(session_id, 1, ["secret"])
+    result = api.finish(session_id).json
+    assert api.delete_file(session_id).status == 204
+    aborted, expired = api.create(1), api.create(1)
+    assert api.abort(aborted).status == 204
+    stack.expire(expired)
+    told = queue.until(session_id, Kind.CREATED, Kind.FAILED, Kind.FINISHED, Kind.FILE_DELETED)
+    created, failed, finished, deleted = (one["detail"] for one in told)
+    assert created["metadata"] == {"partner": "acme"}
+    assert (failed["reason"], failed["missing"]) == ("missing_batches", [{"from": 1, "to": 1}])
+    del result["validationResult"]
+    assert result.items() <= finished.items()
+    assert finished["bucket"] == DEPLOYED["mergedBucket"]
+    assert finished["fileDeletedAt"] is None
+    assert deleted["fileDeletedAt"] == api.status(session_id).json["fileDeletedAt"]
+    queue.until(aborted, Kind.CREATED, Kind.ABORTED)
+    queue.until(expired, Kind.CREATED, Kind.EXPIRED)
+    assert "secret" not in json.dumps(queue.events)
