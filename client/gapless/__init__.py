@@ -15,6 +15,7 @@
         session.download("orders.ndjson")
 """
 
+import os
 import pathlib
 from collections.abc import AsyncIterable, Mapping
 from functools import partial
@@ -37,6 +38,7 @@ from gapless.errors import (
     IncompleteError,
     InputError,
     InvalidRecordError,
+    InvalidRecordsError,
     NotFoundError,
     RecordTooLargeError,
     RequestError,
@@ -48,6 +50,7 @@ from gapless.errors import (
     UnavailableError,
     UnexpectedAnswerError,
     UnreachableError,
+    ViolationError,
 )
 from gapless.formats import Format, MergedFormat, read_merged_format, read_options
 from gapless.http import Report, ignore_events
@@ -78,6 +81,7 @@ __all__ = [
     "IncompleteError",
     "InputError",
     "InvalidRecordError",
+    "InvalidRecordsError",
     "Limits",
     "Listed",
     "MergedFormat",
@@ -99,6 +103,7 @@ __all__ = [
     "UnavailableError",
     "UnexpectedAnswerError",
     "UnreachableError",
+    "ViolationError",
     "resume",
     "resume_async",
     "upload",
@@ -118,6 +123,7 @@ async def upload_async(
     header: bool | None = None,
     typed: bool = False,
     skip_invalid: bool = False,
+    schema: str | os.PathLike[str] | None = None,
     batch_size: int | None = None,
     session_id: str | None = None,
     idempotency_key: str | None = None,
@@ -142,6 +148,11 @@ async def upload_async(
     ``skip_invalid`` are only for files. They, ``batch_size`` (records) and ``new`` are the options
     of ``gapless upload``; the others are those of ``AsyncClient``.
 
+    ``schema`` is the file of a JSON Schema, called like the one that is deployed
+    (``orders.v3.json``): records are checked here too, with the extra ``gapless[schema]``; or its
+    name alone, by which the service checks. Either raises InvalidRecordsError, whose ``errors`` are
+    the records by line.
+
     ``session_id`` is that of an interrupted upload of the same records, to complete it: it is in
     the events ``session`` and ``interrupted``. What is stored already is compared, and kept. An
     upload with an ``idempotency_key`` is completed by the same call again; see ``create``.
@@ -154,7 +165,12 @@ async def upload_async(
         format=format, delimiter=delimiter, encoding=encoding, header=header, typed=typed
     )
     found = open_source(
-        source, options, skip_invalid=skip_invalid, batch_size=batch_size, gzip=gzip
+        source,
+        options,
+        skip_invalid=skip_invalid,
+        schema=schema,
+        batch_size=batch_size,
+        gzip=gzip,
     )
     client = AsyncClient(
         url,
@@ -256,6 +272,7 @@ def upload(
     header: bool | None = None,
     typed: bool = False,
     skip_invalid: bool = False,
+    schema: str | os.PathLike[str] | None = None,
     batch_size: int | None = None,
     session_id: str | None = None,
     idempotency_key: str | None = None,
@@ -274,7 +291,12 @@ def upload(
         format=format, delimiter=delimiter, encoding=encoding, header=header, typed=typed
     )
     found = open_source(
-        source, options, skip_invalid=skip_invalid, batch_size=batch_size, gzip=gzip
+        source,
+        options,
+        skip_invalid=skip_invalid,
+        schema=schema,
+        batch_size=batch_size,
+        gzip=gzip,
     )
     client = AsyncClient(
         url,

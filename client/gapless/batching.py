@@ -150,6 +150,8 @@ class Batch(NamedTuple):
 
     pieces: Sequence[bytes]
     records: int
+    first: int = 0
+    """How many records are before it."""
 
     @property
     def bytes(self) -> int:
@@ -177,6 +179,8 @@ class Splitter:
         self._max_bytes = batch_bytes
         self._held: list[bytes] = []
         self._bytes = 0
+        self._records = 0
+        """How many records are in batches."""
 
     def add(self, lines: bytes) -> Iterator[Batch]:
         """The batches that ``lines``, the next ones, complete. Raises InputError."""
@@ -185,14 +189,18 @@ class Splitter:
     def end(self) -> Iterator[Batch]:
         """The last batch, if there is one."""
         if any(self._held):
-            yield Batch(self._held, sum(piece.count(b"\n") for piece in self._held))
+            yield self._batch(self._held, sum(piece.count(b"\n") for piece in self._held))
+
+    def _batch(self, pieces: Sequence[bytes], records: int) -> Batch:
+        first, self._records = self._records, self._records + records
+        return Batch(pieces, records, first)
 
     def _by_count(self, lines: bytes, size: int) -> Iterator[Batch]:
         rest = lines
         count = lines.count(b"\n")
         while count >= self._missing:
             left = rest.split(b"\n", self._missing)[-1]
-            batch = Batch([*self._held, rest[: len(rest) - len(left)]], size)
+            batch = self._batch([*self._held, rest[: len(rest) - len(left)]], size)
             self._held, rest = [], left
             count, self._missing = count - self._missing, size
             yield batch
@@ -219,7 +227,7 @@ class Splitter:
             end = held.rfind(b"\n", at, at + self._max_bytes) + 1 or held.find(b"\n", at) + 1
             if not end:
                 break
-            yield Batch([held[at:end]], held.count(b"\n", at, end))
+            yield self._batch([held[at:end]], held.count(b"\n", at, end))
             at = end
         rest = held[at:]
         self._held, self._bytes = [rest] if rest else [], len(rest)

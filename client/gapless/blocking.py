@@ -98,6 +98,7 @@ class Client:
         *,
         merged_format: MergedFormat | str = MergedFormat.NDJSON,
         metadata: Mapping[str, str] | None = None,
+        schema: str | None = None,
         idempotency_key: str | None = None,
     ) -> "Session":
         """Open a session; without ``total_record`` finish brings it. Raises GaplessError."""
@@ -105,6 +106,7 @@ class Client:
             self._client.create,
             merged_format=merged_format,
             metadata=metadata,
+            schema=schema,
             idempotency_key=idempotency_key,
         )
         return Session(self, self.portal.call(create, total_record, batch_size))

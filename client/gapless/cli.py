@@ -11,6 +11,7 @@ Exit codes, for scripts:
 5     the service could not be reached in time: run ``gapless resume`` later
 6     the credentials were refused: run ``gapless resume`` with new ones
 7     a checksum does not match: what is stored, or downloaded, is not what was sent
+8     done, without the records that --schema and --skip-invalid have set aside
 130   interrupted: run ``gapless resume``; 143 and 129 after SIGTERM and SIGHUP
 141   ``download -o -``: the reader closed the pipe
 ====  =============================================================================
@@ -50,6 +51,7 @@ from gapless.errors import (
     IncompleteError,
     InputError,
     InvalidRecordError,
+    InvalidRecordsError,
     NotFoundError,
     SessionStateError,
     SettingError,
@@ -61,6 +63,7 @@ from gapless.inputs import Source
 from gapless.merged import verify_content
 from gapless.metadata import parse
 from gapless.models import Limits, Result, as_json
+from gapless.schemas import Schema, read_file, read_schema
 from gapless.sessions import AsyncClient, service_url
 from gapless.text import as_argument, command, count, printable, redact, with_suffix
 
@@ -75,6 +78,7 @@ EXIT_CODES: Final[list[tuple[type[GaplessError], int]]] = [
     (SettingError, 2),
 ]
 _USAGE: Final = 2
+_SET_ASIDE: Final = 8
 _SIGNALED: Final = 128
 _SIGNAL_SECONDS: Final = 0.5
 """How long the main thread may take to handle a signal."""
@@ -162,17 +166,32 @@ _INPUT_OPTIONS: Final = [
         " and null. Otherwise every cell is a string.",
     ),
     click.option(
+        "--schema",
+        metavar="FILE|NAME",
+        help="A JSON Schema that is deployed: its FILE, called like it, orders.v3.json, checks the"
+        " records before they are sent; by its NAME, orders.v3, only the service does.",
+    ),
+    click.option(
         "--skip-invalid",
         is_flag=True,
-        help="Leave out malformed records, and write them to FILE.invalid.",
+        help="Leave out malformed records, and write them to FILE.invalid. With a schema's file,"
+        " also those that do not satisfy it, with the reasons, to FILE.invalid.ndjson.",
     ),
 ]
 
 
-def _input_options(command: _Command) -> _Command:
-    for option in reversed(_INPUT_OPTIONS):
+def _reading_options(command: _Command) -> _Command:
+    """Those that say how a file is read."""
+    for option in reversed(_INPUT_OPTIONS[:-2]):
         command = option(command)
     return command
+
+
+def _input_options(command: _Command) -> _Command:
+    """Those, and what becomes of its records."""
+    for option in reversed(_INPUT_OPTIONS[-2:]):
+        command = option(command)
+    return _reading_options(command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -199,7 +218,8 @@ def cli() -> None:
     \b
     Exit codes:
       0 done   1 refused   2 usage   3 bad input   4 gaps   5 unreachable
-      6 credentials   7 checksum   130, 143, 129 interrupted   141 closed pipe
+      6 credentials   7 checksum   8 records set aside   130, 143, 129 interrupted
+      141 closed pipe
     """
 
 
@@ -246,6 +266,7 @@ def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - c
       gapless upload january.csv.gz february.csv.gz --typed
       gapless upload orders.ndjson --merged-format ndjson.gz
       gapless upload orders.ndjson --metadata partner=acme
+      gapless upload orders.ndjson --schema orders.v3.json
       zcat orders.gz | gapless upload - --format ndjson
       gapless upload orders.ndjson --aws                signed, AuthMode IAM
       gapless upload orders.ndjson --token-command "get-token --scope uploads"
@@ -260,7 +281,9 @@ def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - c
             options["batch_size"],
             options["merged_format"],
             metadata,
+            _schema(options),
         )
+        aside = False
         codes: dict[Path, int] = {}
         for file in files:
             job.start(file)
@@ -281,9 +304,10 @@ def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - c
                 codes[file] = _report_error(shown, error, job)
             else:
                 _show_result(shown, result, file)
+                aside |= _is_set_aside(result, options)
         if len(files) > 1:
             _show_summary(shown, files, codes)
-        return _exit_code(codes)
+        return _exit_code(codes) or (_SET_ASIDE if aside else 0)
 
     _run(work, options, options["url"], job)
 
@@ -336,6 +360,45 @@ def inspect(file: Path, **options: Any) -> None:  # noqa: ANN401 - click's
         )
 
 
+@cli.command(short_help="Check records against a JSON Schema.")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--schema",
+    "rules",
+    metavar="FILE",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The file of a JSON Schema, whatever it is called.",
+)
+@_reading_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
+def validate(file: Path, rules: Path, **options: Any) -> None:  # noqa: ANN401 - click's
+    """Check the records of FILE against a schema, as upload and the service do; sends nothing.
+
+    Prints the line of each record that does not satisfy it, a JSON Pointer to what is wrong in it,
+    and why; the first 100, and the number of all. Exits with 1 if there are any.
+
+    \b
+    Examples:
+      gapless validate orders.csv.gz --schema orders.v3.json --typed
+      producer | gapless validate - --schema orders.v3.json
+    """
+    shown = display(as_json=options["as_json"])
+    job = _Job(options)
+    _handle_signals(shown, job)
+    with _reporting_errors(shown, job), shown:
+        options |= {"schema": read_file(rules), "skip_invalid": False}
+        with _source(file, options, job) as source:
+            try:
+                found = uploads.scan(source, Limits(), keep_invalid=False)
+            except InvalidRecordsError as error:
+                _report_error(shown, error, job, 1)
+                sys.exit(1)
+            facts = {"file": source.name, "records": found.plan.records, "invalid": 0}
+            records = count(found.plan.records, "record")
+            shown.result(f"{source.name}: {records}, each satisfies {printable(rules)}", facts)
+
+
 @cli.command(short_help="Resume an upload: send only what is missing.")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--session", help="The session id, if this machine does not know it.")
@@ -362,10 +425,12 @@ def resume(file: Path, session: str | None, **options: Any) -> None:  # noqa: AN
     job = _Job(options, sends=True)
     job.start(file, session_id or "", saved_state)
 
-    async def work(client: AsyncClient, shown: Display) -> None:
+    async def work(client: AsyncClient, shown: Display) -> int:
         read = _read_options(options)
         if saved_state is None:
-            job.uploaded_with = uploads.option_words(read, options["skip_invalid"])
+            job.uploaded_with = uploads.option_words(
+                read, options["skip_invalid"], schema=_schema(options)
+            )
         if session_id is None:
             raise StateError(
                 f"No unfinished upload of {printable(file)} is known on this machine. See gapless"
@@ -382,6 +447,8 @@ def resume(file: Path, session: str | None, **options: Any) -> None:  # noqa: AN
                     client, source, session_id, batch_size=options["batch_size"]
                 )
         _show_result(shown, result, file)
+        set_aside = saved_state.rules if saved_state else _is_set_aside(result, options)
+        return _SET_ASIDE if set_aside else 0
 
     _run(work, options, url, job)
 
@@ -707,12 +774,26 @@ def _read_options(options: dict[str, Any]) -> ReadOptions:
     return read_options(**{name: options[name] for name in names})
 
 
+def _schema(options: dict[str, Any]) -> Schema | None:
+    """The schema of ``--schema``; read once."""
+    if isinstance(options["schema"], str):
+        options["schema"] = read_schema(options["schema"])
+    found: Schema | None = options["schema"]
+    return found
+
+
+def _is_set_aside(result: Result, options: dict[str, Any]) -> bool:
+    schema = _schema(options)
+    return bool(result.skipped and schema and schema.text)
+
+
 @contextmanager
 def _source(file: Path, options: dict[str, Any], job: "_Job") -> Iterator[Source]:
     source = Source(
         file,
         _read_options(options),
         options["skip_invalid"],
+        _schema(options),
         connection=job.connection,
         sending=job.sending,
     )
@@ -824,7 +905,8 @@ class _Job:
 
     def advice(self, error: BaseException | None) -> str:
         """What to do next; "" if the error says it, or there is nothing to do."""
-        explained = InputError if self.stored is None else FileChangedError
+        refused = isinstance(error, InvalidRecordsError) and error.by_service
+        explained = InputError if self.stored is None or refused else FileChangedError
         if self.file is None or isinstance(error, (explained, StateError, SettingError)):
             return ""
         options = [*self.uploaded_with, *self.sending, *self.connection]
@@ -847,6 +929,7 @@ class _Job:
                 _read_options(self.options),
                 self.options["skip_invalid"],
                 None if self.stored is None else self.options["batch_size"],
+                schema=_schema(self.options),
             )
             url = [] if "--url" in self.connection else ["--url", self.url]
             words += ["--session", self.session_id, *read, *url]
@@ -869,7 +952,7 @@ def _is_over(error: BaseException | None) -> bool:
     """Whether the session can never be what the input is."""
     if isinstance(error, IncompleteError):
         return error.reason == "unexpected_batches"
-    ended = {"session_not_found", "session_aborted", "totals_conflict"}
+    ended = {"session_not_found", "session_aborted", "totals_conflict", "schema_changed"}
     return isinstance(error, ExpiredError) or (
         isinstance(error, (NotFoundError, SessionStateError)) and error.code in ended
     )
@@ -969,14 +1052,20 @@ def _reporting_errors(shown: Display, job: "_Job") -> Iterator[None]:
         sys.exit(1)
 
 
-def _report_error(shown: Display, error: GaplessError | OSError, job: _Job) -> int:
-    """Report an error and what to do; returns the exit code."""
-    code = next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
+def _report_error(
+    shown: Display, error: GaplessError | OSError, job: _Job, code: int | None = None
+) -> int:
+    """Report an error and what to do; returns the exit code, that of its kind by default."""
+    code = code or next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
     if isinstance(error, InputError) and error.code == "option":
         code = _USAGE
     facts: dict[str, Any] = {"error": type(error).__name__, "exitCode": code}
     if isinstance(error, InputError):
         facts["code"] = error.code
+    if isinstance(error, InvalidRecordsError):
+        found = [{"line": e.line, "path": e.path, "message": e.reason} for e in error.errors]
+        shown.violations(found, error.count)
+        facts |= {"count": error.count, "errors": found}
     if isinstance(error, InvalidRecordError):
         facts |= {"line": error.line, "column": error.column, "reason": error.reason}
     if isinstance(error, ApiError):

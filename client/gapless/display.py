@@ -185,6 +185,21 @@ class Display:
             table.add_row(named, f"{last - first + 1:,}", span)
         Console(file=sys.stdout).print(table)
 
+    def violations(self, errors: Sequence[dict[str, Any]], number: int) -> None:
+        """Print the records that do not satisfy a schema as a table; there are ``number``."""
+        from rich.console import Console  # noqa: PLC0415 - slow to import, and rarely used
+        from rich.table import Table  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+
+        some = "" if number <= len(errors) else f", the first {len(errors)} of {number:,}"
+        table = Table(title=f"Records to correct{some}", title_justify="left")
+        table.add_column("line", justify="right", no_wrap=True)
+        for name in ("where", "what is wrong"):
+            table.add_column(name, overflow="fold")
+        for error in errors:
+            table.add_row(str(error["line"]), Text(error["path"]), Text(error["message"]))
+        Console(file=sys.stdout).print(table)
+
     def failed(self, message: str, facts: dict[str, Any]) -> None:
         """Print why a command failed."""
         del facts
@@ -205,6 +220,9 @@ class Quiet(Display):
 
     def gaps(self, missing: Sequence[dict[str, int]], batch_size: int | None, total: int) -> None:
         """Show nothing: the error says how many are missing."""
+
+    def violations(self, errors: Sequence[dict[str, Any]], number: int) -> None:
+        """Show nothing: the error says how many there are, and the first."""
 
 
 class Json(Display):
@@ -229,6 +247,9 @@ class Json(Display):
     def gaps(self, missing: Sequence[dict[str, int]], batch_size: int | None, total: int) -> None:
         """Print nothing: the result contains them."""
 
+    def violations(self, errors: Sequence[dict[str, Any]], number: int) -> None:
+        """Print nothing: the error contains them."""
+
     def failed(self, message: str, facts: dict[str, Any]) -> None:
         """Print the error."""
         self._print("error", {"message": message, **facts})
@@ -252,7 +273,8 @@ def display(
 def _line(event: str, facts: dict[str, Any]) -> str:  # noqa: PLR0911 - one for each event
     match event:
         case "input":
-            skipped = f", {facts['skipped']:,} left out" if facts["skipped"] else ""
+            into = f" into {facts['rejects']}" if facts["rejects"] else ""
+            skipped = f", {facts['skipped']:,} left out{into}" if facts["skipped"] else ""
             size = count(facts["bytes"], "byte")
             if facts["bytes"] >= MB:
                 size = f"{facts['bytes'] / MB:,.1f} MB"

@@ -94,10 +94,19 @@ class InvalidRecordsError(InputError):
     """Records do not satisfy the schema: by the first pass, or by the service's answer.
 
     ``count`` is the number of such records, and ``errors`` has the first 100 of them, by line.
+    ``by_service`` is whether the service has refused them: then the session stays open.
     """
 
-    def __init__(self, message: str, count: int, errors: Sequence[ViolationError]) -> None:
+    def __init__(
+        self,
+        message: str,
+        count: int,
+        errors: Sequence[ViolationError],
+        *,
+        by_service: bool = False,
+    ) -> None:
         super().__init__(message, "invalid_records")
+        self.by_service = by_service
         self.count = count
         self.errors = list(errors)
 

@@ -10,12 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, cast
 
+import msgspec
+
 from gapless import readers
-from gapless.errors import InputError, InvalidRecordError, RecordTooLargeError
+from gapless.errors import (
+    MAX_VIOLATIONS,
+    InputError,
+    InvalidRecordError,
+    InvalidRecordsError,
+    RecordTooLargeError,
+    ViolationError,
+)
 from gapless.formats import ReadOptions
 from gapless.models import Limits
+from gapless.schemas import Schema
 from gapless.sessions import encode_batch
-from gapless.text import printable, with_suffix
+from gapless.text import count, printable, with_suffix
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -38,6 +48,8 @@ class Source:
     path: Path
     options: ReadOptions = ReadOptions()  # noqa: RUF009 - it is immutable
     skip_invalid: bool = False
+    schema: Schema | None = None
+    """What the records are held against."""
     stream: IO[bytes] | None = None
     """Read, once, instead of ``path``."""
     label: str = ""
@@ -64,9 +76,20 @@ class Source:
     @property
     def rejects(self) -> Path:
         """The file for records that are left out."""
-        if is_unnamed(self.path) and self.is_read_once():
-            return Path("stdin.invalid")
-        return with_suffix(self.path, ".invalid")
+        path = Path("stdin") if is_unnamed(self.path) and self.is_read_once() else self.path
+        if not self.has_rules:
+            return with_suffix(path, ".invalid")
+        # What is in it may be all that is left of a record: it is never overwritten.
+        number, found = 1, with_suffix(path, ".invalid.ndjson")
+        while os.path.lexists(found):
+            number += 1
+            found = with_suffix(path, f".invalid-{number}.ndjson")
+        return found
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether records are checked against a schema here."""
+        return self.schema is not None and bool(self.schema.text)
 
     def is_read_once(self) -> bool:
         """Whether it can be read only once: a pipe, a device. Raises InputError for a folder."""
@@ -196,36 +219,69 @@ def checked(
         file,
         source.name,
         source.options,
-        on_invalid=rejects if source.skip_invalid else readers.refuse,
+        on_invalid=rejects,
+        schema=source.schema,
         largest=largest.bytes,
         fits=largest.fits,
     )
 
 
 class RejectsFile:
-    """Counts the records that are left out, and writes them to FILE.invalid, unchanged."""
+    """Takes invalid records: leaves them out, into FILE.invalid, or tells which they are.
+
+    Without a schema the file has the records, unchanged, and the first invalid one is an error if
+    they are not left out. With a schema it is FILE.invalid.ndjson, which has the reason beside each
+    record, and all of them are told together.
+    """
 
     def __init__(self, source: Source, *, keep: bool) -> None:
         self.count = 0
+        """Records that were left out."""
+        self.path: Path | None = None
+        """The file, if there is one."""
         self._keep = keep
         self._source = source
         self._file: IO[bytes] | None = None
+        self._told = 0
+        self._errors: list[ViolationError] = []
 
     def __call__(self, error: InvalidRecordError, record: bytes) -> None:
-        """Handle an invalid record."""
-        del error
+        """Handle an invalid record. Raises ``error`` where it is the only one to be told."""
+        if not self._source.skip_invalid:
+            if not self._source.has_rules:
+                raise error
+            self._told += 1
+            if len(self._errors) < MAX_VIOLATIONS:
+                self._errors.append(_as_violation(error))
+            return
         self.count += 1
         if not self._keep:
             return
         if self._file is None:
-            path = self._source.rejects
+            self.path = self._source.rejects
             try:
-                self._file = path.open("wb")
+                self._file = self.path.open("xb" if self._source.has_rules else "wb")
             except OSError as fault:
                 raise InputError(
-                    f"{printable(path)}, for records that are left out: {fault.strerror}"
+                    f"{printable(self.path)}, for records that are left out: {fault.strerror}"
                 ) from None
-        self._file.write(record + b"\n")
+        self._file.write((_explained(error, record) if self._source.has_rules else record) + b"\n")
+
+    def tell(self, advice: str) -> None:
+        """Raise InvalidRecordsError if there are records to tell of, with what to do."""
+        if not self._told:
+            return
+        # Malformed ones are found first, a piece of the file at a time.
+        errors = sorted(self._errors, key=lambda error: error.line)
+        schema = self._source.schema
+        name = f" {schema.name!r}" if schema and schema.name else ""
+        verb = "does" if self._told == 1 else "do"
+        raise InvalidRecordsError(
+            f"{count(self._told, 'record')} {verb} not satisfy the schema{name}. The first:"
+            f" {errors[0]}. {advice}",
+            self._told,
+            errors,
+        )
 
     def __enter__(self) -> "Self":
         return self
@@ -233,3 +289,24 @@ class RejectsFile:
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def _as_violation(error: InvalidRecordError) -> ViolationError:
+    """A malformed record has no place within it but a column."""
+    if isinstance(error, ViolationError):
+        return error
+    return ViolationError(error.line, "", f"column {error.column}: {error.reason}")
+
+
+def _explained(error: InvalidRecordError, record: bytes) -> bytes:
+    """A line of FILE.invalid.ndjson: a record that is JSON as it is, another one as a text."""
+    is_json = isinstance(error, ViolationError)
+    found = _as_violation(error)
+    return msgspec.json.encode(
+        {
+            "line": found.line,
+            "path": found.path if is_json else None,
+            "message": found.reason,
+            "record": msgspec.Raw(record) if is_json else record.decode(errors="replace"),
+        }
+    )

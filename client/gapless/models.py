@@ -66,6 +66,8 @@ class Result(msgspec.Struct, frozen=True, rename="camel"):
     the object as it is stored."""
     reading: str = ""
     """How the client read the input; set by ``upload`` and ``resume``."""
+    skipped: int = 0
+    """How many records the client left out (``skip_invalid``); set by ``upload`` and ``resume``."""
 
     @property
     def ok(self) -> bool:
@@ -103,6 +105,8 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     format: str = "ndjson"
     """The format of the merged object."""
     metadata: dict[str, str] = {}
+    schema: str | None = None
+    """The name of the schema that records are held against."""
     file_deleted_at: datetime | None = None
     """When the merged object was deleted."""
 
@@ -118,6 +122,8 @@ class Listed(msgspec.Struct, frozen=True, rename="camel"):
     batch_size: int | None
     format: str = "ndjson"
     metadata: dict[str, str] = {}
+    schema: str | None = None
+    """The name of the schema that records are held against."""
     file_deleted_at: datetime | None = None
 
 
@@ -143,10 +149,10 @@ class Link(msgspec.Struct, frozen=True):
 
 
 def as_json(model: Result | Status | Listed) -> dict[str, Any]:
-    """``model`` as JSON has it; without an empty ``reading`` or ``content``."""
+    """``model`` as JSON has it; without what the client or the service has nothing to say of."""
     members: dict[str, Any] = msgspec.to_builtins(model)
     for result in (members, members.get("finish") or {}):
-        for name in ("reading", "content", "unexpected", "expectedBatches"):
-            if result.get(name, True) in ("", None, []):
+        for name in ("reading", "skipped", "content", "unexpected", "expectedBatches"):
+            if result.get(name, True) in ("", None, [], 0):
                 del result[name]
     return members

@@ -1,11 +1,16 @@
 """Sends the batches of an upload, several at a time."""
 
-from collections.abc import Awaitable, Callable
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import anyio
+from anyio.abc import TaskGroup
 
 from gapless.batching import Batch
+from gapless.errors import MAX_VIOLATIONS, InvalidRecordsError, RequestError, ViolationError
 from gapless.sessions import AsyncSession
+from gapless.text import command, count
 
 
 class Progress:
@@ -24,56 +29,168 @@ class Progress:
             self.records += found
 
 
+class _Place(NamedTuple):
+    """Where a record begins that is not on the line after the one before."""
+
+    record: int
+    """From 0."""
+    line: int
+
+
+class Lines:
+    """The line of the input that each record begins on; in an NDJSON file, usually the next one.
+
+    Records are added by the thread that reads, and looked up by the one that sends.
+    """
+
+    def __init__(self) -> None:
+        self._places = [_Place(0, 1)]
+        self._records = 0
+        self._next = 1
+
+    def add(self, lines: Sequence[int]) -> None:
+        """Add the lines of the next records."""
+        for record, line in enumerate(
+            lines[:1] if isinstance(lines, range) else lines, self._records
+        ):
+            if line != self._next:
+                self._places.append(_Place(record, line))
+            self._next = line + 1
+        if lines:
+            self._records += len(lines)
+            self._next = lines[-1] + 1
+
+    def of(self, record: int) -> int:
+        """The line of a record, whose number counts from 0."""
+        place = self._places[self._at(record)]
+        return place.line + record - place.record
+
+    def forget(self, record: int) -> None:
+        """Nothing before ``record`` is looked up any more."""
+        del self._places[: self._at(record)]
+
+    def _at(self, record: int) -> int:
+        return bisect_right(self._places, record, key=lambda place: place.record) - 1
+
+
+class _Refused:
+    """The records that the service refused."""
+
+    def __init__(self, session: AsyncSession, lines: Lines | None) -> None:
+        self.count = 0
+        self._session = session
+        self._lines = lines
+        self._errors: list[ViolationError] = []
+
+    def add(self, error: RequestError, first: int) -> None:
+        """Of a batch with so many records before it."""
+        self.count += error.problem["count"]
+        for found in error.problem["errors"]:
+            record = first + found["index"]
+            line = self._lines.of(record) if self._lines else record + 1
+            number = None if self._lines else record + 1
+            self._errors.append(
+                ViolationError(line, found["path"], found["message"], record=number)
+            )
+
+    def error(self) -> InvalidRecordsError:
+        """What is said of them all."""
+        errors = sorted(self._errors, key=lambda error: error.line)[:MAX_VIOLATIONS]
+        more = " or more" if self.count >= MAX_VIOLATIONS else ""
+        abort = command("abort", self._session.session_id, "--url", self._session.client.url)
+        return InvalidRecordsError(
+            f"the service refuses {count(self.count, 'record')}{more}, which do not satisfy the"
+            f" schema. The first: {errors[0]}. Nothing of their batches is stored, and session"
+            f" {self._session.session_id} stays open. Correct the records, and upload the input"
+            f" again into a new session; abort this one with: {abort}",
+            self.count,
+            errors,
+            by_service=True,
+        )
+
+
 async def send_all(
     session: AsyncSession,
     read: Callable[[], Awaitable[tuple[int, Batch] | None]],
     progress: Progress | None = None,
+    *,
+    lines: Lines | None,
 ) -> None:
     """Send what ``read`` returns, a batch and its number at a time, until it returns None.
 
     A batch is read when there is a slot for it. If reading raises an error, what was read before is
     still sent; if sending does, nothing more is. Raises the first error.
+
+    If the service refuses records by the session's schema, the other batches are sent all the same,
+    until there are as many as an error has: InvalidRecordsError has all of them, by their
+    ``lines``. Without these a record is its number.
     """
     client = session.client
-    limiter = client.limiter
-    failures: list[Exception] = []
+    sending = _Sending(session, progress, lines)
+    async with anyio.create_task_group() as watching:
+        watching.start_soon(client.http.watch_clock)
+        async with anyio.create_task_group() as tasks:
+            await sending.all(read, tasks)
+        watching.cancel_scope.cancel()
+    if sending.failures:
+        raise sending.failures[0]
+    if sending.refused.count:
+        raise sending.refused.error()
 
-    async def send(number: int, batch: Batch) -> None:
-        facts = {"seqNum": number, "records": batch.records, "bytes": batch.bytes}
-        sending = session.send_lines(number, batch.pieces)
-        del batch  # its memory is free as soon as it is compressed
-        try:
-            facts["sent"] = await sending
-            if progress:
-                progress.add(number, facts["records"])
-                facts["safeRecords"] = progress.records
-            client.report("batch", facts)
-        except Exception as error:  # noqa: BLE001 - it is raised below
-            failures.append(error)
-            tasks.cancel_scope.cancel()
-        finally:
-            limiter.release()
 
-    async def read_all() -> None:
-        while True:
+class _Sending:
+    """The batches that are under way, and what came of the others."""
+
+    def __init__(
+        self, session: AsyncSession, progress: Progress | None, lines: Lines | None
+    ) -> None:
+        self.failures: list[Exception] = []
+        self.refused = _Refused(session, lines)
+        self._session = session
+        self._progress = progress
+        self._lines = lines
+        self._firsts: dict[int, int] = {}
+        """Of each batch under way, how many records are before it."""
+
+    async def all(
+        self, read: Callable[[], Awaitable[tuple[int, Batch] | None]], tasks: TaskGroup
+    ) -> None:
+        """Send every batch in a task of its own."""
+        limiter = self._session.client.limiter
+        while self.refused.count < MAX_VIOLATIONS:
             await limiter.acquire()
             found = None
             try:
                 found = await read()
-            except Exception as error:  # noqa: BLE001 - it is raised below
-                failures.append(error)
+            except Exception as error:  # noqa: BLE001 - it is raised when the others have ended
+                self.failures.append(error)
             finally:
                 if found is None:
                     limiter.release()
             if found is None:
                 return
-            tasks.start_soon(send, *found)
+            self._firsts[found[0]] = found[1].first
+            tasks.start_soon(self._one, *found, tasks)
             del found
 
-    async with anyio.create_task_group() as watching:
-        watching.start_soon(client.http.watch_clock)
-        async with anyio.create_task_group() as tasks:
-            await read_all()
-        watching.cancel_scope.cancel()
-    if failures:
-        raise failures[0]
+    async def _one(self, number: int, batch: Batch, tasks: TaskGroup) -> None:
+        facts = {"seqNum": number, "records": batch.records, "bytes": batch.bytes}
+        sending = self._session.send_lines(number, batch.pieces)
+        del batch  # its memory is free as soon as it is compressed
+        try:
+            facts["sent"] = await sending
+            if self._progress:
+                self._progress.add(number, facts["records"])
+                facts["safeRecords"] = self._progress.records
+            self._session.client.report("batch", facts)
+        except Exception as error:  # noqa: BLE001 - it is raised when the others have ended
+            if isinstance(error, RequestError) and error.code == "invalid_records":
+                self.refused.add(error, self._firsts[number])
+            else:
+                self.failures.append(error)
+                tasks.cancel_scope.cancel()
+        finally:
+            first = self._firsts.pop(number)
+            if self._lines:
+                self._lines.forget(min(self._firsts.values(), default=first))
+            self._session.client.limiter.release()

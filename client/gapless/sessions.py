@@ -163,6 +163,7 @@ class AsyncClient:
         *,
         merged_format: MergedFormat | str = MergedFormat.NDJSON,
         metadata: Mapping[str, str] | None = None,
+        schema: str | None = None,
         idempotency_key: str | None = None,
     ) -> "AsyncSession":
         """Open a session. Raises GaplessError, as every method does.
@@ -170,9 +171,13 @@ class AsyncClient:
         Without a ``total_record`` finish must bring it, and there is no ``batch_size``.
         ``batch_size`` is the number of records in a batch; ``merged_format`` is ``ndjson``, or
         ``ndjson.gz``, which stores everything compressed. ``metadata`` is shown wherever the
-        session is; its ``name`` names the download. The same ``idempotency_key`` with the same
-        arguments gives the same session, also from another process; it is a secret of at least 22
-        random characters, like ``secrets.token_hex(16)``, which is the default.
+        session is; its ``name`` names the download. ``schema`` is the name of one that is deployed:
+        the service refuses batches with records that do not satisfy it (RequestError
+        ``invalid_records``, whose ``problem`` says which).
+
+        The same ``idempotency_key`` with the same arguments gives the same session, also from
+        another process; it is a secret of at least 22 random characters, like
+        ``secrets.token_hex(16)``, which is the default.
         """
         members: dict[str, object] = {"totalRecord": total_record}
         if batch_size:
@@ -181,6 +186,8 @@ class AsyncClient:
             members["format"] = format_
         if metadata:
             members["metadata"] = check(metadata)
+        if schema:
+            members["schema"] = schema
         # The same key on every attempt: an answer that is lost leaves no session behind.
         key = idempotency_key or secrets.token_hex(16)
         response = await self.http.call(

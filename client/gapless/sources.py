@@ -9,6 +9,7 @@ from gapless import objects
 from gapless.errors import SettingError
 from gapless.formats import ReadOptions
 from gapless.inputs import Source, is_unnamed
+from gapless.schemas import read_schema
 from gapless.streams import FileStream, RecordStream
 
 File = str | os.PathLike[str]
@@ -20,6 +21,7 @@ def open_source(
     options: ReadOptions,
     *,
     skip_invalid: bool,
+    schema: str | os.PathLike[str] | None = None,
     batch_size: int | None,
     gzip: bool,
 ) -> Source | FileStream | RecordStream:
@@ -30,10 +32,11 @@ def open_source(
     if batch_size is not None and batch_size < 1:
         raise SettingError(f"batch_size is {batch_size}: a batch has at least 1 record.")
     found: Any = source  # its type is checked at runtime
+    rules = None if schema is None else read_schema(os.fspath(schema))
     if objects.is_path(source):
-        return Source(Path(os.fspath(found)), options, skip_invalid)
+        return Source(Path(os.fspath(found)), options, skip_invalid, rules)
     if not objects.is_file(source):
-        stream = RecordStream(found, batch_size=batch_size, compress=gzip)
+        stream = RecordStream(found, batch_size=batch_size, compress=gzip, schema=rules)
         if options != ReadOptions() or skip_invalid:
             raise TypeError("The options for reading a file cannot be used for records.")
         return stream
@@ -44,6 +47,7 @@ def open_source(
         Path(Path(label).name),
         options,
         skip_invalid,
+        rules,
         stream=found,
         label=label,
         file_name="" if is_unnamed(Path(named)) or named.startswith("<") else Path(named).name,

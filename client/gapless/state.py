@@ -60,6 +60,13 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan
     merged_format: str = "ndjson"
     metadata: dict[str, str] = {}
+    schema: str = ""
+    """The name of the schema that the session has; "" if it has none."""
+    rules: str = ""
+    """The text of the schema, if records were left out: the second pass leaves out the same ones,
+    whatever becomes of the file that the schema was in."""
+    skipped: int = 0
+    """How many records were left out."""
     options: list[str] = []
     """The options that the upload was started with, as words of the command."""
     started_at: float = msgspec.field(name="begun")

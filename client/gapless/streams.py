@@ -30,10 +30,13 @@ from gapless import objects
 from gapless.batching import MAX_BATCHES, Batch, Splitter
 from gapless.compression import crc32
 from gapless.errors import (
+    MAX_VIOLATIONS,
     BatchConflictError,
     FileChangedError,
     InputError,
+    InvalidRecordsError,
     RecordTooLargeError,
+    ViolationError,
 )
 from gapless.formats import Format, MergedFormat, Reading
 from gapless.inputs import EMPTY, Largest, ReadOnce, RejectsFile, Source, checked, naming, opened
@@ -41,7 +44,8 @@ from gapless.merged import verify_content
 from gapless.metadata import with_name
 from gapless.models import Limits, Result, Status, as_json
 from gapless.readers import CHUNK
-from gapless.sending import Progress, send_all
+from gapless.schemas import Schema
+from gapless.sending import Lines, Progress, send_all
 from gapless.sessions import AsyncClient, AsyncSession
 from gapless.text import command, count
 
@@ -68,6 +72,14 @@ class Stream(Protocol):
         """The name of the file; "" if it has none."""
 
     @property
+    def schema(self) -> Schema | None:
+        """What the records are held against."""
+
+    @property
+    def lines(self) -> Lines | None:
+        """The lines of its records; None if these are objects."""
+
+    @property
     def facts(self) -> dict[str, Any]:
         """How it was read; known at its end."""
 
@@ -81,6 +93,8 @@ class FileStream:
     def __init__(self, source: Source, *, batch_size: int | None, compress: bool) -> None:
         self.name = source.name
         self.base_name = source.base_name
+        self.schema = source.schema
+        self.lines = Lines()
         self.facts: dict[str, Any] = {}
         self._source = source
         self._batch_size = batch_size
@@ -95,9 +109,16 @@ class FileStream:
             RejectsFile(self._source, keep=True) as rejects,
         ):
             reader = checked(self._source, file, rejects, self._largest)
+            advice = (
+                "What comes after was not looked at. Correct them, or leave such records out with"
+                " --skip-invalid (skip_invalid=True)."
+            )
             for chunk in reader:
+                rejects.tell(advice)
                 records += len(chunk.records)
+                self.lines.add(chunk.places)
                 yield from splitter.add(chunk.lines)
+            rejects.tell(advice)
             if not records and reader.reading.format is Format.NDJSON:
                 # JSON has at least brackets, a table its header.
                 raise InputError(EMPTY, "empty")
@@ -106,6 +127,7 @@ class FileStream:
             self.facts = {
                 "reading": str(reader.reading),
                 "skipped": rejects.count,
+                "rejects": rejects.path and str(rejects.path),
                 "blank": reader.blank,
             }
             if isinstance(once, ReadOnce):
@@ -135,13 +157,17 @@ class RecordStream:
         *,
         batch_size: int | None,
         compress: bool,
+        schema: Schema | None = None,
     ) -> None:
         objects.check_iterable(records)
+        self.schema = schema
+        self.lines = None
         self.name = "the records"
         self.base_name = ""
         self.facts: dict[str, Any] = {
             "reading": str(Reading(format=Format.NDJSON)),
             "skipped": 0,
+            "rejects": None,
             "blank": 0,
         }
         self.records: Any = records
@@ -188,7 +214,12 @@ class RecordStream:
             yield batch
 
     def _divided(self, lines: list[bytes]) -> Iterator[Batch]:
-        """The batches that ``lines`` complete. Raises RecordTooLargeError."""
+        """The batches that ``lines`` complete.
+
+        Raises RecordTooLargeError, and InvalidRecordsError where the schema is known here.
+        """
+        if self.schema and self.schema.text:
+            self._check(self.schema, lines)
         # Only the last can be: with it there are enough bytes to look at.
         for number, line in enumerate(lines[-1:], self._read + len(lines)):
             if len(line) > self._largest.bytes and not self._largest.fits(line[:-1]):
@@ -200,6 +231,21 @@ class RecordStream:
         self._read += len(lines)
         return self._splitter.add(b"".join(lines))
 
+    def _check(self, schema: Schema, lines: list[bytes]) -> None:
+        errors = [
+            ViolationError(number, found.path, found.message, record=number)
+            for found in schema.violations([line[:-1] for line in lines])
+            for number in [self._read + found.index + 1]
+        ]
+        if errors:
+            raise InvalidRecordsError(
+                f"{count(len(errors), 'record')} of those up to {self._read + len(lines):,} do not"
+                f" satisfy the schema {schema.name!r}. The first: {errors[0]}. What comes after was"
+                " not looked at.",
+                len(errors),
+                errors[:MAX_VIOLATIONS],
+            )
+
 
 class Fed:
     """A stream that is read by another thread: records may be made only where they belong."""
@@ -207,6 +253,8 @@ class Fed:
     def __init__(self, stream: FileStream | RecordStream, channel: "Channel") -> None:
         self.name = stream.name
         self.base_name = stream.base_name
+        self.schema = stream.schema
+        self.lines = stream.lines
         self._stream = stream
         self._channel = channel
 
@@ -315,7 +363,11 @@ async def upload(
         await counted.peek()
         named = with_name(metadata or {}, stream.base_name)
         session = await client.create(
-            None, merged_format=merged_format, metadata=named, idempotency_key=idempotency_key
+            None,
+            merged_format=merged_format,
+            metadata=named,
+            schema=stream.schema.name if stream.schema else None,
+            idempotency_key=idempotency_key,
         )
         status = await session.status() if idempotency_key else None
         return await _complete(session, stream, counted, merged_format, status)
@@ -368,6 +420,8 @@ async def _complete(
             f" session; abort this one with: {abort}"
         ) from error
     except BaseException as error:
+        if isinstance(error, InvalidRecordsError) and error.by_service:
+            raise  # the same input would be refused again
         facts = {"records": progress.records, "batches": progress.batches}
         where = {"sessionId": session.session_id, "url": client.url}
         client.report("interrupted", where | facts)
@@ -379,7 +433,8 @@ async def _complete(
             )
         raise
     verify_content(result, counted.bytes, counted.crc32)
-    return msgspec.structs.replace(result, reading=stream.facts["reading"])
+    facts = stream.facts
+    return msgspec.structs.replace(result, reading=facts["reading"], skipped=facts["skipped"])
 
 
 async def _send_and_finish(
@@ -395,7 +450,7 @@ async def _send_and_finish(
         while await counted.next():
             pass
     else:
-        await send_all(session, counted.next, progress)
+        await send_all(session, counted.next, progress, lines=stream.lines)
     facts = {"file": stream.name, "records": counted.records, "bytes": counted.bytes}
     report("input", facts | {"crc32": f"{counted.crc32:08x}"} | stream.facts)
     report("finishing", {})

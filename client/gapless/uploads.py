@@ -40,7 +40,8 @@ from gapless.merged import verify_content
 from gapless.metadata import with_name
 from gapless.models import Limits, Range, Result, Status, as_json
 from gapless.readers import Chunk
-from gapless.sending import send_all
+from gapless.schemas import Schema
+from gapless.sending import Lines, send_all
 from gapless.sessions import AsyncClient, AsyncSession
 from gapless.state import State
 from gapless.streams import FileStream
@@ -115,7 +116,12 @@ async def upload(
         merged_format.value,
         with_name(metadata or {}, source.base_name),
         option_words(
-            source.options, source.skip_invalid, batch_size, merged_format.value, metadata or {}
+            source.options,
+            source.skip_invalid,
+            batch_size,
+            merged_format.value,
+            metadata or {},
+            source.schema,
         ),
     )
     unanswered: State | None = None
@@ -158,7 +164,13 @@ async def _upload(
     remembered = _save_state(client, source, saved_state)
     _report_session(client, session, saved_state, remembered=remembered)
     result = await _complete(client, session, source, saved_state, status=status)
-    return msgspec.structs.replace(result, reading=str(saved_state.reading))
+    return _described(result, saved_state)
+
+
+def _described(result: Result, saved_state: State) -> Result:
+    """``result`` with what is known of the input."""
+    reading, skipped = str(saved_state.reading), saved_state.skipped
+    return msgspec.structs.replace(result, reading=reading, skipped=skipped)
 
 
 async def _create(client: AsyncClient, saved_state: State) -> AsyncSession:
@@ -168,6 +180,7 @@ async def _create(client: AsyncClient, saved_state: State) -> AsyncSession:
         saved_state.plan.batch_size,
         merged_format=saved_state.merged_format,
         metadata=saved_state.metadata,
+        schema=saved_state.schema,
         idempotency_key=saved_state.key,
     )
 
@@ -201,7 +214,8 @@ async def _open(
 def _asked(saved_state: State) -> tuple[object, ...]:
     """What the service was asked for."""
     plan = saved_state.plan
-    return plan.records, plan.batch_size, saved_state.merged_format, saved_state.metadata
+    request = saved_state.merged_format, saved_state.metadata, saved_state.schema
+    return plan.records, plan.batch_size, *request
 
 
 async def _check_unfinished(client: AsyncClient, source: Source, request: _Request) -> None:
@@ -250,15 +264,16 @@ def option_words(
     batch_size: int | None = None,
     merged_format: str = "ndjson",
     metadata: Mapping[str, str] = MappingProxyType({}),
+    schema: Schema | None = None,
 ) -> list[str]:
     """The options of ``gapless upload`` that say what is uploaded, as words; none by default."""
-    words = []
-    if options.format:
-        words += ["--format", options.format.value]
-    if options.delimiter:
-        words += ["--delimiter", delimiter_word(options.delimiter)]
-    if options.encoding:
-        words += ["--encoding", options.encoding]
+    values = {
+        "--format": options.format and options.format.value,
+        "--delimiter": options.delimiter and delimiter_word(options.delimiter),
+        "--encoding": options.encoding,
+        "--schema": schema and str(schema.file or schema.name),
+    }
+    words = [word for name, value in values.items() if value for word in (name, value)]
     if options.header is not None:
         words.append("--header" if options.header else "--no-header")
     if options.typed:
@@ -280,7 +295,7 @@ def _save_state(client: AsyncClient, source: Source, saved_state: State) -> bool
         state.save(saved_state)
     except (OSError, SettingError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        read = option_words(source.options, source.skip_invalid)
+        read = option_words(source.options, source.skip_invalid, schema=source.schema)
         session = ["--session", saved_state.session_id, *read]
         url = [] if "--url" in source.connection else ["--url", saved_state.url]
         given = [*session, *url, *source.connection]
@@ -344,13 +359,14 @@ async def resume(
         )
     _report_session(client, session, saved_state, remembered=remembered, stored=status.batches)
     result = await _complete(client, session, source, saved_state, status=status)
-    return msgspec.structs.replace(result, reading=str(saved_state.reading))
+    return _described(result, saved_state)
 
 
 def _resumed(source: Source, status: Status) -> _Request:
     """What the upload of a session was asked for that another machine began."""
     given = {n: v for n, v in status.metadata.items() if (n, v) != ("name", source.base_name)}
-    words = option_words(source.options, source.skip_invalid, None, status.format, given)
+    schema = source.schema or (Schema(status.schema) if status.schema else None)
+    words = option_words(source.options, source.skip_invalid, None, status.format, given, schema)
     return _Request(status.batch_size, status.format, status.metadata, words)
 
 
@@ -401,7 +417,9 @@ async def _send(
         before = os.fstat(file.fileno())
         second_pass = _SecondPass(source, file, saved_state)
         next_batch = partial(second_pass.next, missing, client.report)
-        await send_all(session, partial(anyio.to_thread.run_sync, next_batch))
+        read = partial(anyio.to_thread.run_sync, next_batch)
+        with naming(source):
+            await send_all(session, read, lines=second_pass.lines)
     await anyio.to_thread.run_sync(_check_unchanged, source, saved_state, before)
 
 
@@ -412,10 +430,15 @@ class _SecondPass:
         self._source = source
         self._plan = saved_state.plan
         self._words = saved_state.options
-        self._batches = enumerate(
-            batching.split(_read_again(source, file, saved_state), saved_state.plan)
-        )
+        self.lines = Lines()
+        chunks = self._numbered(_read_again(source, file, saved_state))
+        self._batches = enumerate(batching.split(chunks, saved_state.plan))
         self._records = self._bytes = self._crc = 0
+
+    def _numbered(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        for chunk in chunks:
+            self.lines.add(chunk.places)
+            yield chunk
 
     def next(self, missing: "MissingBatches", report: Report) -> tuple[int, Batch] | None:
         """The next missing batch; None at the end. Raises FileChangedError."""
@@ -557,6 +580,7 @@ def scan(
                 max_bytes=min(limits.max_body_bytes, limits.max_inflated_bytes),
                 max_batches=limits.max_seq_num + 1,
             )
+            rejects.tell("Nothing was sent. Correct them, or leave them out with --skip-invalid.")
         after = os.fstat(file.fileno())
     regular = stat.S_ISREG(after.st_mode)
     if regular and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -570,6 +594,7 @@ def scan(
             "sha256": digest.hexdigest(),
             "crc32": f"{plan.crc32:08x}",
             "skipped": rejects.count,
+            "rejects": rejects.path and str(rejects.path),
             "blank": reader.blank,
             "reading": str(reader.reading),
         },
@@ -605,6 +630,8 @@ def _read_again(source: Source, file: io.BufferedReader, saved_state: State) -> 
             source.options,
             trusted=saved_state.verbatim,
             on_invalid=skip,
+            # What the first pass checked satisfies it, unless records are to be left out again.
+            schema=source.schema if saved_state.rules else None,
         )
     )
 
@@ -654,6 +681,9 @@ def _new_state(
         plan=found.plan,
         merged_format=request.merged_format,
         metadata=request.metadata,
+        schema=source.schema.name if source.schema else "",
+        rules=source.schema.text.decode() if source.schema and found.skipped else "",
+        skipped=found.skipped,
         options=request.words,
         started_at=time.time(),
     )
@@ -681,4 +711,10 @@ def _report_session(
 
 def source_from(saved_state: State, path: Path | None = None) -> Source:
     """The source of a saved upload, to be read in the same way; ``path`` if it has moved."""
-    return Source(path or saved_state.path, saved_state.reading.options(), saved_state.skip_invalid)
+    rules = saved_state.rules.encode()
+    return Source(
+        path or saved_state.path,
+        saved_state.reading.options(),
+        saved_state.skip_invalid,
+        Schema(saved_state.schema, rules) if saved_state.schema else None,
+    )

@@ -19,7 +19,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
-    environ = {**os.environ, "PORT": "0"}
+    schemas = Path(__file__).parents[2] / "tests" / "schemas"
+    environ = {**os.environ, "PORT": "0", "SCHEMAS_DIR": str(schemas)}
     with subprocess.Popen(
         [sys.executable, "-m", "local"], env=environ, stdout=subprocess.PIPE, text=True
     ) as server:

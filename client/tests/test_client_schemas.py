@@ -1,15 +1,25 @@
 """Records and schemas: the client judges as the service does, and names what is wrong by line."""
 
+import gzip
+import io
 import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gapless
+from front import Front, Said, merged, run
 from gapless import violations
 from gapless.schemas import Schema
+from gapless.sending import Lines
 from uploads import limits
 from uploads.decode import violations as of_service
 from uploads.decode.records import RecordCheck
@@ -124,3 +134,251 @@ ORDERLY: Final = st.fixed_dictionaries(
 def test_any_records_are_judged_as_by_the_service(text: bytes, values: list[object]) -> None:
     records = [json.dumps(value).encode() for value in values]
     assert judged_here(text, records) == judged_there(text, records)
+
+
+# --- A file with bad records ----------------------------------------------------------------------
+
+RECORDS: Final = 20_000
+WRONG: Final = (
+    (b'{"id": 1, "sku": "AB-1234", "quantity": "x"}', "/quantity", "is not of type integer"),
+    (b'{"id": 0, "sku": "AB-1234", "quantity": 3}', "/id", "is less than 1"),
+    (b'{"id": 1, "sku": "AB-1234"}', "", 'lacks the property "quantity"'),
+)
+BAD: Final = sorted((7 + 541 * n * n) % RECORDS for n in range(37))
+"""Which of them are wrong, from 0."""
+
+
+def records() -> list[bytes]:
+    found = [GOOD] * RECORDS
+    for n, at in enumerate(BAD):
+        found[at] = WRONG[n % 3][0]
+    return found
+
+
+def told(error: gapless.InvalidRecordsError) -> list[tuple[int, str, str]]:
+    return [(one.line, one.path, one.reason) for one in error.errors]
+
+
+def expected(line: Callable[[int], int]) -> list[tuple[int, str, str]]:
+    """By line, pointer and reason; ``line`` is that of each record."""
+    return [(line(at), *WRONG[n % 3][1:]) for n, at in enumerate(BAD)]
+
+
+@pytest.fixture
+def rules(folder: Path) -> Path:
+    """The deployed schema, as its receiver hands it out."""
+    (folder / "handed out").mkdir()
+    found = folder / "handed out" / "orders.v3.json"
+    found.write_bytes(ORDERS)
+    return found
+
+
+def forms() -> Iterator[tuple[str, bytes, Any, dict[str, Any]]]:
+    """Every form of file: its name, its content, the line of each record, and options."""
+    all_of_them = records()
+    yield "in.ndjson", b"\n".join(all_of_them), lambda at: at + 1, {}
+    spaced = b"\n" + b"".join(b"%b\n" % one + b" \n" * (n % 2) for n, one in enumerate(all_of_them))
+    yield "spaced.ndjson", spaced, lambda at: 2 + at + at // 2, {}
+    array = b"[\n" + b",\n\n".join(all_of_them) + b"]"
+    yield "in.json.gz", gzip.compress(array, 1), lambda at: 2 + 2 * at, {}
+    rows = b"".join(_row(json.loads(one)) for one in all_of_them)
+    table = b'"id","sku","quantity","note"\n' + rows
+    yield "in.csv", table, lambda at: 2 + 2 * at, {"typed": True}
+
+
+def _row(record: dict[str, Any]) -> bytes:
+    """A row of two lines, for its note has a line end."""
+    quantity = record.get("quantity", "")
+    return f'{record["id"]},{record["sku"]},{quantity},"a\nnote"\n'.encode()
+
+
+def form_of(found: tuple[str, bytes, Any, dict[str, Any]]) -> list[tuple[int, str, str]]:
+    name, _, line, _ = found
+    wrong = expected(line)
+    if name != "in.csv":
+        return wrong
+    # An empty cell is null.
+    null = ("/quantity", "is not of type integer")
+    return [(at, *null) if not path else (at, path, why) for at, path, why in wrong]
+
+
+@pytest.mark.parametrize("found", list(forms()), ids=lambda found: found[0])
+def test_the_first_pass_and_the_service_name_the_same_records_by_line_of_the_file(
+    front: Front, rules: Path, found: tuple[str, bytes, Any, dict[str, Any]]
+) -> None:
+    name, content, _, options = found
+    Path(name).write_bytes(content)
+    send = partial(gapless.upload, name, os.environ["GAPLESS_URL"], batch_size=500, **options)
+    with pytest.raises(gapless.InvalidRecordsError, match="Nothing was sent") as here:
+        send(schema=rules)
+    assert not front.seen
+    with pytest.raises(gapless.InvalidRecordsError, match="stays open") as there:
+        send(schema="orders.v3")
+    assert told(here.value) == told(there.value) == form_of(found)
+    assert here.value.count == there.value.count == 37
+    assert (here.value.by_service, there.value.by_service) == (False, True)
+    # Each batch was sent once, and all but those with such records are stored.
+    sent = [seen.seq_num for seen in front.seen if seen.seq_num is not None]
+    assert sorted(sent) == list(range(40))
+    assert sorted(front.batches()) == sorted(set(range(40)) - {at // 500 for at in BAD})
+    assert not any(seen.path.endswith("/finish") for seen in front.seen)
+
+
+@pytest.mark.parametrize("kind", ["file", "generator", "async generator"])
+def test_what_is_read_once_is_checked_before_its_batch_is_sent(
+    front: Front, rules: Path, kind: str
+) -> None:
+    all_of_them = records()[:9_000]
+
+    async def slowly() -> AsyncIterator[bytes]:
+        for one in all_of_them:
+            yield one
+
+    made: dict[str, Any] = {
+        "file": lambda: io.BytesIO(b"\n".join(all_of_them)),
+        "generator": lambda: iter(all_of_them),
+        "async generator": slowly,
+    }
+    url = os.environ["GAPLESS_URL"]
+    bad = [at for at in BAD if at < 9_000]
+    clean = bad[0] // 5
+    with pytest.raises(gapless.InvalidRecordsError) as here:
+        gapless.upload(made[kind](), url, schema=rules, batch_size=5)
+    assert told(here.value)[0] == (bad[0] + 1, *WRONG[0][1:])
+    assert all(seen.status != 422 for seen in front.seen)
+    assert max(front.batches(), default=-1) <= clean
+    with pytest.raises(gapless.InvalidRecordsError) as there:
+        gapless.upload(made[kind](), url, schema="orders.v3", batch_size=300)
+    assert told(there.value) == [one for one in expected(lambda at: at + 1) if one[0] <= 9_000]
+    record = None if kind == "file" else bad[0] + 1
+    assert there.value.errors[0].record == record
+
+
+def test_such_records_are_set_aside_with_the_reason_and_the_rest_is_uploaded(
+    front: Front, rules: Path, folder: Path
+) -> None:
+    everything = records()[:3_000]
+    everything[5] = b'{"id": 1,'
+    Path("in.ndjson").write_bytes(b"\n".join(everything) + b"\n")
+    Path("in.ndjson.invalid.ndjson").write_text("of another day")
+    out, err = run(
+        "upload", "in.ndjson", "--schema", rules, "--skip-invalid", "--batch-size", 100, expect=8
+    )
+    bad = {at for at in BAD if at < 3_000}
+    assert f"{len(bad) + 1} left out into in.ndjson.invalid-2.ndjson" in err
+    left = [one for at, one in enumerate(everything) if at != 5 and at not in bad]
+    assert f"{len(left):,} records" in out
+    assert merged() == b"".join(one + b"\n" for one in left)
+    aside = Path("in.ndjson.invalid-2.ndjson").read_bytes().splitlines()
+    by_line = {one["line"]: one for one in map(json.loads, aside)}
+    assert sorted(by_line) == sorted({at + 1 for at in bad} | {6})
+    malformed = by_line[6]
+    assert (malformed["path"], malformed["record"]) == (None, '{"id": 1,')
+    assert malformed["message"].startswith("column 10: ")
+    first = min(bad)
+    assert aside[1 if first > 5 else 0].endswith(b'"record":' + everything[first] + b"}")
+    assert Path("in.ndjson.invalid.ndjson").read_text() == "of another day"
+    created = next(json.loads(seen.body) for seen in front.seen if seen.path.endswith("/sessions"))
+    assert (created["schema"], created["totalRecord"]) == ("orders.v3", len(left))
+    assert not list(folder.glob("in.ndjson.invalid-3*"))
+
+
+def test_a_resumed_upload_sets_the_same_records_aside(front: Front, rules: Path) -> None:
+    everything = [WRONG[0][0] if at % 7 == 3 else GOOD for at in range(300)]
+    Path("in.ndjson").write_bytes(b"\n".join(everything) + b"\n")
+    front.rule = lambda seen: Said(403, {"message": "Forbidden"}) if seen.seq_num == 4 else None
+    given = ("--schema", rules, "--skip-invalid", "--batch-size", 10, "--parallel", 1)
+    run("upload", "in.ndjson", *given, expect=6)
+    front.rule = lambda _: None
+    # The receiver has a new version meanwhile.
+    rules.write_text("false")
+    run("resume", "in.ndjson", expect=8)
+    assert merged() == (GOOD + b"\n") * everything.count(GOOD)
+    assert len(Path("in.ndjson.invalid.ndjson").read_bytes().splitlines()) == 43
+    assert not Path("in.ndjson.invalid-2.ndjson").exists()
+
+
+def test_validate_shows_a_table_of_the_file(rules: Path) -> None:
+    Path("in.ndjson").write_bytes(b"\n".join(records()))
+    out, err = run("validate", "in.ndjson", "--schema", rules, expect=1)
+    rows = [row for row in out.splitlines() if "│" in row]
+    cells = [[cell.strip() for cell in row.strip("│").split("│")] for row in rows]
+    assert [(int(line), where, what) for line, where, what in cells] == expected(lambda at: at + 1)
+    assert "37 records do not satisfy the schema" in err
+    schema = Path("strict.json")
+    schema.write_text('{"required": ["none"]}')
+    out, _ = run("validate", "in.ndjson", "--schema", schema, "--json", expect=1)
+    (error,) = map(json.loads, out.splitlines()[-1:])
+    assert (error["count"], len(error["errors"])) == (RECORDS, 100)
+    Path("good.csv").write_text("id,sku,quantity\n1,AB-1234,3\n")
+    out, _ = run("validate", "good.csv", "--typed", "--schema", rules)
+    assert "1 record" in out
+
+
+def test_the_answer_of_the_service_is_a_table_too(front: Front) -> None:
+    Path("in.ndjson").write_bytes(b"\n\n" + WRONG[0][0])
+    out, err = run("upload", "in.ndjson", "--schema", "orders.v3", expect=3)
+    assert [one.strip() for one in out.splitlines()[-2].strip("│").split("│")] == [
+        "3",
+        "/quantity",
+        "is not of type integer",
+    ]
+    assert "gapless abort" in err
+    assert [seen.status for seen in front.seen] == [201, 422]
+
+
+def test_a_schema_that_cannot_be_used(front: Front, folder: Path) -> None:
+    Path("in.ndjson").write_bytes(GOOD)
+    (folder / "orders.v4.json").write_text('{"type": "no such type"}')
+    (folder / "remote.json").write_text('{"$ref": "https://example.com/schema"}')
+    (folder / "Orders.json").write_text("{}")
+    for schema, said in {
+        "orders.v4.json": "is no JSON Schema",
+        "remote.json": "is no JSON Schema",
+        "missing.json": "No such file",
+        "Orders.json": "is not the name of a schema",
+        "a b": "is not the name of a schema",
+    }.items():
+        with pytest.raises(gapless.SettingError, match=said):
+            gapless.upload("in.ndjson", os.environ["GAPLESS_URL"], schema=schema)
+    assert not front.seen
+    with pytest.raises(gapless.RequestError) as unknown:
+        gapless.upload("in.ndjson", os.environ["GAPLESS_URL"], schema="unheard.of")
+    assert unknown.value.code == "unknown_schema"
+
+
+def test_without_the_library_it_is_said_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, rules: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "jsonschema_rs", None)
+    with pytest.raises(gapless.SettingError, match=r'pip install "gapless\[schema\]"'):
+        gapless.upload([{}], "http://localhost:9", schema=rules)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=50), st.integers(1, 9))
+@settings(max_examples=100, deadline=None)
+def test_lines_are_those_of_the_records(heights: list[int], at_once: int) -> None:
+    begins = [1 + sum(heights[:n]) for n in range(len(heights))]
+    lines = Lines()
+    for n in range(0, len(begins), at_once):
+        lines.add(begins[n : n + at_once])
+    for n, line in enumerate(begins):
+        assert lines.of(n) == line
+        lines.forget(n)
+        assert [lines.of(later) for later in range(n, len(begins))] == begins[n:]
+
+
+def test_sync_and_async_clients_create_sessions_with_a_schema(front: Front) -> None:
+    async def work() -> None:
+        async with gapless.AsyncClient(os.environ["GAPLESS_URL"]) as client:
+            session = await client.create(1, schema="orders.v3")
+            with pytest.raises(gapless.RequestError) as refused:
+                await session.send(0, [{"id": 1}])
+            assert refused.value.code == "invalid_records"
+            assert refused.value.problem["errors"][0]["index"] == 0
+            assert (await session.status()).schema == "orders.v3"
+
+    anyio.run(work)
+    with gapless.Client(os.environ["GAPLESS_URL"]) as client:
+        assert client.create(1, schema="orders.v3").status().schema == "orders.v3"
+    assert [seen.status for seen in front.seen].count(422) == 1
