@@ -449,6 +449,15 @@ def a_session_keeps_its_metadata(service: Service) -> None:
 
 
 @check(PRIVATE)
+def a_schema_that_is_not_deployed_is_refused(service: Service) -> None:
+    """By its name; what is deployed is not told."""
+    nobodys = f"conformance.{secrets.token_hex(16)}"
+    for name in (nobodys, "", "..", "../schemas/x", "UPPER", "x" * 65, 1, True, {}, []):
+        body = json.dumps({"totalRecord": 1, "schema": name}).encode()
+        service.call("POST", "", body).refused(400, "unknown_schema")
+
+
+@check(PRIVATE)
 def my_sessions_are_listed_or_nobodys_are(service: Service) -> None:
     """Newest first, in pages; where nobody is known, an id is the only key: there is no list."""
     made = [service.create(3, metadata={"name": "listed"}) for _ in range(3)]

@@ -409,11 +409,11 @@ def test_the_public_names_stay() -> None:
     assert " ".join(sorted(gapless.__all__)) == (
         "ApiError AsyncClient AsyncSession AuthError BatchConflictError Checksum ChecksumError"
         " Client Content ExpiredError FileChangedError Format GaplessError IncompleteError"
-        " InputError InvalidRecordError Limits Listed MergedFormat NotFoundError Range"
-        " RecordTooLargeError RequestError Result ServerError Session SessionStateError"
-        " SettingError SigV4Auth StateError Status TokenAuth TokenError TooLargeError"
-        " UnavailableError UnexpectedAnswerError UnreachableError resume resume_async upload"
-        " upload_async"
+        " InputError InvalidRecordError InvalidRecordsError Limits Listed MergedFormat"
+        " NotFoundError Range RecordTooLargeError RequestError Result ServerError Session"
+        " SessionStateError SettingError SigV4Auth StateError Status TokenAuth TokenError"
+        " TooLargeError UnavailableError UnexpectedAnswerError UnreachableError ViolationError"
+        " resume resume_async upload upload_async"
     )
     assert [name for name in gapless.__all__ if not hasattr(gapless, name)] == []
 
