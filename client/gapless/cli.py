@@ -550,7 +550,8 @@ def status(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
         records = "no total yet" if total is None else count(total, "record")
         shown.result(
             f"session {found.session_id}: {found.state}, {records}"
-            f" into {found.format}, {count(found.batches, 'batch', 'batches')} stored,"
+            f" into {found.format}{f', schema {found.schema}' if found.schema else ''},"
+            f" {count(found.batches, 'batch', 'batches')} stored,"
             f" {more}{number:,} missing, expires {facts['expiresAt']}"
             + (f", file deleted {facts['fileDeletedAt']}" if found.file_deleted_at else "")
             + (f"\n  {'  '.join(_named(found.metadata))}" if found.metadata else ""),

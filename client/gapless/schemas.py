@@ -34,7 +34,7 @@ MAX_VALUES: Final = 200_000
 """Most values of one record."""
 MAX_DIGITS: Final = 4_300
 """Most digits, and largest exponent, of a number."""
-MAX_EXPLAINED_BYTES: Final = 128 * 1024
+MAX_EXPLAINED_BYTES: Final = 64 * 1024
 """Largest record that a reason is looked for in, under a schema with ``anyOf`` or ``oneOf``."""
 MAX_EXPLAINED_DEPTH: Final = 6
 """Deepest nesting of a record that a reason is looked for in, under a recursive schema."""
@@ -143,7 +143,7 @@ class Schema:
     def _explain(self, record: bytes, value: object) -> tuple[str, str]:
         """Where ``record`` does not satisfy the schema, and how."""
         unions = any(keyword in self.text for keyword in _UNIONS)
-        if (unions and len(record) >= MAX_EXPLAINED_BYTES) or (
+        if (unions and len(record) > MAX_EXPLAINED_BYTES) or (
             self._is_recursive and _is_deeper(record, MAX_EXPLAINED_DEPTH)
         ):
             return "", "does not satisfy the schema; it is too large, or too deep, to say where"

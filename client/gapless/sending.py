@@ -99,10 +99,10 @@ class _Refused:
         more = " or more" if self.count >= MAX_VIOLATIONS else ""
         abort = command("abort", self._session.session_id, "--url", self._session.client.url)
         return InvalidRecordsError(
-            f"the service refuses {count(self.count, 'record')}{more}, which do not satisfy the"
-            f" schema. The first: {errors[0]}. Nothing of their batches is stored, and session"
-            f" {self._session.session_id} stays open. Correct the records, and upload the input"
-            f" again into a new session; abort this one with: {abort}",
+            f"the service refuses {count(self.count, 'record')}{more} by the schema. The first:"
+            f" {errors[0]}. No batch with such a record is stored, and session"
+            f" {self._session.session_id} stays open. Correct the input, and upload it into a new"
+            f" session; abort this one with: {abort}",
             self.count,
             errors,
             by_service=True,

@@ -110,8 +110,8 @@ class FileStream:
         ):
             reader = checked(self._source, file, rejects, self._largest)
             advice = (
-                "What comes after was not looked at. Correct them, or leave such records out with"
-                " --skip-invalid (skip_invalid=True)."
+                "What comes after was not looked at. Correct such records, or leave them out with"
+                " --skip-invalid."
             )
             for chunk in reader:
                 rejects.tell(advice)

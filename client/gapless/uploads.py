@@ -580,7 +580,11 @@ def scan(
                 max_bytes=min(limits.max_body_bytes, limits.max_inflated_bytes),
                 max_batches=limits.max_seq_num + 1,
             )
-            rejects.tell("Nothing was sent. Correct them, or leave them out with --skip-invalid.")
+            rejects.tell(
+                "Nothing was sent. Correct such records, or leave them out with --skip-invalid."
+                if keep_invalid
+                else "Correct such records."
+            )
         after = os.fstat(file.fileno())
     regular = stat.S_ISREG(after.st_mode)
     if regular and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):

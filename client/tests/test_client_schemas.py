@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import gapless
 from front import Front, Said, merged, run
-from gapless import violations
+from gapless import schemas, violations
 from gapless.schemas import Schema
 from gapless.sending import Lines
 from uploads import limits
@@ -48,6 +48,18 @@ def judged_there(text: bytes, records: list[bytes]) -> list[tuple[int, str, str]
         told = [(one.index, one.path, one.message) for one in together]
         assert told == found[: limits.MAX_INVALID_SHOWN]
     return found
+
+
+def test_the_limits_are_those_of_the_service() -> None:
+    assert (schemas.MAX_DEPTH, schemas.MAX_VALUES) == (
+        limits.MAX_CHECKED_DEPTH,
+        limits.MAX_CHECKED_VALUES,
+    )
+    assert (schemas.MAX_DIGITS, schemas.MAX_EXPLAINED_BYTES, schemas.MAX_EXPLAINED_DEPTH) == (
+        limits.MAX_DIGITS,
+        limits.MAX_EXPLAINED_BYTES,
+        limits.MAX_EXPLAINED_DEPTH,
+    )
 
 
 def test_what_is_wrong_is_said_by_the_same_code() -> None:
@@ -100,7 +112,8 @@ HARD: Final = [
     b'{"a":' * 7 + b'"x"' + b"}" * 7,
     b'{"a":' * 200 + b'"["' + b"}" * 200,
     b"[" + b",".join([b"1"] * 200_001) + b"]",
-    b'{"a":"' + b"x" * (128 * 1024) + b'"}',
+    b'{"a":"' + b"x" * (64 * 1024 - 8) + b'"}',
+    b'{"a":"' + b"x" * (64 * 1024 - 7) + b'"}',
     b'{"longname":1,"other name":2,"c":3,"dddddddd":4}',
     b'{"' + b"\\ud83d\\ude00/~" * 2_000 + b'":"secret"}',
     b"7",
@@ -325,6 +338,8 @@ def test_the_answer_of_the_service_is_a_table_too(front: Front) -> None:
     ]
     assert "gapless abort" in err
     assert [seen.status for seen in front.seen] == [201, 422]
+    out, _ = run("status", "in.ndjson")
+    assert "1 record into ndjson, schema orders.v3, 0 batches stored" in out
 
 
 def test_a_schema_that_cannot_be_used(front: Front, folder: Path) -> None:
