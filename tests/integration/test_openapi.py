@@ -112,6 +112,7 @@ class Sessions:
             "strict": self.strict,
             "open-ended": self.open_ended,
             "finished": self.finished,
+            "file deleted": self.file_deleted,
             "aborted": self.aborted,
         }
         self._kinds = cycle([*self._make, "flexible", "made up"])
@@ -140,6 +141,12 @@ class Sessions:
         self._http.post(url, json={"seqNum": 0, "data": [1]}).raise_for_status()
         answer = self._http.post(f"{url}/finish")
         assert answer.json()["validationResult"] == "Success"
+        return session_id
+
+    def file_deleted(self) -> str:
+        """One whose merged object was deleted."""
+        session_id = self.finished()
+        self._http.delete(f"{self._url}/{session_id}/file").raise_for_status()
         return session_id
 
     def aborted(self) -> str:
@@ -211,6 +218,10 @@ def accepted(case: Case, session_kind: str, answer: Response) -> bool:
             },
             # A function that remembers the session as open looks at the batch first.
             "finished": {"session_finished", "batch_conflict", "totals_conflict"},
+            "file deleted": {
+                *("session_finished", "batch_conflict", "totals_conflict"),
+                "file_deleted",
+            },
             "aborted": {"session_aborted", "session_not_finished"},
         }[session_kind]
     )
@@ -304,7 +315,7 @@ def test_links_lead_from_a_session_to_its_file(
         monkeypatch.setattr(Uploads, name, value, raising=False)
     Uploads.run(
         settings=settings(
-            max_examples=180,
+            max_examples=150,
             stateful_step_count=12,
             derandomize=True,
             database=None,
@@ -329,6 +340,15 @@ def test_links_lead_from_a_session_to_its_file(
         "abortSession 409 session_finished",
         "deleteFile 204",
         "deleteFile 409 session_not_finished",
-        "getFile 410 file_deleted",
-        "getManifest 410 file_deleted",
     }, seen
+
+
+@pytest.mark.parametrize("route", ["file", "manifest"])
+def test_the_links_of_a_deleted_file_are_gone(
+    route: str, server_url: str, http: requests.Session, sessions: Sessions
+) -> None:
+    case = SCHEMA[f"{SESSIONS}/{{sessionId}}/{route}"]["GET"].Case(
+        path_parameters={"sessionId": sessions.file_deleted()}
+    )
+    answer = case.call_and_validate(server_url, http, checks=CHECKS, allow_redirects=False)
+    assert (answer.status_code, answer.json()["code"]) == (410, "file_deleted")
