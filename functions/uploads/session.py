@@ -112,8 +112,8 @@ class Session:
     """When it was finished; None also if a release that did not say so has finished it."""
     publisher: int | None = None
     """The attempt that decided, published and committed in one call, with no request that could
-    still be under way, and no attempt before it either. Unless one was sealed since, nobody can
-    publish again."""
+    still be under way. No attempt before it knows the decision: unless one was sealed since, nobody
+    can publish again."""
     file_deleted_at: int | None = None
     """When its owner first asked for the merged object to be deleted, if so."""
 

@@ -278,7 +278,8 @@ class SessionStore:
     def decide(self, session: Session, decision: Decision) -> Session:
         """Bind this and every later attempt to ``decision``: 1 write.
 
-        The session expires late enough for them to carry it out.
+        The session expires late enough for them to carry it out. An attempt that finds the same
+        decided by a later one is stale: it must not publish what that one's client may delete.
         """
         latest = session.created_at + limits.LATEST_FINISH_SECONDS
         return self._move(
@@ -291,7 +292,11 @@ class SessionStore:
                 ":expires": max(latest, session.expires_at),
                 ":attempt": session.attempt,
             },
-            lambda now: now.state is State.FINISHING and now.decision == decision,
+            lambda now: (
+                now.state is State.FINISHING
+                and now.attempt == session.attempt
+                and now.decision == decision
+            ),
         )
 
     def commit(

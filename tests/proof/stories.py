@@ -6,6 +6,7 @@ A story ends well, or raises ViolationError. Its clock goes where it says; nothi
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 from tests.aws import DEAD
@@ -285,6 +286,46 @@ def a_late_write(world: World) -> None:
             story.state()
 
 
+def whoever_wakes_up_late(world: World) -> None:
+    """An attempt sleeps while one fails, and one decides the same and publishes after it."""
+    other = world.processes[1]
+    with Story(world, 2, None, {0: [0]}) as story:
+        finish = partial(world.finish, other, story.history, story.session_id)
+        late: list[Callable[[], object]] = []
+
+        def publish_late(call: "Call", forward: "Callable[[], AwsAnswer]") -> "AwsAnswer":
+            if call.operation != "PutObject":
+                return forward()
+            late.append(forward)
+            return DEAD
+
+        def sleep(call: "Call", forward: "Callable[[], AwsAnswer]") -> "AwsAnswer":
+            if call.operation == "ListObjectsV2":
+                other.clock.ahead += LATER
+                require(finish().result == "Failed", "not whole, yet")
+                world.send(other, story.history, story.session_id, 1, [1])
+            elif b"decision = :decision" in call.body:
+                other.clock.ahead += LATER
+                with other.aws.handled(publish_late):
+                    finish()
+                story.history.failed.clear()
+            return forward()
+
+        with story.process.aws.handled(sleep):
+            story.finish()
+        require(late, "nobody else has decided")
+        story.process.clock.ahead = other.clock.ahead + LATER
+        story.must_succeed(1, state_machine=False)
+        told = story.delete()
+        require(told.status == 204 or told.code == "file_settling", "not deleted", told)
+        for arrives in late:
+            arrives()
+        story.state()
+        story.wait(600)
+        require(story.delete().status == 204, "not deleted after ten minutes")
+        story.state()
+
+
 def _finish_whose_put_comes_late(story: Story, number: int) -> Callable[[], object]:
     """Finish; the ``number``-th put is lost on its way, and repeated. Gives what lets it arrive."""
     puts: list[Callable[[], object]] = []
@@ -392,6 +433,7 @@ STORIES: Final[Mapping[str, Callable[[World], None]]] = {
     "nobody is told 410": nobody_is_told_410,
     "a count is no verdict": a_count_is_no_verdict,
     "a late write": a_late_write,
+    "whoever wakes up late": whoever_wakes_up_late,
     "a file of the release before": a_file_of_the_release_before,
     "totals come later": totals_come_later,
     "totals are handed over": totals_are_handed_over,

@@ -34,7 +34,7 @@ from uploads.merging.merged_store import MergedStore
 from uploads.merging.outcome import Outcomes
 from uploads.merging.validation import Verdict, merge_failed
 from uploads.receiving import Receiver
-from uploads.session import MOVES, Move, Session, State, Totals
+from uploads.session import MOVES, Decision, Move, Session, StaleAttemptError, State, Totals
 from uploads.session_store import Claim, SessionStore
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -310,9 +310,20 @@ def no_request_is_under_way(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("uploads.merging.merged_store._at_once", lambda _: True)
 
 
-def the_dead_never_wake_up(patch: pytest.MonkeyPatch) -> None:
-    """Whoever decides is alone, with attempts before it that came to no end, too."""
-    patch.setattr(Session, "died", 0)
+def whose_decision_it_is_does_not_count(patch: pytest.MonkeyPatch) -> None:
+    """An attempt goes on with the decision of a later one, where it is its own."""
+    real = SessionStore.decide
+
+    def decide(self: SessionStore, session: Session, decision: Decision) -> Session:
+        try:
+            return real(self, session, decision)
+        except StaleAttemptError as stale:
+            found = stale.session
+            if found.state is State.FINISHING and found.decision == decision:
+                return found
+            raise
+
+    patch.setattr(SessionStore, "decide", decide)
 
 
 def deleted_before_it_is_marked(patch: pytest.MonkeyPatch) -> None:
@@ -574,9 +585,13 @@ BROKEN: Final[dict[str, tuple[Break, str]]] = {
         no_request_is_under_way,
         "a late write",
     ),
-    "the dead never wake up": (
-        the_dead_never_wake_up,
+    "whose decision it is does not count": (
+        whose_decision_it_is_does_not_count,
         "both decide the same, and the second deletes",
+    ),
+    "whose decision it is does not count, after a failure": (
+        whose_decision_it_is_does_not_count,
+        "whoever wakes up late",
     ),
     "deleted before it is marked": (
         deleted_before_it_is_marked,

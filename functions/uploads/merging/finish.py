@@ -139,8 +139,7 @@ class Finisher:
         if took_over:
             found = self.composer.merged.find_published(session, decision)
             published = found or published
-        # An attempt that died may wake up, with a decision of its own that is the same.
-        alone = at_once and not took_over and not session.died
+        alone = at_once and not took_over
         return self.outcomes.succeed(session, decision, published, merge_seconds, alone=alone)
 
     def _commit_published(self, session: Session) -> Outcome | None:
