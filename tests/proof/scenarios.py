@@ -399,8 +399,8 @@ SCENARIOS: Final = {
         1,
         ONE,
         [finish, finish_and_delete],
-        bound=1,
-        begins=("P0", "P0", "P1", "P1", "P1", "P0"),
+        bound=2,
+        begins=("P0", "P0", "P1", "P1", "P1"),
     ),
     "long merge, finish and delete": Scenario(
         2, None, LONG, [merge, finish_and_delete], long=True, bound=1, begins=("P0",) * 12

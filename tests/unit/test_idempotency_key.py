@@ -16,7 +16,8 @@ UUID = "8e03978e-40d5-43dd-bc93-6894a57f9324"
         (UUID, UUID),
         (f'"{UUID}"', UUID),
         (f' "{UUID}"\t', UUID),
-        ("!~,;=", "!~,;="),
+        ("!~;=", "!~;="),
+        ('"!~,;="', "!~,;="),
         ('a"b\\c', 'a"b\\c'),
         (r'"a\"b\\c"', 'a"b\\c'),
         ("x" * 255, "x" * 255),
@@ -33,6 +34,7 @@ def test_a_key_is_the_same_with_quotes_and_without(header: str, key: str) -> Non
     [
         *("", " ", '""', "a b", "a\tb", "a\nb", "a\x00", "a\x7f", "é", "\xa0", "\ud800", "キー"),
         *("x" * 256, "x" * 100_000, '"' + "x" * 256 + '"'),
+        *("a,a", "a,b", "a, b", ",", "x" * 22 + "," + "x" * 22),
         *('"a', '"', '"a"b', '"a";b=1', r'"a\b"', r'"a\"', '"a" "b"', '"a b"', '"é"', '"a","b"'),
     ],
     ids=lambda header: repr(header)[:20],

@@ -23,6 +23,12 @@ def read_key(header: str, *, is_secret: bool) -> str:
             "An Idempotency-Key that begins with a double quote must be a whole string of RFC 9651,"
             ' such as "8e03978e-40d5-43dd-bc93-6894a57f9324", and nothing behind it.'
         )
+    elif "," in key:
+        # API Gateway makes one header of several.
+        raise errors.InvalidIdempotencyKeyError(
+            "An Idempotency-Key with a comma may be two, of which one request has one. Send the"
+            " header once, and a key that has commas in double quotes."
+        )
     least = limits.MIN_SECRET_KEY if is_secret else 1
     if not (least <= len(key) <= limits.MAX_IDEMPOTENCY_KEY and _VISIBLE.fullmatch(key)):
         raise errors.InvalidIdempotencyKeyError(
