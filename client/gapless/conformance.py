@@ -452,7 +452,9 @@ def a_session_keeps_its_metadata(service: Service) -> None:
 def a_schema_that_is_not_deployed_is_refused(service: Service) -> None:
     """By its name; what is deployed is not told."""
     nobodys = f"conformance.{secrets.token_hex(16)}"
-    for name in (nobodys, "", "..", "../schemas/x", "UPPER", "x" * 65, 1, True, {}, []):
+    names = (nobodys, "", "..", "../schemas/x", "UPPER", "x" * 65)
+    values: tuple[object, ...] = (*names, 1, True, {}, [])
+    for name in values:
         body = json.dumps({"totalRecord": 1, "schema": name}).encode()
         service.call("POST", "", body).refused(400, "unknown_schema")
 

@@ -137,6 +137,7 @@ LIES: dict[str, tuple[Lie, str]] = {
         "opened once for a key",
     ),
     "a key is for any body": (quiet("idempotency_key_reused"), "opened once for a key"),
+    "every schema is deployed": (quiet("unknown_schema"), "not deployed"),
     "metadata is forgotten": (
         lambda _, __, answer: (
             other(answer, metadata={}) if '"metadata":{"' in answer.body.decode() else answer
