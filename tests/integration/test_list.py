@@ -127,6 +127,7 @@ def test_what_is_told_of_a_session(ada: Principal, local: LocalStack) -> None:
     assert shared >= MEMBERS - {"fileDeletedAt"}
     decision = {"batches": 2, "records": 4, "bytes": 8, "digest": "f"}
     for change in (
+        {"schema": "orders.v3"},
         {"state": "FINISHING", "attempt": 1},
         {"decision": decision, "expiresAt": ada.now + 900_000},
         {"state": "FINISHED", "keptUntil": ada.now + 90_000, "expiresAt": ada.now + 900_000},
@@ -134,6 +135,7 @@ def test_what_is_told_of_a_session(ada: Principal, local: LocalStack) -> None:
         local.change(session_id, **change)
         status = ada.call(f"GET {Api.ROOT}/{{sessionId}}", session_id=session_id)
         (entry,) = (one for one in ada.page()["sessions"] if one["sessionId"] == session_id)
+        assert entry["schema"] == "orders.v3"
         assert {name: entry[name] for name in shared} == {name: status[name] for name in shared}
 
 
