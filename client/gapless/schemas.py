@@ -108,7 +108,8 @@ class Schema:
         except wrong as error:
             name = printable(self.file or self.name)
             raise SettingError(
-                f"{name} is no JSON Schema that the service takes: {error}"
+                f"{name} is no JSON Schema that the service takes:"
+                f" {getattr(error, 'message', error)}"
             ) from None
         named = isinstance(self._parsed, dict) and "$schema" in self._parsed
         draft = {"$schema": self._parsed["$schema"]} if named else {}

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 ROOT: Final = "/api/upload/sessions"
 NDJSON: Final = "application/x-ndjson"
 """API Gateway passes a body of this type on unchanged; JSON and text it may damage."""
+_KEY: Final = re.compile(r"[!#-+\--~]{1,255}")
+"""A comma would be two keys, and quotes are around one, not in it."""
 
 _POLL_SECONDS: Final = 2.0
 _LEASE_SECONDS: Final = 40.0
@@ -189,7 +191,12 @@ class AsyncClient:
         if schema:
             members["schema"] = schema
         # The same key on every attempt: an answer that is lost leaves no session behind.
-        key = idempotency_key or secrets.token_hex(16)
+        key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
+        if not _KEY.fullmatch(key):
+            raise SettingError(
+                "An idempotency key must have 1 to 255 visible ASCII characters, and neither"
+                " spaces, commas nor double quotes. Use a random one, such as a UUID."
+            )
         response = await self.http.call(
             "POST",
             ROOT,

@@ -104,6 +104,28 @@ def test_a_lost_answer_leaves_no_session_behind(front: Front) -> None:
         assert len(set(again)) == 1
 
 
+def test_a_key_that_is_none_is_refused_before_anything_is_sent(front: Front) -> None:
+    """A variable that is not set is no key: the command would not be the same again."""
+    rule = "idempotency key must have 1 to 255"
+    with gapless.Client(os.environ["GAPLESS_URL"]) as client:
+        for key in (
+            "",
+            " ",
+            "é" * 22,
+            "k" * 22 + "\r",
+            "k" * 22 + " k",
+            "k,k" * 9,
+            '"k',
+            "k" * 256,
+        ):
+            with pytest.raises(gapless.SettingError, match=rule):
+                client.create(1, idempotency_key=key)
+    for key in ("", "é" * 22):
+        _, said = run("upload", "-", "--idempotency-key", key, stdin=b"1\n", expect=2)
+        assert rule in said
+    assert not front.seen
+
+
 def kill_before_the_answer(front: Front, *arguments: object) -> Seen:
     """Run a command that is killed when its session is created; returns that request."""
     with subprocess.Popen(gapless_command(*arguments), stderr=subprocess.DEVNULL) as command:

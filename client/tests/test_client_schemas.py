@@ -354,8 +354,9 @@ def test_a_schema_that_cannot_be_used(front: Front, folder: Path) -> None:
         "Orders.json": "is not the name of a schema",
         "a b": "is not the name of a schema",
     }.items():
-        with pytest.raises(gapless.SettingError, match=said):
+        with pytest.raises(gapless.SettingError, match=said) as refused:
             gapless.upload("in.ndjson", os.environ["GAPLESS_URL"], schema=schema)
+        assert "\n" not in str(refused.value)
     assert not front.seen
     with pytest.raises(gapless.RequestError) as unknown:
         gapless.upload("in.ndjson", os.environ["GAPLESS_URL"], schema="unheard.of")
