@@ -412,6 +412,8 @@ async def _complete(
     try:
         result = await _send_and_finish(session, stream, counted, progress, decided=decided)
     except BatchConflictError as error:
+        if status is None:
+            raise  # in a new session it is somebody else's
         number = error.problem.get("seqNum", "?")
         abort = command("abort", session.session_id, "--url", client.url)
         raise FileChangedError(
