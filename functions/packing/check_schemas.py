@@ -57,6 +57,8 @@ def check(path: Path) -> None:
             "the name must be 1 to 64 of the characters a-z, 0-9, '.', '_' and '-', not begin with"
             " one of the last three, and end with .json"
         )
+    if not path.is_file():
+        raise ValueError("it is no file: schemas lie in the folder itself")
     text = path.read_bytes()
     if len(text) > MOST_BYTES:
         raise ValueError(f"it has more than {MOST_BYTES} bytes")

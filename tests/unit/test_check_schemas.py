@@ -86,3 +86,9 @@ def test_a_schema_that_cannot_and_what_is_said_of_it(
 )
 def test_its_name_is_one_that_a_session_can_give(tmp_path: Path, name: str) -> None:
     assert "the name must be" in verdict(tmp_path, {}, name)
+
+
+def test_a_folder_is_no_schema(tmp_path: Path) -> None:
+    (tmp_path / "orders.v3.json").mkdir()
+    with pytest.raises(ValueError, match="it is no file"):
+        check(tmp_path / "orders.v3.json")
