@@ -9,19 +9,21 @@ Alarms on an expression: it refuses them; here such an alarm is one on the first
 
 Tables: the time to live of a template counts here, and the stream has what it deletes, and who did.
 
-Event source mappings of streams that say how often to try again: here tries come to an end, what
-fails is halved and what is left of a batch is brought again, and what is given up goes where it
-should.
+Event source mappings of streams: here each has a thread of its own, so that none holds up another;
+tries come to an end, what fails is halved and what is left of a batch is brought again, and what is
+given up goes where it should.
 """
 
 import base64
 import json
+import queue
 import threading
 import time
 import zlib
 from typing import Any
 
 from ministack import app  # type: ignore[import-not-found]
+from ministack.core import concurrency  # type: ignore[import-not-found]
 from ministack.services import (  # type: ignore[import-not-found]
     dynamodb,
     lambda_svc,
@@ -145,41 +147,68 @@ def _create_with_ttl(logical_id: str, properties: dict[str, Any], stack: str) ->
 
 
 def _execute_stream(function: dict[str, Any], event: Any) -> Any:  # noqa: ANN401
+    """Hand the records of a stream to a thread of their mapping.
+
+    MiniStack has one thread for all mappings: what one tries again would hold up the others.
+    """
     records = (event.get("Records") if isinstance(event, dict) else None) or [{}]
-    mapping: dict[str, Any] = next(
-        (
-            each
-            for _, _, each in lambda_svc._iter_all_esms()  # noqa: SLF001
-            if each["EventSourceArn"] == records[0].get("eventSourceARN")
-            and each["FunctionName"] == (function.get("config") or function)["FunctionName"]
-        ),
-        {},
-    )
-    if int(mapping.get("MaximumRetryAttempts", -1)) < 0:
-        return _execute(function, event)
-    halved = str(mapping.get("BisectBatchOnFunctionError")).lower() == "true"
-    waiting = [(records, int(mapping["MaximumRetryAttempts"]))]
-    result: dict[str, Any] = {}
-    while waiting:
-        batch, retries = waiting.pop(0)
+    name = (function.get("config") or function)["FunctionName"]
+    for _, _, mapping in lambda_svc._iter_all_esms():  # noqa: SLF001
+        if (
+            mapping["EventSourceArn"] == records[0].get("eventSourceARN")
+            and mapping["FunctionName"] == name
+        ):
+            key = mapping["UUID"]
+            if key not in _waiting:
+                _waiting[key] = queue.SimpleQueue()
+                concurrency.spawn_background(_bring_all, key, thread_name="ministack-mapping")
+            _waiting[key].put((function, records))
+            return {"body": None, "error": False}
+    return _execute(function, event)
+
+
+_waiting: dict[str, queue.SimpleQueue[tuple[dict[str, Any], list[dict[str, Any]]]]] = {}
+"""By mapping: functions, and batches for them."""
+
+
+def _bring_all(key: str) -> None:
+    while True:
+        _bring(key, *_waiting[key].get())
+
+
+def _bring(key: str, function: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    """Bring records until they are processed or given up, or there is no such mapping any more."""
+    batches = [(records, 0)]
+    while batches and (mapping := _mapping(key)):
+        batch, retries = batches.pop(0)
         result = _execute(function, {"Records": batch})
         left = _unprocessed(mapping, batch, result)
-        if len(left) > 1 and halved:
+        if len(left) > 1 and str(mapping.get("BisectBatchOnFunctionError")).lower() == "true":
             half = len(left) // 2
-            waiting[:0] = [(left[:half], retries), (left[half:], retries)]
-        elif left and retries:
-            time.sleep(0.2)
-            waiting.insert(0, (left, retries - 1))
-        elif left:
+            batches[:0] = [(left[:half], retries), (left[half:], retries)]
+        elif left and (why := _given_up(mapping, left, retries)):
             lambda_svc._send_ddb_stream_failure_record(  # noqa: SLF001
-                mapping,
-                function,
-                left,
-                mapping["EventSourceArn"],
-                result,
-                "RetryAttemptsExhausted",
+                mapping, function, left, mapping["EventSourceArn"], result, why
             )
-    return {**result, "error": False}
+        elif left:
+            time.sleep(0.2)
+            batches.insert(0, (left, retries + 1))
+
+
+def _mapping(key: str) -> dict[str, Any] | None:
+    """As it is now: tests change it."""
+    found = (each for _, _, each in lambda_svc._iter_all_esms() if each["UUID"] == key)  # noqa: SLF001
+    return next(found, None)
+
+
+def _given_up(mapping: dict[str, Any], left: list[dict[str, Any]], retries: int) -> str | None:
+    most, oldest = (
+        int(mapping.get(name, -1)) for name in ("MaximumRetryAttempts", "MaximumRecordAgeInSeconds")
+    )
+    if 0 <= most <= retries:
+        return "RetryAttemptsExhausted"
+    age = time.time() - float(left[0]["dynamodb"]["ApproximateCreationDateTime"])
+    return "MaxRecordAgeExceeded" if 0 <= oldest < age else None
 
 
 def _unprocessed(

@@ -28,6 +28,9 @@ Record = dict[str, Any]
 IDLE_SECONDS: Final = 1.0
 """How long to wait where nothing has changed. Moto keeps 1 KB for every time it is asked."""
 
+MOST_RETRIES: Final = 100
+"""Where time alone ends them for Lambda: here all mappings wait for it, and none takes hours."""
+
 EXPIRY_SECONDS: Final = 10.0
 """How often to look for items whose time is over."""
 
@@ -134,7 +137,8 @@ def _is_wanted(record: Record, source: EventSource) -> bool:
 
 def _hand_over(source: EventSource, function: Lambda, records: list[Record], pause: float) -> None:
     left = records
-    for retry in range(source.retries + 1):
+    retries = source.retries if source.retries >= 0 else MOST_RETRIES
+    for retry in range(retries + 1):
         if retry:
             time.sleep(pause)
         left = _unprocessed(function, left)

@@ -82,7 +82,7 @@ class EventSource:
     batch_size: int
     """Most changes at once."""
     retries: int
-    """How often a change is brought again whose function failed."""
+    """How often a change is brought again whose function failed; -1: until it is too old."""
 
 
 class Template:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.api import Api
 from tests.conftest import DEPLOYED, Stack
+from tests.deployed.failing import allow, denied, failure, given_up_after
 from tests.unit.test_events import valid
 from uploads.events import Kind
 
@@ -95,3 +96,29 @@ def test_what_happens_to_sessions_comes_to_a_queue(api: Api, stack: Stack, queue
     queue.until(aborted, Kind.CREATED, Kind.ABORTED)
     queue.until(expired, Kind.CREATED, Kind.EXPIRED)
     assert "secret" not in json.dumps(queue.events)
+
+
+def test_a_bus_that_refuses_holds_up_no_clean_up_and_loses_nothing(
+    api: Api, stack: Stack, queue: Queue
+) -> None:
+    with denied("events:PutEvents", "Events"):
+        session_id = api.create(1)
+        assert api.batch(session_id, 0, [0]).status == 204
+        assert api.abort(session_id).status == 204
+        assert stack.cleaned_up(session_id) == (0, 0)
+        assert queue.of(session_id) == []
+    queue.until(session_id, Kind.CREATED, Kind.ABORTED)
+
+
+def test_an_event_that_is_given_up_is_told_of_and_others_go_on(api: Api, queue: Queue) -> None:
+    with given_up_after(1, "Events"):
+        # What other tests have left comes first.
+        queue.until(api.create(1), Kind.CREATED)
+        with denied("events:PutEvents", "Events"):
+            session_id = api.create(1)
+            told = failure("Events")
+            assert told["requestContext"]["condition"] == "RetryAttemptsExhausted"
+            assert told["DDBStreamBatchInfo"]["batchSize"] == 1
+            allow("Events")
+            assert api.abort(session_id).status == 204
+            queue.until(session_id, Kind.ABORTED)
