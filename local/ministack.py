@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import boto3
+from botocore.exceptions import WaiterError
 
 from local import sam
 from local.runtime import runtime_bin
@@ -176,7 +177,15 @@ def deploy(name: str, parameters: dict[str, str]) -> dict[str, str]:
 
 def delete(name: str) -> None:
     """Delete a stack. Raises StackError."""
-    _sam("delete", "--stack-name", name, "--region", REGION, "--no-prompts")
+    # ``sam delete`` would delete what it was deployed of, too, which other stacks share.
+    cloudformation = boto3.client("cloudformation")
+    cloudformation.delete_stack(StackName=name)
+    try:
+        cloudformation.get_waiter("stack_delete_complete").wait(
+            StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": STOP_SECONDS}
+        )
+    except WaiterError as error:
+        raise StackError(f"{name} was not deleted: {error}") from error
 
 
 def api_url(outputs: dict[str, str]) -> str:

@@ -56,10 +56,11 @@ def test_the_name_leads_to_the_api_and_its_own_address_is_off(deployment: Deploy
     assert gateway.get_api(ApiId=deployment.api_id)["DisableExecuteApiEndpoint"] is True
 
 
-def test_status_and_finish_have_throttles_of_their_own(deployment: Deployment) -> None:
+def test_list_status_and_finish_have_throttles_of_their_own(deployment: Deployment) -> None:
     (stage,) = boto3.client("apigatewayv2").get_stages(ApiId=deployment.api_id)["Items"]
     # MiniStack does not give the numbers back; tests/unit/test_template.py holds them.
     assert stage["RouteSettings"].keys() == {
+        "GET /api/upload/sessions",
         "GET /api/upload/sessions/{sessionId}",
         "POST /api/upload/sessions/{sessionId}/finish",
     }

@@ -177,6 +177,12 @@ def forbidden(stack: Stack) -> list[tuple[str, str, str, dict[str, Any]]]:
         ("Sessions", "s3", "put_object", {"Bucket": batches, "Key": BATCH_KEY, "Body": b""}),
         ("Sessions", "s3", "delete_object", {"Bucket": batches, "Key": BATCH_KEY}),
         ("Sessions", "s3", "delete_object", {"Bucket": merged, "Key": "x.ndjson"}),
+        (
+            "Sessions",
+            "s3",
+            "put_object",
+            {"Bucket": merged, "Key": f"{'0' * 32}.ndjson", "Body": b""},
+        ),
         ("Sessions", "events", "put_events", {"Entries": [ENTRY]}),
         ("Events", "events", "put_events", {"Entries": [ENTRY | {"EventBusName": "another"}]}),
         ("Events", "s3", "get_object", {"Bucket": merged, "Key": f"{'0' * 32}.ndjson"}),
