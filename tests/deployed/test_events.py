@@ -8,6 +8,7 @@ from typing import Any
 import boto3
 import pytest
 
+from local import ministack, sam
 from tests.api import Api
 from tests.conftest import DEPLOYED, Stack
 from tests.deployed.failing import allow, denied, failure, given_up_after
@@ -15,6 +16,7 @@ from tests.unit.test_events import valid
 from uploads.events import Kind
 
 TOLD_SECONDS = 60
+EXAMPLE = sam.ROOT / "examples" / "load-finished.yaml"
 Told = list[dict[str, Any]]
 
 
@@ -122,3 +124,34 @@ def test_an_event_that_is_given_up_is_told_of_and_others_go_on(api: Api, queue: 
             allow("Events")
             assert api.abort(session_id).status == 204
             queue.until(session_id, Kind.ABORTED)
+
+
+@pytest.fixture
+def example(stack: Stack) -> Iterator[dict[str, str]]:  # noqa: ARG001 - sets the environment
+    """The outputs of the example's stack, deployed as its head says."""
+    cloudformation, name = boto3.client("cloudformation"), EXAMPLE.stem
+    parameters = {"MergedBucket": DEPLOYED["mergedBucket"], "SessionsTable": DEPLOYED["table"]}
+    cloudformation.create_stack(
+        StackName=name,
+        TemplateBody=EXAMPLE.read_text(encoding="utf-8"),
+        Capabilities=["CAPABILITY_IAM"],
+        Parameters=[
+            {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
+        ],
+    )
+    cloudformation.get_waiter("stack_create_complete").wait(
+        StackName=name, WaiterConfig={"Delay": 1}
+    )
+    (deployed,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
+    yield {output["OutputKey"]: output["OutputValue"] for output in deployed["Outputs"]}
+    ministack.delete(name)
+
+
+def test_the_example_loads_what_is_finished(api: Api, example: dict[str, str]) -> None:
+    finished = [api.create(2, format=form) for form in ("ndjson", "ndjson.gz")]
+    for session_id in finished:
+        assert api.batch(session_id, 0, [1, 2]).status == 204
+        assert api.finish(session_id).json["validationResult"] == "Success"
+    table = boto3.resource("dynamodb").Table(example["Loaded"])
+    loaded = wait(lambda: table.scan()["Items"], lambda items: len(items) == len(finished))
+    assert {item["sessionId"]: item["records"] for item in loaded} == dict.fromkeys(finished, 2)
