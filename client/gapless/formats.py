@@ -324,9 +324,10 @@ def transcoded(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
             yield text.encode()
 
 
-def choose(head: bytes, name: str, options: ReadOptions) -> Reading:
+def choose(head: bytes, name: str, options: ReadOptions, line_number: int = 1) -> Reading:
     """How to read a text in UTF-8 that begins with ``head``, of at most ``HEAD`` bytes.
 
+    ``line_number`` is where the head begins, from 1.
     Raises InputError if name, content and options disagree.
     """
     named = _format_of(name)
@@ -336,7 +337,7 @@ def choose(head: bytes, name: str, options: ReadOptions) -> Reading:
     whole = bool(ended) or len(head) < HEAD
     if not text:
         return _empty(named, options)
-    _refuse_nul_and_markup(head, text, options)
+    _refuse_nul_and_markup(head, text, options, line_number)
     first = text[:1]
     format_ = options.format
     if format_ is None and named in {Format.CSV, Format.TSV}:
@@ -391,9 +392,11 @@ def _empty(named: Format | None, options: ReadOptions) -> Reading:
     )
 
 
-def _refuse_nul_and_markup(head: bytes, text: bytes, options: ReadOptions) -> None:
+def _refuse_nul_and_markup(
+    head: bytes, text: bytes, options: ReadOptions, line_number: int
+) -> None:
     if (at := head.find(b"\x00")) >= 0:
-        line = head.count(b"\n", 0, at) + 1
+        line = line_number + head.count(b"\n", 0, at)
         reason = "a NUL byte; if the file is UTF-16, use --encoding utf-16le or utf-16be"
         raise InvalidRecordError(line, at - head.rfind(b"\n", 0, at), reason, "nul")
     if re.match(rb"<(?:!doctype|\?xml|html|!--)", text, re.IGNORECASE) or (

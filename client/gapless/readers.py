@@ -133,11 +133,13 @@ class Reader:
         if encoding != "utf-8":
             self.modified = True
             blocks = formats.transcoded(blocks, encoding)
-        blocks = self._from_content(blocks)
+        margin, blocks = self._from_content(blocks)
         start = _head(blocks)
-        chosen = formats.choose(start[: formats.HEAD], self._name, self._options)
+        # However wide the margin is, there is content in the head.
+        head = (margin[: formats.HEAD // 2] + start)[: formats.HEAD]
+        chosen = formats.choose(head, self._name, self._options, self._line)
         self.reading = chosen = msgspec.structs.replace(chosen, encoding=encoding, gzip=gzipped)
-        blocks = chain([start], blocks)
+        blocks = chain([margin + start], blocks)
         if chosen.format in {Format.CSV, Format.TSV}:
             self.modified = True
             yield from _chunked(self._table(blocks, chosen))
@@ -153,20 +155,27 @@ class Reader:
                 blocks = (block.replace(b"\x1e", b"\t") for block in blocks)
             yield from self._refuse_single_wrapper(_chunked(self._values(blocks, chosen)), chosen)
 
-    def _from_content(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        """``blocks`` without the blank lines before the content, however many."""
+    def _from_content(self, blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+        """``blocks`` without the blank lines before the content, however many.
+
+        The space before the content on its line comes first, by itself: it is part of the line.
+        """
+        margin = b""
         for block in blocks:
             content = block
-            if not block[: formats.HEAD].strip(_BLANK):
+            if margin or not block[: formats.HEAD].strip(_BLANK):
                 self.modified = True
                 content = block.lstrip(_BLANK)
-                blank = block.count(b"\n", 0, len(block) - len(content))
+                space = block[: len(block) - len(content)]
+                blank = space.count(b"\n")
                 self._line += blank
                 self.blank += blank
+                margin = space.rpartition(b"\n")[2] if blank else margin + space
+                if len(margin) > MAX_RECORD:
+                    _refuse_endless(self._line)
             if content:
-                yield content
-                break
-        yield from blocks
+                return margin, chain([content], blocks)
+        return margin, blocks
 
     def _refuse_single_wrapper(self, chunks: Iterator[Chunk], chosen: Reading) -> Iterator[Chunk]:
         """``chunks``; refuses a single record that contains the list of records."""
@@ -327,6 +336,10 @@ def _refuse_wrapper(record: bytes, chosen: Reading) -> None:
                 )
 
 
+def _refuse_endless(line: int) -> NoReturn:
+    raise RecordTooLargeError(f"line {line}: it is longer than {MAX_RECORD:,} bytes.", "too_large")
+
+
 def _whole_lines(
     blocks: Iterable[bytes], line: Callable[[], int], end: bytes = b"\n"
 ) -> Iterator[bytes]:
@@ -344,9 +357,7 @@ def _whole_lines(
         held.append(block[after:])
         size += len(held[-1])
         if size > MAX_RECORD:
-            raise RecordTooLargeError(
-                f"line {line()}: it is longer than {MAX_RECORD:,} bytes.", "too_large"
-            )
+            _refuse_endless(line())
     if rest := b"".join(held):
         yield rest + end
 

@@ -230,6 +230,50 @@ def test_regression_a_record_over_several_lines_is_no_ndjson() -> None:
     assert (kept, left_out) == (b"2\n", [b"{", b'"a":1', b"}"])
 
 
+BLANK_LINES = [b"\n" * 70_000, b" \t\r\n" * 20_000, b"\n" * 65_535 + b" \n"]
+
+
+@pytest.mark.parametrize("blank", BLANK_LINES, ids=["bare", "spaces", "head"])
+@pytest.mark.parametrize(
+    "margin", [b" ", b"\t ", b"\r", b" " * 70_000], ids=["space", "tab", "cr", "wide"]
+)
+def test_regression_the_first_line_after_blank_lines_keeps_its_margin(
+    blank: bytes, margin: bytes
+) -> None:
+    line = blank.count(b"\n") + 1
+    left_out: list[tuple[int, int, bytes]] = []
+    found = reader(
+        blank + margin + b"F 1\n3\n",
+        Format.NDJSON,
+        on_invalid=lambda error, record: left_out.append((error.line, error.column, record)),
+    )
+    assert b"".join(chunk.lines for chunk in found) == b"3\n"
+    assert left_out == [(line, len(margin) + 1, margin + b"F 1")]
+    assert found.blank == line - 1
+    with pytest.raises(InvalidRecordError) as caught:
+        read(blank + margin + b"[NaN]", Format.JSON)
+    assert (caught.value.line, caught.value.column) == (line, len(margin) + 2)
+    if len(margin) < 100:
+        with pytest.raises(InvalidRecordError) as caught:
+            read(blank + margin + b"a,\0\n", Format.CSV)
+        assert (caught.value.line, caught.value.column) == (line, len(margin) + 3)
+
+
+def test_regression_the_header_after_blank_lines_keeps_its_first_name() -> None:
+    content = b"\n" * 70_000 + b"\ta\tb\n1\t2\t3\n"
+    assert read(content, Format.TSV) == b'{"":"1","a":"2","b":"3"}\n'
+    content = b"\n" * 70_000 + b" a,b\n1,2\n"
+    assert read(content, Format.CSV) == b'{" a":"1","b":"2"}\n'
+
+
+def test_a_blank_line_before_the_content_is_no_longer_than_a_line_may_be() -> None:
+    content = b"\n\n" + b" " * 3_000_000
+    with patch.object(readers, "MAX_RECORD", 2_000_000), pytest.raises(InputError) as caught:
+        read(content + b"1\n", Format.NDJSON)
+    assert (caught.value.code, str(caught.value).partition(":")[0]) == ("too_large", "line 3")
+    assert read(content + b"1\n", Format.NDJSON) == b"1\n"
+
+
 def test_regression_a_carriage_return_in_a_record_is_taken_out() -> None:
     """The service takes it out too: the checksum would not be that of what was sent."""
     found = reader(b'{"a":1,\r"b":[\r2 ]}\n3\n', Format.NDJSON)
