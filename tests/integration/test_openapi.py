@@ -32,7 +32,7 @@ SCHEMA = openapi.from_path(
         {
             "seed": 1,
             "phases": {"coverage": {"unexpected-methods": []}},
-            "generation": {"deterministic": True, "max-examples": 60, "database": "none"},
+            "generation": {"deterministic": True, "max-examples": 40, "database": "none"},
         }
     ),
 )

@@ -1,5 +1,6 @@
 """The world that is shared by all proofs, and the summary of what they ran."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,12 @@ def _world(local: LocalStack) -> Iterator[World]:
 def world(_world: World) -> World:
     """Three processes on moto."""
     return _world
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: to look for garbage in it takes a twentieth of all the time."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
