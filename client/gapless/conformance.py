@@ -467,20 +467,25 @@ def my_sessions_are_listed_or_nobodys_are(service: Service) -> None:
     if first.status == httpx.codes.FORBIDDEN:
         first.refused(403, "no_list")
         return
+    oldest = service.status(made[0])["createdAt"]
     deadline = time.monotonic() + _PATIENCE
-    listed: list[str] = []
-    # A list may be late; those of one second have no order.
-    while sorted(listed) != sorted(made):
-        if listed:
-            holds(f"new sessions are listed: {made} are not {listed}", time.monotonic() < deadline)
-            time.sleep(1)
-        page = service.call("GET", "?limit=2").ok(200)
-        found = page["sessions"]
-        if page["cursor"]:
-            more = service.call("GET", f"?limit=1&cursor={quote(page['cursor'])}")
-            found = found + more.ok(200)["sessions"]
-        listed = [one["sessionId"] for one in found]
-    newest = page["sessions"][0]
+    while True:
+        page = part = service.call("GET", "?limit=2").ok(200)
+        listed = page["sessions"]
+        # Those of one second have no order: the caller's others of it may come first.
+        while part["cursor"] and listed[-1]["createdAt"] >= oldest:
+            part = service.call("GET", f"?limit=1&cursor={quote(part['cursor'])}").ok(200)
+            listed = listed + part["sessions"]
+        by_id = {one["sessionId"]: one for one in listed}
+        if by_id.keys() >= {*made}:
+            break
+        # A list may be late.
+        holds(f"new sessions are listed: {made} are not {[*by_id]}", time.monotonic() < deadline)
+        time.sleep(1)
+    holds("each session is listed once", len(by_id) == len(listed))
+    times = [one["createdAt"] for one in listed]
+    holds(f"the newest come first: {times}", times == sorted(times, reverse=True))
+    newest = by_id[made[-1]]
     found = [newest[name] for name in ("state", "totalRecord", "batchSize", "format", "metadata")]
     expect("a session of the list", found, ["OPEN", 3, None, "ndjson", {"name": "listed"}])
     status = service.status(newest["sessionId"])

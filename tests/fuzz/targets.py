@@ -297,9 +297,9 @@ def _read(content: bytes, form: Format, block: int, **options: Any) -> Read:  # 
 
     failure: client_errors.InputError | None = None
     chosen = read_options(format=form, **options)
-    # Of a head that is all space, the space is no part of the content.
+    # Lines before a table that are space alone are cells, unless they fill the head.
     space = len(content) - len(content.lstrip(b" \t\r\n"))
-    head = max(block, space + 1)
+    head = max(block, space + 1) if form in {Format.CSV, Format.TSV} else block
     with patch.object(inputs, "CHUNK", block), patch.object(formats, "HEAD", head):
         try:
             for chunk in inputs.Reader(file, "", chosen, on_invalid=on_invalid):
@@ -348,17 +348,17 @@ def ndjson(content: bytes) -> None:
     """The client's reader of lines: what json takes is sent, and only that."""
     sent, block = _opened(content)
     lines, refused, failure = _read(sent, Format.NDJSON, block)
-    if _is_another_file(failure, sent):
-        return
-    if sent[:2] == b"\x1f\x8b":
+    zipped = sent[:2] == b"\x1f\x8b"
+    if zipped:
         try:
             sent = gzip.decompress(sent)
         except (OSError, EOFError, zlib.error):
             _holds("damaged gzip", failure is not None)
             return
-    elif failure:
-        raise failure
+    if _is_another_file(failure, sent):
+        return
     if failure:
+        _holds(f"it is read: {failure}", zipped)
         return
     texts = sent.removeprefix(BOM).split(b"\n")
     judged = [(text, _taken(text.strip(b" \t\r"))) for text in texts if text.strip(b" \t\r")]
@@ -372,14 +372,14 @@ def array(content: bytes) -> None:
     """The client's reader of a JSON array: what json takes is sent, element by element."""
     sent, block = _opened(content)
     lines, refused, failure = _read(sent, Format.JSON, block)
-    if _is_another_file(failure, sent):
-        return
     if sent[:2] == b"\x1f\x8b":
         try:
             sent = gzip.decompress(sent)
         except (OSError, EOFError, zlib.error):
             _holds("damaged gzip", failure is not None)
             return
+    if _is_another_file(failure, sent):
+        return
     sent = sent.removeprefix(BOM)
     if sent.lstrip(b" \t\r\n")[:1] != b"[":
         return  # values, one after the other
