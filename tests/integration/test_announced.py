@@ -15,7 +15,7 @@ from local.template import Template
 from tests.api import Api, through_gateway
 from tests.aws import DEAD, Answer, AwsProxy, Call, dynamodb_error
 from tests.conftest import LocalStack
-from tests.unit.test_events import valid
+from tests.unit.test_event_payloads import valid
 from tests.unit.test_stack import Loader
 from uploads.config import Config
 from uploads.events import Kind

@@ -12,7 +12,7 @@ from local import ministack, sam
 from tests.api import Api
 from tests.conftest import DEPLOYED, Stack
 from tests.deployed.failing import allow, denied, failure, given_up_after
-from tests.unit.test_events import valid
+from tests.unit.test_event_payloads import valid
 from uploads.events import Kind
 
 TOLD_SECONDS = 60
