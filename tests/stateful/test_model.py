@@ -225,11 +225,19 @@ class Machine(RuleBasedStateMachine):
         if item["state"] == "FINISHING":
             assert api.finish(session_id, **said).status in {202, 410}
             self.jump("over a lease")
+        session = self.model[session_id]
         if decision := item.get("decision"):
-            self.model[session_id]["decided"] = (decision["records"], decision["batches"])
+            session["decided"] = (decision["records"], decision["batches"])
+        told = api.status(session_id)
+        if told.status == 200 and told.json["finish"] not in (None, session["result"]):
+            # It had come to an answer, which stays where the next is refused.
+            self._check_validation(session, said, told.json["finish"])
         self._check_finish(session_id, then_said, api.finish(session_id, **then_said))
-        if self.model[session_id]["decided"]:
+        if session["decided"]:
             self._check_finish(session_id, {}, api.finish(session_id))
+        elif self.stack.item(session_id)["state"] == "FINISHING":
+            # A finish that is refused takes nothing over.
+            self._check_finish(session_id, said, api.finish(session_id, **said))
 
     @staticmethod
     def _is_conflict(session: dict[str, Any], said: dict[str, int]) -> bool:
