@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from uploads import gaps, limits
 from uploads.cleanup import SESSION_ID, is_expiry
-from uploads.lifecycle import deleted_at, timestamp
+from uploads.lifecycle import facts, timestamp
 from uploads.retries import Tries
 from uploads.session import Session, State
 from uploads.session_store import session_of
@@ -129,7 +129,7 @@ def event_of(record: Record, merged_bucket: str) -> Event | None:
         "id": record["eventID"],
         "sequence": change["SequenceNumber"],
         "time": timestamp(at),
-        **_facts(session),
+        **facts(session),
         **_outcome(kind, session, merged_bucket),
     }
     return Event(kind, at, record["eventSourceARN"].partition("/stream/")[0], detail)
@@ -156,21 +156,6 @@ def _binary(image: Image | None) -> Image:
     return {
         name: {"B": b64decode(value["B"])} if isinstance(value.get("B"), str) else value
         for name, value in (image or {}).items()
-    }
-
-
-def _facts(session: Session) -> dict[str, object]:
-    return {
-        "sessionId": session.session_id,
-        "state": session.state,
-        "totalRecord": session.total_record,
-        "batchSize": session.batch_size,
-        "format": session.format,
-        "metadata": session.metadata,
-        "schema": session.schema,
-        "createdAt": timestamp(session.created_at),
-        "expiresAt": timestamp(session.ends_at),
-        "fileDeletedAt": deleted_at(session),
     }
 
 

@@ -123,27 +123,11 @@ class Lifecycle:
         now = self.clock()
         return {
             "sessions": [
-                self._entry(session)
+                facts(session)
                 for session in found
                 if not session.is_over(now) and request.state in {None, session.state}
             ],
             "cursor": cursor.encode(last, owner, key) if last else None,
-        }
-
-    @staticmethod
-    def _entry(session: Session) -> dict[str, object]:
-        """What is known of a session from its item alone, as list and status have it."""
-        return {
-            "sessionId": session.session_id,
-            "state": session.state,
-            "totalRecord": session.total_record,
-            "batchSize": session.batch_size,
-            "format": session.format,
-            "metadata": session.metadata,
-            "schema": session.schema,
-            "createdAt": timestamp(session.created_at),
-            "expiresAt": timestamp(session.ends_at),
-            "fileDeletedAt": deleted_at(session),
         }
 
     def find(self, session_id: str, owner: str) -> Session:
@@ -164,7 +148,7 @@ class Lifecycle:
             missing = list(gaps.missing(present, session.expected_batches))
             batches = len(present)
         return {
-            **self._entry(session),
+            **facts(session),
             "batches": batches,
             **gaps.report("missing", missing),
             "merge": self._progress(session),
@@ -205,7 +189,7 @@ class Lifecycle:
             raise errors.FileDeletedError(
                 "The merged object was deleted by whom it belongs to, and its manifest with it."
                 " Create a new session for the same records.",
-                fileDeletedAt=deleted_at(session),
+                fileDeletedAt=_deleted_at(session),
             )
         return session
 
@@ -258,7 +242,23 @@ def _require_finished(session: Session) -> Session:
     return session
 
 
-def deleted_at(session: Session) -> str | None:
+def facts(session: Session) -> dict[str, object]:
+    """What is known of a session from its item alone, as status, list and events have it."""
+    return {
+        "sessionId": session.session_id,
+        "state": session.state,
+        "totalRecord": session.total_record,
+        "batchSize": session.batch_size,
+        "format": session.format,
+        "metadata": session.metadata,
+        "schema": session.schema,
+        "createdAt": timestamp(session.created_at),
+        "expiresAt": timestamp(session.ends_at),
+        "fileDeletedAt": _deleted_at(session),
+    }
+
+
+def _deleted_at(session: Session) -> str | None:
     """When the merged object was deleted, as the API writes it."""
     return None if session.file_deleted_at is None else timestamp(session.file_deleted_at)
 
