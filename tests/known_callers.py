@@ -4,11 +4,33 @@ It stands for API Gateway's JWT authorizer: the bearer token is the subject, wha
 """
 
 import os
-from collections.abc import Callable
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from local import __main__, in_process
 from local.gateway import Context, Event, Gateway
+
+
+@contextmanager
+def running() -> Iterator[str]:
+    """Its address, while it runs in a process of its own."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.known_callers"],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PORT": "0"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout
+        found = re.search(r"http://\S+", server.stdout.readline())
+        assert found
+        yield found[0]
+        server.terminate()
 
 
 def _authorized(handler: Callable[[Event, Context], object]) -> Callable[[Event, Context], object]:

@@ -30,24 +30,13 @@ from front import (
     written,
 )
 from gapless import conformance, metadata
-
-ROOT = Path(__file__).parents[2]
+from tests import known_callers
 
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.known_callers"],
-        cwd=ROOT,
-        env={**os.environ, "PORT": "0"},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
-        assert server.stdout
-        found = re.search(r"http://\S+", server.stdout.readline())
-        assert found
-        yield found[0]
-        server.terminate()
+    with known_callers.running() as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)

@@ -1,39 +1,25 @@
 """The list of my sessions, in a browser, on a service that knows its callers."""
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, Page, Route, expect
 
+from tests import known_callers
 from tests.web.conftest import Orders
 from tests.web.steps import choose, finished, press, shoot
 
-ROOT = Path(__file__).parents[2]
 SESSIONS = "/api/upload/sessions"
 
 
 @pytest.fixture(scope="module")
 def known() -> Iterator[str]:
     """A service whose callers are who their tokens say."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.known_callers"],
-        cwd=ROOT,
-        env={**os.environ, "PORT": "0"},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
-        assert server.stdout
-        found = re.search(r"http://\S+", server.stdout.readline())
-        assert found
-        yield found[0]
-        server.terminate()
+    with known_callers.running() as url:
+        yield url
 
 
 @pytest.fixture
