@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
@@ -398,3 +399,8 @@ def test_sync_and_async_clients_create_sessions_with_a_schema(front: Front) -> N
     with gapless.Client(os.environ["GAPLESS_URL"]) as client:
         assert client.create(1, schema="orders.v3").status().schema == "orders.v3"
     assert [seen.status for seen in front.seen].count(422) == 1
+
+
+def test_all_else_works_without_the_extra() -> None:
+    script = "import sys; sys.modules['jsonschema_rs'] = None; from gapless import __main__"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -6,9 +6,11 @@ answer's, beyond the names that a message is about.
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from jsonschema_rs import ValidationError
+if TYPE_CHECKING:
+    # Whoever has no schema has no such library.
+    from jsonschema_rs import ValidationError
 
 _PATH_BYTES: Final = 200
 _MESSAGE_BYTES: Final = 200
@@ -59,7 +61,7 @@ def pointer(path: Sequence[str | int]) -> str:
     return whole
 
 
-def message_of(error: ValidationError) -> str:
+def message_of(error: "ValidationError") -> str:
     """What ``error`` says, with the record's names alone, and few of those."""
     kind: Any = error.kind
     keyword = kind.name
