@@ -686,23 +686,16 @@ export class Upload extends EventTarget {
    * @param {Uint8Array<ArrayBuffer>} body
    */
   async #sendBatch(n, body) {
-    const before = this.batches[n];
-    this.#set(n, Batch.SENDING);
-    try {
-      const packed = await gzip(body);
-      const sent = packed ?? body;
-      if (sent.length > MAX_BODY || body.length > MAX_INFLATED) {
-        throw new UploadError(
-          "batch_too_large",
-          `Batch ${n} has ${body.length} bytes, ${sent.length} as sent. Put fewer records into each batch.`,
-        );
-      }
-      const headers = { ...NDJSON, ...(packed && { "Content-Encoding": "gzip" }), ...(await contentDigest(sent)) };
-      await this.#call("PUT", `${this.#path}/batches/${n}`, [204], sent, headers);
-    } catch (error) {
-      this.#set(n, before);
-      throw error;
+    const packed = await gzip(body);
+    const sent = packed ?? body;
+    if (sent.length > MAX_BODY || body.length > MAX_INFLATED) {
+      throw new UploadError(
+        "batch_too_large",
+        `Batch ${n} has ${body.length} bytes, ${sent.length} as sent. Put fewer records into each batch.`,
+      );
     }
+    const headers = { ...NDJSON, ...(packed && { "Content-Encoding": "gzip" }), ...(await contentDigest(sent)) };
+    await this.#call("PUT", `${this.#path}/batches/${n}`, [204], sent, headers, n);
     this.#set(n, Batch.STORED);
     this.#sample();
     this.#tell();
@@ -775,16 +768,21 @@ export class Upload extends EventTarget {
    * @param {number[]} successes
    * @param {string | Uint8Array<ArrayBuffer>} [body]
    * @param {Record<string, string>} [headers]
+   * @param {number} [seqNum] The batch that it sends.
    * @returns {Promise<Answer>}
    */
-  async #call(method, path, successes, body, headers = {}) {
+  async #call(method, path, successes, body, headers = {}, seqNum = -1) {
     const ended = this.#ended.signal;
-    const isBatch = method === "PUT";
+    const isBatch = seqNum >= 0;
+    const was = this.batches[seqNum];
     let [tried, digests, spent] = [0, 0, 0];
     let before = this.#successes;
     for (;;) {
       // One that is tried again waits for its turn too: a line that is full takes no more of them.
-      if (isBatch) await this.#turn(ended);
+      if (isBatch) {
+        await this.#turn(ended);
+        this.#set(seqNum, Batch.SENDING);
+      }
       const startedAt = performance.now();
       /** @type {Answer | null} */
       let answer;
@@ -798,7 +796,10 @@ export class Upload extends EventTarget {
         }
         if (isTimeout || answer?.status === 429 || answer?.status === 503) this.#cut(startedAt, isTimeout);
       } finally {
-        if (isBatch) this.#leave();
+        if (isBatch) {
+          this.#set(seqNum, was);
+          this.#leave();
+        }
       }
       const error = answer ? await problem(answer) : noAnswer();
       if (error.code === "digest_mismatch" && ++digests > 2) throw error;

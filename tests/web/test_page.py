@@ -110,6 +110,23 @@ def test_pause_and_continue(page: Page, front: Front, orders: Orders) -> None:
     assert downloaded(page) == file.read_bytes()
 
 
+def test_what_waits_for_the_end_of_a_pause_is_not_shown_as_sending(
+    page: Page, front: Front, orders: Orders
+) -> None:
+    busy = Instead(503, (("Retry-After", "0"),), {"message": "Service Unavailable"})
+    front.instead = lambda route, _: (
+        busy if BATCH.fullmatch(route) and front.batches > 10 and not continued else None
+    )
+    continued = False
+    begin(page, front, orders(6_000), batch_size=100, sent=10)
+    press(page, "Pause")
+    front.release()
+    expect(page.locator("[data-batch=sending] dd")).to_have_text("0")
+    continued = True
+    press(page, "Continue")
+    finished(page)
+
+
 def test_the_gap_report(page: Page, front: Front, local: LocalStack, orders: Orders) -> None:
     file = orders(20_001)
     begin(page, front, file, batch_size=50, sent=10)
