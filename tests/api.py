@@ -1,4 +1,4 @@
-"""A bare client of the API, over whatever carries its requests."""
+"""A minimal client of the API, over any transport: in process, local HTTP, or a deployed stack."""
 
 import gzip
 import json
@@ -20,12 +20,12 @@ GZIP: Headers = {
     "content-type": "application/vnd.gapless.batch+json",
     "content-encoding": "gzip",
 }
-"""Of a batch that is sent compressed."""
+"""Headers of a gzip batch."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the API says."""
+    """A response of the API."""
 
     status: int
     headers: dict[str, str]
@@ -33,19 +33,19 @@ class Answer:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The body, which is a JSON object."""
+        """The body as a JSON object."""
         found: dict[str, Any] = json.loads(self.body)
         return found
 
     @property
     def is_of_the_gateway(self) -> bool:
-        """Whether API Gateway made the answer by itself."""
+        """Whether API Gateway made this response, and not a function."""
         json_type = self.headers.get("content-type") == "application/json"
         return self.status >= 400 and json_type and self.json.keys() == {"message"}
 
     @property
     def code(self) -> str:
-        """The code of a problem."""
+        """The problem's ``code``, after a check that the response is a well-formed problem."""
         assert self.headers["content-type"] == "application/problem+json", self
         problem = self.json
         assert problem["status"] == self.status
@@ -57,11 +57,11 @@ class Answer:
 
 
 Send = Callable[[str, str, bytes, Headers], Answer]
-"""Method, path, body and headers to an answer."""
+"""Maps method, path, body and headers to an answer."""
 
 
 def through_gateway(gateway: Gateway) -> Send:
-    """Requests go straight to the gateway."""
+    """Call the gateway object directly."""
 
     def send(method: str, path: str, body: bytes, headers: Headers) -> Answer:
         path, _, query = path.partition("?")
@@ -72,7 +72,7 @@ def through_gateway(gateway: Gateway) -> Send:
 
 
 def over_http(url: str) -> Send:
-    """Requests go over HTTP, each on a connection of its own."""
+    """Send each request over HTTP, on its own connection."""
     host = urlsplit(url).netloc
 
     def send(method: str, path: str, body: bytes, headers: Headers) -> Answer:
@@ -89,7 +89,7 @@ def over_http(url: str) -> Send:
 
 
 def deployed(stack: Mapping[str, Any]) -> Send:
-    """Requests go to a deployed stack, signed where it says with what credentials."""
+    """Send requests to a deployed stack, signed if it has credentials."""
     credentials = stack.get("credentials")
     signer = (
         SigV4Auth(Credentials(**credentials), "execute-api", "us-east-1") if credentials else None
@@ -102,7 +102,7 @@ def deployed(stack: Mapping[str, Any]) -> Send:
         if signer:
             signer.add_auth(request)
         prepared = requests.Request(method, request.url, dict(request.headers), data=body).prepare()
-        # Ids with dots and escapes must arrive as they are.
+        # Undo requests' normalization: ids with dots and escapes must arrive unchanged.
         prepared.url = request.url
         response = http.send(prepared, allow_redirects=False, timeout=300)
         named = {name.lower(): value for name, value in response.headers.items()}
@@ -112,7 +112,7 @@ def deployed(stack: Mapping[str, Any]) -> Send:
 
 
 class Api:
-    """The routes."""
+    """One method per route."""
 
     ROOT = "/api/upload/sessions"
 
@@ -122,7 +122,7 @@ class Api:
     def request(
         self, method: str, path: str, body: bytes = b"", headers: Headers | None = None
     ) -> Answer:
-        """Any request; a body is JSON unless the headers say otherwise."""
+        """Send any request; a body is JSON unless the headers say otherwise."""
         named = {"content-type": "application/json"} if body else {}
         answer = self.send(method, path, body, {**named, **(headers or {})})
         if not answer.is_of_the_gateway:
@@ -130,7 +130,7 @@ class Api:
         return answer
 
     def create(self, total: int | None, batch_size: int | None = None, **more: object) -> str:
-        """A new session's id; ``more`` are other members of the request."""
+        """Create a session and return its id; ``more`` are further members of the body."""
         asked = {"totalRecord": total, **more} | ({"batchSize": batch_size} if batch_size else {})
         answer = self.request("POST", self.ROOT, json.dumps(asked).encode())
         assert answer.status == 201, answer
@@ -142,19 +142,19 @@ class Api:
         return self.raw_batch(session_id, json.dumps({"seqNum": seq_num, "data": data}).encode())
 
     def gzip_batch(self, session_id: str, seq_num: int, data: Sequence[object]) -> Answer:
-        """Send a batch as compressed JSON: it may be larger than what a request holds."""
+        """Send a batch as gzip: its JSON may exceed the limit on requests."""
         body = json.dumps({"seqNum": seq_num, "data": data}, separators=(",", ":"))
         return self.raw_batch(session_id, gzip.compress(body.encode(), 1), GZIP)
 
     def filled(self, batches: Sequence[Sequence[object]], batch_size: int | None = None) -> str:
-        """The id of a new session that has all its batches."""
+        """Create a session, send all its batches, and return its id."""
         session_id = self.create(sum(map(len, batches)), batch_size)
         for seq_num, data in enumerate(batches):
             assert self.batch(session_id, seq_num, data).status == 204
         return session_id
 
     def raw_batch(self, session_id: str, body: bytes, headers: Headers | None = None) -> Answer:
-        """Send a batch's body as it is."""
+        """Send a batch's body unchanged."""
         return self.request("POST", f"{self.ROOT}/{session_id}", body, headers)
 
     def lines(
@@ -165,20 +165,20 @@ class Api:
         return self.request("PUT", f"{self.ROOT}/{session_id}/batches/{seq_num}", body, named)
 
     def finish(self, session_id: str, **totals: object) -> Answer:
-        """Finish a session; ``totals`` are what the request says there is."""
+        """Finish a session; ``totals`` are the members of the body."""
         body = json.dumps(totals).encode() if totals else b""
         return self.request("POST", f"{self.ROOT}/{session_id}/finish", body)
 
     def status(self, session_id: str) -> Answer:
-        """Ask for a session."""
+        """Get a session's status."""
         return self.request("GET", f"{self.ROOT}/{session_id}")
 
     def file(self, session_id: str, headers: Headers | None = None) -> Answer:
-        """Ask for the link to the merged object."""
+        """Get the link to the merged object."""
         return self.request("GET", f"{self.ROOT}/{session_id}/file", headers=headers)
 
     def manifest(self, session_id: str, headers: Headers | None = None) -> Answer:
-        """Ask for the link to the manifest of the merged object."""
+        """Get the link to the manifest."""
         return self.request("GET", f"{self.ROOT}/{session_id}/manifest", headers=headers)
 
     def abort(self, session_id: str) -> Answer:

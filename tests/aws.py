@@ -1,6 +1,6 @@
-"""A WSGI middleware in front of moto that sees every S3 and DynamoDB call, of whatever client.
+"""A WSGI middleware in front of moto that sees every S3 and DynamoDB call, from any client.
 
-Tests count the calls, and make any of them fail before or after it took effect.
+Tests count calls, and make single calls fail before or after they take effect.
 """
 
 import json
@@ -23,16 +23,16 @@ class Call:
     """A call to AWS."""
 
     operation: str
-    """As AWS names it: ``PutObject``, ``UpdateItem`` …"""
+    """The operation's name in AWS: ``PutObject``, ``UpdateItem`` …"""
     key: str = ""
-    """Of the S3 object, without the bucket."""
+    """Key of the S3 object, without the bucket."""
     upload_id: str = field(default="", compare=False)
-    """Of the multipart upload."""
+    """The multipart upload it names."""
     headers: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
     prefix: str = field(default="", compare=False)
-    """Of a listing."""
+    """The prefix of a listing."""
     body: bytes = field(default=b"", compare=False, repr=False)
-    """Of a call to anything but S3."""
+    """The request's body, except for S3."""
 
 
 Handler = Callable[[Call, "Callable[[], Answer]"], "Answer"]
@@ -40,7 +40,7 @@ Handler = Callable[[Call, "Callable[[], Answer]"], "Answer"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What AWS says."""
+    """A response of AWS."""
 
     status: str
     headers: list[tuple[str, str]]
@@ -48,11 +48,11 @@ class Answer:
 
 
 DEAD: Final = Answer("418 Dead", [], b"")
-"""What a process that has died hears of its calls: a status that no client tries again."""
+"""The response to every call of a process that has died: no client retries this status."""
 
 
 class AwsProxy:
-    """The middleware. ``handler``, if set, decides what becomes of each call."""
+    """The middleware. If ``handler`` is set, it decides what happens to each call."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -71,7 +71,7 @@ class AwsProxy:
         self.calls.append(call)
 
         def forward() -> Answer:
-            # May be called again: a network may deliver a request twice.
+            # May run more than once: a network can deliver a request twice.
             assert self._app is not None
             request = {**environ, "wsgi.input": BytesIO(content)}
             chunks, status, headers = run_wsgi_app(self._app, request, buffered=True)
@@ -83,7 +83,7 @@ class AwsProxy:
 
     @contextmanager
     def recording(self) -> Iterator[list[Call]]:
-        """The calls that are made inside."""
+        """Record the calls made inside the ``with`` block; the list is filled at its end."""
         before = len(self.calls)
         seen: list[Call] = []
         yield seen
@@ -91,7 +91,7 @@ class AwsProxy:
 
     @contextmanager
     def handled(self, handler: Handler) -> Iterator[None]:
-        """Let ``handler`` decide inside."""
+        """Install ``handler`` for the ``with`` block."""
         self.handler = handler
         try:
             yield
@@ -104,7 +104,7 @@ class AwsProxy:
     ) -> Iterator[list[Call]]:
         """Fail the first ``times`` calls of ``operation``, after they took effect or before.
 
-        Gives the calls that failed. Without an ``answer`` the connection just ends.
+        Yields the list of failed calls. Without an ``answer`` the connection is reset.
         """
         failed: list[Call] = []
 

@@ -1,4 +1,4 @@
-"""The stack in the test process, or one that runs elsewhere, and ways to reach it."""
+"""Fixtures for all tests: a running stack, in this process or deployed, and clients for it."""
 
 import json
 import os
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 settings.register_profile(
     "gapless",
-    # Explaining a failure traces it line by line, which crashes Python 3.11 beside busy threads.
+    # Explaining a failure traces every line, which crashes Python 3.11 while other threads run.
     phases=set(Phase) - {Phase.explain},
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -42,24 +42,24 @@ settings.load_profile("gapless")
 DEPLOYED: dict[str, Any] = (
     json.loads(Path(os.environ["STACK"]).read_text()) if "STACK" in os.environ else {}
 )
-"""What ``make stack`` or ``make sam-local`` wrote down of a stack that runs elsewhere: ``name``,
+"""What ``make stack`` or ``make sam-local`` wrote about the stack that it started: ``name``,
 ``url``, ``table``, ``batchesBucket``, ``mergedBucket``, ``environment`` (for AWS clients),
-``credentials`` (if requests are signed), ``ca`` (if its certificate is its own), and ``lacks``:
-{what its emulator cannot do: why}."""
+``credentials`` (if requests are signed), ``ca`` (if it has its own certificate authority), and
+``lacks``: {what its emulator cannot do: why}. Empty when the stack runs in this process."""
 
 
 CLEANED_UP_SECONDS = 60
-"""How long the clean-up of a stack that runs elsewhere may take."""
+"""How long the clean-up of a deployed stack may take."""
 
 OTHER_S3 = os.environ.get("S3") == "seaweedfs"
+"""Whether S3 is SeaweedFS instead of moto: ``make test-seaweedfs``."""
 SCHEMAS = Path(__file__).parent / "schemas"
-"""Those that the stack's sessions may name."""
-"""Whether S3 is a real server's, and not moto's: ``make test-seaweedfs``."""
+"""The schemas that sessions may name."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack, wherever it is, and what is behind it."""
+    """A running stack: its storage, read and changed behind the service's back."""
 
     s3: "S3Client"
     table: "Table"
@@ -67,22 +67,22 @@ class Stack:
     merged_bucket: str
 
     def merged(self, session_id: str, ending: str = "ndjson") -> bytes:
-        """The merged object, as it is in S3. Raises ``s3.exceptions.NoSuchKey``."""
+        """The bytes of the merged object. Raises ``s3.exceptions.NoSuchKey``."""
         found = self.s3.get_object(Bucket=self.merged_bucket, Key=f"{session_id}.{ending}")
         return found["Body"].read()
 
     def manifest(self, session_id: str) -> bytes:
-        """The manifest beside it, as it is in S3."""
+        """The bytes of the manifest."""
         key = f"{session_id}.manifest.json"
         return self.s3.get_object(Bucket=self.merged_bucket, Key=key)["Body"].read()
 
     def has_merged(self, session_id: str) -> bool:
-        """Whether there is a merged object."""
+        """Whether the merged object exists."""
         found = self.s3.list_objects_v2(Bucket=self.merged_bucket, Prefix=session_id)
         return found["KeyCount"] > 0
 
     def stored(self, session_id: str, seq_num: int) -> bytes:
-        """A stored batch, as it is in S3."""
+        """The bytes of a stored batch."""
         key = f"{session_id}/{seq_num:08d}"
         return self.s3.get_object(Bucket=self.batches_bucket, Key=key)["Body"].read()
 
@@ -99,7 +99,7 @@ class Stack:
         return sum(session_id in upload["Key"] for upload in found.get("Uploads", []))
 
     def left(self, session_id: str) -> tuple[int, int]:
-        """How many objects there are of a session beside what is merged, and open uploads."""
+        """The number of objects a session has left in the batches bucket, and of open uploads."""
         found = sum(
             self.s3.list_objects_v2(Bucket=self.batches_bucket, Prefix=prefix)["KeyCount"]
             for prefix in (session_id, f"merges/{session_id}")
@@ -107,22 +107,22 @@ class Stack:
         return found, self.open_uploads(session_id)
 
     def cleaned_up(self, session_id: str) -> tuple[int, int]:
-        """What is left when the clean-up has had its time."""
+        """What is left after the clean-up has had time to run, as ``left`` returns it."""
         until = time.monotonic() + CLEANED_UP_SECONDS
         while self.left(session_id) != (0, 0) and time.monotonic() < until:
             time.sleep(0.1)
         return self.left(session_id)
 
     def expire(self, session_id: str) -> None:
-        """The session's time to live runs out."""
+        """Let the session's time to live run out."""
         self.change(session_id, expiresAt=1)
 
     def item(self, session_id: str) -> dict[str, Any]:
-        """The session's item, as it is in DynamoDB."""
+        """The session's item in DynamoDB."""
         return self.table.get_item(Key={"sessionId": session_id}, ConsistentRead=True)["Item"]
 
     def change(self, session_id: str, **values: object) -> None:
-        """Change a session's item behind the service's back: time passes."""
+        """Overwrite attributes of a session's item, for example to move its times."""
         self.table.update_item(
             Key={"sessionId": session_id},
             UpdateExpression="SET " + ", ".join(f"#{name} = :{name}" for name in values),
@@ -133,28 +133,28 @@ class Stack:
 
 @dataclass(frozen=True)
 class LocalStack(Stack):
-    """A stack in this process, on moto or, its S3, on another server."""
+    """A stack in this process: the functions, on moto (or SeaweedFS as S3)."""
 
     aws: AwsProxy
     gateway: Gateway
     stream: Stream
     events: StringIO
-    """Each event that was published, as a line of JSON."""
+    """Every published event, one line of JSON each."""
 
     def cleaned_up(self, session_id: str) -> tuple[int, int]:
-        """What is left when the clean-up has done what there is to do."""
+        """What is left after the clean-up has handled every record of the table's stream."""
         self.stream.deliver()
         return self.left(session_id)
 
     def expire(self, session_id: str) -> None:
-        """Moto deletes nothing by itself."""
+        """Delete the item, too: moto has no time to live."""
         super().expire(session_id)
         self.stream.expire()
 
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """The whole stack. Sessions do not meet, so all tests share it."""
+    """The whole stack. All tests share it, since each uses its own sessions."""
     yield from _deployed_stack() if DEPLOYED else _local_stack()
 
 
@@ -215,7 +215,7 @@ def _skip_what_an_emulator_cannot_do(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def download() -> Callable[[str], bytes]:
-    """Follows a link to a merged object."""
+    """Follow a link to a merged object."""
 
     def get(url: str) -> bytes:
         answer = requests.get(url, verify=DEPLOYED.get("ca", True), timeout=300)
@@ -227,21 +227,21 @@ def download() -> Callable[[str], bytes]:
 
 @pytest.fixture(scope="session")
 def local(stack: Stack) -> LocalStack:
-    """The stack, where it is in this process."""
+    """The stack, for tests that need it in this process."""
     assert isinstance(stack, LocalStack), "only a local stack can be looked into"
     return stack
 
 
 @pytest.fixture(scope="session")
 def server_url(local: LocalStack) -> Iterator[str]:
-    """Where the local server serves the stack."""
+    """URL of the stack behind the local HTTP server."""
     with Server(wsgi(local.gateway)) as server:
         yield server.url
 
 
 @pytest.fixture
 def aws(local: LocalStack) -> AwsProxy:
-    """What the stack calls."""
+    """The proxy that sees the stack's calls to AWS."""
     return local.aws
 
 
@@ -255,7 +255,7 @@ if DEPLOYED:
 
 @pytest.fixture
 def api(request: pytest.FixtureRequest) -> Api:
-    """A client over the nearest transport."""
+    """A client that calls the stack as directly as possible."""
     return next(iter(_TRANSPORTS.values()))(request)
 
 

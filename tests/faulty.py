@@ -1,7 +1,7 @@
-"""A proxy in front of S3 and DynamoDB where, at a chosen rate, things go wrong as they do there.
+"""An HTTP proxy that throttles, resets, truncates and delays at a chosen rate.
 
-What becomes of the n-th request is drawn from a seed. As a proxy in front of anything else it just
-counts the answers.
+Put it before S3 and DynamoDB to inject faults. A seed decides the fate of the n-th request. With
+``rate=0`` before any HTTP server it only counts responses.
 """
 
 import json
@@ -22,25 +22,24 @@ from tests.aws import Answer, dynamodb_error, s3_error
 
 HOST: Final = "127.0.0.1"
 FAULTS: Final = ("busy", "refused", "lost", "half")
-"""Told to come again; the connection is reset before the request took effect, or after it; half of
-the answer arrives."""
+"""Throttled; connection reset before the request took effect; reset after it; answer truncated."""
 
 
 @dataclass
 class Faulty:
-    """The proxy, as a context manager."""
+    """The proxy, as a context manager; clients use ``url``."""
 
     upstream: str
-    """URL."""
+    """URL of the real server."""
     rate: float = 0
-    """Which share of the requests fails."""
+    """Share of requests that fail, 0 to 1."""
     latency: float = 0
-    """The longest that a request waits, seconds."""
+    """Longest delay of a request, seconds."""
     seed: int = 1
 
     def __post_init__(self) -> None:
         self.seen: Counter[str] = Counter()
-        """How many of each fault there were, and of each status and problem of the upstream."""
+        """Counts of injected faults, and of statuses and problem codes from upstream."""
         self._draw = Random(self.seed)
         self._lock = threading.Lock()
         proxy = self
@@ -57,13 +56,13 @@ class Faulty:
         self.url = f"http://{HOST}:{self._server.server_port}"
 
     def draw(self) -> tuple[str, float]:
-        """What becomes of the next request, and how long it waits before."""
+        """The next request's fault ("" for none) and its delay in seconds."""
         with self._lock:
             fault, share, wait = self._draw.choice(FAULTS), self._draw.random(), self._draw.random()
         return (fault if share < self.rate else ""), self.latency * wait
 
     def note(self, what: str) -> None:
-        """Count it."""
+        """Count an event."""
         with self._lock:
             self.seen[what] += 1
 
@@ -83,7 +82,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
-        """Say nothing of connections that break: they are what this is for."""
+        """Ignore broken connections: the proxy breaks them itself."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
@@ -127,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.command, self.path, skip_host=True, skip_accept_encoding=True
             )
             for name, value in self.headers.items():
-                # The host stays as it was signed.
+                # Keep the host header: it is signed.
                 if name.lower() not in {"connection", "transfer-encoding", "expect"}:
                     connection.putheader(name, value)
             connection.endheaders(body or None)
@@ -163,8 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _reset(self) -> None:
         self.wfile.flush()
         self.close_connection = True
-        # RST instead of a regular end.
+        # Close with RST instead of FIN.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
+        """Log nothing."""

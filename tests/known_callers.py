@@ -1,6 +1,6 @@
-"""``python -m tests.known_callers``: the local run, where every caller has a name.
+"""``python -m tests.known_callers``: the local server with authenticated callers.
 
-It stands for API Gateway's JWT authorizer: the bearer token is the subject, whatever it is.
+It imitates API Gateway's JWT authorizer: any bearer token is accepted, and is the subject.
 """
 
 import os
@@ -18,7 +18,7 @@ from local.gateway import Context, Event, Gateway
 
 @contextmanager
 def running() -> Iterator[str]:
-    """Its address, while it runs in a process of its own."""
+    """Run the server in its own process, and yield its URL."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.known_callers"],
         cwd=Path(__file__).parents[1],
