@@ -1,7 +1,4 @@
-"""Authentication of requests. Any other ``httpx.Auth`` works as well.
-
-An auth's attribute ``secrets``, if it has one, lists strings that no message may contain.
-"""
+"""Authentication of requests. Any other ``httpx.Auth`` works as well."""
 
 import re
 import shlex
@@ -22,11 +19,11 @@ _UNSENDABLE: Final = re.compile(r"[^!-~]")
 
 
 class TokenError(GaplessError):
-    """No usable credentials: an invalid token, or a token command that failed."""
+    """There are no usable credentials: an invalid token, or a command that failed."""
 
 
 class TokenAuth(httpx.Auth):
-    """A bearer token; ``get`` returns one, and is called again after a 401.
+    """A bearer token; ``get`` is called for one, and again after a 401.
 
     ``get`` may block and may be called from any thread.
     """
@@ -53,10 +50,10 @@ class TokenAuth(httpx.Auth):
 
     @classmethod
     def from_command(cls, command: str) -> "TokenAuth":
-        """The token that ``command`` prints; it runs without a shell."""
+        """A token that ``command`` prints; it is run without a shell."""
 
         def run() -> str:
-            # Arguments and output may be secret: no message may contain them.
+            # Its arguments and its output may be secret: no message contains them.
             try:
                 program, *arguments = shlex.split(command)
                 done = subprocess.run(  # noqa: S603 - the user's own command
@@ -84,7 +81,7 @@ class TokenAuth(httpx.Auth):
     def sync_auth_flow(
         self, request: httpx.Request
     ) -> Generator[httpx.Request, httpx.Response, None]:
-        """Send the request; after a 401 send it once more with a new token."""
+        """Send, and once more with a new token if the first was refused."""
         token = self._token or self._renew("")
         request.headers["Authorization"] = f"Bearer {token}"
         response = yield request
@@ -106,10 +103,10 @@ class TokenAuth(httpx.Auth):
 
 
 class SigV4Auth(httpx.Auth):
-    """Signs requests with AWS Signature Version 4. Requires ``gapless[aws]``.
+    """Signs requests for AWS with botocore's chain of credentials. Needs ``gapless[aws]``.
 
-    botocore finds the credentials, and renews expired ones. The default region is the one in the
-    API Gateway URL, or else that of the environment or profile.
+    The default region is that in an API Gateway's URL, or else that of the environment or profile.
+    botocore renews expired credentials.
     """
 
     requires_request_body = True

@@ -1,4 +1,4 @@
-"""The world that is shared by all proofs, and the summary of what they ran."""
+"""Fixtures of the proofs: the World that they share, and the summary of what was run."""
 
 import gc
 from collections.abc import Iterator
@@ -19,18 +19,18 @@ def _world(local: LocalStack) -> Iterator[World]:
 
 @pytest.fixture
 def world(_world: World) -> World:
-    """Three processes on moto."""
+    """Three processes that share moto."""
     return _world
 
 
 def pytest_collection_finish() -> None:
-    """What is there by now stays: to look for garbage in it takes a twentieth of all the time."""
+    """Exclude everything loaded so far from garbage collection, which takes 5 % of the time."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how much was run."""
+    """Print how much was run."""
     if proof_world.COUNTS:
         told = ", ".join(f"{number:,} {what}" for what, number in proof_world.COUNTS.items())
         terminalreporter.write_line(f"proof: {told}")

@@ -1,11 +1,14 @@
-"""Every call of an operation that fails, in every way a call can, and what the client does next.
+"""Faults: every call of every operation fails in every way, and the client retries.
 
-The calls are not listed by hand: a run without faults records them. Then, for each of them and each
-fault, a new session goes the same way until there; the fault happens; the client tries again until
-there is an end, and the end must be the one without faults.
+A run without faults records an operation's calls. Then, for each call and each fault, a new session
+repeats the operation up to that call, the fault happens, the client retries until the session has
+an end, and this end must be the same as without faults.
+
+`OPERATIONS` maps an operation's name to it. To add one, add an entry. A new `Fault` goes into
+`ALWAYS` (tried at every call) or `BY_TURNS`.
 """
 
-# ruff: noqa: ARG002 - not every fault cares for the call, or lets it take effect
+# ruff: noqa: ARG002 - not every fault uses the call, or lets it take effect
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +42,7 @@ def step_functions(call: Call) -> bool:
 
 
 def error(call: Call, status: int, code: str) -> Answer:
-    """An error as the service that is called writes it."""
+    """An error response in the format of the service that was called."""
     if dynamodb(call) or step_functions(call):
         return dynamodb_error(status, code)
     return s3_error(status, code)
@@ -57,20 +60,20 @@ class Fault:
     """What happens at the ``at``-th call of a process."""
 
     heard = True
-    """Whether the client hears what ``strike`` answers."""
+    """Whether the client receives the response of ``strike``."""
 
     def __init__(self, process: Process, at: int, history: History) -> None:
         self.process = process
         self.hit: Call | None = None
         self.died_in = -1
         self.late: list[Callable[[], object]] = []
-        """Requests that are still on their way."""
+        """Requests that the client gave up and that have not arrived."""
         self._at = at
         self._seen = 0
         self._history = history
 
     def handle(self, call: Call, forward: Forward) -> Answer:
-        """The handler of the process's calls."""
+        """Handler for the process's calls."""
         if self.process.invocations == self.died_in:
             return DEAD
         self._seen += 1
@@ -89,40 +92,40 @@ class Fault:
             answer = self.afterwards(call, take_effect)
             told(self._history, call, answer)
         if self.gives_up(call):
-            # What it knew is lost.
+            # Nobody knows its uploads any more.
             self._history.uploads.clear()
         return answer
 
     def gives_up(self, call: Call) -> bool:
-        """Whether what the invocation leaves behind is left to the bucket's rule."""
+        """Whether the invocation cannot abort its upload, so that the lifecycle rule has to."""
         del call
         return self.died_in >= 0
 
     def strike(self, call: Call, forward: Forward) -> Answer:
-        """The call it is about."""
+        """Handle the call that the fault hits."""
         raise NotImplementedError
 
     def afterwards(self, call: Call, forward: Forward) -> Answer:
-        """Any other."""
+        """Handle every other call."""
         del call
         return forward()
 
     def deliver(self) -> None:
-        """Let arrive what is on its way."""
+        """Let the delayed requests arrive."""
         for request in self.late:
             request()
         self.late.clear()
 
 
 class Refused(Fault):
-    """The connection ends before the call took effect."""
+    """The connection is reset before the call takes effect."""
 
     def strike(self, call: Call, forward: Forward) -> Answer:
         raise ConnectionResetError
 
 
 class Lost(Fault):
-    """The connection ends after it."""
+    """The connection is reset after the call took effect."""
 
     def strike(self, call: Call, forward: Forward) -> Answer:
         forward()
@@ -130,7 +133,7 @@ class Lost(Fault):
 
 
 class Dies(Fault):
-    """The process ends after it; which is before the next one."""
+    """The process dies after the call took effect, which is before its next call."""
 
     def strike(self, call: Call, forward: Forward) -> Answer:
         self.died_in = self.process.invocations
@@ -139,21 +142,21 @@ class Dies(Fault):
 
 
 class Throttled(Fault):
-    """The call is asked to come again."""
+    """The call is throttled."""
 
     def strike(self, call: Call, forward: Forward) -> Answer:
         return throttled(call)
 
 
 class Fails(Fault):
-    """500, and nothing is done."""
+    """The call fails with 500, without effect."""
 
     def strike(self, call: Call, forward: Forward) -> Answer:
         return error(call, 500, "InternalError")
 
 
 class FailsAfter(Fault):
-    """500, and all is done."""
+    """The call takes effect and fails with 500."""
 
     def strike(self, call: Call, forward: Forward) -> Answer:
         forward()
@@ -161,7 +164,7 @@ class FailsAfter(Fault):
 
 
 class FailsForGood(Fault):
-    """No such call succeeds any more in this invocation."""
+    """The call fails with 500 for the rest of the invocation."""
 
     struck_in = -1
 
@@ -175,12 +178,12 @@ class FailsForGood(Fault):
         return forward()
 
     def gives_up(self, call: Call) -> bool:
-        # It cannot give its upload up, or a task cannot note it.
+        # It cannot abort its upload, or a task cannot write down the upload's id.
         return call == self.hit and call.operation in {"AbortMultipartUpload", "UpdateItem"}
 
 
 class Conflict(Fault):
-    """S3's answer to a conditional write that meets another one: nothing need be stored."""
+    """S3's answer to concurrent conditional writes of a key; nothing need be stored."""
 
     def strike(self, call: Call, forward: Forward) -> Answer:
         if "if-none-match" in call.headers:
@@ -189,7 +192,7 @@ class Conflict(Fault):
 
 
 class FailsInside(Fault):
-    """An error inside a 200, as S3 ends a CompleteMultipartUpload that took long."""
+    """An error inside a 200, as S3 may end a slow CompleteMultipartUpload."""
 
     def strike(self, call: Call, forward: Forward) -> Answer:
         if call.operation == "CompleteMultipartUpload":
@@ -198,7 +201,7 @@ class FailsInside(Fault):
 
 
 class FailsInsideAfter(Fault):
-    """The same, of one that took effect."""
+    """The same, after the call took effect."""
 
     def strike(self, call: Call, forward: Forward) -> Answer:
         forward()
@@ -208,7 +211,7 @@ class FailsInsideAfter(Fault):
 
 
 class Delayed(Fault):
-    """The client gives the call up, and it arrives later: with the next one, or in the end."""
+    """The client's call times out, and takes effect at the end."""
 
     def strike(self, call: Call, forward: Forward) -> Answer:
         self.late.append(forward)
@@ -216,7 +219,7 @@ class Delayed(Fault):
 
 
 class DelayedALittle(Delayed):
-    """… right after the client's next call."""
+    """The client's call times out, and takes effect right after the next call."""
 
     def afterwards(self, call: Call, forward: Forward) -> Answer:
         answer = forward()
@@ -225,21 +228,21 @@ class DelayedALittle(Delayed):
 
 
 class Repeated(Fault):
-    """The call is answered, and arrives once more in the end."""
+    """The call is answered, and delivered once more at the end."""
 
     def strike(self, call: Call, forward: Forward) -> Answer:
         self.late.append(forward)
         return forward()
 
     def deliver(self) -> None:
-        # Of a deleted file only clients repeat a write, and they know it (``Session.publisher``).
+        # Only clients repeat writes of a file that may be deleted, and record it (``publisher``).
         if self._history.deleted and self.hit and self.hit.operation == "PutObject":
             self.late.clear()
         super().deliver()
 
 
 class AnsweredTooLate(Fault):
-    """The call takes effect, and the client has tried again before it is answered."""
+    """The call takes effect; its answer arrives after the client has retried."""
 
     heard = False
 
@@ -276,7 +279,7 @@ BY_TURNS: Final[Sequence[type[Fault]]] = (
 
 
 def faults(at: int) -> Sequence[type[Fault]]:
-    """What is tried at the ``at``-th call: all with PROOF_SCALE, and by turns without."""
+    """The faults to try at the ``at``-th call: all with PROOF_SCALE, else some in rotation."""
     if scale() > 1:
         return (*ALWAYS, *BY_TURNS)
     return (*ALWAYS, BY_TURNS[at % len(BY_TURNS)])
@@ -288,23 +291,23 @@ Act = Callable[[World, Process, History, str], object]
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation, and the session it is done to."""
+    """An operation, and the session on which it runs."""
 
     total: int | None
     size: int | None
     before: Data
     act: Callable[[World, Process, History, str], object]
     prepare: Callable[[World, Process, History, str], object] | None = None
-    """What goes before, without faults."""
+    """What happens before, without faults."""
     data: Data = field(default_factory=dict)
-    """What the client sends in the end where it is missing."""
+    """What the client sends at the end if it is missing."""
     form: str = PLAIN
-    """The merged object's."""
+    """Format of the merged object."""
     says: Said = NOTHING
-    """What the client's finishes say."""
+    """The totals that the client's finishes say."""
 
     def calls(self, world: World) -> tuple[int, str]:
-        """How many calls it makes, and its end, without faults."""
+        """Run without faults; return the number of calls and the end."""
         seen: list[Call] = []
 
         class Recorded(Fault):
@@ -316,7 +319,7 @@ class Operation:
         return len(seen), end
 
     def run(self, world: World, kind: type[Fault], at: int) -> str:
-        """Do it with a fault, and what the client does then: the end."""
+        """Run with a fault at the ``at``-th call, retry as a client, and return the end."""
         process = world.processes[1]
         session_id, history = world.create(self.total, self.size, self.form, self.says)
         fault = kind(process, at, history)
@@ -328,7 +331,7 @@ class Operation:
             process.forget()
             with process.aws.handled(fault.handle):
                 self.act(world, process, history, session_id)
-            require(fault.hit or not at, "there is no such call", at)
+            require(fault.hit or not at, "the call was never made", at)
             history.failed.clear()
             fault.deliver()
             world.run_started(process, history)
@@ -346,7 +349,7 @@ def batch(world: World, process: Process, history: History, session_id: str) -> 
 
 def another_batch(world: World, process: Process, history: History, session_id: str) -> object:
     answer = world.send(process, history, session_id, 0, ["another"])
-    require(answer.status != 204, "another batch", answer)
+    require(answer.status != 204, "a conflicting batch is accepted", answer)
     return answer
 
 
@@ -361,7 +364,7 @@ def finish(world: World, process: Process, history: History, session_id: str) ->
 def abort(world: World, process: Process, history: History, session_id: str) -> object:
     answer = world.abort(process, history, session_id)
     if answer.status >= 500:
-        # The client tries again.
+        # The client retries.
         process.aws.handler = None
         answer = world.abort(process, history, session_id)
     require(answer.status == 204, "not aborted", answer)
@@ -384,14 +387,14 @@ def status(world: World, process: Process, history: History, session_id: str) ->
 
 
 def long_finish(world: World, process: Process, history: History, session_id: str) -> object:
-    """Handed over, and merged by the state machine."""
+    """Hand over, and let the state machine merge."""
     answer = world.finish(process, history, session_id, long=True)
     world.run_started(process, history)
     return answer
 
 
 def hand_over(world: World, process: Process, history: History, session_id: str) -> object:
-    """Handed over, and not begun."""
+    """Hand over; the execution has not started."""
     return world.finish(process, history, session_id, long=True)
 
 
@@ -401,7 +404,7 @@ def clean_up(world: World, process: Process, history: History, session_id: str) 
 
 
 def after_half_a_finish(end: Act, operation: str) -> Act:
-    """The ``end`` of a session whose first finish died at its first call of ``operation``."""
+    """``end`` a session whose first finish died at its first call of ``operation``."""
 
     def act(world: World, process: Process, history: History, session_id: str) -> object:
         half_a_finish(operation)(world, process, history, session_id)
@@ -411,14 +414,14 @@ def after_half_a_finish(end: Act, operation: str) -> Act:
 
 
 def contradict(world: World, process: Process, history: History, session_id: str) -> object:
-    """A finish that says something else than what is decided."""
+    """A finish with other totals than the decided ones."""
     answer = world.finish(process, history, session_id, said=Said(3))
-    require(answer.status >= 500 or answer.code == "totals_conflict", "no conflict", answer)
+    require(answer.status >= 500 or answer.code == "totals_conflict", "no totals_conflict", answer)
     return answer
 
 
 def half_a_finish(operation: str) -> Callable[[World, Process, History, str], object]:
-    """A finish that died at its first call of ``operation``, whose lease has run out."""
+    """A finish that died at its first call of ``operation``; its lease has expired since."""
 
     def die(world: World, process: Process, history: History, session_id: str) -> object:
         dead = False
@@ -440,11 +443,11 @@ def half_a_finish(operation: str) -> Callable[[World, Process, History, str], ob
 ONE: Final = {0: [0]}
 SHORT: Final = {0: [0], 1: [1]}
 LONG: Final = {0: ["a" * 20], 1: ["b" * 20]}
-"""Long enough to be parts of a multipart upload by themselves."""
+"""Each batch is long enough to be a part of a multipart upload."""
 STREAMED: Final = {0: [100_000, 100_001], 1: [100_002, 100_003], 2: [100_004]}
-"""Short ones, so that the first two are read and written as one part."""
+"""Short batches: the first two are read and written as one part."""
 NOISE: Final = {0: ["qXw8TzLk3Jv0Rb5N"], 1: ["u7YhGm2CeSfP9aZd"], 2: ["i4WoQ1xKtVn6BlEr"]}
-"""As LONG, however they are compressed."""
+"""As LONG, even when compressed."""
 
 OPERATIONS: Final = {
     "batch": Operation(2, 1, {0: [0]}, batch, data={1: [1]}),

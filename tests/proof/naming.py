@@ -1,6 +1,6 @@
-"""Sessions that are opened with an Idempotency-Key, and lists of them: what must hold.
+"""Idempotency keys and lists of sessions: orders, faults and time, and what must hold.
 
-Each part of it runs in a world, and raises ViolationError where something does not hold.
+Each entry of `NAMING` runs in a World, and raises ViolationError if an invariant fails.
 """
 
 import json
@@ -20,20 +20,20 @@ from tests.proof.world import Answer, History, Process, World, count, require
 
 ONE: Final = 1
 ANOTHER: Final = 2
-"""Bodies are told apart by their totals."""
+"""Totals, by which bodies are told apart."""
 WRITES: Final = 2
-"""Calls that it takes to open a session with a key."""
+"""Calls to open a session with a key."""
 TRIES: Final = 3
-"""After which a client has its answer, once nothing fails any more."""
+"""Attempts until a client has its answer, when nothing fails any more."""
 FAULTS: Final[Sequence[type[Fault]]] = [
     kind for kind in (*ALWAYS, *BY_TURNS) if kind not in {Conflict, FailsInside, FailsInsideAfter}
 ]
-"""Those that DynamoDB can have."""
+"""The faults that DynamoDB can have."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """What a client was told, of what, and when."""
+    """An answer, with its request and its time."""
 
     key: str
     total: int
@@ -43,7 +43,7 @@ class Told:
 
 @dataclass
 class Opening:
-    """A client's key, and what it was told."""
+    """A client with its key, and the answers it received."""
 
     world: World
     user: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -57,7 +57,7 @@ class Opening:
         return answer
 
     def insist(self, process: Process, total: int = ONE) -> str:
-        """Until there is a session; its id."""
+        """Create until there is a session; return its id."""
         for _ in range(TRIES):
             answer = self.create(process, total)
             if answer.status == 201:
@@ -71,7 +71,7 @@ class Opening:
         return answer
 
     def items(self) -> Mapping[str, Mapping[str, Any]]:
-        """What there is of its sessions."""
+        """The client's session items, by id."""
         return {
             str(item["sessionId"]): item
             for item in self.world.items()
@@ -79,31 +79,31 @@ class Opening:
         }
 
     def check(self) -> None:
-        """What must hold when its client has an answer and nothing is on its way."""
+        """What must hold once the client has an answer and no request is in flight."""
         items = self.items()
         found = [told for told in self.told if told.answer.status == 201]
         require(found, "no session", self.told)
         for told in found:
             body = told.answer.body
             item = items.get(body["sessionId"])
-            require(item, "201, and there is no such session", body)
-            require(item and item["totalRecord"] == told.total, "a session of another body", told)
-            require(_until(body) > told.now, "201 of a session whose time is over", told)
+            require(item, "201 without a session", body)
+            require(item and item["totalRecord"] == told.total, "201 of another body", told)
+            require(_until(body) > told.now, "201 with an expired session", told)
             for other in found:
                 if other.key == told.key and told.now <= other.now < _until(body):
                     require(other.answer.body == body, "one key has two sessions", told, other)
         known = {told.answer.body["sessionId"] for told in found}
-        require(items.keys() == known, "a session that nobody knows", items.keys() - known)
+        require(items.keys() == known, "a session that no client knows", items.keys() - known)
         for session_id in self.aborted:
             require(items[session_id]["state"] == "ABORTED", "aborted, yet the session is open")
 
     def forget(self) -> None:
-        """Its sessions are gone; what its keys stand for is not."""
+        """Delete the client's sessions, but not its keys."""
         for session_id in self.items():
             self.world.remove(session_id)
 
     def remove(self) -> None:
-        """Leave nothing."""
+        """Delete its sessions and keys."""
         self.forget()
         for name in self.world.claims():
             self.world.remove(name)
@@ -115,7 +115,7 @@ def _until(body: Mapping[str, Any]) -> int:
 
 @contextmanager
 def opening(world: World) -> Iterator[Opening]:
-    """A client, of whom nothing is left."""
+    """A client; checked at the end, and then deleted."""
     client = Opening(world)
     try:
         yield client
@@ -132,7 +132,7 @@ def creates(total: int = ONE) -> Act:
 
 
 def dies(client: Opening, process: Process) -> object:
-    """Whoever creates dies after the first write."""
+    """The creating process dies after the first write."""
     turn = process.aws.handler
     assert turn is not None
     alive = True
@@ -154,7 +154,7 @@ def aborts(client: Opening, process: Process) -> object:
 
 
 def at_once(*acts: Act, before: Act | None = None, ahead: int = 0) -> Callable[[World], None]:
-    """Every order of ``acts``, whose clocks are ``ahead`` of what was ``before``."""
+    """Every order of ``acts``; their clocks are ``ahead`` seconds after ``before``."""
 
     def run(world: World, choose: Choose) -> bool:
         client = Opening(world)
@@ -162,7 +162,7 @@ def at_once(*acts: Act, before: Act | None = None, ahead: int = 0) -> Callable[[
             if before:
                 before(client, world.processes[0])
                 if ahead:
-                    # What was told then was true then.
+                    # These answers were right at their time.
                     client.told.clear()
                     client.forget()
             run = Run(choose, lambda *_: None)
@@ -173,7 +173,7 @@ def at_once(*acts: Act, before: Act | None = None, ahead: int = 0) -> Callable[[
                     run.start(process.name, partial(act, client, process))
                 if not run.finish():
                     return False
-            # Whoever was not answered asks again, and so do all the others.
+            # Every client asks again, answered or not.
             for total in {told.total for told in client.told}:
                 answer = client.create(world.processes[0], total)
                 require(answer.status in {201, 422}, "no answer", answer)
@@ -189,7 +189,7 @@ def at_once(*acts: Act, before: Act | None = None, ahead: int = 0) -> Callable[[
 
 
 def crashes(world: World) -> None:
-    """Every call fails in every way, and the client asks again."""
+    """Every call fails in every way, and the client retries."""
     for at in range(1, WRITES + 1):
         for kind in FAULTS:
             with opening(world) as client:
@@ -205,7 +205,7 @@ def crashes(world: World) -> None:
 
 
 def time_passes(world: World) -> None:
-    """A key counts as long as its session takes batches, whatever becomes of that."""
+    """A key counts while its session takes batches, even if the session is aborted."""
     for end in (None, Opening.abort):
         with opening(world) as client:
             first, *others = world.processes
@@ -219,7 +219,7 @@ def time_passes(world: World) -> None:
                     world.sweep(moment)
                     require(client.insist(process) == session_id, "one key has two sessions")
             client.check()
-            # What was told until now was true then.
+            # These answers were right at their time.
             client.told.clear()
             client.aborted.clear()
             client.forget()
@@ -230,7 +230,7 @@ def time_passes(world: World) -> None:
 
 
 def lists(world: World) -> None:
-    """Two principals, each of whom sees its own, whatever cursor it sends."""
+    """Two principals: each list shows only the caller's sessions, whatever its cursor."""
     with opening(world) as ada, opening(world) as bob:
         clients = (ada, bob)
         process = world.processes[0]
@@ -256,8 +256,8 @@ def lists(world: World) -> None:
             page = process.list(client.user, f"limit=9&cursor={cursors[other.user]}")
             if page.status == 200:
                 ids = {session["sessionId"] for session in page.body["sessions"]}
-                require(ids <= client.items().keys(), "a list of somebody else's", ids)
-            require(page.code == "invalid_cursor", "somebody else's cursor is taken", page)
+                require(ids <= client.items().keys(), "a list has another caller's sessions", ids)
+            require(page.code == "invalid_cursor", "another caller's cursor is accepted", page)
 
 
 NAMING: Final[Mapping[str, Callable[[World], None]]] = {

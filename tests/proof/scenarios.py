@@ -1,4 +1,8 @@
-"""Sessions, and what happens to them at once."""
+"""Scenarios: a session, and two or three invocations on it that run concurrently.
+
+`SCENARIOS` maps a scenario's name to it. To add one, add an entry: `Scenario.explore` makes its
+runs, and `World.settle` checks each of them.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -25,7 +29,7 @@ from tests.proof.world import (
 )
 
 Made = tuple[list[tuple[str, Step]], list[tuple[str, str, str]]]
-"""The calls of a run in their order, and all calls there were, of each process in theirs."""
+"""The interleaved calls of a run, and the calls of each process in its own order."""
 Invocation = Callable[[World, Process, History, str], Answer]
 
 
@@ -34,13 +38,13 @@ def finish(world: World, process: Process, history: History, session_id: str) ->
 
 
 def late_finish(world: World, process: Process, history: History, session_id: str) -> Answer:
-    """For this one every lease has run out."""
+    """A finish for which every lease has expired."""
     process.clock.ahead = 100
     return world.finish(process, history, session_id)
 
 
 def says(total: int | None = None, batches: int | None = None, *, late: bool = False) -> Invocation:
-    """A finish that says so; for a ``late`` one every lease has run out."""
+    """A finish with these totals; if ``late``, every lease has expired for it."""
 
     def finish(world: World, process: Process, history: History, session_id: str) -> Answer:
         process.clock.ahead = 100 if late else 0
@@ -50,7 +54,7 @@ def says(total: int | None = None, batches: int | None = None, *, late: bool = F
 
 
 def when_time_is_over(act: Invocation, seconds: int) -> Invocation:
-    """``act``, so many seconds after the session has stopped taking batches."""
+    """``act``, at ``seconds`` after the session stopped taking batches."""
 
     def later(world: World, process: Process, history: History, session_id: str) -> Answer:
         item = world.facts(session_id).item
@@ -77,7 +81,7 @@ def batch(seq_num: int, *data: object) -> Invocation:
 
 
 def clean_up(world: World, process: Process, history: History, session_id: str) -> Answer:
-    """What the table's stream has said by then."""
+    """Handle what the table's stream contains by then."""
     del session_id
     world.clean_up(process, history)
     return Answer(0, None)
@@ -86,7 +90,7 @@ def clean_up(world: World, process: Process, history: History, session_id: str) 
 def clean_up_to_the_end(
     world: World, process: Process, history: History, session_id: str
 ) -> Answer:
-    """And then the merged object is deleted, too."""
+    """Clean up; if the session had ended, the retention deletes the merged object, too."""
     if world.clean_up(process, history):
         world.forget_object(session_id, history)
     return Answer(0, None)
@@ -97,13 +101,13 @@ def delete_file(world: World, process: Process, history: History, session_id: st
 
 
 def finish_and_delete(world: World, process: Process, history: History, session_id: str) -> Answer:
-    """By a client that finishes when every lease has run out."""
+    """A client that finishes after every lease has expired, and deletes the file."""
     late_finish(world, process, history, session_id)
     return world.delete_file(process, history, session_id)
 
 
 def merge(world: World, process: Process, history: History, session_id: str) -> Answer:
-    """The execution that a finish has started, to its end."""
+    """Run the execution that a finish started, to its end."""
     del session_id
     world.run_started(process, history)
     return Answer(0, None)
@@ -119,27 +123,27 @@ def _handle(
 
 @dataclass(frozen=True)
 class Scenario:
-    """A session, what is in it, and what happens to it at once."""
+    """A session, its content, and the invocations that run on it concurrently."""
 
     total: int | None
     size: int | None
     before: Data
-    """What is there already."""
+    """Batches that are stored already."""
     invocations: Sequence[Invocation]
     data: Data = field(default_factory=dict)
-    """What the client sends in the end where it is missing."""
+    """What the client sends at the end if it is missing."""
     bound: int | None = None
-    """Most preemptions; None for every order."""
+    """Maximum number of preemptions; None explores every order."""
     begins: Sequence[str] = ()
     """Whose turns come first."""
     duplicate: tuple[int, int] | None = None
-    """A call that arrives once more, later: of which invocation, and the how manieth."""
+    """A call that is delivered twice: (index of the invocation, number of its call from 1)."""
     long: bool = False
-    """A finish has handed the session over to the state machine."""
+    """The session was handed over to the state machine before."""
     form: str = PLAIN
-    """The merged object's."""
+    """Format of the merged object."""
     says: Said = NOTHING
-    """What the client's own finishes say."""
+    """The totals that the client's finishes at the end say."""
 
     def _begin(self, world: World) -> tuple[str, History]:
         session_id, history = world.create(self.total, self.size, self.form, self.says)
@@ -149,14 +153,14 @@ class Scenario:
         for process in world.processes:
             process.forget()
         if self.bound is not None:
-            # So that a batch begins with its write, and needs no preemption before it.
+            # A batch then begins with its write, and needs no preemption before it.
             world.warm(session_id)
         if self.long:
             world.finish(first, history, session_id, long=True)
         return session_id, history
 
     def run(self, world: World, choose: Choose) -> tuple[Made, str] | None:
-        """One run, in the order that ``choose`` says: what was called, and its end."""
+        """Make one run in the order of ``choose``: its calls and its end; None if abandoned."""
         session_id, history = self._begin(world)
         turns = iter(self.begins)
 
@@ -190,7 +194,7 @@ class Scenario:
             world.remove(session_id)
 
     def explore(self, world: World, *, reduce: bool = True) -> tuple[Explored, set[str]]:
-        """Every run, or all within the bound: how many, and what their ends are."""
+        """Make every run within the bound; return them and the set of their ends."""
         ends = set()
         made = []
 
@@ -243,7 +247,7 @@ _TOTALS: Final = {
     "totals: batches, late others": Scenario(
         None, None, ONE, [says(1, 1), says(1, 2, late=True)], says=Said(1, 1)
     ),
-    # Both are right when they are sent: it depends on what has arrived.
+    # Each is right when it is sent, depending on which batches have arrived.
     "totals: more, late less": Scenario(
         None, None, ONE, [says(2, 2), says(1, late=True)], {1: [1]}, says=Said(2, 2)
     ),
@@ -265,15 +269,15 @@ _TOTALS: Final = {
 }
 
 SLOW_SMALL: Final = ("P0",) * 2 + ("P1",) * 7
-"""One has listed, another one comes to its end: seal, list, read, decide, publish (2), commit."""
+"""P0 has listed; then P1 runs to its end: seal, list, read, decide, publish (2), commit."""
 SLOW_MULTIPART: Final = ("P0",) * 2 + ("P1",) * 11
-"""The same, with an upload of two parts that are copied."""
+"""The same with an upload of two copied parts."""
 SLOW_DECIDED: Final = ("P0",) * 3 + ("P1",) * 13
-"""One has decided, another one takes over: it looks for the object before it lists, and for its
+"""P0 has decided; then P1 takes over: it also looks for the object before it lists, and for its
 dates before it commits."""
 
 SCENARIOS: Final = {
-    # Two at once: every order.
+    # Two invocations: every order.
     "batch, finish; strict": Scenario(2, 1, ONE, [batch(1, 1), finish], {1: [1]}),
     "batch, finish; flexible": Scenario(2, None, ONE, [batch(1, 1), finish], {1: [1]}),
     "a batch too many, finish": Scenario(1, None, ONE, [batch(1, 1), finish]),
@@ -292,7 +296,7 @@ SCENARIOS: Final = {
     "streamed finish, abort": Scenario(5, None, STREAMED, [finish, abort]),
     "multipart finish, late finish": Scenario(2, None, LONG, [finish, late_finish]),
     "copied finish, late finish": Scenario(2, 1, LONG, [finish, late_finish], bound=1),
-    # At the end of a session's life: what was sent in time may come a minute late.
+    # The end of a session's life: a request sent in time may arrive a minute late.
     "finish in time, another too late": Scenario(
         1, None, ONE, [when_time_is_over(finish, -10), when_time_is_over(finish, 40)]
     ),
@@ -310,7 +314,7 @@ SCENARIOS: Final = {
     "abort, finish too late": Scenario(
         1, None, ONE, [when_time_is_over(abort, -10), when_time_is_over(finish, 40)]
     ),
-    # One that thinks its lease has run out, or whose did.
+    # An attempt whose lease has expired, or that believes so.
     "failing finish, late finish in parts, batch": Scenario(
         2,
         1,
@@ -320,7 +324,7 @@ SCENARIOS: Final = {
         bound=1,
         begins=("P0", "P0", "P2", "P1", "P1", "P1", "P1"),
     ),
-    # A long merge.
+    # Long merges, by the state machine.
     "long merge, abort": Scenario(2, None, LONG, [merge, abort], long=True),
     "long merge, late finish": Scenario(2, None, LONG, [merge, late_finish], long=True, bound=1),
     "long merge, a batch too many": Scenario(
@@ -329,7 +333,7 @@ SCENARIOS: Final = {
     "failing long merge, abort": Scenario(
         3, None, LONG, [merge, abort], {2: [2]}, long=True, bound=1
     ),
-    # Three at once: a bound on preemptions, which PROOF_SCALE raises.
+    # Three invocations: bounded preemptions.
     "batch, finish, late finish": Scenario(
         2, 1, ONE, [finish, late_finish, batch(1, 1)], {1: [1]}, bound=1
     ),
@@ -340,7 +344,7 @@ SCENARIOS: Final = {
         2, None, ONE, [batch(1, 1), batch(1, 1), finish], {1: [1]}, bound=1
     ),
     "finish, late finish, abort": Scenario(1, None, ONE, [finish, late_finish, abort], bound=1),
-    # The clean-up, which follows what the table's stream says.
+    # The clean-up, which follows the table's stream.
     "finish, clean-up": Scenario(2, 1, {0: [0], 1: [1]}, [finish, clean_up]),
     "failing finish, clean-up": Scenario(2, 1, ONE, [finish, clean_up], {1: [1]}),
     "abort, clean-up": Scenario(1, None, ONE, [abort, clean_up]),
@@ -362,7 +366,7 @@ SCENARIOS: Final = {
     "long merge, late finish, clean-up": Scenario(
         2, None, LONG, [merge, late_finish, clean_up], long=True, bound=1, begins=("P0",)
     ),
-    # A slow attempt wakes up when another one has finished, and the clean-up begins.
+    # A slow attempt wakes up after another one has finished, when the clean-up begins.
     "slow finish, late finish, clean-up": Scenario(
         1, None, ONE, [finish, late_finish, clean_up], bound=2, begins=SLOW_SMALL
     ),
@@ -375,7 +379,7 @@ SCENARIOS: Final = {
     "slow decided finish, clean-up, the object's end": Scenario(
         2, 1, LONG, [finish, late_finish, clean_up_to_the_end], bound=2, begins=SLOW_DECIDED
     ),
-    # The file is deleted, beside whoever might publish it again.
+    # The file is deleted while another attempt might publish it again.
     "finish, delete": Scenario(1, 1, ONE, [finish, delete_file]),
     "multipart finish, delete": Scenario(2, None, LONG, [finish, delete_file], bound=1),
     "failing finish, finish and delete": Scenario(
@@ -393,7 +397,7 @@ SCENARIOS: Final = {
     "slow multipart finish, finish and delete": Scenario(
         2, 1, LONG, [finish, finish_and_delete], bound=1, begins=("P0",) * 4
     ),
-    # The first has listed before the second seals, and decides the same just after it.
+    # P0 has listed before P1 seals, and decides the same just after P1.
     "both decide the same, and the second deletes": Scenario(
         1,
         1,
@@ -405,7 +409,7 @@ SCENARIOS: Final = {
     "long merge, finish and delete": Scenario(
         2, None, LONG, [merge, finish_and_delete], long=True, bound=1, begins=("P0",) * 12
     ),
-    # A call that arrives a second time.
+    # A call that is delivered twice.
     "a seal again": Scenario(
         1,
         None,
@@ -424,7 +428,7 @@ SCENARIOS: Final = {
         )
         for number in (3, 4, 5, 6)
     },
-    # Sessions whose finishes say how much there is, and not the same.
+    # Finishes that say different totals.
     **_TOTALS,
     **{f"gzip: {name}": replace(scenario, form=GZIP) for name, scenario in _COMPRESSED.items()},
 }

@@ -1,14 +1,14 @@
-"""Every order in which invocations can take effect: they run at once, and stop before each call.
+"""Explore every interleaving of concurrent invocations, at the granularity of calls to AWS.
 
-An invocation is a thread. Before each call to AWS it waits for its turn; a scheduler, which is the
-only one to give turns, waits until all stand still and then picks one. So a run is a list of
-choices, and can be replayed. There are no sleeps and no chance.
+An invocation is a thread that waits for its turn before each call. The scheduler waits until all
+threads wait, and then picks one. A run is therefore a list of choices and can be replayed. There
+are no sleeps and no randomness.
 
-``explore`` tries the choices depth first. Two runs that differ only in the order of neighbouring
-calls which touch nothing in common (``Step.meets``) are the same run, so only one of them is made:
-sleep sets (Godefroid, "Partial-Order Methods for the Verification of Concurrent Systems", 1996).
-With a bound on preemptions, turns taken from an invocation that could go on, it tries all the runs
-within it, and nothing is left out as the same.
+``explore`` searches the choices depth first. Runs that differ only in the order of adjacent,
+independent calls (`Step.meets`) are equivalent; sleep sets make only one of them (Godefroid,
+"Partial-Order Methods for the Verification of Concurrent Systems", 1996). With a bound on
+preemptions (turns taken from an invocation that could continue) it makes every run within the
+bound, without this reduction.
 """
 
 import re
@@ -21,38 +21,38 @@ from typing import Final
 from tests.aws import Answer, Call
 
 DEAD: Final = Answer("418 Dead", [], b"")
-"""A status that no client tries again: what a run that was given up hears."""
+"""The response to every call of an abandoned run: no client retries this status."""
 
 PROCESSES: Final = ("P0", "P1", "P2", "duplicate")
-"""Names of those who call."""
+"""Names of the callers."""
 
 _STUCK_SECONDS: Final = 300
-"""No invocation computes for so long, however busy the machine is."""
+"""Longer than any invocation computes between two calls, on any machine."""
 _SESSION_ID: Final = re.compile("[0-9a-f]{32}")
 
 Choose = Callable[[Mapping[str, "Step"]], "str | None"]
-"""Who goes next, of those who wait; None to give the run up."""
+"""Picks the next of the waiting callers; None abandons the run."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A call that waits for its turn: what it reads, and what it may change."""
+    """A call that waits for its turn: what it reads and what it may change."""
 
     operation: str
     reads: frozenset[str]
     writes: frozenset[str]
 
     def meets(self, other: "Step") -> bool:
-        """Whether the order of the two can matter."""
+        """Whether the two calls depend on each other, so that their order can matter."""
         return bool(self.writes & (other.reads | other.writes) or self.reads & other.writes)
 
     @classmethod
     def of(  # noqa: C901 - a table
         cls, call: Call, name: str, uploads: Mapping[str, str]
     ) -> "Step":
-        """Of the one session there is in a run, what ``call`` of ``name`` touches.
+        """What ``call``, made by ``name``, touches. A run has one session, so names omit its id.
 
-        ``uploads`` tells who created each multipart upload.
+        ``uploads`` maps each multipart upload to its creator.
         """
         upload = f"upload of {uploads.get(call.upload_id)}"
         operation = call.operation
@@ -67,19 +67,19 @@ class Step:
             case "ListObjectsV2":
                 reads = {_listing(call.prefix)}
             case "DeleteObjects" | "DeleteObject":
-                # It does not say which; no plan is read whose listing is not written.
+                # The keys are in the body. A plan is read only after its listing, which is written.
                 writes = {"batches", "plans", *(f"/{number:08d}" for number in range(4))}
             case "GetObject" | "HeadObject":
                 reads = {key, "plans"} if key.startswith("merges/") else {key}
             case "PutObject":
-                # A key that is new is seen in the listing.
+                # A new key changes the listing.
                 writes = {key, _listing(call.key)}
             case "CreateMultipartUpload":
                 writes = {f"upload of {name}"}
             case "ListMultipartUploads":
                 reads = {f"upload of {each}" for each in PROCESSES}
             case "UploadPart" | "UploadPartCopy" | "ListParts":
-                # What is copied was read, pinned, just before: whoever deletes it meets that read.
+                # The batch to copy was read, with its ETag, just before: that read is the conflict.
                 reads = {upload}
             case "AbortMultipartUpload":
                 writes = {upload}
@@ -91,14 +91,14 @@ class Step:
 
 
 def _listing(key: str) -> str:
-    """The listing that has ``key``, or all under it."""
+    """The listing that contains ``key``, or everything with this prefix."""
     if _SESSION_ID.match(key):
         return "merged" if "." in key else "batches"
     return "plans"
 
 
 class Run:
-    """Invocations that run at once, one call at a time."""
+    """Concurrent invocations that make one call at a time."""
 
     def __init__(self, choose: Choose, observe: Callable[[Call, Answer], None]) -> None:
         self._choose = choose
@@ -113,10 +113,10 @@ class Run:
         self._copies: dict[str, tuple[str, int]] = {}
         self._made: dict[str, int] = {}
         self.trace: list[tuple[str, Step]] = []
-        """Who called what, in this order."""
+        """Who made which call, in order."""
 
     def start(self, name: str, work: Callable[[], object]) -> None:
-        """Begin an invocation; it stops before its first call."""
+        """Start an invocation; it stops before its first call."""
 
         def run() -> None:
             try:
@@ -132,11 +132,11 @@ class Run:
         Thread(target=run, daemon=True).start()
 
     def duplicate(self, name: str, of: str, number: int) -> None:
-        """Let ``name`` be a copy of a call, the ``number``-th of ``of``, that arrives later."""
+        """Deliver the ``number``-th call of ``of`` a second time, later, as a caller ``name``."""
         self._copies[name] = (of, number)
 
     def handler(self, name: str) -> Callable[[Call, Callable[[], Answer]], Answer]:
-        """What becomes of the calls of an invocation."""
+        """The handler for the calls of one invocation."""
 
         def handle(call: Call, forward: Callable[[], Answer]) -> Answer:
             step = Step.of(call, name, self._uploads)
@@ -161,7 +161,7 @@ class Run:
     def _wait_for_turn(self, name: str, step: Step) -> bool:
         with self._changed:
             if name in self._waiting:
-                # Which of them comes first would be up to the machine.
+                # Their order would depend on the machine.
                 both = (self._waiting[name], step)
                 self._errors.append(AssertionError(f"{name} makes two calls at once: {both}"))
                 return False
@@ -173,7 +173,7 @@ class Run:
             return not self._given_up
 
     def finish(self) -> bool:
-        """Give turns until all have ended; False where the run was given up."""
+        """Give turns until every invocation has ended. Return False if the run was abandoned."""
         try:
             while self._stands_still():
                 chosen = self._choose(self._waiting)
@@ -184,7 +184,7 @@ class Run:
                     self._turn = chosen
                     self._changed.notify_all()
         finally:
-            # Whoever still waits hears that it is over, and ends.
+            # Wake up everybody who still waits, so that the threads end.
             with self._changed:
                 self._given_up = True
                 self._changed.notify_all()
@@ -195,7 +195,7 @@ class Run:
         return True
 
     def _stands_still(self) -> bool:
-        """Wait until nobody moves; False where all have ended."""
+        """Wait until all live invocations wait. Return False if all have ended."""
         with self._changed:
             still = self._changed.wait_for(
                 lambda: not self._turn and self._alive == self._waiting.keys(), _STUCK_SECONDS
@@ -206,23 +206,23 @@ class Run:
 
 @dataclass
 class _Node:
-    """A point of a run where somebody was chosen."""
+    """A choice within a run."""
 
     waiting: dict[str, Step]
     asleep: set[str]
-    """Whose turn now leads to nothing new."""
+    """The sleep set: callers whose turn now leads only to equivalent runs."""
     chosen: str = ""
     tried: set[str] = field(default_factory=set)
     before: str = ""
-    """Who had the turn before."""
+    """Who had the previous turn."""
     preemptions: int = 0
-    """How many there were before."""
+    """Preemptions before this choice."""
 
     def costs(self, name: str) -> int:
         return int(self.before in self.waiting and name != self.before)
 
     def next(self, bound: int | None) -> str | None:
-        """Whom to try next: first whoever had the turn before."""
+        """The caller to try next, the previous one first; None if all were tried."""
         order = sorted(self.waiting, key=lambda name: (name != self.before, name))
         for name in order:
             if name in self.tried or name in self.asleep:
@@ -239,9 +239,9 @@ class Explored:
 
     runs: int = 0
     given_up: int = 0
-    """Runs that turned out to be the same as others, amid."""
+    """Runs that were abandoned because they were equivalent to others."""
     made: Sequence[object] = ()
-    """What was called in each run, where ``run`` notes it."""
+    """The calls of each run, if ``run`` records them."""
 
 
 def explore(
@@ -249,8 +249,8 @@ def explore(
 ) -> Explored:
     """Make every run, or every one with at most ``bound`` preemptions.
 
-    ``run`` makes one, asks whom to choose, and gives False where it was given up. With a bound, or
-    without ``reduce``, none is left out for being the same as another.
+    ``run`` makes one run with the given choices, and returns False if it was abandoned. With a
+    bound, or without ``reduce``, equivalent runs are made, too.
     """
     explored = Explored()
     nodes: list[_Node] = []

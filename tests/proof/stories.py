@@ -1,6 +1,6 @@
-"""What happens to a session one thing after the other, over days: attempts that die, and time.
+"""Stories: a sequence of events over days on one session: attempts that die, and time that passes.
 
-A story ends well, or raises ViolationError. Its clock goes where it says; nothing waits.
+A story moves the clock itself and never waits. It raises ViolationError if an invariant fails.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 
 HANDING_OVER: Final = 5
-"""Calls a finish needs to hand a session over, at most: to seal it, to look for what is published
-or to decide, to list, to hold on, to start the execution."""
+"""Maximum calls of a finish that hands over: seal, look for a published object or decide, list,
+renew the lease, start the execution."""
 PATIENCE: Final = 4
-"""Finishes after which there must be an end."""
+"""Maximum finishes until a session has ended."""
 
 
 @dataclass
 class Story:
-    """A session, and a client that finishes it until there is an end."""
+    """A session, and a client that finishes it until it has ended."""
 
     world: World
     total: int | None
@@ -67,7 +67,7 @@ class Story:
 
     @contextmanager
     def dying(self, after: int) -> "Iterator[None]":
-        """Whoever makes calls dies after so many."""
+        """The process dies after ``after`` calls."""
         made = 0
 
         def handle(_: "Call", forward: "Callable[[], AwsAnswer]") -> "AwsAnswer":
@@ -77,12 +77,12 @@ class Story:
 
         with self.process.aws.handled(handle):
             yield
-        # It was told so.
+        # Its 5xx answers are expected.
         self.history.failed.clear()
 
     @contextmanager
     def failing(self, *operations: str) -> "Iterator[None]":
-        """No call of these does anything."""
+        """Calls of these operations fail without effect."""
 
         def handle(call: "Call", forward: "Callable[[], AwsAnswer]") -> "AwsAnswer":
             return DEAD if call.operation in operations else forward()
@@ -92,7 +92,7 @@ class Story:
         self.history.failed.clear()
 
     def finish(self, said: Said | None = None, *, state_machine: bool = True) -> Answer:
-        """``state_machine``: there is one, and time enough to do without."""
+        """``state_machine``: there is a state machine, and enough time to merge without it."""
         return self.world.finish(
             self.process, self.history, self.session_id, said=said, state_machine=state_machine
         )
@@ -108,11 +108,11 @@ class Story:
         return self.world.delete_file(self.process, self.history, self.session_id)
 
     def forget(self, *names: str) -> None:
-        """Take attributes from the item."""
+        """Delete attributes of the item."""
         self.world.forget(self.session_id, *names)
 
     def run(self) -> None:
-        """Run what was handed over."""
+        """Run the executions that were started."""
         self.world.run_started(self.process, self.history)
 
     def wait(self, seconds: int = LATER) -> None:
@@ -126,25 +126,25 @@ class Story:
         return self.world.check(self.session_id, self.history).state
 
     def number(self, name: str) -> int:
-        """An attribute of the item."""
+        """A numeric attribute of the item."""
         item = self.world.facts(self.session_id).item
         assert item is not None
         return int(item[name])
 
     def must_succeed(self, within: int = PATIENCE, *, state_machine: bool = True) -> None:
-        """Finish until there is an end, with nobody dying any more."""
+        """Finish until the session has ended; no attempt dies any more."""
         for _ in range(within):
             answer = self.finish(state_machine=state_machine)
             self.run()
             if self.state() == "FINISHED":
-                require(self.finish().result == "Success", "finished, yet", answer)
+                require(self.finish().result == "Success", "FINISHED, yet finish answers", answer)
                 return
             self.wait()
         raise ViolationError("stuck")
 
 
 def sessions(world: World) -> "Iterator[Story]":
-    """One of each kind whose merge has parts, or none."""
+    """One session of each kind: without parts, with parts, empty, compressed."""
     yield Story(world, 2, 1, {0: [0], 1: [1]})
     yield Story(world, 2, None, {0: [0], 1: [1]})
     yield Story(world, 2, 1, LONG)
@@ -155,7 +155,7 @@ def sessions(world: World) -> "Iterator[Story]":
 
 
 def every_attempt_dies(world: World) -> None:
-    """Each finish is killed after n calls, for every small n: storage is that slow."""
+    """Each finish is killed after n calls, for n from 1 to 15, as if storage were that slow."""
     for story in sessions(world):
         for after in range(1, 16):
             with story:
@@ -168,13 +168,13 @@ def every_attempt_dies(world: World) -> None:
                         break
                 else:
                     require(after < HANDING_OVER, "stuck", after, story.size)
-                # Who cannot hand over does so as soon as it can.
+                # A session that was not handed over yet now succeeds with one finish.
                 story.must_succeed(1)
                 count("attempts killed")
 
 
 def nobody_takes_over(world: World) -> None:
-    """The same without a state machine: the first that is let alone comes to the end."""
+    """The same without a state machine: the first finish that is not killed succeeds."""
     for story in sessions(world):
         for after in range(1, 16, 3):
             with story:
@@ -188,7 +188,7 @@ def nobody_takes_over(world: World) -> None:
 
 
 def an_execution_fails(world: World) -> None:
-    """For good: no part can be brought into place. The next one does it."""
+    """Executions fail for good, since no part can be uploaded. The next execution succeeds."""
     for story in list(sessions(world))[2:]:
         with story:
             for died in range(2):
@@ -198,11 +198,11 @@ def an_execution_fails(world: World) -> None:
             story.finish()
             with story.failing("UploadPart", "UploadPartCopy"):
                 story.run()
-            # Of a flexible session that has batches they are looked at before it is decided.
+            # Batches of a flexible session are validated before its decision.
             state = story.state()
             decided = story.size or not story.data
             require(state == ("FINISHING" if decided else "OPEN"), "after a failure", state)
-            # At once: nobody waits for a lease that has ended.
+            # No wait: the failed execution's lease has ended.
             answer = story.finish()
             require(answer.status == 202, "not handed over again", answer)
             story.run()
@@ -211,12 +211,12 @@ def an_execution_fails(world: World) -> None:
 
 
 LONGEST: Final = 30 + 12 * 3_600 + 300
-"""How long after its seal an attempt may still be at work, seconds: the call, its execution, and a
-task that outlives it."""
+"""How long after its seal an attempt may still run, seconds: the call, its execution, and a task
+that outlives the execution."""
 
 
 def the_last_seal(world: World) -> None:
-    """Whoever seals a session late has time for the longest merge before the item is deleted."""
+    """A late seal leaves time for the longest merge before the item is deleted."""
     for size in (1, None):
         for late in (-3_600, -10, 30, 100, 3_600):
             for take_over in (False, True):
@@ -244,7 +244,7 @@ def _seal_at(story: Story, moment: int) -> None:
 
 
 def nobody_is_told_410(world: World) -> None:
-    """… by finish or status while an attempt may still win."""
+    """Neither finish nor status answers 410 while an attempt may still succeed."""
     for size in (1, None):
         for late in (0, 30, 59, 3_600, 11 * 3_600):
             with Story(world, 2, size, LONG) as story:
@@ -257,23 +257,23 @@ def nobody_is_told_410(world: World) -> None:
                     story.world.status(story.process, story.history, story.session_id),
                     story.process.batch(story.session_id, 2, [2]),
                 ):
-                    require(answer.status != 410, "410, yet it may succeed", answer)
+                    require(answer.status != 410, "410, although it may succeed", answer)
                 story.must_succeed(2)
 
 
 def a_count_is_no_verdict(world: World) -> None:
-    """What was counted holds for one listing: a session that is whole succeeds."""
+    """A stored count is valid for one listing: once a session is complete, finish succeeds."""
     for data in ({0: [0]}, {0: ["a" * 20]}, {0: [0], 1: [1, 2], 2: [3]}):
         total = sum(map(len, data.values())) + 1
         with Story(world, total, None, data) as story:
             for _ in range(2):
-                require(story.finish().result == "Failed", "not whole, yet")
+                require(story.finish().result == "Failed", "incomplete, yet not Failed")
             story.world.send(story.process, story.history, story.session_id, len(data), ["rest"])
             story.must_succeed(1)
 
 
 def a_late_write(world: World) -> None:
-    """A request that its client has given up, and repeated, arrives when the file is deleted."""
+    """A put that timed out and was retried arrives when the file is deleted."""
     for number in (1, 2):
         with Story(world, 1, 1, {0: [0]}) as story:
             late = _finish_whose_put_comes_late(story, number)
@@ -286,8 +286,8 @@ def a_late_write(world: World) -> None:
             story.state()
 
 
-def whoever_wakes_up_late(world: World) -> None:
-    """An attempt sleeps while one fails, and one decides the same and publishes after it."""
+def an_attempt_wakes_up_late(world: World) -> None:
+    """An attempt sleeps while another fails and a third decides the same, and publishes late."""
     other = world.processes[1]
     with Story(world, 2, None, {0: [0]}) as story:
         finish = partial(world.finish, other, story.history, story.session_id)
@@ -302,7 +302,7 @@ def whoever_wakes_up_late(world: World) -> None:
         def sleep(call: "Call", forward: "Callable[[], AwsAnswer]") -> "AwsAnswer":
             if call.operation == "ListObjectsV2":
                 other.clock.ahead += LATER
-                require(finish().result == "Failed", "not whole, yet")
+                require(finish().result == "Failed", "incomplete, yet not Failed")
                 world.send(other, story.history, story.session_id, 1, [1])
             elif b"decision = :decision" in call.body:
                 other.clock.ahead += LATER
@@ -313,7 +313,7 @@ def whoever_wakes_up_late(world: World) -> None:
 
         with story.process.aws.handled(sleep):
             story.finish()
-        require(late, "nobody else has decided")
+        require(late, "no other attempt decided")
         story.process.clock.ahead = other.clock.ahead + LATER
         story.must_succeed(1, state_machine=False)
         told = story.delete()
@@ -327,7 +327,7 @@ def whoever_wakes_up_late(world: World) -> None:
 
 
 def _finish_whose_put_comes_late(story: Story, number: int) -> Callable[[], object]:
-    """Finish; the ``number``-th put is lost on its way, and repeated. Gives what lets it arrive."""
+    """Finish; the ``number``-th put is lost and retried. Return a function that delivers it."""
     puts: list[Callable[[], object]] = []
 
     def handle(call: "Call", forward: "Callable[[], AwsAnswer]") -> "AwsAnswer":
@@ -343,7 +343,7 @@ def _finish_whose_put_comes_late(story: Story, number: int) -> Callable[[], obje
 
 
 def a_file_of_the_release_before(world: World) -> None:
-    """… that did not say when a session was finished: sixteen minutes after the last lease."""
+    """The previous release did not store when a session finished: 16 minutes after its lease."""
     with Story(world, 1, 1, {0: [0]}) as story:
         story.finish()
         story.forget("finishedAt", "publisher")
@@ -357,27 +357,27 @@ def a_file_of_the_release_before(world: World) -> None:
 
 
 def totals_come_later(world: World) -> None:
-    """A finish may say others while nothing is decided: a failure binds nobody."""
+    """Until a decision, every finish may say other totals: a failure binds nobody."""
     with Story(world, None, None, {0: [0], 1: [1]}) as story:
-        # Counted, then known: whoever says another total is judged by that one.
+        # Another total is judged by that total, although a count is stored.
         for said in (Said(3), Said(3), Said(4, 2), Said(2, 3), Said(2, 1), Said(1)):
             answer = story.finish(said)
-            require(answer.result == "Failed", "not whole, yet", said, answer)
+            require(answer.result == "Failed", "incomplete, yet finish answers", said, answer)
             story.state()
-        require(story.finish(NOTHING).code == "missing_total", "nobody said it")
+        require(story.finish(NOTHING).code == "missing_total", "no missing_total")
         with story.dying(3):
             story.finish(Said(9))
         story.wait()
         answer = story.finish(Said(2, 2), state_machine=False)
-        require(answer.result == "Success", "whole, yet", answer)
+        require(answer.result == "Success", "complete, yet finish answers", answer)
         for said in (Said(3), Said(batches=1), Said(2, 3)):
-            require(story.finish(said).code == "totals_conflict", "no conflict", said)
-        require(story.finish(NOTHING) == answer, "another answer")
+            require(story.finish(said).code == "totals_conflict", "no totals_conflict", said)
+        require(story.finish(NOTHING) == answer, "the answer changed")
         story.state()
 
 
 def totals_are_handed_over(world: World) -> None:
-    """An execution judges by what the finish has said that started it, whatever is said since."""
+    """An execution uses the totals of the finish that started it, whatever was said since."""
     for said in (Said(3), Said(3, 2)):
         with Story(world, None, None, LONG) as story:
             story.hand_over(said)
@@ -390,13 +390,13 @@ def totals_are_handed_over(world: World) -> None:
             _judged(story, said, "record_count")
             story.hand_over(Said(2, 2))
             story.run()
-            require(story.finish(Said(3)).code == "totals_conflict", "no conflict")
-            require(story.finish(Said(2, 2)).result == "Success", "whole, yet")
+            require(story.finish(Said(3)).code == "totals_conflict", "no totals_conflict")
+            require(story.finish(Said(2, 2)).result == "Success", "complete, yet finish answers")
             story.state()
 
 
 def _judged(story: Story, said: Said, reason: str) -> None:
-    """The session is open again, and says by what it was judged."""
+    """The session is open again, and its result names the totals it was judged by."""
     body = story.process.status(story.session_id).body
     require(body["state"] == "OPEN", "not judged", body)
     found = body["finish"]
@@ -405,20 +405,20 @@ def _judged(story: Story, said: Said, reason: str) -> None:
 
 
 def what_is_decided_is_completed(world: World) -> None:
-    """By whoever fits, or says nothing; whoever says something else takes nothing over."""
+    """Finishes that agree with a decision complete it; one that does not, takes nothing over."""
     for size, total in ((None, None), (None, 2), (1, 2)):
         for fits in (NOTHING, Said(2), Said(2, 2), Said(batches=2)):
             with Story(world, total, size, LONG) as story:
-                # The first call of publishing.
+                # Publishing begins with this call.
                 with story.failing("PutObject"):
                     story.finish(Said(2), state_machine=False)
-                # Refused, and stored all the same, behind what is decided.
+                # Refused, yet stored behind the decided batches.
                 story.world.send(story.process, story.history, story.session_id, 2, [2])
                 story.wait()
                 before = story.world.facts(story.session_id)
                 for said in (Said(3), Said(2, 3)):
                     code = story.finish(said, state_machine=False).code
-                    require(code == "totals_conflict", "no conflict", said)
+                    require(code == "totals_conflict", "no totals_conflict", said)
                 require(story.world.facts(story.session_id) == before, "taken over")
                 answer = story.finish(fits, state_machine=False)
                 require(answer.result == "Success", "stuck", fits, answer)
@@ -433,7 +433,7 @@ STORIES: Final[Mapping[str, Callable[[World], None]]] = {
     "nobody is told 410": nobody_is_told_410,
     "a count is no verdict": a_count_is_no_verdict,
     "a late write": a_late_write,
-    "whoever wakes up late": whoever_wakes_up_late,
+    "an attempt wakes up late": an_attempt_wakes_up_late,
     "a file of the release before": a_file_of_the_release_before,
     "totals come later": totals_come_later,
     "totals are handed over": totals_are_handed_over,

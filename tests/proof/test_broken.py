@@ -1,9 +1,10 @@
-"""Each rule of the protocol left out in turn: the proof must find what goes wrong.
+"""Mutation tests of the protocol: each variant lacks one rule, and the proof must catch it.
 
-A checker that cannot fail proves nothing. Every variant is the real code with one rule gone.
+`BROKEN` maps a variant's name to a function that patches the real code, and to the scenario,
+operation or story that must then raise ViolationError. To add one, write the function and an entry.
 """
 
-# ruff: noqa: ANN401 - what is replaced has its types where it is real
+# ruff: noqa: ANN401 - the replaced code has the types
 
 import gzip
 from collections.abc import Callable
@@ -41,7 +42,7 @@ Break = Callable[[pytest.MonkeyPatch], None]
 
 
 def no_second_look(patch: pytest.MonkeyPatch) -> None:
-    """204 as soon as the batch is stored."""
+    """Answer 204 as soon as the batch is stored."""
 
     def receive(self: Receiver, session_id: str, owner: str, read: Any) -> Any:
         cached = self.sessions.get_cached(session_id, owner, self.clock())
@@ -77,7 +78,7 @@ def batches_are_overwritten(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_decision(patch: pytest.MonkeyPatch) -> None:
-    """An attempt publishes what it has found, and commits it."""
+    """Publish and commit whatever the attempt has listed."""
     patch.setattr(SessionStore, "decide", lambda _, session, __: session)
     guard = "(attribute_not_exists(decision) OR decision.digest = :digest)"
     patch.setitem(MOVES, Move.COMMIT, ({State.FINISHING: (guard,)}, State.FINISHED))
@@ -93,7 +94,7 @@ def from_any_state(move: Move) -> Break:
 
 
 def attempts_are_tokens(patch: pytest.MonkeyPatch) -> None:
-    """An attempt is what its caller chose, and not one more than the last."""
+    """The attempt number is chosen by the caller instead of counted."""
 
     def seal(
         self: SessionStore,
@@ -141,7 +142,7 @@ def lists_before_it_seals(patch: pytest.MonkeyPatch) -> None:
     real = Finisher.run
 
     class Early:
-        """The batches, as they were listed."""
+        """The batches with an earlier listing."""
 
         def __init__(self, batches: Any, listing: Any) -> None:
             self._batches, self._listing = batches, listing
@@ -159,8 +160,8 @@ def lists_before_it_seals(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Finisher, "run", run)
 
 
-def nobody_counts_the_dead(patch: pytest.MonkeyPatch) -> None:
-    """Never hands over what the estimate does not."""
+def dead_attempts_are_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """Never hand over because attempts died."""
     patch.setattr(Session, "died", 0)
 
 
@@ -185,7 +186,7 @@ def a_count_holds_for_any_listing(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_failed_merge_is_remembered(patch: pytest.MonkeyPatch) -> None:
-    """As if it said something of the listing."""
+    """A merge_failed is returned again, as if it depended on the listing."""
     real = validation.validate
 
     def validate(session: Any, totals: Any, listing: Any) -> Any:
@@ -196,7 +197,7 @@ def a_failed_merge_is_remembered(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("uploads.merging.finish.validate", validate)
 
 
-def all_uploads_are_given_up_before_the_reopening(patch: pytest.MonkeyPatch) -> None:
+def all_uploads_are_aborted_before_the_reopening(patch: pytest.MonkeyPatch) -> None:
     real = Outcomes.fail
 
     def fail(self: Outcomes, session: Any, *args: Any) -> Any:
@@ -224,8 +225,8 @@ def publishes_before_it_decides(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Outcomes, "succeed", late)
 
 
-def no_time_between_the_two(patch: pytest.MonkeyPatch) -> None:
-    """The item is deleted when the session takes no more batches."""
+def the_item_expires_with_the_batches(patch: pytest.MonkeyPatch) -> None:
+    """Delete the item when the session stops taking batches."""
     patch.setattr(limits, "GRACE_SECONDS", 0)
 
 
@@ -243,17 +244,17 @@ def expired_without_a_lag(patch: pytest.MonkeyPatch) -> None:
 
 
 def sealed_until_the_end(patch: pytest.MonkeyPatch) -> None:
-    """Whatever time is left for a merge."""
+    """Seal even if no time is left for a merge."""
     patch.setattr(limits, "LONGEST_SECONDS", 0)
 
 
 def sealed_until_a_call_before_the_end(patch: pytest.MonkeyPatch) -> None:
-    """There is time for a merge in the call, and none for a long one."""
+    """Leave time for a merge in the call, but not for a long one."""
     patch.setattr(limits, "LONGEST_SECONDS", 30 + limits.FLIGHT_SECONDS)
 
 
 def cleans_up_what_is(state: State) -> Break:
-    """… in a state in which its batches may be promised."""
+    """Clean up sessions in a state in which acknowledged batches are needed."""
 
     def break_it(patch: pytest.MonkeyPatch) -> None:
         patch.setattr("uploads.cleanup._ENDED", {*State} - {State.OPEN, State.FINISHING} | {state})
@@ -281,12 +282,12 @@ def plans_are_left(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Cleanup, "_delete_all", delete_all)
 
 
-def an_abort_of_all_uploads_is_none(patch: pytest.MonkeyPatch) -> None:
+def open_uploads_are_left(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Cleanup, "_abort_uploads", lambda *_: 0)
 
 
-def whoever_misses_a_batch_answers_by_itself(patch: pytest.MonkeyPatch) -> None:
-    """As if it held the session still."""
+def a_missing_batch_is_reported_without_a_look(patch: pytest.MonkeyPatch) -> None:
+    """Answer as if the attempt still held the session."""
     patch.setattr(Finisher, "_release", lambda _, session, *__: session)
 
 
@@ -301,17 +302,17 @@ def a_status_trusts_its_first_look(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_file_is_deleted_at_once(patch: pytest.MonkeyPatch) -> None:
-    """Whoever may still be at work."""
+    """Delete while an attempt may still publish."""
     patch.setattr(limits, "SETTLING_SECONDS", 0)
 
 
 def no_request_is_under_way(patch: pytest.MonkeyPatch) -> None:
-    """A write that was tried again counts as one that was answered at once."""
+    """A retried write counts as one that was answered at the first try."""
     patch.setattr("uploads.merging.merged_store._at_once", lambda _: True)
 
 
-def whose_decision_it_is_does_not_count(patch: pytest.MonkeyPatch) -> None:
-    """An attempt goes on with the decision of a later one, where it is its own."""
+def an_equal_decision_is_taken(patch: pytest.MonkeyPatch) -> None:
+    """Continue with an equal decision of a later attempt."""
     real = SessionStore.decide
 
     def decide(self: SessionStore, session: Session, decision: Decision) -> Session:
@@ -339,14 +340,14 @@ def deleted_before_it_is_marked(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_gzip_member_for_each_batch(patch: pytest.MonkeyPatch) -> None:
-    """What most readers of one member would take for the whole."""
+    """Most readers would take the first member for the whole file."""
     patch.setattr(Format, "store", lambda _, ndjson: gzip.compress(ndjson))
     patch.setattr(Format, "header", b"")
     patch.setattr(Format, "frame_bytes", 0)
     patch.setattr(Format, "trailer", lambda *_: b"")
 
 
-def the_trailer_tells_of_what_is_stored(patch: pytest.MonkeyPatch) -> None:
+def the_trailer_describes_the_stored_bytes(patch: pytest.MonkeyPatch) -> None:
     def trailer(_: Format, batches: Any) -> bytes:
         return gzip_member.trailer(batches.crc32, batches.bytes)
 
@@ -354,7 +355,7 @@ def the_trailer_tells_of_what_is_stored(patch: pytest.MonkeyPatch) -> None:
 
 
 def fitting_to(judge: Callable[[Totals], Totals | None], *, answers: bool) -> Break:
-    """Totals are compared as ``judge`` leaves them, or not at all; in ``answers``, too."""
+    """Compare totals as ``judge`` returns them (None: not at all), also in answers."""
 
     def break_it(patch: pytest.MonkeyPatch) -> None:
         def fitting(asked: Totals) -> Any:
@@ -377,12 +378,11 @@ def any_failure_answers(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(outcome, "_has_failed_by", lambda session, _: session.state is State.OPEN)
 
 
-def whoever_waits_compares_nothing(patch: pytest.MonkeyPatch) -> None:
+def a_waiting_client_compares_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(proof_world, "is_answered", lambda *_: True)
 
 
 def no_total_seals(patch: pytest.MonkeyPatch) -> None:
-    """… an open-ended session."""
     real = session_module.fitting
     kept = ("attribute_exists(totalRecord) OR",)
     patch.setattr(
@@ -410,7 +410,7 @@ def the_first_seal_says_the_total(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_result_is_of_the_session(patch: pytest.MonkeyPatch) -> None:
-    """And not of what was decided."""
+    """Take the total from the session instead of from the decision."""
     real = SessionStore.commit
 
     def commit(self: SessionStore, session: Session, *given: Any, **more: Any) -> Any:
@@ -431,7 +431,7 @@ def the_decided_is_validated_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_verdict_is_remembered(patch: pytest.MonkeyPatch) -> None:
-    """Whatever the next finish says."""
+    """Reuse a verdict for other totals."""
     real = validation.validate
 
     def validate(session: Session, totals: Totals, listing: Any) -> Any:
@@ -443,7 +443,7 @@ def a_verdict_is_remembered(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_condition_on_the_session(patch: pytest.MonkeyPatch) -> None:
-    """A create that is repeated writes its session again."""
+    """A repeated create overwrites its session."""
 
     def create(self: SessionStore, session: Session) -> None:
         self._client.put_item(TableName=self.table, Item=session_store._item(session))  # noqa: SLF001
@@ -471,7 +471,7 @@ def the_body_is_ignored(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_stale_read_of_the_key(patch: pytest.MonkeyPatch) -> None:
-    """Who is refused reads the key from where it has not arrived, and takes it for free."""
+    """A refused claim reads the key eventually consistently, misses it, and proceeds."""
     real = SessionStore.claim
 
     def claim(self: SessionStore, owner: str, key: str, claim: Claim, now: int) -> Claim:
@@ -483,7 +483,7 @@ def a_stale_read_of_the_key(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_key_lives_longer_by(seconds: int) -> Break:
-    """… than its session takes batches."""
+    """Let a key expire ``seconds`` after its session stops taking batches."""
 
     def break_it(patch: pytest.MonkeyPatch) -> None:
         real = SessionStore.claim
@@ -520,7 +520,7 @@ def a_cursor_is_anybodys(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_cursor_crosses_owners(patch: pytest.MonkeyPatch) -> None:
-    """A list goes on where the cursor is, whoever asks."""
+    """A list continues at any cursor, for any caller."""
     a_cursor_is_anybodys(patch)
     real = SessionStore.page
 
@@ -547,16 +547,16 @@ BROKEN: Final[dict[str, tuple[Break, str]]] = {
         merged_objects_are_overwritten,
         "finish, late finish; flexible",
     ),
-    "never hands over": (nobody_counts_the_dead, "every attempt dies"),
-    "hands over the undecided alone": (only_the_undecided_are_handed_over, "every attempt dies"),
+    "never hands over": (dead_attempts_are_not_counted, "every attempt dies"),
+    "hands over only the undecided": (only_the_undecided_are_handed_over, "every attempt dies"),
     "executions are named by the session": (
         executions_are_named_by_the_session,
         "an execution fails",
     ),
     "a count holds for any listing": (a_count_holds_for_any_listing, "a count is no verdict"),
     "a failed merge is remembered": (a_failed_merge_is_remembered, "an execution fails"),
-    "all uploads are given up before the re-opening": (
-        all_uploads_are_given_up_before_the_reopening,
+    "all uploads are aborted before the re-opening": (
+        all_uploads_are_aborted_before_the_reopening,
         "failing finish, late finish in parts, batch",
     ),
     "an upload is left": (uploads_are_left, "multipart finish, abort"),
@@ -568,9 +568,9 @@ BROKEN: Final[dict[str, tuple[Break, str]]] = {
         "slow decided finish, clean-up, the object's end",
     ),
     "plans are left": (plans_are_left, "clean-up after a long merge"),
-    "uploads are left": (an_abort_of_all_uploads_is_none, "clean-up of an aborted session"),
-    "whoever misses a batch answers by itself": (
-        whoever_misses_a_batch_answers_by_itself,
+    "uploads are left": (open_uploads_are_left, "clean-up of an aborted session"),
+    "a missing batch is reported without a look": (
+        a_missing_batch_is_reported_without_a_look,
         "slow decided finish, late finish, clean-up",
     ),
     "a status trusts its first look": (
@@ -585,21 +585,21 @@ BROKEN: Final[dict[str, tuple[Break, str]]] = {
         no_request_is_under_way,
         "a late write",
     ),
-    "whose decision it is does not count": (
-        whose_decision_it_is_does_not_count,
+    "an equal decision of a later attempt is taken": (
+        an_equal_decision_is_taken,
         "both decide the same, and the second deletes",
     ),
-    "whose decision it is does not count, after a failure": (
-        whose_decision_it_is_does_not_count,
-        "whoever wakes up late",
+    "an equal decision of a later attempt is taken, after a failure": (
+        an_equal_decision_is_taken,
+        "an attempt wakes up late",
     ),
     "deleted before it is marked": (
         deleted_before_it_is_marked,
         "slow decided finish, finish and delete",
     ),
     "a gzip member for each batch": (a_gzip_member_for_each_batch, "gzip: finish, streamed"),
-    "the trailer tells of what is stored": (
-        the_trailer_tells_of_what_is_stored,
+    "the trailer describes the stored bytes": (
+        the_trailer_describes_the_stored_bytes,
         "gzip: finish, streamed",
     ),
     "totals are never compared": (
@@ -615,8 +615,8 @@ BROKEN: Final[dict[str, tuple[Break, str]]] = {
         "totals: batches, late others",
     ),
     "another attempt's failure is answered": (any_failure_answers, "totals: right, late wrong"),
-    "whoever waits compares nothing": (
-        whoever_waits_compares_nothing,
+    "a waiting client compares nothing": (
+        a_waiting_client_compares_nothing,
         "totals: wrong, late right",
     ),
     "no total seals an open-ended session": (no_total_seals, "totals come later"),
@@ -640,7 +640,7 @@ BROKEN: Final[dict[str, tuple[Break, str]]] = {
     "an abort lowers the expiry": (an_abort_lowers_the_expiry, "keys and time"),
     "a cursor is anybody's": (a_cursor_is_anybodys, "two lists"),
     "a cursor crosses owners": (a_cursor_crosses_owners, "two lists"),
-    "no time between the two": (no_time_between_the_two, "the last seal"),
+    "the item expires with the batches": (the_item_expires_with_the_batches, "the last seal"),
     "expired by the first time": (expired_by_the_first_time, "nobody is told 410"),
     "expired without a lag": (expired_without_a_lag, "finish in time, another too late"),
     "sealed until the end": (sealed_until_the_end, "the last seal"),

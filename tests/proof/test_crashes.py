@@ -1,4 +1,4 @@
-"""Every call of every operation, failed in every way: the client's retry reaches the same end."""
+"""Every call of every operation fails in every way; the client's retries reach the same end."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_whatever_fails_the_end_is_the_same(world: World, name: str) -> None:
 @pytest.mark.parametrize("name", ["batch", "finish, copied"])
 def test_an_answer_that_comes_too_late(world: World, name: str) -> None:
     operation = OPERATIONS[name]
-    # Counted with patience: who is impatient may call more often, on a busy machine.
+    # Count with the patient world: on a busy machine impatient clients may retry more often.
     calls, end = operation.calls(world)
     with proof_world.world(processes=2, impatient=True) as impatient:
         for at in range(1, calls + 1):

@@ -1,4 +1,4 @@
-"""Keys, and lists: whatever happens at once, fails, or takes its time."""
+"""Idempotency keys and lists, under concurrency, faults and time."""
 
 import pytest
 

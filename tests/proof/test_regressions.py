@@ -1,4 +1,4 @@
-"""Orders and faults in which something once went wrong."""
+"""Orders and faults that once broke an invariant."""
 
 from dataclasses import replace
 
@@ -9,9 +9,9 @@ from tests.proof.scenarios import SCENARIOS
 from tests.proof.world import World
 
 ORDERS = {
-    # Planning made an upload after the clean-up had looked for uploads: it stayed open.
+    # Planning created an upload after the clean-up had listed uploads: it stayed open.
     "an upload begun amid a clean-up": ("long merge, abort, clean-up", "P0 P0 P1 " + "P2 " * 4),
-    # The slower one met the object, and forgot its own upload.
+    # The slower attempt found the object, and did not abort its own upload.
     "an upload that came second": ("copied finish, late finish", "P0 " * 3 + "P1 " * 11),
     "an upload that the clean-up took away": (
         "finish, abort, clean-up",

@@ -1,4 +1,4 @@
-"""Every order of what happens at once, and the guarantees after each."""
+"""Every order of concurrent invocations keeps the guarantees."""
 
 import os
 import secrets
@@ -16,9 +16,9 @@ from tests.proof.world import OWNER, STRANGER, Answer, Process, World, count, re
 
 @contextmanager
 def busy_machine() -> Iterator[None]:
-    """Every core has other work, and threads lose it to each other all the time."""
+    """Run other work on every core, and make Python switch threads all the time."""
     interval = sys.getswitchinterval()
-    # It gives way a little, so that a run takes not much longer.
+    # At low priority, so that the test does not take much longer.
     work = ["nice", "-n", "10", sys.executable, "-ISc", "while True: pass"]
     busy = [subprocess.Popen(work) for _ in range(os.cpu_count() or 1)]
     sys.setswitchinterval(interval / 100)
@@ -42,7 +42,7 @@ MADE_AGAIN = {
     "a seal again",
     "gzip: long merge of one part, late finish",
 }
-"""Of each kind of scenario one that is run twice, the second time beside other work."""
+"""One scenario of each kind, which is run twice, the second time on a busy machine."""
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -51,10 +51,10 @@ def test_the_guarantees_hold_in_every_order(world: World, name: str) -> None:
     count("schedules", explored.runs)
     assert explored.runs > 1
     assert ends <= {"Success", "Failed", "session_aborted", "session_expired"}
-    # What makes a run repeatable is the same in all of a kind.
+    # Scenarios of one kind are repeatable for the same reasons.
     if scale() > 1 or name in MADE_AGAIN:
         with busy_machine():
-            # Else a schedule that fails could not be run again to see why.
+            # A schedule that cannot be replayed cannot be debugged.
             assert SCENARIOS[name].explore(world) == (explored, ends)
 
 
@@ -105,9 +105,9 @@ def test_an_id_that_is_guessed_while_it_is_made(
             created, guessed = sorted(answers, key=lambda answer: answer.status != 201)
             require(created.status == 201, "not created", created)
             if user == STRANGER:
-                require(guessed == unknown, "a stranger learns that there is a session", guessed)
+                require(guessed == unknown, "a stranger learns that the session exists", guessed)
                 require(not facts.batches, "a stranger filled a session")
-                require((facts.item or {}).get("attempt") == 0, "a stranger moved a session")
+                require((facts.item or {}).get("attempt") == 0, "a stranger changed a session")
         return ended
 
     assert explore(once).runs > 1

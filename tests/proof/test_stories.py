@@ -1,4 +1,4 @@
-"""Each story ends well."""
+"""Every story ends as it should."""
 
 import pytest
 

@@ -1,7 +1,7 @@
-"""Sessions, plans and executions that another release has written.
+"""Sessions, plans and executions that another release wrote.
 
-``release_before.json`` is what the release before left in S3 and DynamoDB of a session in every
-state, as it was. The release after adds members everywhere, which must be kept and not matter.
+``release_before.json`` is what the previous release left in S3 and DynamoDB of a session in every
+state. The next release is simulated by unknown members everywhere; they must be kept and ignored.
 """
 
 import base64
@@ -29,11 +29,11 @@ NEW: Final[dict[str, Any]] = {
     "aList": {"L": [{"S": "a"}]},
     "aMap": {"M": {"deep": {"N": "-1"}}},
 }
-"""Members that are not known here, of every kind."""
+"""Unknown members of every type."""
 
 
 def item_of(left: Mapping[str, Any], *, after: bool, upload_id: str) -> dict[str, Any]:
-    """The item as it was so long ago as it is now."""
+    """The stored item with its times moved to now."""
     late = Clock.START - left["now"]
     item: dict[str, Any] = json.loads(json.dumps(left["item"]))
     for name in {"createdAt", "expiresAt", "leaseUntil"} & item.keys():
@@ -55,7 +55,7 @@ def item_of(left: Mapping[str, Any], *, after: bool, upload_id: str) -> dict[str
 
 
 def newer(kind: str, body: str) -> str:
-    """A share of a plan, or what came of it, as the release after might write it."""
+    """A plan's share, or its outcome, as the next release might write it."""
     more = {"new": 1}
     rows = [
         [row[0], row[1], [[*batch, more] for batch in row[2]], more]
@@ -68,7 +68,7 @@ def newer(kind: str, body: str) -> str:
 
 
 def put(local: LocalStack, left: Mapping[str, Any], *, after: bool) -> str:
-    """Put back what was left; gives the id of its upload, if there was one."""
+    """Restore what was left; return the id of its upload, or an empty string."""
     session_id = left["sessionId"]
     for bucket, objects in (
         (local.batches_bucket, left["batches"]),
@@ -118,7 +118,7 @@ def put(local: LocalStack, left: Mapping[str, Any], *, after: bool) -> str:
 def run_tasks(
     world: World, left: Mapping[str, Any], history: History, upload_id: str, *, after: bool
 ) -> None:
-    """What Step Functions still calls of the execution."""
+    """Run the tasks that Step Functions has not called yet."""
     more: dict[str, Any] = {"version": 9, "new": {"deep": [1]}} if after else {}
     said = {"totals": {"records": history.total, "batches": None, **more}} if after else {}
     execution = {"execution": left["execution"]["execution"] | said | more}
@@ -153,7 +153,7 @@ def test_what_another_release_has_left(
         if key.startswith(session_id)
     ]
     if after:
-        # Newer clients may say it again.
+        # A newer client may repeat the total.
         history.says = Said(history.total)
     upload_id = put(local, left, after=after)
     try:
@@ -169,7 +169,7 @@ def test_what_another_release_has_left(
         if "execution" in left:
             run_tasks(world, left, history, upload_id, after=after)
         if name == "finished":
-            # There was no stream when it ended: its batches are left to the bucket's rule.
+            # The table had no stream then: the lifecycle rule deletes the batches.
             answers = [world.finish(process, history, session_id) for _ in range(2)]
             assert answers[0] == answers[1]
             assert answers[0].result == "Success"

@@ -1,8 +1,9 @@
-"""Processes of the service, what they share, and the guarantees that must hold of it.
+"""The world of the proofs: processes of the service, their shared storage, and the invariants.
 
-A process is the real functions with clients, a clock and an endpoint of their own, so that every
-call it makes can be told from those of the others. All share one S3 and one DynamoDB (moto's). What
-is there in the end is read from moto's memory and not through the service.
+A `Process` is the real functions with clients, a clock and an endpoint of their own, so that a test
+sees which process makes each call. All processes share moto's S3 and DynamoDB. `World.check` reads
+the outcome from moto's memory, never through the service, and raises ViolationError if an invariant
+does not hold. `History` records what clients sent and were told.
 """
 
 import base64
@@ -52,35 +53,35 @@ OWNER: Final = "AIDAOWNER"
 STRANGER: Final = "AIDASTRANGER"
 ROOT: Final = "/api/upload/sessions"
 LATER: Final = 1_000
-"""Seconds after which every lease has run out."""
+"""Seconds after which every lease has expired."""
 PLAIN: Final = "ndjson"
 GZIP: Final = "ndjson.gz"
 GZIP_HEADER: Final = 10
 """Bytes."""
 PART: Final = 16
-"""Least bytes of a part here, so that merges of a few records are multipart uploads."""
+"""Minimum bytes of a part here, so that a few records make a multipart upload."""
 PATTERNS: Final = list(
     Template.load(in_process.TEMPLATE).event_sources["stream.lambda_handler"].patterns
 )
-"""What is brought of the table's changes."""
+"""The event filters of the clean-up function: which records of the stream invoke it."""
 EXPIRED: Final = {"REMOVE": TIME_TO_LIVE}
-"""Whoever removes an item here."""
+"""The ``userIdentity`` of a stream record, by event: only the time to live removes items here."""
 COUNTS: Final[dict[str, int]] = {}
-"""What was run, for the summary."""
+"""What was run, for the summary at the end."""
 
 
 def count(what: str, number: int = 1) -> None:
-    """Count for the summary."""
+    """Add to a counter of the summary."""
     COUNTS[what] = COUNTS.get(what, 0) + number
 
 
 def scale() -> int:
-    """How much larger than in every day's run the bounds are."""
+    """PROOF_SCALE: how far bounds are raised above the default of 1."""
     return int(os.environ.get("PROOF_SCALE", "1"))
 
 
 class ViolationError(AssertionError):
-    """A guarantee does not hold."""
+    """An invariant does not hold."""
 
 
 def require(condition: object, what: str, *facts: object) -> None:
@@ -91,19 +92,19 @@ def require(condition: object, what: str, *facts: object) -> None:
 
 @dataclass(frozen=True)
 class Said:
-    """What a finish says there is; None for what it does not say."""
+    """The totals in the body of a finish; None for a member that is left out."""
 
     total: int | None = None
     batches: int | None = None
 
     @property
     def body(self) -> dict[str, int] | None:
-        """The body of its request."""
+        """The request body, or None if it says nothing."""
         said = {"totalRecord": self.total, "batches": self.batches}
         return {name: number for name, number in said.items() if number is not None} or None
 
     def fits(self, total: int | None, batches: int | None) -> bool:
-        """Whether it says these, as far as both are known."""
+        """Whether these totals agree with it, as far as both are known."""
         known = ((self.total, total), (self.batches, batches))
         return all(None in pair or pair[0] == pair[1] for pair in known)
 
@@ -112,7 +113,7 @@ NOTHING: Final = Said()
 
 
 def is_answered(said: Said, body: Mapping[str, Any]) -> bool:
-    """Whether a client that said so takes the answer in a status for its own."""
+    """Whether a client that finished with ``said`` may take a status's ``finish`` as its answer."""
     if body["validationResult"] == "Success":
         return said.fits(body["totalRecord"], body["batches"])
     return (
@@ -124,29 +125,26 @@ def is_answered(said: Said, body: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the API says."""
+    """A response of the API."""
 
     status: int
     body: Any
 
     @property
     def result(self) -> str:
-        """``validationResult`` of a finish, empty where there is none."""
+        """The ``validationResult`` of a finish, else empty."""
         found: str = self.body.get("validationResult", "") if self.body else ""
         return found
 
     @property
     def code(self) -> str:
-        """The code of a problem, empty where there is none."""
+        """The code of a problem, else empty."""
         found: str = (self.body or {}).get("code", "")
         return found
 
 
 class Clock:
-    """A time that stands still, so that no run depends on how long it takes.
-
-    A process may be ahead of it.
-    """
+    """A clock that stands still, so that no run depends on its speed. Tests move it ``ahead``."""
 
     START: Final = int(time.time())
     ahead = 0
@@ -165,7 +163,7 @@ class _Context:
 
 
 class StepFunctions:
-    """The one call of Step Functions that the service makes. A driver runs what was started."""
+    """StartExecution, the only Step Functions call of the service. Tests run what was started."""
 
     def __init__(self) -> None:
         self.started: dict[str, dict[str, Any]] = {}
@@ -173,14 +171,14 @@ class StepFunctions:
         self._ended: set[str] = set()
 
     def middleware(self, app: "WSGIApplication") -> "WSGIApplication":
-        """Answer that call, and let ``app`` answer every other."""
+        """Answer StartExecution, and pass every other call to ``app``."""
 
         def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
             if not environ.get("HTTP_X_AMZ_TARGET", "").startswith("AWSStepFunctions."):
                 try:
                     return app(environ, start_response)  # type: ignore[return-value]
                 except KeyError:
-                    # Moto's answer to UploadPartCopy where there is no such upload.
+                    # Moto raises on UploadPartCopy if the upload does not exist.
                     gone = s3_error(404, "NoSuchUpload")
                     start_response(gone.status, gone.headers)
                     return [gone.body]
@@ -199,7 +197,7 @@ class StepFunctions:
         return "200 OK", {"executionArn": f"arn:{name}", "startDate": 1.0}
 
     def take(self) -> Iterator[dict[str, Any]]:
-        """The inputs of what was started and has not run."""
+        """Yield the inputs of executions that were started and have not run."""
         while self.waiting:
             name = self.waiting.pop(0)
             self._ended.add(name)
@@ -207,7 +205,7 @@ class StepFunctions:
 
 
 class Process:
-    """The functions with clients of their own; ``aws`` sees each call they make."""
+    """One process of each function, with its own clients; ``aws`` sees every call they make."""
 
     def __init__(self, running: ExitStack, step_functions: StepFunctions, name: str) -> None:
         self.name = name
@@ -240,12 +238,12 @@ class Process:
         )
 
     def forget(self) -> None:
-        """Remember no session, as a function that has just started."""
+        """Empty the session cache, like a cold start."""
         for its in (self._inline, self._handing_over):
             its.sessions._cached.clear()  # noqa: SLF001
 
     def remember(self, other: "Process") -> None:
-        """Know the sessions that another knows."""
+        """Copy another process's session cache."""
         known = other._inline.sessions._cached  # noqa: SLF001
         self._inline.sessions._cached.update(known)  # noqa: SLF001
 
@@ -254,7 +252,7 @@ class Process:
         return self._invoke(self._sessions, f"POST {ROOT}", "", asked)
 
     def open(self, total: int, key: str, user: str) -> Answer:
-        """Create with an Idempotency-Key."""
+        """Create a session with an Idempotency-Key."""
         headers = {"idempotency-key": key}
         asked = {"totalRecord": total}
         return self._invoke(self._sessions, f"POST {ROOT}", "", asked, user, headers=headers)
@@ -278,9 +276,9 @@ class Process:
         state_machine: bool = False,
         seconds_left: float = 25,
     ) -> Answer:
-        """``long``: there is no time left to merge in line, and a state machine to do it.
+        """``long``: no time is left to merge in the call, so it hands over to the state machine.
 
-        ``state_machine``: there is one, and time enough to do without.
+        ``state_machine``: there is a state machine, and enough time to merge without it.
         """
         function = self._finish_by_state_machine if long or state_machine else self._finish
         return self._invoke(
@@ -311,11 +309,11 @@ class Process:
         return self.tasks[name](payload, _Context(300))
 
     def clean_up(self, iterator: str) -> int:
-        """Read the table's stream from ``iterator`` on, and clean up as often as it says."""
+        """Handle the stream's records from ``iterator`` on; return how many passed the filter."""
         self.invocations += 1
         wanted = 0
         found = self._streams.get_records(ShardIterator=iterator)["Records"]
-        # One at a time: what of the others comes of one that fails, the stream's own tests tell.
+        # One at a time: the stream's own tests show what a failing record does to its batch.
         for record in found:
             given = {**record, "userIdentity": EXPIRED.get(record["eventName"])}
             if any(matches(given, pattern) for pattern in PATTERNS):
@@ -359,17 +357,17 @@ class Facts:
 
     item: Mapping[str, Any] | None
     batches: Mapping[int, bytes]
-    """Their NDJSON."""
+    """Their NDJSON, by ``seqNum``."""
     merged: bytes | None
     manifest: Mapping[str, Any] | None
     uploads: frozenset[str]
-    """Multipart uploads that are open."""
+    """Open multipart uploads."""
     plans: frozenset[str]
-    """What long merges have left, and gap reports."""
+    """Objects of long merges, and gap reports."""
 
     @property
     def left(self) -> Sequence[object]:
-        """What there is beside the merged object and the item."""
+        """Everything but the merged object, the manifest and the item."""
         return [*self.batches, *sorted(self.uploads), *sorted(self.plans)]
 
     @property
@@ -379,49 +377,49 @@ class Facts:
 
 @dataclass
 class History:
-    """What was sent, and what the service said to it."""
+    """What clients sent, and what the service answered."""
 
     total: int | None
-    """None where each finish says it."""
+    """None if the session is open-ended."""
     size: int | None
     stream: str = ""
-    """Where the table's stream was when it began."""
+    """The position of the table's stream before the session was created."""
     form: str = PLAIN
     manifest_of_before: bool = False
-    """The release before has written the manifest, without the session's metadata."""
+    """The previous release wrote the manifest, without the session's metadata."""
     sent: list[tuple[int, bytes]] = field(default_factory=list)
     promised: dict[int, bytes] = field(default_factory=dict)
     says: Said = NOTHING
-    """What the client says that finishes in the end."""
+    """What the client's last finishes, in `World.settle`, say."""
     said: list[tuple[Said, Answer]] = field(default_factory=list)
-    """Each finish, and its answer."""
+    """Every finish, and its answer."""
     aborted: bool = False
     expired: bool = False
-    """Finish or status said that nobody can finish it any more."""
+    """A finish or a status answered 410 session_expired."""
     strangers: list[Answer] = field(default_factory=list)
     forgotten: bool = False
-    """The merged object has been deleted, as its retention says."""
+    """The retention rule has deleted the merged object."""
     deletes: bool = False
-    """Its owner has asked for that."""
+    """The owner has called DELETE …/file."""
     deleted: bool = False
-    """And was told that it is done."""
+    """And got a 204."""
     failed: list[Answer] = field(default_factory=list)
-    """Answers that say that the service failed."""
+    """5xx answers. Tests that inject faults clear it."""
     writes: list[str] = field(default_factory=list)
-    """The key of each object that was created."""
+    """The key of every object that was created."""
     completed: set[str] = field(default_factory=set)
-    """Multipart uploads that became objects."""
+    """Multipart uploads that were completed."""
     uploads: set[str] = field(default_factory=set)
-    """Those that an attempt which has not died was told of."""
+    """Uploads whose ids were received by an attempt that has not died."""
 
     @property
     def finishes(self) -> Sequence[Answer]:
-        """What finishes were answered."""
+        """The answers to finishes."""
         return [answer for _, answer in self.said]
 
     @property
     def expected_batches(self) -> int | None:
-        """How many batches it was created for, where that is known."""
+        """How many batches a strict session expects."""
         return -(-self.total // self.size) if self.total is not None and self.size else None
 
 
@@ -431,37 +429,37 @@ def ndjson(data: Sequence[object]) -> bytes:
 
 
 def _inflate(found: bytes, window: int) -> tuple[bytes, bool, bytes]:
-    """The content, whether it ends, and what is behind its end."""
+    """Return the content, whether the stream ends, and the bytes behind its end."""
     reader = zlib.decompressobj(window)
     try:
         content = reader.decompress(found)
     except zlib.error as error:
-        raise ViolationError(f"it cannot be inflated: {error}") from error
+        raise ViolationError(f"inflating failed: {error}") from error
     return content, reader.eof, reader.unused_data
 
 
 def inflated(batch: bytes) -> bytes:
-    """The content of a batch that is stored compressed, which has no end of its own."""
+    """The content of a compressed batch: raw DEFLATE without a final block."""
     content, ends, _ = _inflate(batch, -15)
-    require(not ends, "a batch that ends the object", batch)
+    require(not ends, "a stored batch ends the DEFLATE stream", batch)
     return content
 
 
 def gunzipped(merged: bytes) -> bytes:
-    """The content of a merged object that is compressed."""
+    """The content of a compressed merged object: exactly one gzip member."""
     content, ends, behind = _inflate(merged, 31)
     require(ends and not behind, "not one gzip member", merged)
     return content
 
 
 def checksum(content: bytes) -> dict[str, str]:
-    """A CRC-32 as the API writes it."""
+    """A CRC-32 in the API's form."""
     crc = base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
     return {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": crc}
 
 
 class World:
-    """Processes, and the S3 and DynamoDB they share."""
+    """The processes, and the S3 and DynamoDB that they share."""
 
     def __init__(self, running: ExitStack, processes: int) -> None:
         self.step_functions = StepFunctions()
@@ -470,7 +468,7 @@ class World:
         ]
         self._config = Config.from_env(os.environ)
 
-    # --- What is there.
+    # --- Reading the storage.
 
     def _bucket(self, name: str) -> Any:  # noqa: ANN401
         return get_backend("s3")[ACCOUNT]["aws"].buckets[name]
@@ -491,17 +489,17 @@ class World:
         ]
 
     def claims(self) -> list[str]:
-        """The names of what Idempotency-Keys stand for."""
+        """The ids of the items that hold Idempotency-Keys."""
         return [item["sessionId"] for item in self.items() if item["sessionId"].startswith("key:")]
 
     def sweep(self, now: int) -> None:
-        """Delete what the time to live is over of by then."""
+        """Delete every item whose time to live has passed by ``now``."""
         for item in self.items():
             if int(item["expiresAt"]) <= now:
                 self.expire(item["sessionId"])
 
     def facts(self, session_id: str) -> Facts:
-        """What there is of a session now."""
+        """Read everything that is stored of a session."""
         batches = self._bucket(self._config.batches_bucket).keys
         merged = self._bucket(self._config.merged_bucket)
         found = self._items().get(DynamoType({"S": session_id}))
@@ -530,7 +528,7 @@ class World:
         )
 
     def forget(self, session_id: str, *names: str) -> None:
-        """Take attributes from an item."""
+        """Delete attributes of an item."""
         attributes = self._items()[DynamoType({"S": session_id})].attrs
         for name in names:
             attributes.pop(name)
@@ -541,7 +539,7 @@ class World:
         return content
 
     def remove(self, session_id: str) -> None:
-        """Leave nothing of a session: moto's listings go through all there is."""
+        """Delete every trace of a session (moto's listings scan everything); reset processes."""
         for name in (self._config.batches_bucket, self._config.merged_bucket):
             bucket = self._bucket(name)
             for key in [key for key in bucket.keys if session_id in key]:
@@ -558,24 +556,24 @@ class World:
         self.step_functions.waiting.clear()
 
     def warm(self, session_id: str) -> None:
-        """Let every process know an open session, as a function that has seen it before."""
+        """Put an open session into every process's cache."""
         first, *others = self.processes
         first.status(session_id)
         for process in others:
             process.remember(first)
 
-    # --- What is done.
+    # --- Acting as a client, and recording it.
 
     def create(
         self, total: int | None, size: int | None, form: str = PLAIN, says: Said = NOTHING
     ) -> tuple[str, History]:
-        """A new session."""
+        """Create a session."""
         stream = self.stream_now()
         answer = self.processes[0].create(total, size, form)
         return answer.body["sessionId"], History(total, size, stream, form, says=says)
 
     def stream_now(self) -> str:
-        """Where the table's stream is: an iterator of what comes next."""
+        """An iterator for the table's stream, from now on."""
         shard = self._table.stream_shard
         arn = f"{self._table.table_arn}/stream/{self._table.latest_stream_label}"
         streams = dynamodbstreams_backends[ACCOUNT][self._config.region]
@@ -590,7 +588,7 @@ class World:
         seq_num: int,
         data: Sequence[object],
     ) -> Answer:
-        """Send a batch and remember what came of it."""
+        """Send a batch and record the answer."""
         history.sent.append((seq_num, ndjson(data)))
         answer = process.batch(session_id, seq_num, data)
         if answer.status == 204:
@@ -609,7 +607,7 @@ class World:
         long: bool = False,
         state_machine: bool = False,
     ) -> Answer:
-        """Finish and remember what came of it."""
+        """Finish and record the answer."""
         said = history.says if said is None else said
         with self._tracking(process, history):
             answer = process.finish(session_id, said=said, long=long, state_machine=state_machine)
@@ -620,7 +618,7 @@ class World:
         return answer
 
     def status(self, process: Process, history: History, session_id: str) -> Answer:
-        """Ask for a session and remember what came of it."""
+        """Get the status and record the answer."""
         promised = set(history.promised)
         answer = process.status(session_id)
         history.expired |= answer.code == "session_expired"
@@ -630,13 +628,13 @@ class World:
                 for gap in answer.body["missing"]
                 for seq_num in range(gap["from"], gap["to"] + 1)
             }
-            require(not missing & promised, "a promised batch is called missing", answer)
+            require(not missing & promised, "an acknowledged batch is reported missing", answer)
         if answer.status >= 500:
             history.failed.append(answer)
         return answer
 
     def abort(self, process: Process, history: History, session_id: str) -> Answer:
-        """Abort and remember what came of it."""
+        """Abort and record the answer."""
         answer = process.abort(session_id)
         history.aborted |= answer.status == 204
         if answer.status >= 500:
@@ -644,7 +642,7 @@ class World:
         return answer
 
     def delete_file(self, process: Process, history: History, session_id: str) -> Answer:
-        """Delete the merged object and remember what came of it."""
+        """Delete the merged object and record the answer."""
         history.deletes = True
         answer = process.delete_file(session_id)
         history.deleted |= answer.status == 204
@@ -653,9 +651,9 @@ class World:
         return answer
 
     def clean_up(self, process: Process, history: History) -> bool:
-        """Do what the stream says by now, from the beginning on, and remember whether it failed.
+        """Run the clean-up over the session's stream from its start; record a failure.
 
-        Gives whether the session had ended.
+        Return whether a record passed the filter, so the session had ended.
         """
         try:
             return process.clean_up(history.stream) > 0
@@ -664,22 +662,22 @@ class World:
             return False
 
     def forget_object(self, session_id: str, history: History) -> None:
-        """The merged object's retention is over, and its manifest's."""
+        """Delete the merged object and the manifest, as their retention does."""
         merged = self._bucket(self._config.merged_bucket).keys
         for key in [key for key in merged if key.startswith(f"{session_id}.")]:
             merged.pop(key)
-        # A slow attempt may write its manifest again, of an object that it cannot publish.
+        # A slow attempt may write the manifest again, for an object that it cannot publish.
         history.writes.remove(f"{session_id}.manifest.json")
         history.forgotten = True
 
     def expire(self, session_id: str) -> None:
-        """The time to live of a session is over."""
+        """Delete the item, as the time to live does."""
         self._table.delete_item(DynamoType({"S": session_id}), None)
 
     @staticmethod
     @contextmanager
     def _tracking(process: Process, history: History) -> Iterator[None]:
-        """Note the uploads it is told of, where nothing else handles its calls."""
+        """Record the upload ids that the process receives, unless another handler does."""
 
         def handle(call: Call, forward: Callable[[], AwsAnswer]) -> AwsAnswer:
             answer = forward()
@@ -693,7 +691,7 @@ class World:
                 yield
 
     def run_started(self, process: Process, history: History) -> None:
-        """Run what was handed to the state machine, to its end."""
+        """Run every execution that was started, to its end."""
         functions = {
             f"${{{name.capitalize()}Function}}": partial(process.task, name)
             for name in process.tasks
@@ -704,37 +702,41 @@ class World:
                 with self._tracking(process, history):
                     machine.run(given)
             except ExecutionFailedError:
-                # As it must where the session was aborted, or taken over.
+                # Expected if the session was aborted or taken over.
                 count("executions failed")
 
-    # --- What must hold.
+    # --- The invariants.
 
     def check(self, session_id: str, history: History) -> Facts:
-        """What must hold at any time. Gives the facts it was found in."""
+        """Check what must hold at any time; return the facts."""
         facts = self.facts(session_id)
         require(facts.item is not None, "the session is gone")
         assert facts.item is not None
         sent = set(history.sent)
         for stored in facts.batches.items():
-            require(stored in sent, "a batch is stored that nobody sent", stored)
+            require(stored in sent, "a stored batch was never sent", stored)
         for key in set(history.writes):
-            require(history.writes.count(key) == 1, "an object was written twice", key)
+            require(history.writes.count(key) == 1, "an object was created twice", key)
         if facts.state in {"OPEN", "FINISHING"}:
             for promise in history.promised.items():
-                require(promise in facts.batches.items(), "a promised batch is lost", promise)
+                require(promise in facts.batches.items(), "an acknowledged batch is lost", promise)
         if facts.merged is not None:
-            require(facts.state in {"FINISHING", "FINISHED"}, "a merged object, yet", facts.state)
+            require(
+                facts.state in {"FINISHING", "FINISHED"},
+                "merged, yet the state is",
+                facts.state,
+            )
             self._check_merged(session_id, history, facts)
         marked = "fileDeletedAt" in facts.item
         if history.forgotten:
-            require(facts.merged is None, "published again")
+            require(facts.merged is None, "published again after its deletion")
         else:
             there = facts.merged is not None and facts.manifest is not None
-            require(facts.state != "FINISHED" or there or marked, "finished, no object")
+            require(facts.state != "FINISHED" or there or marked, "FINISHED without a file")
         if history.deleted:
-            require(marked, "deleted, yet the session does not say so", facts.item)
+            require(marked, "deleted, yet fileDeletedAt is missing", facts.item)
             gone = facts.merged is None and facts.manifest is None
-            require(gone, "deleted, and there again")
+            require(gone, "a deleted file exists again")
         self._check_answers(history, facts)
         for said, answer in history.said:
             self._check_said(history, facts, said, answer)
@@ -742,7 +744,7 @@ class World:
 
     @staticmethod
     def _check_answers(history: History, facts: Facts) -> None:
-        require(not history.expired or facts.state != "FINISHED", "410, then Success")
+        require(not history.expired or facts.state != "FINISHED", "FINISHED after a 410")
         successes = [answer.body for answer in history.finishes if answer.result == "Success"]
         for body in successes:
             require(facts.state == "FINISHED", "Success, yet the session is", facts.state)
@@ -752,13 +754,13 @@ class World:
         if history.aborted:
             require(facts.state == "ABORTED", "aborted, yet the session is", facts.state)
         for answer in history.finishes:
-            require(answer.code != "batches_gone", "told of what the clean-up did", answer)
+            require(answer.code != "batches_gone", "batches_gone after a clean-up", answer)
         for answer in history.strangers:
-            require(answer.code == "session_not_found", "a stranger saw more than nothing", answer)
+            require(answer.code == "session_not_found", "a stranger got more than a 404", answer)
 
     @staticmethod
     def _check_said(history: History, facts: Facts, said: Said, answer: Answer) -> None:
-        """Whoever says how much there is hears of that, or of a conflict that there is."""
+        """A finish with totals is answered by those totals, or by a conflict that exists."""
         body = answer.body
         decision = (facts.item or {}).get("decision") or {}
         fixed = (
@@ -767,19 +769,22 @@ class World:
         )
         if answer.result == "Success":
             require(
-                said.fits(body["totalRecord"], body["batches"]), "another's Success", said, body
+                said.fits(body["totalRecord"], body["batches"]),
+                "Success: other totals",
+                said,
+                body,
             )
         if answer.result == "Failed":
             judged = history.total if said.total is None else said.total
-            require(body["totalRecord"] == judged, "another's Failed", said, body)
-            require(body.get("expectedBatches") == said.batches, "another's Failed", said, body)
+            require(body["totalRecord"] == judged, "Failed: other totals", said, body)
+            require(body.get("expectedBatches") == said.batches, "Failed: other totals", said, body)
         if answer.code == "totals_conflict":
-            require(not said.fits(*fixed), "no conflict", said, fixed)
+            require(not said.fits(*fixed), "totals_conflict without a conflict", said, fixed)
         if answer.code == "missing_total":
-            require(history.total is said.total is None, "the total is known", said)
+            require(history.total is said.total is None, "missing_total, yet it is known", said)
         if decision and history.total is None:
             known = {one.total for one, _ in history.said} - {None}
-            require(decision["records"] in known, "decided what nobody said", decision)
+            require(decision["records"] in known, "decided a total that no finish said", decision)
 
     @staticmethod
     def _check_merged(session_id: str, history: History, facts: Facts) -> None:
@@ -787,7 +792,7 @@ class World:
         assert merged is not None
         assert item is not None
         if "fileDeletedAt" in item and manifest is None:
-            # The deletion is under way.
+            # A deletion is in progress: the manifest goes first.
             return
         require(manifest, "a merged object without a manifest")
         assert manifest is not None
@@ -797,7 +802,7 @@ class World:
             for seq_num, content in history.sent
         }
         named = [(entry["seqNum"], entry["sha256"]) for entry in manifest["batches"]]
-        require(set(named) <= sent.keys(), "what was merged was not sent", named)
+        require(set(named) <= sent.keys(), "a merged batch was never sent", named)
         batches = stored = [sent[one] for one in named]
         content = merged
         sums: dict[str, object] = {"checksum": checksum(merged)}
@@ -809,15 +814,15 @@ class World:
                 merged[entry["offset"] : entry["offset"] + entry["length"]]
                 for entry in manifest["batches"]
             ]
-            require([*map(inflated, stored)] == batches, "not each batch by itself", manifest)
+            require([*map(inflated, stored)] == batches, "a range is not its batch", manifest)
         require(content == b"".join(batches), "not the batches in order", content)
-        require(b"".join(stored) in merged, "not all there is", merged)
+        require(b"".join(stored) in merged, "not the batches as stored", merged)
         total = item["decision"]["records"] if history.total is None else history.total
         require(content.count(b"\n") == total, "not totalRecord records", content)
         for seq_num, promised in history.promised.items():
             require(
                 seq_num < count_of_batches and batches[seq_num] == promised,
-                "a promised batch is not in the merged object",
+                "an acknowledged batch is not in the merged object",
                 seq_num,
             )
         offsets = itertools.accumulate(map(len, stored), initial=0 if plain else GZIP_HEADER)
@@ -865,37 +870,37 @@ class World:
         history: History,
         data: Mapping[int, Sequence[object]],
     ) -> str:
-        """Do what a client does whose calls went wrong. Gives the end it comes to.
+        """Do what a client does after failures, check everything, and return how the session ended.
 
-        It finishes again once leases have run out, and sends what is missing of ``data``.
+        When all leases have expired, it finishes again, and sends what is missing of ``data``.
         """
         before = self.check(session_id, history)
         process = self.processes[0]
-        # Time does not go back.
+        # Time never goes back.
         process.clock.ahead = LATER + max(each.clock.ahead for each in self.processes)
         answer = self.finish(process, history, session_id)
         facts = self.check(session_id, history)
         require(answer.status != 202, "stuck", facts.item)
         if answer.code == "totals_conflict":
-            # Another finish has said something else; whoever says nothing completes that.
+            # Another finish decided other totals; a finish without totals completes it.
             history.says = NOTHING
             answer = self.finish(process, history, session_id)
             facts = self.check(session_id, history)
         if before.merged is not None:
-            require(answer.result == "Success", "there is an object, yet", answer)
+            require(answer.result == "Success", "merged, yet finish answers", answer)
         if answer.result == "Failed":
             self._check_failed(history, facts, answer)
             if self._can_heal(history, facts, data):
                 for seq_num, records in data.items():
                     if seq_num not in facts.batches:
                         sent = self.send(process, history, session_id, seq_num, records)
-                        require(sent.status == 204, "open, yet", sent)
+                        require(sent.status == 204, "open, yet a batch is refused", sent)
                 answer = self.finish(process, history, session_id)
-                require(answer.result == "Success", "whole, yet", answer)
+                require(answer.result == "Success", "complete, yet finish answers", answer)
         again = self.finish(process, history, session_id)
         require(answer == again, "finish is not repeatable", answer, again)
         facts = self.check(session_id, history)
-        # Whoever died, or was never told of its upload, leaves it to the bucket's rule.
+        # If an attempt died or never got its upload's id, the lifecycle rule deletes the upload.
         left = facts.uploads & history.uploads
         require(not left, "an upload was left open", left)
         require(facts.state != "FINISHING", "stuck", facts.item)
@@ -909,7 +914,7 @@ class World:
         return end
 
     def _delete_in_the_end(self, session_id: str, history: History, answer: Answer) -> None:
-        """Whoever is told to wait does so; then it is gone, and the answer is as it was."""
+        """Delete the file, after the wait that the API asks for; the stored answer stays."""
         process = self.processes[0]
         told = self.delete_file(process, history, session_id)
         if told.code == "file_settling":
@@ -918,15 +923,15 @@ class World:
         if answer.result == "Success":
             require(told.status == 204, "not deleted", told)
             gone = process.file(session_id)
-            require(gone.code == "file_deleted", "deleted, yet", gone)
+            require(gone.code == "file_deleted", "the file is deleted, yet its link answers", gone)
             again = self.finish(process, history, session_id)
             require(again == answer, "finish is not repeatable after the deletion", again)
         else:
-            # What is aborted or has expired has no file.
-            require(told.status in {409, 410}, "deleted, yet", answer, told)
+            # An aborted or expired session has no file.
+            require(told.status in {409, 410}, "a session without a file answers", answer, told)
 
     def _poll(self, session_id: str, history: History) -> None:
-        """What those who were told to wait hear in the end."""
+        """Read the final status for every finish that was answered 202."""
         waiting = [
             said for said, answer in history.said if answer.status == 202 and said != NOTHING
         ]
@@ -937,7 +942,7 @@ class World:
         self.check(session_id, history)
 
     def _clean_up_all(self, session_id: str, history: History, answer: Answer) -> None:
-        """In the end nothing is left of a session that is over, and the answer is as it was."""
+        """Clean up: nothing is left of an ended session, and the stored answer stays."""
         before = self.check(session_id, history)
         process = self.processes[0]
         self.clean_up(process, history)
@@ -947,11 +952,11 @@ class World:
             again = self.finish(process, history, session_id)
             require(answer == again, "finish is not repeatable after the clean-up", answer, again)
         else:
-            require(after == before, "cleaned up, yet the session is", before.state)
+            require(after == before, "cleaned up, although the state is", before.state)
         require(
             (before.item, before.merged, before.manifest)
             == (after.item, after.merged, after.manifest),
-            "the clean-up has touched more",
+            "the clean-up changed the item, the file or the manifest",
         )
 
     @staticmethod
@@ -969,19 +974,19 @@ class World:
         total = history.says.total if history.total is None else history.total
         require(
             received != total or answer.body["missing"] or "unexpected" in answer.body,
-            "everything is there, yet",
+            "every record is stored, yet finish answers",
             answer,
         )
 
 
 def _content(batch: Any) -> bytes:  # noqa: ANN401
-    """The NDJSON of a batch in moto's memory."""
+    """The NDJSON of a batch object in moto's memory."""
     compressed = "x-amz-meta-content-crc32" in {name.lower() for name in batch.metadata}
     return inflated(batch.value) if compressed else batch.value
 
 
 def _plain(value: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """A DynamoDB value as a plain one."""
+    """A DynamoDB attribute value as a Python value."""
     ((kind, content),) = value.items()
     match kind:
         case "N":
@@ -998,19 +1003,19 @@ def _result(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def told(history: History, call: Call, answer: AwsAnswer) -> None:
-    """Note that whoever calls has heard of an upload of its own, and lives."""
+    """Record the id of a created upload, which a live attempt has received."""
     created = re.search(rb"<UploadId>(.+)</UploadId>", answer.body)
     if created and call.operation == "CreateMultipartUpload":
         history.uploads.add(created[1].decode())
 
 
 def observe(history: History, call: Call, answer: AwsAnswer) -> None:
-    """Note a write to S3 that took effect."""
+    """Record a write to S3 that took effect."""
     if not answer.status.startswith("200"):
         return
     if call.operation == "PutObject":
         history.writes.append(call.key)
-    # To complete an upload again does nothing, and says the same.
+    # Completing an upload again does nothing and returns the same answer.
     if call.operation == "CompleteMultipartUpload" and call.upload_id not in history.completed:
         history.completed.add(call.upload_id)
         history.writes.append(call.key)
@@ -1018,14 +1023,14 @@ def observe(history: History, call: Call, answer: AwsAnswer) -> None:
 
 @contextmanager
 def world(processes: int, *, impatient: bool = False) -> Iterator[World]:
-    """A world where a few bytes make a multipart upload, and clients try again without waiting.
+    """A World in which a few bytes make a multipart upload, and retries do not wait.
 
-    What an invocation does in parallel it does here one by one. Clients that are ``impatient``
-    wait a second for an answer, and the others as long as it takes.
+    Parallel work inside an invocation runs sequentially. If ``impatient``, clients time out after
+    one second, else never.
     """
     with ExitStack() as running, pytest.MonkeyPatch.context() as patch:
         patch.setattr(logging.getLogger("gapless").manager, "disable", logging.CRITICAL)
-        # Moto reads its own folder anew for every call.
+        # Moto lists its own folder for every call.
         modules = list(backends.list_of_moto_modules())
         patch.setattr(backends, "list_of_moto_modules", lambda: modules)
         patch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", PART)
@@ -1044,11 +1049,11 @@ def world(processes: int, *, impatient: bool = False) -> Iterator[World]:
 
 _TRIES: Final = 4
 _PATIENCE_SECONDS: Final = 300
-"""However busy the machine is, who waits for its turn does not call again."""
+"""Long enough that a call which waits for its turn is never retried, on any machine."""
 
 
 def _at_once(tries: Tries, why: object) -> float:
-    """Try a call a number of times, however long that takes."""
+    """Retry a fixed number of times, without a pause and without regard to time."""
     tries._number += 1  # noqa: SLF001
     if tries._number == _TRIES:  # noqa: SLF001
         raise errors.StorageBusyError("busy", str(why))
