@@ -195,7 +195,7 @@ export class Upload extends EventTarget {
   #allowed = 2;
   #hasLimit = false;
   #underWay = 0;
-  /** @type {((value: unknown) => void)[]} */
+  /** @type {((value: void) => void)[]} */
   #waiting = [];
   /** @type {Promise<void> | null} */
   #probing = null;
@@ -210,16 +210,20 @@ export class Upload extends EventTarget {
   #crc = 0;
 
   /**
-   * @param {File} file NDJSON, JSON, CSV or TSV, in UTF-8 or UTF-16, also as gzip.
+   * @param {File | Blob} file NDJSON, JSON, CSV or TSV, in UTF-8 or UTF-16, optionally gzip. The name
+   *   of a `File` helps to detect the format, and names the merged file.
    * @param {Options} [options]
-   * @throws {UploadError} `bad_address` for a `url` that is none, `option` for a `format`.
+   * @throws {UploadError} `bad_address` if `url` is invalid, or missing where there is no page; `option`
+   *   for an invalid `format`.
    */
   constructor(file, options = {}) {
     super();
-    this.file = file;
+    this.file = "name" in file ? file : new File([file], "");
     /** A bearer token; may be replaced at any time. */
     this.token = options.token ?? "";
-    this.#url = serviceUrl(options.url || options.saved?.url || globalThis.location.origin);
+    const url = options.url || options.saved?.url || globalThis.location?.origin;
+    if (!url) throw new UploadError("bad_address", "Set `url`, the address of the API: there is no page to take it from.");
+    this.#url = serviceUrl(url);
     this.#reading = options.reading ?? {};
     this.#saved = options.saved ?? null;
     this.#asked = options.asked ?? null;
@@ -833,7 +837,7 @@ export class Upload extends EventTarget {
 
   #leave() {
     this.#underWay--;
-    for (const wake of this.#waiting.splice(0)) wake(undefined);
+    for (const wake of this.#waiting.splice(0)) wake();
   }
 
   /**
@@ -845,10 +849,10 @@ export class Upload extends EventTarget {
   async #pause(seconds, ended) {
     const waits = new AbortController();
     const stop = () => waits.abort();
-    globalThis.addEventListener("online", stop);
+    globalThis.addEventListener?.("online", stop); // Node has none
     ended.addEventListener("abort", stop);
     await sleep(seconds, waits.signal).catch(() => {});
-    globalThis.removeEventListener("online", stop);
+    globalThis.removeEventListener?.("online", stop);
     ended.removeEventListener("abort", stop);
     ended.throwIfAborted();
   }

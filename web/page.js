@@ -319,7 +319,7 @@ async function showUnfinished() {
       const about = document.createElement("small");
       const isBusy = busy.has(KEPT + saved.sessionId);
       const next = isBusy ? "Another tab is uploading it." : "Choose the same file again to go on.";
-      about.textContent = `${many(saved.records, "record")}, ${size(saved.size)}. ${next}`;
+      about.textContent = `${many(saved.records, "record")}, ${size(saved.size ?? 0)}. ${next}`;
       text.append(name, about);
       item.append(text);
       if (isBusy) return item;
@@ -737,7 +737,8 @@ const others = () => entries.filter((entry) => entry !== shown && ["new", "scann
 /** What the button does in each state. @returns {[string, (() => unknown) | null]} */
 function primary() {
   const now = /** @type {Upload} */ (upload);
-  const { state, error } = now;
+  const { state } = now;
+  const error = /** @type {any} */ (now.error);
   if (state === "ready" && isSending) return ["Waiting for its turn", null];
   if (state === "ready" && others().length) return [`Upload ${others().length + 1} files`, sendAll];
   if (state === "ready" && now.saved) return ["Continue the upload", sendAll];

@@ -536,6 +536,9 @@ def test_the_files_are_served(local: LocalStack) -> None:
             ("GET", "/%2e%2e/README.md"),
             ("GET", "/../web/index.html"),
             ("GET", "/nothing"),
+            ("GET", "/package.json"),
+            ("GET", "/README.md"),
+            ("GET", "/node_modules/typescript/package.json"),
             ("GET", "/api"),
             ("POST", "/"),
         ]:

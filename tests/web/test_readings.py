@@ -1,11 +1,8 @@
 """The page reads every input of the table as the command does, and ships its parsers unchanged."""
 
-import base64
 import hashlib
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,53 +10,10 @@ from playwright.sync_api import Browser
 
 from local.server import Server, with_files
 from tests.web.conftest import WEB
+from tests.web.readings import CASES, READ, check, inputs
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
-TABLE = Path(__file__).parents[1] / "readings" / "cases.json"
-
-# A record that cannot be read ends the check of the page: it leaves out none.
-CASES: dict[str, dict[str, Any]] = {
-    case["name"]: case
-    for case in json.loads(TABLE.read_text())
-    if "skip_invalid" not in case.get("options", {})
-}
-
-READ = """async (cases) => {
-  const { Records, ReadingError, oneLine } = await import("/readers.js");
-  const text = (record) => new TextDecoder().decode(oneLine(record));
-  const read = async ({ file, base64, options }) => {
-    const bytes = Uint8Array.from(atob(base64), (byte) => byte.charCodeAt(0));
-    try {
-      const found = await Records.of(new File([bytes], file), options);
-      const records = [];
-      const places = [];
-      await found.each(
-        (record, place) => { records.push(text(record)); places.push(place); }, () => {});
-      places.push(found.end);
-      const again = [];
-      const step = Math.ceil(Math.max(3, records.length / 20));
-      for (let n = 0; n < records.length; n += step) {
-        const end = places[Math.min(n + step, records.length)];
-        await found.eachBetween(places[n], end, (record) => again.push(text(record)));
-      }
-      return { records, again, blank: found.blank, reading: found.reading };
-    } catch (error) {
-      if (!(error instanceof ReadingError)) throw error;
-      return { refused: error.code, line: error.line, message: error.message };
-    }
-  };
-  const all = {};
-  for (const one of cases) all[one.name] = await read(one);
-  return all;
-}"""
-
-
-def content(case: dict[str, Any]) -> bytes:
-    parts = case["bytes"]
-    text = parts if isinstance(parts, str) else "".join(part * times for part, times in parts)
-    return text.encode("latin-1")
 
 
 def nothing(_environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
@@ -69,42 +23,17 @@ def nothing(_environ: "WSGIEnvironment", start_response: "StartResponse") -> lis
 
 @pytest.fixture(scope="module")
 def readings(browser: Browser) -> Iterator[dict[str, dict[str, Any]]]:
-    """What the page makes of every case, read in one go."""
+    """What the page reads of every case, in one call."""
     with Server(with_files(nothing, WEB)) as server:
         page = browser.new_page(base_url=server.url)
         page.goto("/")
-        cases = [
-            {
-                "name": name,
-                "file": case["file"],
-                "options": case.get("options", {}),
-                "base64": base64.b64encode(content(case)).decode(),
-            }
-            for name, case in CASES.items()
-        ]
-        yield page.evaluate(READ, cases)
+        yield page.evaluate(READ, ["/readers.js", inputs()])
         page.close()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_reading(readings: dict[str, dict[str, Any]], name: str) -> None:
-    case, found = CASES[name], readings[name]
-    assert found.get("refused") == case.get("refused"), found
-    if "refused" in case:
-        assert found["message"]
-        if "line" in case:
-            assert found["line"] == case["line"], found
-        return
-    if "records" in case:
-        assert found["records"] == case["records"]
-    if "count" in case:
-        assert len(found["records"]) == case["count"]
-    assert found["again"] == found["records"], "the same from the place of each record"
-    assert found["blank"] == case.get("blank", found["blank"])
-    for part, value in case.get("reading", {}).items():
-        # Python writes "utf-16-le" where browsers write "utf-16le".
-        seen = found["reading"][part]
-        assert str(seen).replace("-", "") == str(value).replace("-", ""), part
+    check(name, readings[name])
 
 
 @pytest.mark.parametrize("name", ["papaparse.js", "pako.js"])
