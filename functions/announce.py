@@ -1,4 +1,4 @@
-"""The events function: it tells a bus what has happened to sessions."""
+"""The events function: publishes what happened to sessions, driven by the table's stream."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ Handler = Callable[[Mapping[str, Any], Context], object]
 
 
 class Bus(Protocol):
-    """What takes events."""
+    """Where events are published."""
 
     def put(self, event: Event) -> None:
         """Publish an event."""
@@ -23,9 +23,9 @@ class Bus(Protocol):
 def build(bus: Bus, merged_bucket: str) -> Handler:
     """The handler of the sessions table's stream.
 
-    It publishes one event after the other. The first that fails ends it: Lambda brings that one
-    again, and all after it. So no event of a session comes before an earlier one of it, and none is
-    repeated that is known to be published.
+    It publishes events in order and stops at the first failure. Lambda then retries from that
+    record on. So the events of a session stay in order, and no event known to be published is
+    repeated.
     """
 
     def handler(event: Mapping[str, Any], context: Context) -> object:
@@ -36,7 +36,7 @@ def build(bus: Bus, merged_bucket: str) -> Handler:
                     if told := event_of(record, merged_bucket):
                         bus.put(told)
                         logger.info("published", kind=told.kind, event_id=record["eventID"])
-            except Exception:  # noqa: BLE001 - it is in the log, and comes again whatever it was
+            except Exception:  # noqa: BLE001 - it is logged, and Lambda retries the record
                 return {"batchItemFailures": [{"itemIdentifier": change["SequenceNumber"]}]}
         return {"batchItemFailures": []}
 

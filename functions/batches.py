@@ -1,4 +1,4 @@
-"""The batches function: receives one batch."""
+"""The batches function: receives one batch, as JSON or as NDJSON."""
 
 import os
 from collections.abc import Callable

@@ -17,7 +17,7 @@ def build(wiring: Wiring) -> Handler:
         session_id, owner = request.session_id, request.owner
         totals = read_finish_request(request.body(FINISH_ALLOWANCE))
         seconds_left = request.context.get_remaining_time_in_millis() / 1000
-        # A local run has more time, and extends the lease while it merges.
+        # A local run has more time than this, and renews the lease while it merges.
         seconds_left = min(seconds_left, limits.FINISH_SECONDS)
         outcome = finisher.run(session_id, owner, seconds_left, totals)
         if outcome.result is None:

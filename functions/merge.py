@@ -1,4 +1,4 @@
-"""The functions of a long merge: the tasks that ``statemachine/merge.asl.json`` calls, one each."""
+"""The functions of a long merge, one for each task of ``statemachine/merge.asl.json``."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -18,14 +18,14 @@ Task = Callable[[Event, Context], object]
 
 
 def build(wiring: Wiring) -> dict[str, Task]:
-    """The handlers of the tasks, by their names."""
+    """The handlers of the tasks, by name."""
     tasks = wiring.merge_tasks
 
     def plan(execution: Execution, _: Event) -> object:
         return msgspec.to_builtins(tasks.plan(execution))
 
     def compose(execution: Execution, event: Event) -> None:
-        # What a task returns adds up in the state of the execution.
+        # Step Functions keeps every result in the execution's state, so this returns none.
         tasks.compose(execution, event["upload_id"], event["share"])
 
     def complete(execution: Execution, event: Event) -> object:

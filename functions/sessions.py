@@ -1,4 +1,4 @@
-"""The sessions function: create, list, show, abort; link to what was merged, or delete it."""
+"""The sessions function: create, list, show, abort; link to the merged file, or delete it."""
 
 import os
 

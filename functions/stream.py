@@ -1,4 +1,4 @@
-"""The clean-up function: it deletes what is left of sessions that have ended."""
+"""The clean-up function: deletes what ended sessions left, driven by the table's stream."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def build(wiring: Wiring) -> Callable[[Mapping[str, Any], Context], object]:
     """The handler of the sessions table's stream.
 
-    It cleans up after as many sessions as it can, and tells Lambda which records to bring again.
+    It cleans up after as many sessions as it can, and reports the records that Lambda must retry.
     """
     cleanup = wiring.cleanup
 
@@ -34,7 +34,7 @@ def build(wiring: Wiring) -> Callable[[Mapping[str, Any], Context], object]:
                 with background(context, session_id=session_id):
                     logger.info("cleaned up", **asdict(cleanup.run(session_id)))
 
-        # A processor keeps what it processes.
+        # A processor keeps state, so each invocation gets a new one.
         processor = BatchProcessor(EventType.DynamoDBStreams)
         return process_partial_response(dict(event), clean_up, processor)
 

@@ -1,32 +1,35 @@
-"""The upload service: sessions, batches, gap detection and merging.
+"""The upload service. Handlers (``functions/*.py``) call it; it never imports a handler.
+
+A batch, from the request to the object in S3:
+
+1. ``batches.py``: ``receive_json`` for one JSON object, ``receive_ndjson`` for lines
+2. ``uploads/receiving.py``: check the session, decode, store, check the session again
+3. ``uploads/decode/batch_json.py``, or ``batch_ndjson.py``: body → NDJSON and its digest
+4. ``uploads/batch_store.py``: ``put`` creates the object, or compares it with the stored one
+
+A finish, from the request to ``Success``:
+
+1. ``finish.py``
+2. ``uploads/merging/finish.py``: all steps in order: seal, list, validate, decide, compose, publish
+3. ``uploads/merging/validation.py``: ``Failed``, or the decision
+4. ``uploads/merging/composing.py``: read the batches, compose the parts
+5. ``uploads/merging/merged_store.py``: publish, by the one write that makes the object visible
+6. ``uploads/merging/outcome.py``: commit, and the body of the answer
+
+Both use ``session.py`` (the table of legal moves) and ``session_store.py`` (each move is one
+conditional write). A merge that is too long for one call continues in ``merging/tasks.py``.
+What follows a session's end starts in ``stream.py`` (clean-up) and ``announce.py`` (events).
 
 ::
 
-    errors limits config http identity startup wiring      the edge
-    retries threads background                             calls to AWS; work without a request
-    session session_store gaps batch batch_store reports   what there is
-    schemas            those that are deployed, which a session can name
-    cursor file_name   where a page of a list ends; what a download is called
-    formats gzip_member                                    how batches are stored and merged
-    lifecycle          create, list, status, links, deletion of the file, abort
-    receiving          a batch: check the session, decode, put, check the session again
-    cleanup            deletes what a session that has ended leaves
-    events             tells a bus what has happened to sessions
-    decode/            from the bytes of a body to records, or to an error; pure
-    merging/           finish: validate, decide, compose, publish, commit; and its long form
+    http identity errors limits config startup wiring   requests, settings, AWS clients
+    retries threads background                          calls to AWS; functions without a route
+    session session_store gaps batch batch_store        sessions and batches
+    reports schemas formats gzip_member                 large gap reports; schemas; file formats
+    lifecycle cursor file_name                          all other routes: create, list, links, …
+    receiving cleanup events                            batches; what follows a session's end
+    decode/                                             request bodies; pure
+    merging/                                            finish, and long merges
 
-The way of a batch: ``batches.receive`` → ``Receiver.receive`` → ``SessionStore.get_cached`` →
-``decode.body.read_body``, ``decode.batch_json.read_batch`` or ``decode.batch_ndjson.read_lines`` →
-``decode.records`` where the session has a schema → ``BatchStore.put`` → ``SessionStore.get``.
-
-The way of a finish: ``finish.finish`` → ``Finisher.run`` → ``SessionStore.seal`` →
-``BatchStore.list`` → ``validation.validate`` → ``parts.plan_parts`` → ``SessionStore.decide`` →
-``Composition.transfer``, ``Composition.publish`` → ``Outcomes.succeed``, which commits. A merge
-that takes too long goes to ``MergeExecutions.start``, and is ``MergeTasks`` from there.
-
-The way of a clean-up: the table's stream → ``stream.clean_up`` → ``cleanup.ended`` →
-``Cleanup.run``. That of an event: the table's stream → ``announce.handler`` → ``events.event_of``
-→ ``EventBus.put``.
-
-Who may import whom is in ``pyproject.toml``, and checked by ``make lint``.
+``pyproject.toml`` says which module may import which; ``make lint`` checks it.
 """

@@ -1,4 +1,4 @@
-"""Work that no request waits for: its keys in the log, its time, and what is said of its errors."""
+"""What all functions without a route share: log keys, the time limit, and errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +12,9 @@ from uploads.retries import within
 
 @contextmanager
 def background(context: Context, **keys: object) -> Iterator[None]:
-    """Log an error of the work inside, and raise it: its caller decides whether to try again.
+    """Log an error of the work inside and raise it: the caller of the function retries.
 
-    ``keys`` are in every line of the log. StorageBusyError is the one worth trying for long.
+    ``keys`` are in every log line.
     """
     logger.thread_safe_append_keys(**keys, function_request_id=context.aws_request_id)
     try:

@@ -1,4 +1,4 @@
-"""A batch as it is sent, listed and described; and what a run of batches holds. Pure."""
+"""A batch as received, listed and described by its metadata; totals of many batches. Pure."""
 
 import base64
 import hashlib
@@ -11,30 +11,30 @@ from isal import isal_zlib
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch that was received, ready to be stored."""
+    """A batch that was received and decoded, ready to be stored."""
 
     seq_num: int
     records: int
     ndjson: bytes
     """One record a line, every line ended by ``\\n``."""
     sha256: str
-    """Of ``ndjson``, hexadecimal: two batches are the same if this is."""
+    """Of ``ndjson``, hexadecimal: batches with the same digest are the same."""
     crc32: int
     """Of ``ndjson``: merging combines these into the checksum of all content."""
 
     @classmethod
     def of(cls, seq_num: int, records: int, ndjson: bytes) -> Self:
-        """The batch that ``ndjson`` makes."""
+        """Compute both checksums of ``ndjson``."""
         sha256 = hashlib.sha256(ndjson).hexdigest()
         return cls(seq_num, records, ndjson, sha256, isal_zlib.crc32(ndjson))
 
 
 class StoredBatch(NamedTuple):
-    """A batch as the listing shows it."""
+    """A batch as S3's listing shows it."""
 
     seq_num: int
     size: int
-    """Bytes, as it is stored."""
+    """Bytes as stored."""
     etag: str
 
 
@@ -49,35 +49,37 @@ def listing_digest(listing: Sequence[StoredBatch]) -> str:
 
 
 class BatchMetadata(NamedTuple):
-    """What the metadata of a batch's object says about it."""
+    """A batch by the metadata of its object."""
 
     records: int
     size: int
-    """Bytes, as this and the CRC-32 as it is stored."""
+    """Bytes as stored."""
     sha256: str
-    """Of its NDJSON, hexadecimal."""
+    """Of the NDJSON, hexadecimal."""
     crc32: int
+    """As stored."""
     content_size: int
-    """Bytes of NDJSON, as this and the next."""
+    """Bytes of NDJSON."""
     content_crc32: int
+    """Of the NDJSON."""
 
 
 @dataclass(frozen=True)
 class RunTotals:
-    """What a run of batches holds, by their own metadata."""
+    """Totals of consecutive batches, from their metadata."""
 
     records: int = 0
     bytes: int = 0
-    """As this and the CRC-32 as they are stored."""
+    """As stored, like ``crc32``."""
     crc32: int = 0
     content_bytes: int = 0
-    """Of NDJSON, as this and the next."""
+    """Of NDJSON, like ``content_crc32``."""
     content_crc32: int = 0
 
     @classmethod
     def of(cls, batches: Iterable[BatchMetadata]) -> Self:
         """The concatenation of ``batches``."""
-        # Without an object for each: there may be 100,000.
+        # No object for each batch: there may be 100,000.
         records = size = crc32 = content_size = content_crc32 = 0
         for each in batches:
             records += each.records
@@ -101,12 +103,12 @@ class RunTotals:
 
     @property
     def checksum(self) -> str:
-        """The CRC-32 of what is stored, as S3 writes it."""
+        """The CRC-32 of the stored bytes, as S3 writes it."""
         return checksum(self.crc32)
 
 
 def frame(stored: bytes) -> RunTotals:
-    """What is put around batches: it has no content."""
+    """The totals of a header or a trailer, which has no content."""
     return RunTotals(bytes=len(stored), crc32=isal_zlib.crc32(stored))
 
 

@@ -1,14 +1,14 @@
-r"""Batches in S3, one object each; the listing is the truth about which there are.
+r"""Batches in S3, one object each. S3's listing is the only record of which batches exist.
 
-Key ``{sessionId}/{seqNum:08d}``; content NDJSON, every line ended by ``\n``, or its raw DEFLATE:
-what the session's format stores (``formats``), so that merging is concatenation. Metadata
-``records``, ``sha256`` (of the NDJSON) and ``crc32``; of what is compressed ``stored-crc32``
-instead, and ``content-crc32`` and ``content-bytes`` (of the NDJSON), so that functions of the
-release before, which know no framing, fail rather than merge it. Zero-padded keys list in
-``seqNum`` order. An object is created once and never changed.
+Key ``{sessionId}/{seqNum:08d}``: zero-padded, so that keys list in ``seqNum`` order. Content: the
+NDJSON, every line ended by ``\n``, or its raw DEFLATE, as the session's format says (``formats``);
+so merging is concatenation. Metadata: ``records``, ``sha256`` (of the NDJSON) and ``crc32``. A
+compressed batch has ``stored-crc32`` instead, and ``content-crc32`` and ``content-bytes`` of the
+NDJSON: older releases, which know no compression, then fail instead of merging it. An object is
+created once and never changed.
 
 Permissions: ``s3:PutObject`` to write, ``s3:GetObject`` to read, ``s3:ListBucket`` to list and to
-be told 404 instead of 403.
+get 404 instead of 403.
 """
 
 import time
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from uploads.session import Session
 
 _GONE: Final = (FileNotFoundError, PreconditionError)
-"""What S3 says of a listed batch that is no longer there."""
+"""What reading a listed batch raises if the batch no longer exists."""
 
 
 def key(session_id: str, seq_num: int) -> str:
@@ -44,9 +44,9 @@ def key(session_id: str, seq_num: int) -> str:
 def put_once(
     store: "S3Store", name: str, content: bytes, attributes: "obstore.Attributes"
 ) -> "obstore.GetResult | None":
-    """Create the object ``name`` unless there is one: 1 write. Returns the head of an existing one.
+    """Create the object ``name``: 1 write. Returns the head of an existing one instead.
 
-    Raises StorageBusyError where S3 settles neither.
+    Raises StorageBusyError if every attempt conflicts with another write.
     """
     put = partial(
         obstore.put, store, name, content, mode="create", use_multipart=False, attributes=attributes
@@ -56,8 +56,8 @@ def put_once(
         try:
             persistently(put)
         except AlreadyExistsError as error:
-            # Verify by reading: S3 also refuses a write that meets another one under way (409
-            # ConditionalRequestConflict), and then nothing need be stored.
+            # Verify by reading: S3 also refuses a write while another one of the key is under way
+            # (409 ConditionalRequestConflict), and then the object may not exist.
             with suppress(FileNotFoundError):
                 return get(store, name, {"head": True})
             time.sleep(tries.pause(error))
@@ -68,21 +68,20 @@ def put_once(
 def get(
     store: "S3Store", name: str, options: "obstore.GetOptions | None" = None
 ) -> "obstore.GetResult":
-    """Begin to read an object: 1 read. Raises FileNotFoundError, PreconditionError."""
+    """Begin to read an object: 1 read. Raises FileNotFoundError or PreconditionError."""
     return persistently(partial(obstore.get, store, name, options=options))
 
 
 class BatchStore:
-    """The batches bucket. Every method may be called from many threads."""
+    """The batches bucket. Safe for use by many threads."""
 
     def __init__(self, store: "S3Store") -> None:
         self._store = store
 
     def put(self, session: "Session", batch: Batch) -> None:
-        """Store ``batch`` in the session's format unless its ``seqNum`` is taken: 1 write.
+        """Store ``batch`` in the session's format: 1 write. Storing it again does nothing.
 
-        The same batch again is fine. Raises BatchConflictError where a different one is stored,
-        StorageBusyError where S3 settles neither.
+        Raises BatchConflictError if a different batch has its ``seqNum``, or StorageBusyError.
         """
         content = session.format.store(batch.ndjson)
         attributes: obstore.Attributes = {
@@ -111,20 +110,20 @@ class BatchStore:
             )
 
     def list(self, session_id: str, below: int | None = None) -> Listing:
-        """The batches of a session in ``seqNum`` order; those below ``below``, where that is known.
+        """The batches of a session in ``seqNum`` order; only those below ``below``, if given.
 
-        For n batches, wherever they are, at most 2 * ceil(n / 1,000) + 1 requests. Each round asks
-        for as many ranges at once as that leaves room for, so that 100,000 batches without gaps
-        take 100 requests in 10 rounds.
+        For n batches, wherever their gaps are, at most 2 * ceil(n / 1,000) + 1 requests. Each round
+        requests as many ranges in parallel as this budget allows: 100,000 batches without gaps take
+        100 requests in 10 rounds.
         """
         behind = limits.MAX_SEQ_NUM + 1 if below is None else below
         size = limits.LIST_PAGE
         found: Listing = []
         first = requests = 0
         while first < behind:
-            # A range that turns out to be known has cost a request. Every full page has earned one.
+            # Every full page adds a request to the budget. A range listed in vain uses one up.
             affordable = 2 * -(-len(found) // size) + 1 - requests
-            # Keys are padded with zeros, so that no page ends before the next range begins.
+            # A page has as many keys as a range, so no page ends before the next range begins.
             starts = range(first, behind, size)[: min(affordable, limits.LISTS_IN_FLIGHT)]
             for page in self._pages(session_id, starts):
                 found += [batch for batch in page if first <= batch.seq_num < behind]
@@ -134,7 +133,7 @@ class BatchStore:
         return found
 
     def _pages(self, session_id: str, starts: range) -> Sequence[Listing]:
-        """The pages from each of ``starts`` on, requested in parallel."""
+        """The pages that begin at ``starts``, requested in parallel."""
         page = partial(self._page, session_id)
         if len(starts) == 1:
             return [page(starts[0])]
@@ -142,7 +141,7 @@ class BatchStore:
             return threads.map(page, starts)
 
     def _page(self, session_id: str, first: int) -> Listing:
-        """The first 1,000 batches from ``first`` on, or all there are."""
+        """At most 1,000 batches, from ``first`` on."""
         pages = partial(
             obstore.list,
             self._store,
@@ -158,7 +157,7 @@ class BatchStore:
         return found
 
     def head(self, session_id: str, seq_num: int, etag: str | None = None) -> BatchMetadata:
-        """A batch's metadata: 1 read. Raises BatchesGoneError unless there is one of this ETag."""
+        """A batch's metadata: 1 read. Raises BatchesGoneError if it is gone or has another ETag."""
         options: obstore.GetOptions = {"head": True}
         if etag is not None:
             options["if_match"] = etag
@@ -168,7 +167,7 @@ class BatchStore:
             raise errors.BatchesGoneError from None
 
     def read(self, session_id: str, batch: StoredBatch) -> "tuple[BatchMetadata, obstore.Bytes]":
-        """A batch's metadata and stored bytes, of the listed ETag: 1 read. Raises as ``head``."""
+        """A batch's metadata and stored bytes, of the listed ETag: 1 read. Raises like ``head``."""
         name = key(session_id, batch.seq_num)
 
         def read() -> "tuple[BatchMetadata, obstore.Bytes]":
@@ -183,7 +182,7 @@ class BatchStore:
 
 def _metadata_of(answer: "obstore.GetResult") -> BatchMetadata:
     attributes, size = answer.attributes, answer.meta["size"]
-    # What is not compressed is its own content.
+    # Without compression, stored bytes and content are the same.
     compressed = "content-crc32" in attributes
     crc32 = int(attributes["stored-crc32" if compressed else "crc32"], 16)
     return BatchMetadata(

@@ -1,10 +1,9 @@
-"""Deletes what a session that has ended leaves: its batches, its uploads, plans of its merges.
+"""Deletes what an ended session left: its batches, multipart uploads, and plans of merges.
 
-A pass deletes the batches, **then** lists and aborts the multipart uploads, then deletes what
-merges have left under ``merges/{sessionId}/``. After such a pass no multipart upload can be
-completed: one that is begun after the listing finds no batch to fill it with. Any error fails the
-pass, and the whole pass is repeated. The merged object, its manifest and the session's item are
-never touched.
+A pass deletes the batches, **then** lists and aborts the multipart uploads, then deletes
+everything under ``merges/{sessionId}/``. After a pass no multipart upload can be completed: one
+that begins after the listing finds no batches. If anything fails, the whole pass is repeated. It
+never touches the merged object, its manifest or the session's item.
 
 Permissions: on the batches bucket ``s3:ListBucket`` and ``s3:DeleteObject``; on the merged bucket
 ``s3:ListBucketMultipartUploads`` and ``s3:AbortMultipartUpload``.
@@ -27,25 +26,24 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _TRANSIENT: Final = {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown"}
-"""What S3 says of single objects in an answer of 200, where it may do better the next time."""
-
+"""Errors of single objects, in a response of status 200, that are worth a retry."""
 
 _ENDED: Final = {State.FINISHED, State.ABORTED}
 _TIME_TO_LIVE: Final = {"type": "Service", "principalId": "dynamodb.amazonaws.com"}
-"""Who removes an item when its time is over."""
+"""The user identity in a record if the time to live removed the item."""
 SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def ended(record: Mapping[str, Any]) -> str | None:
-    """The session that ``record`` of the table's stream says to have ended, if any.
+    """The id of the session that has ended according to a record of the table's stream, if any.
 
-    It is ``FINISHED`` or ``ABORTED``, or its time to live is over. Never one that is ``OPEN`` or
-    ``FINISHING``: its batches may be promised. An item that somebody has removed by hand may be
-    restored, so its batches stay.
+    It is ``FINISHED`` or ``ABORTED``, or the time to live removed it. Never one that is ``OPEN`` or
+    ``FINISHING``: its batches may be acknowledged. An item removed by hand may be restored, so its
+    batches stay.
     """
     change = record["dynamodb"]
     session_id: str = change["Keys"]["sessionId"]["S"]
-    # The table may hold other items, which have no state.
+    # Items of Idempotency-Keys have no state.
     if record["eventName"] == "REMOVE":
         over = "state" in change["OldImage"] and is_expiry(record)
     else:
@@ -54,17 +52,17 @@ def ended(record: Mapping[str, Any]) -> str | None:
 
 
 def is_expiry(record: Mapping[str, Any]) -> bool:
-    """Whether what was removed was removed by the table's time to live."""
+    """Whether the table's time to live removed the item."""
     return _TIME_TO_LIVE.items() <= (record.get("userIdentity") or {}).items()
 
 
 class NotDeletedError(Exception):
-    """S3 refuses to delete an object."""
+    """S3 refused to delete an object."""
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """How many of each a pass has found."""
+    """How many of each a pass found."""
 
     batches: int
     uploads: int
@@ -73,7 +71,7 @@ class Cleaned:
 
 
 class Cleanup:
-    """Cleans up after sessions that have ended, and must never be called for any other."""
+    """Cleans up after ended sessions. Never call it for any other session."""
 
     def __init__(self, client: "S3Client", batches_bucket: str, merged_bucket: str) -> None:
         self._client = client
@@ -83,7 +81,7 @@ class Cleanup:
     def run(self, session_id: str) -> Cleaned:
         """Clean up after a session: ceil(batches / 1,000) lists and deletions, and 2 lists.
 
-        Raises StorageBusyError, NotDeletedError, or what AWS says; then run it again.
+        After StorageBusyError, NotDeletedError or an error of AWS, run it again.
         """
         return Cleaned(
             batches=self._delete_all(f"{session_id}/"),
@@ -92,7 +90,7 @@ class Cleanup:
         )
 
     def _delete_all(self, prefix: str) -> int:
-        """Delete every object under ``prefix``, as fast as S3 bears it; how many there were."""
+        """Delete every object under ``prefix``, at most DELETES_PER_SECOND; returns how many."""
         found = 0
         begin = time.monotonic()
         with Threads(limits.DELETES_IN_FLIGHT) as threads:
@@ -132,7 +130,7 @@ class Cleanup:
                 time.sleep(tries.pause(refused[0]["Code"]))
 
     def _abort_uploads(self, session_id: str) -> int:
-        """Abort every multipart upload of the session's merged object; how many there were."""
+        """Abort every multipart upload of the session's merged object; returns how many."""
         pages = self._client.get_paginator("list_multipart_uploads").paginate(
             Bucket=self._merged_bucket, Prefix=f"{session_id}."
         )

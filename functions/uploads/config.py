@@ -1,4 +1,4 @@
-"""The settings of a deployment: the only reader of the environment."""
+"""The settings of a deployment. No other module may read the environment."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Clock = Callable[[], int]
 
 
 SCHEMAS: Final = Path(__file__).parents[1] / "schemas"
-"""Where the package has the schemas that are deployed with it."""
+"""The folder of schemas in the deployed package."""
 
 
 class AuthMode(StrEnum):
@@ -20,42 +20,42 @@ class AuthMode(StrEnum):
     IAM = "IAM"
     JWT = "JWT"
     NONE = "NONE"
-    """Everybody is one principal, and the unguessable session id is the only key."""
+    """All callers are one principal; the unguessable session id is the only protection."""
 
 
 class ConfigError(Exception):
-    """A setting is missing or wrong; the message names every one of them."""
+    """Settings are missing or wrong; the message names all of them."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """What ``template.yaml`` sets for every function."""
+    """The settings that ``template.yaml`` gives every function."""
 
     sessions_table: str
     batches_bucket: str
     merged_bucket: str
     auth_mode: AuthMode
     session_lifetime: int
-    """How long a session takes batches, seconds."""
+    """Seconds for which a session takes batches."""
     merged_retention: int
-    """How long a merged object is kept, seconds."""
+    """Seconds for which a merged object is kept."""
     region: str
     endpoint_url: str | None
-    """Where S3 and DynamoDB are, if not at AWS."""
+    """Endpoint of all AWS services; None for AWS itself."""
     presign_endpoint_url: str | None
-    """Where callers reach S3, if not where the functions do."""
+    """S3 endpoint for links to callers, if it differs from the functions' own."""
     merge_state_machine: str | None
-    """ARN of the state machine for long merges; without it every merge is made in line."""
+    """ARN of the state machine for long merges; without it every merge runs in the call."""
     event_bus: str = "default"
-    """The EventBridge bus that is told what happens to sessions, by the one function that does."""
+    """The EventBridge bus that the events function publishes to."""
     schemas: Path = SCHEMAS
     """The folder of the schemas that sessions may name."""
     require_schema: bool = False
-    """Whether every session has to name one."""
+    """Whether every session must name a schema."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Read the settings. Raises ConfigError, which names everything that is missing."""
+        """Read the settings. Raises ConfigError."""
         names = (
             "SESSIONS_TABLE",
             "BATCHES_BUCKET",

@@ -1,9 +1,8 @@
-"""Where a page of a list of sessions ends: opaque to the caller, and good for that caller alone.
+"""The cursor of a list of sessions: opaque, and valid only for the caller who got it. Pure.
 
-It has the creation and the id of the caller's own session that was looked at last, and a code over
-these and the owner. The code refuses what was damaged, made up, or another caller's. Nothing rests
-on its key, which is the table's name: a list begins in the sessions of who asks, whatever the
-cursor says. Pure.
+It holds the creation time and the id of the page's last session, and a code over these and the
+owner, which detects damaged, invented and other callers' cursors. Security does not depend on the
+code, whose key is the table's name: a list only ever reads the caller's own sessions.
 """
 
 import base64
@@ -17,12 +16,12 @@ from uploads import errors
 
 _PLACE: Final = struct.Struct(">Q16s")
 _CODE_BYTES: Final = 18
-# No bit of its last character is spare, or it could be written in two ways.
+# The last character has no spare bits, so a cursor can be written in one way only.
 _FORM: Final = re.compile(r"[A-Za-z0-9_-]{56}")
 
 
 class Place(NamedTuple):
-    """A session's place in the list of its owner's."""
+    """A session's place in its owner's list."""
 
     created_at: int
     """Seconds since 1970."""
@@ -36,7 +35,7 @@ def encode(place: Place, owner: str, key: str) -> str:
 
 
 def decode(cursor: str, owner: str, key: str) -> Place:
-    """The place that ``cursor`` was made of. Raises InvalidCursorError unless it is ``owner``'s."""
+    """The place in ``cursor``. Raises InvalidCursorError unless it was made for ``owner``."""
     if _FORM.fullmatch(cursor):
         found = base64.urlsafe_b64decode(cursor)
         packed, code = found[:-_CODE_BYTES], found[-_CODE_BYTES:]
@@ -44,8 +43,8 @@ def decode(cursor: str, owner: str, key: str) -> Place:
             created_at, session_id = _PLACE.unpack(packed)
             return Place(created_at, session_id.hex())
     raise errors.InvalidCursorError(
-        "cursor must be one that a list of yours has answered, unchanged. Leave it out to begin"
-        " anew.",
+        "cursor must be one that a list returned to you, unchanged. Leave it out to start from the"
+        " newest session.",
         parameter="cursor",
     )
 

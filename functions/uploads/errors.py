@@ -1,20 +1,20 @@
-"""Every error that the service answers, as ``application/problem+json`` (RFC 9457).
+"""Every error that the service returns, as ``application/problem+json`` (RFC 9457).
 
-``docs/errors.md`` tells clients what to do about each code.
+``docs/errors.md`` says what clients do about each code.
 """
 
 from typing import ClassVar
 
 
 class GaplessError(Exception):
-    """The request could not be carried out."""
+    """A request that was refused or could not be carried out; base of all errors here."""
 
     status: ClassVar[int]
     code: ClassVar[str]
     title: ClassVar[str]
 
     def __init__(self, detail: str, **members: object) -> None:
-        """``detail`` tells the client what to do; ``members`` are what its code can act on."""
+        """``detail`` tells a person what to do; programs act on ``members``."""
         super().__init__(detail)
         self.detail = detail
         self.members = members
@@ -135,6 +135,6 @@ class StorageBusyError(GaplessError):
     title = "The storage is busy, or cannot be reached."
 
     def __init__(self, detail: str, why: str = "") -> None:
-        """``why`` is what the storage said, for the log alone."""
+        """``why`` is the storage's own message; it goes only to the log."""
         super().__init__(detail)
         self.why = why

@@ -1,8 +1,8 @@
-"""What happens to sessions, told to an EventBridge bus by the records of the table's stream.
+"""Events about sessions: from records of the table's stream to an EventBridge bus.
 
-One event for each move that a client can see: created, finished, failed, aborted, expired, and its
-file deleted; none for seals, leases and decisions. ``docs/events.md`` shows them, and
-``docs/events.schema.json`` says what is in each. There are no records in them, and no owner.
+One event for each move that a client can see: created, finished, failed, aborted, expired, file
+deleted. Seals, leases and decisions make none. An event never contains records or the owner.
+``docs/events.md`` shows them; ``docs/events.schema.json`` has their members.
 
 Permissions: ``events:PutEvents`` on the bus.
 """
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from mypy_boto3_events import EventBridgeClient
 
 Record = Mapping[str, Any]
-"""A change of the table, as Lambda brings it from its stream."""
+"""A record of the table's stream: a change of an item."""
 Image = Mapping[str, Any]
-"""An item before or after it."""
+"""An item before or after the change."""
 
 VERSION: Final = 1
-"""Of an event's ``detail``; members may be added without another one."""
+"""Version of an event's ``detail``. Adding members does not change it."""
 SOURCE: Final = "gapless"
 
 _TRANSIENT: Final = {"InternalException", "InternalFailure", "ThrottlingException"}
-"""What EventBridge says of an event that it may take the next time."""
+"""Errors of EventBridge that are worth a retry."""
 
 
 class Kind(StrEnum):
-    """What has happened: EventBridge's ``detail-type``."""
+    """What happened: EventBridge's ``detail-type``."""
 
     CREATED = "Session Created"
     FINISHED = "Session Finished"
@@ -59,24 +59,23 @@ _MOVES: Final = {
     (State.OPEN, None): Kind.EXPIRED,
     (State.FINISHING, None): Kind.EXPIRED,
 }
-"""By the states before and after. When the item of a session that has ended is deleted, nothing has
-happened that was not told before."""
+"""By the states before and after. The deletion of an ended session's item makes no event."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a bus is told."""
+    """An event about a session."""
 
     kind: Kind
     time: int
     """When it happened, seconds since 1970."""
     table: str
-    """The ARN of the table: stacks that share a bus are told apart by it."""
+    """ARN of the table. It distinguishes stacks that share a bus."""
     detail: dict[str, object]
 
     @property
     def entry(self) -> dict[str, Any]:
-        """As PutEvents takes it, but for the bus."""
+        """An entry of PutEvents, without the bus."""
         return {
             "Source": SOURCE,
             "DetailType": self.kind.value,
@@ -87,11 +86,11 @@ class Event:
 
 
 class NotPublishedError(Exception):
-    """EventBridge refuses an event."""
+    """EventBridge refused an event."""
 
 
 class EventBus:
-    """A bus of EventBridge."""
+    """An EventBridge bus."""
 
     def __init__(self, client: "EventBridgeClient", name: str) -> None:
         self._client = client
@@ -100,7 +99,7 @@ class EventBus:
     def put(self, event: Event) -> None:
         """Publish ``event``: 1 request.
 
-        Raises StorageBusyError, NotPublishedError, or what AWS says; then it may be published.
+        After StorageBusyError, NotPublishedError or an error of AWS it may have been published.
         """
         entry: Any = event.entry | {"EventBusName": self._name}
         tries = Tries(time.monotonic())
@@ -116,7 +115,7 @@ class EventBus:
 
 
 def event_of(record: Record, merged_bucket: str) -> Event | None:
-    """What ``record`` of the table's stream has to tell, if anything."""
+    """The event that a record of the table's stream makes, if any."""
     change = record["dynamodb"]
     before, after = (_binary(change.get(name)) for name in ("OldImage", "NewImage"))
     kind = _kind(record, before, after)
@@ -136,7 +135,7 @@ def event_of(record: Record, merged_bucket: str) -> Event | None:
 
 
 def _kind(record: Record, before: Image, after: Image) -> Kind | None:
-    # The table holds other items too, which have no state.
+    # Not the item of an Idempotency-Key.
     if not SESSION_ID.fullmatch(record["dynamodb"]["Keys"]["sessionId"]["S"]):
         return None
     if record["eventName"] == "REMOVE" and not is_expiry(record):
@@ -152,7 +151,7 @@ def _state(image: Image) -> State | None:
 
 
 def _binary(image: Image | None) -> Image:
-    """An image as DynamoDB gives it; Lambda's is JSON, which has no bytes."""
+    """An image as DynamoDB returns items. Lambda's is JSON, with bytes in base64."""
     return {
         name: {"B": b64decode(value["B"])} if isinstance(value.get("B"), str) else value
         for name, value in (image or {}).items()
@@ -160,7 +159,7 @@ def _binary(image: Image | None) -> Image:
 
 
 def _outcome(kind: Kind, session: Session, merged_bucket: str) -> dict[str, object]:
-    """What the session's last finish came to, of an event that tells of it."""
+    """The result of the session's last finish, for the kinds of event that have it."""
     if kind not in {Kind.FINISHED, Kind.FILE_DELETED, Kind.FAILED}:
         return {}
     result = {**(session.result or {})}
@@ -172,7 +171,7 @@ def _outcome(kind: Kind, session: Session, merged_bucket: str) -> dict[str, obje
 
 
 def _bounded(result: Mapping[str, Any], name: str) -> dict[str, object]:
-    """The first gaps of a report, and how many batches are in all of them, if that is known."""
+    """The first ranges of a gap report, and the number of batches in all, if known."""
     if name not in result:
         return {}
     ranges, cut = result[name], f"{name}Truncated"

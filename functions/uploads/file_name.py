@@ -1,4 +1,4 @@
-"""What a merged object is called where it is downloaded. Pure."""
+"""The file name of a downloaded merged object. Pure."""
 
 import re
 from typing import Final
@@ -7,23 +7,23 @@ from urllib.parse import quote
 from uploads import limits
 from uploads.session import Session
 
-# Separators of paths, and what Windows has no files of.
+# Path separators, and characters that Windows forbids in file names.
 _UNSAFE: Final = re.compile(r'[/\\:*?"<>|]')
 _GZ: Final = re.compile(r"(?:\.gz)+\Z", re.IGNORECASE)
 _SUFFIX: Final = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,9}\Z")
 _ATTR_CHAR: Final = "!#$&+^`|"
-"""What RFC 8187 lets stand, beside what ``quote`` never encodes."""
+"""RFC 8187 leaves these unencoded, besides those that ``quote`` never encodes."""
 _NOT_ASCII: Final = re.compile(r"[^ -~]|%")
 
 
 def of(session: Session, *, gzipped: bool) -> str:
-    """What the merged object of ``session`` is saved as; ``gzipped``: it is read as gzip.
+    """The name from the session's metadata, else its id, with a suffix that fits the content.
 
-    That is ``name`` of its metadata, else its id. It ends in ``.gz`` where it is gzip, and only
-    there; a name without a suffix gets ``.ndjson``.
+    It ends in ``.gz`` exactly if ``gzipped``: the reader gets gzip. A name without a suffix gets
+    ``.ndjson``.
     """
     named = _UNSAFE.sub("_", session.metadata.get("name", ""))
-    # A leading dot hides a file, or is a folder; Windows drops what trails.
+    # A leading dot hides a file, or names a folder; Windows drops trailing dots and spaces.
     stem = _GZ.sub("", named.strip(" .")).strip(" .") or session.session_id
     suffix = _SUFFIX.search(stem)
     ending = suffix[0] if suffix else ".ndjson"
@@ -35,7 +35,7 @@ def of(session: Session, *, gzipped: bool) -> str:
 
 
 def disposition(name: str) -> str:
-    """The header Content-Disposition (RFC 6266) that has a download saved as ``name``."""
+    """The header Content-Disposition (RFC 6266) that saves a download as ``name``."""
     ascii_name = _NOT_ASCII.sub("_", name)
     if ascii_name == name:
         return f'attachment; filename="{name}"'

@@ -1,4 +1,4 @@
-"""The formats of merged objects: how batches are stored, and what is put around them. Pure."""
+"""The formats of merged objects: how batches are stored, and their header and trailer. Pure."""
 
 from enum import StrEnum
 from typing import Final
@@ -8,9 +8,9 @@ from uploads.batch import RunTotals, frame
 
 
 class Format(StrEnum):
-    """A session's format; the values are those of the API, of the table, and the ends of keys.
+    """A session's format, as the API and the table write it, and as the suffix of keys.
 
-    The merged object is the format's header, the batches as they are stored, and its trailer.
+    A merged object is the format's header, the batches as stored, and the trailer.
     """
 
     NDJSON = "ndjson"
@@ -18,31 +18,31 @@ class Format(StrEnum):
 
     @property
     def media_type(self) -> str:
-        """Of the merged object."""
+        """The media type of the merged object."""
         return "application/gzip" if self is Format.NDJSON_GZ else "application/x-ndjson"
 
     @property
     def header(self) -> bytes:
-        """What comes before the batches."""
+        """The bytes before the batches."""
         return gzip_member.HEADER if self is Format.NDJSON_GZ else b""
 
     @property
     def frame_bytes(self) -> int:
-        """The size of header and trailer."""
+        """The size of header and trailer, bytes."""
         return _GZIP_FRAME if self is Format.NDJSON_GZ else 0
 
     def store(self, ndjson: bytes) -> bytes:
-        """A batch as it is stored."""
+        """A batch as stored, from its NDJSON."""
         return gzip_member.deflate(ndjson) if self is Format.NDJSON_GZ else ndjson
 
     def trailer(self, batches: RunTotals) -> bytes:
-        """What comes after ``batches``, which are all."""
+        """The bytes after the batches, given the totals of all."""
         if self is Format.NDJSON_GZ:
             return gzip_member.trailer(batches.content_crc32, batches.content_bytes)
         return b""
 
     def whole(self, batches: RunTotals) -> RunTotals:
-        """The merged object of ``batches``, which are all."""
+        """The totals of the merged object, given those of all batches."""
         return frame(self.header) + batches + frame(self.trailer(batches))
 
 

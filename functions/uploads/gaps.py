@@ -1,4 +1,4 @@
-"""Which batches are missing, and which there must not be. Pure."""
+"""Gaps: ranges of missing batches, and how the API reports them. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
@@ -12,9 +12,8 @@ Range = tuple[int, int]
 def missing(present: Iterable[int], expected: int | None) -> Iterator[Range]:
     """Ranges of ``seqNum`` that are not in ``present``, in order.
 
-    ``present`` is strictly ascending, as in a listing. ``expected`` is the number of batches;
-    None if it is unknown: then only what lacks below the last batch is a gap, for nothing tells
-    what lies behind it.
+    ``present`` is strictly ascending, as in a listing. ``expected`` is the number of batches; if it
+    is None, nothing after the last batch counts as missing.
     """
     following = 0
     for seq_num in present:

@@ -1,4 +1,7 @@
-"""From an API Gateway event to an operation, and from its outcome or error to a response."""
+"""API Gateway events in, responses out: the only place where errors become HTTP.
+
+The functions without a route import its logger and ``Context``.
+"""
 
 import json
 import re
@@ -24,10 +27,10 @@ Response = dict[str, Any]
 
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
 _LOGGED_ID: Final = 64
-"""How much of an id that a client sent is logged."""
+"""Characters of a client's session id that are logged."""
 _UNAVAILABLE: Final = 503
 
-# A comma in a string separates nothing.
+# A comma inside a quoted string is not a separator.
 _ACCEPTED: Final = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*+(?:"|\\?\Z))++')
 _EXCLUDED: Final = re.compile(r";\s*+q=0(?:\.0*+)?+\s*+(?:;|\Z)", re.IGNORECASE)
 
@@ -38,7 +41,7 @@ logger: Final = Logger()
 
 
 class Context(Protocol):
-    """What the Lambda runtime tells of an invocation."""
+    """What the Lambda runtime passes with an invocation."""
 
     aws_request_id: str
 
@@ -53,19 +56,19 @@ class Request:
     event: Mapping[str, Any]
     context: Context
     auth_mode: AuthMode
-    # Ephemeral, as everything here: a process may serve many requests at once.
+    # One for each request: a local run serves many concurrently.
     metrics: EphemeralMetrics = field(default_factory=EphemeralMetrics)
 
     @cached_property
     def headers(self) -> Mapping[str, str]:
-        """The headers by lower-case name. API Gateway sends them so; ``sam local`` does not."""
+        """The headers by lower-case name, as API Gateway sends them; ``sam local`` does not."""
         given = mapping(self.event.get("headers")).items()
         return {name.lower(): value for name, value in given if isinstance(value, str)}
 
     def body(
         self, allowance: Allowance = BATCH_ALLOWANCE, media_type: str = BATCH_MEDIA_TYPE
     ) -> bytes:
-        """The body's content, inflated and checked. Raises what is wrong with it."""
+        """The body's content, inflated and checked. Raises a GaplessError of 400, 413 or 415."""
         return read_body(
             text(self.event.get("body")),
             is_base64=self.event.get("isBase64Encoded") is True,
@@ -76,9 +79,9 @@ class Request:
         )
 
     def idempotency(self) -> tuple[str, str] | None:
-        """The Idempotency-Key and the digest of what it stands for: the body, which was read.
+        """The Idempotency-Key and the digest of the body as sent; None if there is no key.
 
-        None where there is no key. Raises InvalidIdempotencyKeyError.
+        Call it after ``body``. Raises InvalidIdempotencyKeyError.
         """
         header = self.headers.get("idempotency-key")
         if header is None:
@@ -93,12 +96,12 @@ class Request:
         return text(self.event.get("rawQueryString"))
 
     def in_path(self, name: str) -> str:
-        """A parameter of the path as it was sent; empty where the route has none."""
+        """A parameter of the path as it was sent; empty if the route has none."""
         return text(mapping(self.event.get("pathParameters")).get(name))
 
     @property
     def session_id(self) -> str:
-        """The id in the path. Raises SessionNotFoundError where it cannot be one."""
+        """The id in the path. Raises SessionNotFoundError if it is malformed."""
         session_id = self.in_path("sessionId")
         if not _SESSION_ID.fullmatch(session_id):
             raise errors.SessionNotFoundError(
@@ -108,11 +111,11 @@ class Request:
 
     @property
     def request_context(self) -> Mapping[str, Any]:
-        """What API Gateway tells of the request."""
+        """API Gateway's ``requestContext``."""
         return mapping(self.event.get("requestContext"))
 
     def accepts(self, media_type: str) -> bool:
-        """Whether the header Accept names ``media_type``, and does not exclude it (RFC 9110)."""
+        """Whether Accept names ``media_type`` and does not exclude it (RFC 9110)."""
         for one in _ACCEPTED.findall(self.headers.get("accept", "")):
             name, _, parameters = one.partition(";")
             if name.strip().lower() == media_type:
@@ -120,9 +123,9 @@ class Request:
         return False
 
     def accepts_coding(self, coding: str) -> bool:
-        """Whether the header Accept-Encoding admits ``coding``, by its name or ``*`` (RFC 9110).
+        """Whether Accept-Encoding admits ``coding``, by its name or ``*`` (RFC 9110).
 
-        Without the header anything would do; whoever says nothing gets none.
+        False without the header, although the RFC would allow any coding then.
         """
         admitted: dict[str, bool] = {}
         for one in self.headers.get("accept-encoding", "").split(","):
@@ -133,7 +136,7 @@ class Request:
         return admitted.get(coding, admitted.get("*", False))
 
     def count_finishing(self, since: int | None, now: int) -> None:
-        """Count for how long the session is ``FINISHING``, as the caller is told."""
+        """Add the metric of how long the session has been ``FINISHING``, seconds."""
         if since is not None:
             self.count("FinishingSeconds", now - since, MetricUnit.Seconds)
             self.metrics.add_metadata("session_id", self.session_id)
@@ -145,7 +148,7 @@ class Request:
 
     @property
     def owner_of_a_list(self) -> str:
-        """The same. Raises also NoListError, where everybody is one principal."""
+        """The same. Also raises NoListError if all callers are one principal."""
         if self.auth_mode is AuthMode.NONE:
             raise errors.NoListError(
                 "Callers are not told apart here, so there is no list: a session's id is the only"
@@ -154,7 +157,7 @@ class Request:
         return self.owner
 
     def count(self, name: str, value: float, unit: MetricUnit = MetricUnit.Count) -> None:
-        """Add to a metric of the stack."""
+        """Add a value to one of the stack's metrics."""
         self.metrics.add_metric(name, unit, value)
 
 
@@ -165,8 +168,8 @@ Handler = Callable[[Mapping[str, Any], Context], Response]
 def make_handler(operations: Mapping[str, Operation], config: Config) -> Handler:
     """The Lambda handler that runs the operation of an event's ``routeKey``.
 
-    The one place where errors become ``application/problem+json``. Logs one line a request, with
-    its id, the session's and a hash of the caller, and nothing of its body.
+    Errors become ``application/problem+json``. Each request logs one line: its id, the session's id
+    and a hash of the caller, never anything of the body.
     """
 
     def lambda_handler(event: Mapping[str, Any], context: Context) -> Response:
@@ -204,10 +207,7 @@ def make_handler(operations: Mapping[str, Operation], config: Config) -> Handler
 
 
 def respond(status: int, body: object = None, **headers: str) -> Response:
-    """A response with a JSON ``body``, or with none. ``retry_after=…`` is the header Retry-After.
-
-    No cache may keep it: it is for this caller alone, and may change.
-    """
+    """An uncacheable response with a JSON ``body``, or none. ``retry_after=…`` sets Retry-After."""
     named = {"cache-control": "no-store"}
     if body is not None:
         named["content-type"] = "application/json"

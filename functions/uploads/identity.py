@@ -1,4 +1,4 @@
-"""Who calls, by what API Gateway's authorizer says."""
+"""The identity of a caller, from what API Gateway's authorizer says."""
 
 import hashlib
 import hmac
@@ -10,15 +10,14 @@ from uploads import errors, limits
 from uploads.config import AuthMode
 
 _LOGGED_DIGITS: Final = 16
-"""How much of an owner's hash is logged: 64 bits tell a stack's callers apart."""
+"""Hexadecimal digits of an owner's hash that are logged: 64 bits tell a stack's callers apart."""
 
 
 def owner_of(request_context: Mapping[str, Any], auth_mode: AuthMode) -> str:
-    """The principal who calls: the owner of what it creates, and of nothing else.
+    """The calling principal, which owns the sessions it creates.
 
-    With IAM the Cognito identity if there is one, else the account and the user's or role's own id
-    without the name of the role's session; with JWT the issuer and the subject. Raises
-    NoIdentityError.
+    With IAM: the Cognito identity if there is one, else the account and the unique id of the user
+    or role, without the role's session name. With JWT: issuer and subject. Raises NoIdentityError.
     """
     if auth_mode is AuthMode.NONE:
         return "anybody"
@@ -29,8 +28,8 @@ def owner_of(request_context: Mapping[str, Any], auth_mode: AuthMode) -> str:
         if cognito:
             return json.dumps(["cognito", cognito])
         account, user = text(iam.get("accountId")), text(iam.get("userId"))
-        # A role's id comes with the name of its session, a federated user's own name with the
-        # account's id, and root's is the account's id alone.
+        # userId is role-id:session-name, account-id:name of a federated user, or, for root,
+        # the account id.
         unique = user.partition(":")[0]
         if account and unique:
             return json.dumps(["iam", account, user if unique == account else unique])
@@ -41,7 +40,7 @@ def owner_of(request_context: Mapping[str, Any], auth_mode: AuthMode) -> str:
             owner = json.dumps(["jwt", issuer, subject])
             if len(owner) <= limits.MAX_OWNER_BYTES:
                 return owner
-            # It is in every item, which must stay small.
+            # The owner is stored in every item, which must stay small.
             return json.dumps(["jwt", hashlib.sha256(owner.encode()).hexdigest()])
     raise errors.NoIdentityError(
         "The request carries no identity. Sign it with AWS Signature Version 4."
@@ -51,10 +50,10 @@ def owner_of(request_context: Mapping[str, Any], auth_mode: AuthMode) -> str:
 
 
 def logged_owner(request_context: Mapping[str, Any], auth_mode: AuthMode, key: str) -> str | None:
-    """A hash of the owner, for the log; None if callers are not told apart.
+    """A hash of the owner, for the log; None if all callers are one principal.
 
-    A token's subject may be an e-mail address, and a bare hash of one is found by trying. So it is
-    keyed with the table's name, whose random end a reader of the log alone does not know.
+    A token's subject may be an e-mail address, and its plain hash could be guessed. So the hash is
+    keyed with the table's name, whose random suffix is not in the log.
     """
     if auth_mode is AuthMode.NONE:
         return None
@@ -71,5 +70,5 @@ def mapping(value: object) -> Mapping[str, Any]:
 
 
 def text(value: object) -> str:
-    """``value`` if it is text, else none."""
+    """``value`` if it is text, else an empty string."""
     return value if isinstance(value, str) else ""

@@ -1,6 +1,6 @@
 """What a caller does with a session besides sending batches and finishing it.
 
-What is returned is the body of the API's response.
+Methods return the bodies of the API's responses.
 """
 
 import secrets
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lifecycle:
-    """Create, status, links, abort, delete the merged object."""
+    """Create, list, status, links, abort, delete the merged object."""
 
     sessions: "SessionStore"
     batches: "BatchStore"
     merged: "MergedStore"
     links: "MergedStore"
-    """The merged bucket, as callers reach it."""
+    """The merged bucket at the endpoint that callers use."""
     reports: "ReportStore"
     clock: "Clock"
     schemas: "Callable[[], Schemas]"
-    """Called where a session names a schema."""
+    """Called only if a session names a schema."""
     lifetime: int
     """Seconds for which a session takes batches."""
     require_schema: bool
@@ -46,10 +46,11 @@ class Lifecycle:
     def create(
         self, owner: str, request: "SessionRequest", idempotency: tuple[str, str] | None = None
     ) -> dict[str, object]:
-        """Open a session, or that of an Idempotency-Key again; the API's body of it.
+        """Create a session, or return that of an Idempotency-Key again: 1 write.
 
-        ``idempotency`` is the key and the digest of the request's body: then it takes a write more.
-        Raises TooManyBatchesError or IdempotencyKeyReusedError.
+        ``idempotency`` is the key and the digest of the request's body; it takes 1 more write.
+        Raises UnknownSchemaError, SchemaRequiredError, TooManyBatchesError or
+        IdempotencyKeyReusedError.
         """
         now = self.clock()
         session = Session(
@@ -80,9 +81,9 @@ class Lifecycle:
         }
 
     def _claimed(self, session: Session, key: str, digest: str) -> Session:
-        """``session``, or the one that ``key`` stands for already, as it was when it was new.
+        """``session``, or the one that ``key`` is bound to, as it was when it was new.
 
-        It comes before the session: so whoever dies in between leaves nothing that nobody knows.
+        The key is written first: a crash before the session then leaves no session without a key.
         """
         ours = Claim(session.session_id, digest, session.created_at, session.batches_until)
         claim = self.sessions.claim(session.owner, key, ours, now=session.created_at)
@@ -100,22 +101,22 @@ class Lifecycle:
         )
 
     def _schema_digest(self, name: str | None) -> str | None:
-        """Of the schema that a new session is to have. Raises what refuses it."""
+        """The digest of a new session's schema. Raises UnknownSchemaError, SchemaRequiredError."""
         if name is not None:
             return self.schemas().digest(name)
         if self.require_schema:
             raise errors.SchemaRequiredError(
-                "Every session here needs a schema: send its name as the member schema. Whoever"
-                " receives the data tells it.",
+                "Every session here needs a schema: send its name as the member schema. Ask the"
+                " receiver of the data for the name.",
                 member="schema",
             )
         return None
 
     def page(self, owner: str, request: "ListRequest") -> dict[str, object]:
-        """A page of ``owner``'s sessions, newest first; the API's body of it: 1 query.
+        """A page of ``owner``'s sessions, newest first: 1 query. Raises InvalidCursorError.
 
-        Sessions that are over are left out, and those in another state than what was asked for; so
-        it may be short, or empty, and yet not the last. Raises InvalidCursorError.
+        Expired sessions and those in other states are left out. So a page may be short or empty,
+        and yet not the last.
         """
         key = self.sessions.table
         after = cursor.decode(request.cursor, owner, key) if request.cursor is not None else None
@@ -135,12 +136,12 @@ class Lifecycle:
         return self.sessions.get(session_id, owner).require_unexpired(self.clock())
 
     def status(self, session: Session) -> dict[str, object]:
-        """The API's body of a session's status."""
+        """A session's status: 1 listing and 1 read of the item, unless it is decided or ended."""
         missing: list[gaps.Range] = []
         listing = []
         if session.undecided:
             listing = self.batches.list(session.session_id, session.expected_batches)
-            # A session that has ended by now was perhaps cleaned up while it was listed.
+            # If it has ended since, the clean-up may have deleted batches during the listing.
             session = self.sessions.get(session.session_id, session.owner)
         batches = session.decision.batches if session.decision else 0
         if session.undecided:
@@ -156,16 +157,16 @@ class Lifecycle:
         }
 
     def _progress(self, session: Session) -> dict[str, int] | None:
-        """How far a long merge is; None if none runs."""
+        """The progress of a long merge; None if none runs."""
         if not session.upload:
             return None
         done = self.merged.parts_done(session, session.upload.upload_id)
         return None if done is None else {"parts": session.upload.parts, "done": done}
 
     def file(self, session_id: str, owner: str, *, takes_gzip: bool) -> dict[str, str]:
-        """A link to a session's merged object: as it is, or as NDJSON for who ``takes_gzip``.
+        """A link to a session's merged object; with ``takes_gzip`` a gzip object is sent as NDJSON.
 
-        Raises SessionNotFinishedError, FileDeletedError, or as ``find``.
+        Raises SessionNotFinishedError, FileDeletedError, or like ``find``.
         """
         session = self._finished(session_id, owner)
         inflated = takes_gzip and session.format is Format.NDJSON_GZ
@@ -178,7 +179,7 @@ class Lifecycle:
         )
 
     def manifest(self, session_id: str, owner: str) -> dict[str, str]:
-        """A link to its manifest. Raises as ``file``."""
+        """A link to its manifest. Raises like ``file``."""
         session = self._finished(session_id, owner)
         key = self.links.manifest_key(session)
         return self._link(self.links.presign(key, key))
@@ -187,8 +188,8 @@ class Lifecycle:
         session = _require_finished(self.find(session_id, owner))
         if session.file_deleted_at is not None:
             raise errors.FileDeletedError(
-                "The merged object was deleted by whom it belongs to, and its manifest with it."
-                " Create a new session for the same records.",
+                "The owner of the session deleted the merged object and its manifest. Create a new"
+                " session to upload the records again.",
                 fileDeletedAt=_deleted_at(session),
             )
         return session
@@ -198,7 +199,11 @@ class Lifecycle:
         return {"url": url, "expiresAt": timestamp(expires)}
 
     def abort(self, session_id: str, owner: str) -> None:
-        """Abort a session; again does nothing. Its batches are deleted by the clean-up."""
+        """Abort a session: 1 write. Repeating it does nothing; the clean-up deletes its batches.
+
+        Raises SessionNotFoundError, SessionExpiredError, SessionFinishedError or, if its finish is
+        decided, SessionFinishingError.
+        """
         now = self.clock()
         try:
             self.sessions.abort(session_id, owner, now=now)
@@ -215,8 +220,8 @@ class Lifecycle:
     def delete_file(self, session_id: str, owner: str) -> None:
         """Delete a session's merged object and its manifest for good: 1 write, 2 deletions.
 
-        Again repeats the deletions, whoever died between them. Raises SessionNotFoundError,
-        SessionExpiredError, SessionNotFinishedError or FileSettlingError.
+        Repeating it repeats the deletions, in case a call died between them. Raises
+        SessionNotFoundError, SessionExpiredError, SessionNotFinishedError or FileSettlingError.
         """
         now = self.clock()
         try:
@@ -225,8 +230,8 @@ class Lifecycle:
             session = _require_finished(stale.session.require_unexpired(now))
             seconds = max(1, session.settled_at - now)
             raise errors.FileSettlingError(
-                "Another attempt to finish this session may still be at work, and would publish"
-                f" again what is deleted now. Delete it in {seconds} s.",
+                "Another attempt to finish this session may still be running, and could publish the"
+                f" object again after it is deleted. Delete it in {seconds} s.",
                 retryAfter=seconds,
             ) from None
         self.merged.delete(session)
@@ -243,7 +248,7 @@ def _require_finished(session: Session) -> Session:
 
 
 def facts(session: Session) -> dict[str, object]:
-    """What is known of a session from its item alone, as status, list and events have it."""
+    """The members that status, list and events have in common."""
     return {
         "sessionId": session.session_id,
         "state": session.state,
@@ -259,10 +264,10 @@ def facts(session: Session) -> dict[str, object]:
 
 
 def _deleted_at(session: Session) -> str | None:
-    """When the merged object was deleted, as the API writes it."""
+    """``fileDeletedAt`` of the API."""
     return None if session.file_deleted_at is None else timestamp(session.file_deleted_at)
 
 
 def timestamp(seconds: int) -> str:
-    """Seconds since 1970 as the API writes times (RFC 3339)."""
+    """Seconds since 1970 as RFC 3339, as the API writes times."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

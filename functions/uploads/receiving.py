@@ -1,6 +1,6 @@
-"""Receiving a batch: what makes a 204 true. ``docs/protocol.md`` tells it in words.
+"""Receiving a batch. ``docs/protocol.md`` explains why a 204 can be trusted.
 
-A function may die after any single call to AWS; a client's retry then reaches the same end.
+A function may die after any call to AWS; a client's retry then reaches the same end.
 """
 
 from dataclasses import dataclass
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Receiver:
-    """Check the session, decode and check the batch, put it, check the session again."""
+    """Check the session, decode and check the batch, store it, check the session again."""
 
     sessions: "SessionStore"
     batches: "BatchStore"
     clock: "Clock"
     schemas: "Callable[[], Schemas]"
-    """Called for sessions with a schema alone: others do not wait for its import."""
+    """Called only for sessions with a schema: others do not wait for its import."""
 
     def receive(self, session_id: str, owner: str, read: "Callable[[], Batch]") -> "Batch":
         """Store the batch that ``read`` decodes, and return it.
 
-        To return is to promise that it is in the object of any later ``Success``. ``read`` is not
-        called for a caller who has no such session, or whose session takes no batches. Raises what
-        refuses the batch. A refused batch may be stored all the same, and is never deleted: an
-        identical one may have been acknowledged meanwhile.
+        Returning promises that the batch is in the object of any later ``Success``. ``read`` is
+        called only if the caller's session exists and takes batches. Raises a GaplessError if the
+        batch is refused. A refused batch may be stored all the same. It is never deleted, because
+        an identical one may have been acknowledged meanwhile.
         """
         cached = self.sessions.get_cached(session_id, owner, self.clock())
         session = cached.require_open(self.clock())
@@ -47,12 +47,12 @@ class Receiver:
             if schemas:
                 schemas.check(session, batch)
         except errors.GaplessError:
-            # The cached session may have been closed since. Seeing that removes it from the cache,
-            # so that no more than one body is read for a closed session.
+            # The cached session may have been closed since. This read then removes it from the
+            # cache, so that at most one body is decoded for a closed session.
             self._require_open(session_id, owner)
             raise
         self.batches.put(session, batch)
-        # Only now is it known that no finish had sealed the session, and listed it, before the put.
+        # Still open after the put: every finish that seals from now on lists this batch.
         self._require_open(session_id, owner)
         return batch
 

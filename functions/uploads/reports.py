@@ -1,9 +1,9 @@
 """Gap reports that are too large for a session's item, in the batches bucket.
 
-Key ``merges/{sessionId}/{attempt}/failed.json``, written before the attempt re-opens the session,
-and never changed: where it dies in between, nothing refers to it. The item has the rest of the
-answer, with no gaps and marked as cut, which is also what is answered where the report is gone.
-They expire with the batches.
+Key ``merges/{sessionId}/{attempt}/failed.json``: written before the attempt re-opens the session,
+never changed, and expired with the batches. If the attempt dies in between, nothing refers to it.
+The item has the rest of the answer, without gaps and marked as truncated. That is what a client
+gets if the report is gone.
 
 Permissions: ``s3:PutObject`` to write; ``s3:GetObject`` to read, and ``s3:ListBucket`` with the
 prefix ``merges/{sessionId}/{attempt}/``.
@@ -29,13 +29,13 @@ Result = dict[str, Any]
 
 
 class ReportStore:
-    """What a session's item has no room for."""
+    """The large gap reports of all sessions."""
 
     def __init__(self, store: "S3Store") -> None:
         self._store = store
 
     def stored(self, session: Session, result: Result) -> tuple[Result, bool]:
-        """``result`` as the item takes it, and whether its gaps are here now: then 1 write."""
+        """``result`` as the item stores it, and whether its gaps went to S3: then 1 write."""
         if len(pack(result)) <= limits.STORED_RESULT_BYTES:
             return result, False
         put_once(
@@ -49,7 +49,7 @@ class ReportStore:
         return result | cut, True
 
     def whole(self, session: Session) -> Result | None:
-        """The last answer of the session's finish: 1 read where its gaps are here."""
+        """The session's last answer of finish, with its gaps: 1 read if they are in S3."""
         if session.report is None:
             return session.result
         key = _key(session.session_id, session.report)
@@ -58,7 +58,7 @@ class ReportStore:
         except FileNotFoundError:
             return session.result
         except PermissionDeniedError:
-            # Also S3's word for what is not there, to who may not list the whole bucket.
+            # Without permission to list the whole bucket, S3 also says this for a missing object.
             if self._is_there(key):
                 raise
             return session.result

@@ -1,8 +1,8 @@
-"""How often a call to AWS is tried: time governs it, the call's own and that of the invocation.
+"""Retries of calls to AWS, limited by time: PATIENCE_SECONDS, and the time of the invocation.
 
-Both clients ask here: obstore's calls go through ``persistently``, botocore asks after every try.
-Throttling, faults of the storage (5xx), lost connections and time-outs are tried again; what is
-left over is a StorageBusyError, and no fault of the service.
+Both clients use it: calls of obstore go through ``persistently``, and botocore asks after every
+try (``govern``). Throttling, errors of the storage (5xx), lost connections and time-outs are
+retried. If they last, the call raises StorageBusyError, a 503 that clients retry.
 """
 
 import random
@@ -26,18 +26,18 @@ Result = TypeVar("Result")
 
 
 class Invocation(Protocol):
-    """What the Lambda runtime tells of an invocation."""
+    """What the Lambda runtime passes with an invocation."""
 
     def get_remaining_time_in_millis(self) -> int:
         """Milliseconds until the invocation is ended."""
 
 
 invocation: Final[ContextVar["Invocation | None"]] = ContextVar("invocation", default=None)
-"""The one that is served here, if any. ``Threads`` hands it on to its own."""
+"""The invocation that this thread works for, if any. ``Threads`` passes it to its threads."""
 
 _TOO_MANY_REQUESTS: Final = 429
 _TRANSIENT: Final = re.compile(
-    # obstore tells kinds of failures apart by their text alone; after the first line it repeats it.
+    # obstore distinguishes errors only by their text, which it repeats after the first line.
     r"[^\n]*?(status code: (408|429|500|502|503|504)\b|HTTP error: |Got invalid "
     r"|\b(SlowDown|RequestTimeout|InternalError|ServiceUnavailable|Throttling\w*)\b)"
 )
@@ -45,7 +45,7 @@ _TRANSIENT: Final = re.compile(
 
 @contextmanager
 def within(served: Invocation) -> Iterator[None]:
-    """Let no call inside be tried for longer than the invocation has time for."""
+    """Retry no call inside for longer than the invocation has time."""
     token = invocation.set(served)
     try:
         yield
@@ -61,7 +61,7 @@ def _seconds_left() -> float:
 
 
 class Tries:
-    """The tries of one call, of which the first ``began`` then, by ``time.monotonic()``."""
+    """The tries of one call. The first one ``began`` then, by ``time.monotonic()``."""
 
     def __init__(self, began: float) -> None:
         self._first = self._last = began
@@ -70,12 +70,12 @@ class Tries:
     def pause(self, why: object) -> float:
         """Seconds until the next try may begin, after one that failed.
 
-        Raises StorageBusyError where there is no time for one that takes as long as the last.
+        Raises StorageBusyError if there is no time for a try as long as the last one.
         """
         now = time.monotonic()
         took = now - self._last
         longest = min(limits.LONGEST_PAUSE_SECONDS, limits.FIRST_PAUSE_SECONDS * 2**self._number)
-        # Full jitter: those who were turned away together do not come again together.
+        # Full jitter: callers that were refused together do not retry together.
         pause = random.uniform(0, longest)  # noqa: S311 - no secret
         if pause + took > min(self._first + limits.PATIENCE_SECONDS - now, _seconds_left()):
             raise errors.StorageBusyError(
@@ -89,10 +89,7 @@ class Tries:
 
 
 def persistently(call: Callable[[], Result]) -> Result:
-    """The result of a ``call`` that obstore makes, which is made again as long as it may help.
-
-    Raises StorageBusyError.
-    """
+    """The result of ``call``, a call of obstore, with retries. Raises StorageBusyError."""
     began, tries = time.monotonic(), None
     while True:
         try:
@@ -105,8 +102,8 @@ def persistently(call: Callable[[], Result]) -> Result:
 
 
 def govern(session: "Session") -> None:
-    """Let time govern the retries of the session's clients, too; their own must be off."""
-    # What may help is botocore's judgement; it is never the number of tries that ends them.
+    """Retry the calls of all the session's clients; their own retries must be off."""
+    # botocore judges which errors can be retried; the number of tries is not limited.
     conditions = StandardRetryConditions(max_attempts=10**9)
     adapter = RetryEventAdapter()
 

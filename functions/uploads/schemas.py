@@ -1,8 +1,8 @@
 """The schemas that are deployed with the stack: a folder of ``NAME.json``.
 
-They were compiled when the package was made (``packing/check_schemas.py``), and here when a batch
-of the first session that names one comes. A session keeps the digest of the schema that it began
-with, so that no deployment changes what its batches are checked against.
+``packing/check_schemas.py`` checked them at build time. Here each is compiled for the first batch
+that needs it. A session keeps the digest of its schema, so that no deployment changes what its
+batches are checked against.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class _Schema:
 
 
 class Schemas:
-    """The schemas in a folder, each read once, and compiled once it is needed."""
+    """The schemas in a folder, each read once, and compiled when it is first needed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -40,28 +40,28 @@ class Schemas:
         self._compiled: dict[str, RecordCheck] = {}
 
     def digest(self, name: str) -> str:
-        """SHA-256 of a schema without the space in it, hexadecimal. Raises UnknownSchemaError."""
+        """SHA-256 of a schema without whitespace, hexadecimal. Raises UnknownSchemaError."""
         schema = self._find(name)
         if schema is None:
             raise errors.UnknownSchemaError(
-                "No schema of this name is deployed. Whoever receives the data tells which are.",
+                "No schema of this name is deployed. Ask the receiver of the data for the name.",
                 member="schema",
             )
         return schema.digest
 
     def require_unchanged(self, session: "Session") -> None:
-        """Raise SchemaChangedError where the schema is not the one that the session began with."""
+        """Raise SchemaChangedError unless the schema is the one that the session began with."""
         schema = self._find(session.schema or "")
         if schema is None or schema.digest != session.schema_digest:
             raise errors.SchemaChangedError(
-                f"The schema {session.schema!r} was changed, or taken away, since this session was"
+                f"The schema {session.schema!r} was changed or removed after this session was"
                 " created. Create a new one and send all batches again."
             )
 
     def check(self, session: "Session", batch: "Batch") -> None:
-        """Check all records. Raises InvalidRecordsError or CheckTooLongError.
+        """Check all records; call ``require_unchanged`` first.
 
-        The schema is the session's (``require_unchanged``).
+        Raises InvalidRecordsError or CheckTooLongError.
         """
         check = self._compiled.get(session.schema or "")
         if check is None:

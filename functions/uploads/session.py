@@ -1,4 +1,4 @@
-"""A session, and the one table that says which moves it can make. Pure: no AWS, no clock."""
+"""A session, and ``MOVES``, the one table of its legal moves. Pure: no AWS, no clock."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from uploads.formats import Format
 
 
 class State(StrEnum):
-    """Where a session stands; the values are those of the API and of the table."""
+    """The state of a session, as the API and the table write it."""
 
     OPEN = "OPEN"
     FINISHING = "FINISHING"
@@ -20,14 +20,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Totals:
-    """What a finish says there is; None for what it does not say."""
+    """The totals that a finish request states; None for those it leaves out."""
 
     records: int | None = None
     batches: int | None = None
 
     @property
     def members(self) -> dict[str, int]:
-        """What is said, as the API calls it."""
+        """The stated totals by their names in the API."""
         named = {"totalRecord": self.records, "batches": self.batches}
         return {name: number for name, number in named.items() if number is not None}
 
@@ -37,12 +37,12 @@ NO_TOTALS: Final = Totals()
 
 @dataclass(frozen=True)
 class Decision:
-    """What a finish bound itself to before anything became visible; it never changes again."""
+    """Which batches are merged. Written before anything becomes visible; never changes."""
 
     batches: int
     """Number of batches: exactly the ``seqNum`` below it are merged."""
     records: int
-    """The session's total from now on, whoever asks."""
+    """The session's total from then on, for every finish."""
     bytes: int
     digest: str
     """SHA-256 over (``seqNum``, ETag, size) of the listing, hexadecimal."""
@@ -50,7 +50,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Counted:
-    """How many records a listing has: a fact that outlives the finish that found it."""
+    """How many records a listing has, counted once for all later attempts."""
 
     digest: str
     """Of the listing, as in a decision."""
@@ -63,7 +63,7 @@ class Upload:
 
     upload_id: str
     parts: int
-    """How many there are when it is full."""
+    """How many parts it has when it is complete."""
 
 
 @dataclass(frozen=True)
@@ -73,58 +73,57 @@ class Session:
     session_id: str
     owner: str
     total_record: int | None
-    """None where each finish tells."""
+    """None if each finish states it."""
     batch_size: int | None
     created_at: int
     batches_until: int
-    """It takes batches before this time, which never changes."""
+    """The session takes batches before this time, which never changes."""
     expires_at: int
     """The item's time to live."""
     format: Format = Format.NDJSON
     schema: str | None = None
-    """The name of the schema that its records satisfy."""
+    """Name of the schema that its records must satisfy."""
     schema_digest: str | None = None
     """SHA-256 of that schema when the session was created."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """What its creator says about it; ``name`` names the download."""
+    """Free text from its creator; ``name`` becomes the name of the download."""
     state: State = State.OPEN
     attempt: int = 0
-    """How often it was sealed. A counter, so that a seal that arrives late is told apart."""
+    """How often it was sealed: the number of the current attempt. It fences off late writes."""
     holder: str = ""
     """Random token of the call that sealed last."""
     finishing_since: int | None = None
-    """When it was sealed first since it was open; None while it is open."""
+    """When it was first sealed since it was last open; None while it is open."""
     lease_until: int = 0
     last_reopened_attempt: int = 0
-    """The last attempt that came to a verdict on the listing and re-opened the session."""
+    """The last attempt that judged the listing and re-opened the session."""
     upload: Upload | None = None
-    """Of the attempt that holds the session, where that is a long merge."""
+    """The upload of the attempt that holds the session, if that is a long merge."""
     decision: Decision | None = None
     counted: Counted | None = None
-    """What a finish that failed has counted."""
+    """The records that a failed finish counted."""
     result: dict[str, object] | None = None
-    """The last answer of finish; its gap report may be elsewhere."""
+    """The last answer of finish; a large gap report is in the ``ReportStore`` instead."""
     kept_until: int | None = None
-    """Until when what has been finished is kept, and answered; the item may be kept longer."""
+    """Until when the merged object and the result are kept; the item may be kept longer."""
     report: int | None = None
-    """The attempt whose gap report is in the ``ReportStore``, if one is."""
+    """The attempt whose gap report is in the ``ReportStore``, if any."""
     finished_at: int | None = None
-    """When it was finished; None also if a release that did not say so has finished it."""
+    """When it was finished; None also if an older release finished it."""
     publisher: int | None = None
-    """The attempt that decided, published and committed in one call, with no request that could
-    still be under way. No attempt before it knows the decision: unless one was sealed since, nobody
-    can publish again."""
+    """The attempt that decided, published and committed in one call, with no request still under
+    way. No earlier attempt knows the decision: unless one was sealed since, none can publish."""
     file_deleted_at: int | None = None
-    """When its owner first asked for the merged object to be deleted, if so."""
+    """When its owner first asked to delete the merged object, if ever."""
 
     @property
     def died(self) -> int:
-        """How many attempts before this one, since the last verdict, have come to no end."""
+        """How many attempts before this one, since the last verdict, died."""
         return self.attempt - self.last_reopened_attempt - 1
 
     @property
     def settled_at(self) -> int:
-        """From when on no attempt can publish again, of a session that is finished."""
+        """When no attempt can publish again any more; only for a finished session."""
         if self.publisher == self.attempt:
             return 0
         if self.finished_at is None:
@@ -133,18 +132,18 @@ class Session:
 
     @property
     def undecided(self) -> bool:
-        """Whether its batches are still those that have arrived, and can be listed."""
+        """Whether a listing still shows which batches have arrived."""
         return not self.decision and self.state in {State.OPEN, State.FINISHING}
 
     @property
     def ends_at(self) -> int:
-        """What the API calls ``expiresAt``: until when a client can do something with it."""
+        """``expiresAt`` of the API: until when a client can use the session."""
         if self.state is State.FINISHED:
             return self.kept_until or self.expires_at
         return self.expires_at if self.decision else self.batches_until
 
     def as_created(self) -> "Session":
-        """What never changes of it, and nothing of what does."""
+        """The session with its immutable fields only."""
         return Session(
             session_id=self.session_id,
             owner=self.owner,
@@ -161,20 +160,20 @@ class Session:
 
     @property
     def expected_batches(self) -> int | None:
-        """How many batches there must be, or None where ``batchSize`` was not given."""
+        """How many batches there must be; None without ``batchSize``."""
         if self.batch_size is None or self.total_record is None:
             return None
         return -(-self.total_record // self.batch_size)
 
     @property
     def fixed(self) -> Totals:
-        """What no finish can change any more."""
+        """The totals that no finish can change any more."""
         if self.decision:
             return Totals(self.decision.records, self.decision.batches)
         return Totals(self.total_record, self.expected_batches)
 
     def require_fitting(self, asked: Totals) -> Self:
-        """Raise the error of a finish that cannot be answered, for what it says there is."""
+        """Raise TotalsConflictError or MissingTotalError if a finish cannot state ``asked``."""
         fixed = self.fixed.members
         if any(number != fixed.get(name, number) for name, number in asked.members.items()):
             raise errors.TotalsConflictError(
@@ -193,12 +192,12 @@ class Session:
         return self
 
     def judged_by(self, asked: Totals) -> Totals:
-        """By what a finish that says ``asked`` is judged: by the session's total, if it has one."""
+        """The totals that a finish with ``asked`` is judged by: the session's total comes first."""
         records = asked.records if self.total_record is None else self.total_record
         return Totals(records, asked.batches)
 
     def check_batches(self) -> None:
-        """Raise TooManyBatchesError where ``batchSize`` asks for more batches than there can be."""
+        """Raise TooManyBatchesError if ``batchSize`` makes more batches than a session can have."""
         most = limits.MAX_SEQ_NUM + 1
         if self.total_record and (self.expected_batches or 0) > most:
             smallest = -(-self.total_record // most)
@@ -210,9 +209,9 @@ class Session:
             )
 
     def expected_records(self, seq_num: int) -> int | None:
-        """How many records batch ``seq_num`` must have, or None where any number will do.
+        """How many records batch ``seq_num`` must have; None if any number is allowed.
 
-        Raises SeqNumOutOfRangeError where the session cannot have that batch.
+        Raises SeqNumOutOfRangeError if the session cannot have that batch.
         """
         count = self.expected_batches
         if count is None or self.batch_size is None or self.total_record is None:
@@ -227,7 +226,7 @@ class Session:
         return min(self.batch_size, self.total_record - seq_num * self.batch_size)
 
     def check_batch(self, seq_num: int, records: int) -> None:
-        """Refuse what the session's immutable facts refuse: a wrong ``seqNum`` or length."""
+        """Raise SeqNumOutOfRangeError or WrongBatchLengthError. Uses immutable fields only."""
         expected = self.expected_records(seq_num)
         if expected is not None and records != expected:
             raise errors.WrongBatchLengthError(
@@ -240,7 +239,7 @@ class Session:
     def is_over(self, now: int) -> bool:
         """Whether no call can finish it any more, or its result is gone.
 
-        While it is open, a seal that was sent in time may still arrive.
+        An open session ends late by FLIGHT_SECONDS: a seal sent in time may still arrive.
         """
         match self.state:
             case State.FINISHED:
@@ -252,13 +251,13 @@ class Session:
         return now >= over
 
     def require_unexpired(self, now: int) -> Self:
-        """Raise SessionExpiredError where it is over."""
+        """Raise SessionExpiredError if it is over."""
         if self.is_over(now):
             raise _expired()
         return self
 
     def require_open(self, now: int) -> Self:
-        """Raise the error that tells why the session takes no batches, if it does not."""
+        """Raise the error that says why the session takes no batches, unless it does."""
         self.require_unexpired(now)
         if self.state is State.FINISHING:
             raise errors.SessionFinishingError(
@@ -277,7 +276,7 @@ class Session:
 
 
 class StaleAttemptError(Exception):
-    """A move was refused: another call has moved the session, which is now as given."""
+    """A move was refused, because another call had moved the session to ``session``."""
 
     def __init__(self, session: Session) -> None:
         super().__init__(f"{session.session_id} is {session.state}, attempt {session.attempt}")
@@ -308,12 +307,12 @@ class Move(StrEnum):
 
 _OURS_UNDECIDED: Final = "attempt = :attempt AND attribute_not_exists(decision)"
 _OLD: Final = "attribute_not_exists(batchesUntil)"
-"""Of the release that had one time for both, which moved."""
+"""The item is of an older release, with one time for batches and item that moves could change."""
 
 _SETTLED: Final = (
     "publisher = attempt",
     "finishedAt <= :settled",
-    # Of the release that did not say when: each attempt has renewed its lease.
+    # An older release wrote no finishedAt; each of its attempts renewed the lease.
     "attribute_not_exists(finishedAt) AND leaseUntil <= :quiet",
 )
 _KEPT: Final = ("keptUntil > :now", "attribute_not_exists(keptUntil) AND expiresAt > :now")
@@ -323,7 +322,7 @@ MOVES: Final[dict[Move, tuple[dict[State, tuple[str, ...]], State]]] = {
         {
             State.OPEN: ("batchesUntil > :now", f"{_OLD} AND expiresAt > :now"),
             State.FINISHING: (
-                # There is time for the longest merge before the item's time to live is over.
+                # The longest merge ends before the item's time to live.
                 "leaseUntil <= :now AND expiresAt > :soonest",
                 f"{_OLD} AND leaseUntil <= :now AND expiresAt > :now",
             ),
@@ -350,20 +349,15 @@ MOVES: Final[dict[Move, tuple[dict[State, tuple[str, ...]], State]]] = {
         State.FINISHED,
     ),
 }
-"""Move → ({state it may start from: what else must hold, one of these conditions}, state it ends
-in).
+"""Move → ({state before: alternative conditions, one of which must hold too}, state after).
 
 ``:past`` is FLIGHT_SECONDS ago, ``:soonest`` is LONGEST_SECONDS from now, ``:settled`` is
-SETTLING_SECONDS ago and ``:quiet`` another TASK_LEASE_SECONDS (``limits``). The conditions of the
-sessions table are made from this and from nothing else, so that every one of them names the state
-it moves from."""
+SETTLING_SECONDS ago and ``:quiet`` another TASK_LEASE_SECONDS (``limits``). All conditions of
+DynamoDB writes to sessions are made from this table, so each names the state it moves from."""
 
 
 def condition(move: Move, *also: str) -> str:
-    """The DynamoDB condition under which ``move`` is legal, whatever happens beside it.
-
-    ``also`` are what must hold as well, in whatever state.
-    """
+    """The DynamoDB condition under which ``move`` is legal; ``also`` must hold in every state."""
     sources, _ = MOVES[move]
     return " OR ".join(
         f"(#owner = :owner AND #state = :{state} AND {' AND '.join((guard, *also))})"
@@ -373,13 +367,13 @@ def condition(move: Move, *also: str) -> str:
 
 
 def fitting(asked: Totals) -> Iterator[str]:
-    """What must hold for a seal with these totals: ``:records`` and ``:batches``, where said."""
+    """The conditions of a seal with these totals; they use ``:records`` and ``:batches``."""
     if asked.records is None:
         yield "(attribute_exists(totalRecord) OR attribute_exists(decision))"
     else:
         yield "(attribute_not_exists(totalRecord) OR totalRecord = :records)"
         yield "(attribute_not_exists(decision) OR decision.records = :records)"
     if asked.batches is not None:
-        # How many batches a batchSize makes, no condition can tell.
+        # No condition can divide, so this refuses every session with a batchSize (Finisher._seal).
         yield "attribute_not_exists(batchSize)"
         yield "(attribute_not_exists(decision) OR decision.batches = :batches)"

@@ -1,21 +1,21 @@
-"""Sessions in DynamoDB: one item each, changed by nothing but conditional writes.
+"""Sessions in DynamoDB: one item each, changed only by conditional writes.
 
 Item: ``sessionId`` (key), ``version``, ``owner``, ``totalRecord``, ``batchSize``, ``format``,
 ``metadata``, ``schema``, ``schemaDigest``, ``createdAt``, ``batchesUntil``, ``state``, ``attempt``,
 ``settled``, ``holder``, ``leaseUntil``, ``finishingSince``, ``upload``, ``decision``, ``counted``,
 ``result`` (deflated JSON), ``report``, ``keptUntil``, ``finishedAt``, ``publisher``,
 ``fileDeletedAt`` and ``expiresAt`` (the table's time to live). It is read with every batch, and
-stays under 4 KB, one read unit: a large gap report is elsewhere (``reports``).
+stays under 4 KB, one read unit: large gap reports are in S3 (``reports``).
 
-Another release may have written it: members that are not known here, also inside of others, are
-ignored and kept. Items without a ``version`` are older, and have no ``batchesUntil``.
+Another release may have written it: unknown members, also nested ones, are ignored and kept. Items
+without a ``version`` are older, and have no ``batchesUntil``.
 
-The table also has what Idempotency-Keys stand for, one item each: ``sessionId`` is ``key:`` and the
-SHA-256 of owner and key, ``session`` the id it stands for; then ``version``, ``digest``,
-``createdAt`` and ``expiresAt``. It has no ``owner`` and no ``state``, so that it is in no list and
-nothing is cleaned up after it.
+The table also has one item for each Idempotency-Key. Its ``sessionId`` is ``key:`` and the SHA-256
+of owner and key, ``session`` is the id of the key's session; then ``version``, ``digest``,
+``createdAt`` and ``expiresAt``. Without ``owner`` and ``state`` it is in no list, and the clean-up
+ignores it.
 
-Sessions are listed by the index ``ByOwner``, which has what a list shows of them, a moment later.
+The index ``ByOwner`` lists sessions. It has only what a list shows, and lags by a moment.
 
 Permissions: ``dynamodb:PutItem`` to create, ``GetItem``, ``UpdateItem``; on the index ``Query``.
 """
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.type_defs import QueryInputTypeDef
 
 _CACHED_SESSIONS: Final = 1_024
-"""Most sessions that a warm function keeps."""
+"""Most sessions in the cache of a function."""
 
 _SERVER_ERROR: Final = 500
 
@@ -62,21 +62,21 @@ _VERSION: Final = 1
 
 @dataclass(frozen=True)
 class Claim:
-    """What an Idempotency-Key stands for. Times are seconds since 1970."""
+    """The session of an Idempotency-Key. Times are seconds since 1970."""
 
     session_id: str
     digest: str
     """SHA-256 of the request's body, hexadecimal."""
     created_at: int
     expires_at: int
-    """It counts before this time, which is when its session takes no more batches."""
+    """When the key can be used again: when its session stops taking batches."""
 
 
 class SessionStore:
     """The sessions table.
 
-    Every method that makes a move returns the session as it is then, and raises StaleAttemptError
-    if the move is not legal any more, or SessionNotFoundError.
+    Every method that makes a move returns the new session. It raises StaleAttemptError if the move
+    is not legal any more, or SessionNotFoundError.
     """
 
     def __init__(self, client: "DynamoDBClient", table: str) -> None:
@@ -85,7 +85,7 @@ class SessionStore:
         self._cached: dict[tuple[str, str], Session] = {}
 
     def create(self, session: Session) -> None:
-        """Store a new session, unless that was done before: 1 write."""
+        """Store a new session: 1 write. Repeating it does nothing."""
         try:
             self._client.put_item(
                 TableName=self.table,
@@ -94,15 +94,15 @@ class SessionStore:
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except ClientError as error:
-            # A retried PutItem finds its own item, and a repeated create what became of it since.
+            # A retried PutItem may find its own item; a repeated create may find a later state.
             old = _old_item(error)
             if not old or _birth(session_of(old)) != _birth(session):
                 raise
 
     def claim(self, owner: str, key: str, claim: Claim, now: int) -> Claim:
-        """Let the Idempotency-Key ``key`` of ``owner`` stand for ``claim``: 1 write.
+        """Bind the Idempotency-Key ``key`` of ``owner`` to ``claim``: 1 write.
 
-        Returns what it stands for, which is something else where it did so already.
+        Returns the key's claim: the earlier one if it was bound before.
         """
         name = hashlib.sha256(json.dumps([owner, key]).encode()).hexdigest()
         values = {
@@ -117,13 +117,13 @@ class SessionStore:
             self._client.put_item(
                 TableName=self.table,
                 Item={name: _attribute(value) for name, value in values.items()},
-                # What is over is deleted some time later.
+                # The time to live deletes items late.
                 ConditionExpression="attribute_not_exists(sessionId) OR expiresAt <= :now",
                 ExpressionAttributeValues={":now": _attribute(now)},
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except ClientError as error:
-            # It may be our own, of a try whose answer was lost: then it stands for the same.
+            # It may be our own, if the response of an earlier try was lost.
             if not (old := _old_item(error)):
                 raise
             value = {name: _value(attribute) for name, attribute in old.items()}
@@ -131,15 +131,15 @@ class SessionStore:
         return claim
 
     def get(self, session_id: str, owner: str) -> Session:
-        """Read a session as it is now: 1 strongly consistent read.
+        """Read a session: 1 strongly consistent read.
 
-        Raises SessionNotFoundError also if it belongs to another owner.
+        Raises SessionNotFoundError, also if it belongs to another owner.
         """
         found = self._client.get_item(
             TableName=self.table, Key={"sessionId": {"S": session_id}}, ConsistentRead=True
         ).get("Item", {})
         session = _owned(found, owner)
-        # The owner is part of the key, so that a stranger never finds an id faster than any other.
+        # The key includes the owner: for other callers a cached id takes as long as an unknown one.
         key = (session_id, owner)
         if session.state is not State.OPEN:
             self._cached.pop(key, None)
@@ -152,10 +152,10 @@ class SessionStore:
     def page(
         self, owner: str, limit: int, after: Place | None = None
     ) -> tuple[list[Session], Place | None]:
-        """At most ``limit`` sessions of ``owner``, newest first, behind ``after``: 1 query.
+        """At most ``limit`` sessions of ``owner`` after ``after``, newest first: 1 query.
 
-        Also where to go on, None at the end. They are as they were a moment ago, without what no
-        list shows.
+        Also the place to continue at, None at the end. Sessions are as the index has them: a moment
+        old, and only with the fields that a list shows.
         """
         asked: QueryInputTypeDef = {
             "TableName": self.table,
@@ -180,9 +180,9 @@ class SessionStore:
         )
 
     def get_cached(self, session_id: str, owner: str, now: int) -> Session:
-        """A session that this function has seen open, as it was created; else ``get``.
+        """The immutable fields of a session that this function has seen open; else ``get``.
 
-        Use only its immutable fields: whether it is still open, only ``get`` tells.
+        It may have been closed since; only ``get`` shows that.
         """
         session = self._cached.get((session_id, owner))
         if session is None or now >= session.batches_until:
@@ -199,10 +199,10 @@ class SessionStore:
         lease_until: int,
         totals: Totals,
     ) -> Session:
-        """Refuse batches from now on, and begin an attempt that ``holder`` makes: 1 write.
+        """Close the session to batches, and begin an attempt, of ``holder``: 1 write.
 
-        ``totals`` must fit, and are written nowhere: a later attempt may say others until one of
-        them decides.
+        ``totals`` must fit the session. They are not stored: a later attempt may state others
+        until one decides.
         """
         return self._move(
             Move.SEAL,
@@ -225,9 +225,9 @@ class SessionStore:
     def renew_lease(
         self, session_id: str, owner: str, attempt: int, until: int, upload: Upload | None = None
     ) -> Session:
-        """Hold the session for ``attempt`` until then; a time that is past releases it: 1 write.
+        """Extend the lease of ``attempt``, or end it with a past time: 1 write.
 
-        ``upload``, if given, is noted.
+        ``upload``, if given, is stored.
         """
         values: dict[str, object] = {":lease": until, ":attempt": attempt}
         if upload:
@@ -252,10 +252,10 @@ class SessionStore:
         counted: Counted | None = None,
         verdict: bool = True,
     ) -> Session:
-        """Accept batches again, and keep ``result`` as the last answer of finish: 1 write.
+        """Take batches again, and store ``result`` as the last answer of finish: 1 write.
 
-        ``report``: the gap report of this attempt is in the ``ReportStore``. ``counted``, if given,
-        is kept. ``verdict``: the listing was judged, so that no attempt until now counts as died.
+        ``report``: this attempt's gap report is in the ``ReportStore``. ``counted``, if given, is
+        stored. ``verdict``: the listing was judged, so no attempt until now counts as died.
         """
         changes = ["#result = :result"]
         values: dict[str, object] = {":result": pack(result), ":attempt": session.attempt}
@@ -278,8 +278,8 @@ class SessionStore:
     def decide(self, session: Session, decision: Decision) -> Session:
         """Bind this and every later attempt to ``decision``: 1 write.
 
-        The session expires late enough for them to carry it out. An attempt that finds the same
-        decided by a later one is stale: it must not publish what that one's client may delete.
+        Extends the session's life so that they can complete it. An attempt that finds the same
+        decision of a later attempt is stale: it must not publish what a client may have deleted.
         """
         latest = session.created_at + limits.LATEST_FINISH_SECONDS
         return self._move(
@@ -311,8 +311,8 @@ class SessionStore:
     ) -> Session:
         """Finish the session with ``result``, which is kept until ``kept_until``: 1 write.
 
-        The item is kept at least as long as when it was made: an Idempotency-Key may name it.
-        ``alone``: the attempt is what ``Session.publisher`` says.
+        The item lives at least as long as when it was created: an Idempotency-Key may name it.
+        ``alone``: the attempt becomes ``Session.publisher``.
         """
         first = session.batches_until + limits.GRACE_SECONDS
         values: dict[str, object] = {
@@ -346,7 +346,7 @@ class SessionStore:
         )
 
     def delete_file(self, session_id: str, owner: str, *, now: int) -> Session:
-        """Note that the merged object is to be deleted: 1 write."""
+        """Record that the merged object is to be deleted: 1 write."""
         settled = now - limits.SETTLING_SECONDS
         return self._move(
             Move.DELETE_FILE,
@@ -367,10 +367,10 @@ class SessionStore:
         landed: Callable[[Session], bool],
         *also: str,
     ) -> Session:
-        """Make ``move`` if it is legal, and ``also`` holds.
+        """Make ``move`` if it is legal and ``also`` holds.
 
-        A write that seems to fail may have landed, so the item is judged (``landed``) and not the
-        failure. If even the item cannot tell, the failure is raised.
+        A write that seems to fail may have landed, so ``landed`` judges the item, not the error.
+        The error is raised only if the move is not in the item.
         """
         sources, target = MOVES[move]
         update = f"SET #state = :{target}, {changes}"
@@ -382,7 +382,7 @@ class SessionStore:
                 Key={"sessionId": {"S": session_id}},
                 UpdateExpression=update,
                 ConditionExpression=legal,
-                # DynamoDB reserves some of our names, and refuses aliases that are not used.
+                # Some names are reserved words of DynamoDB, and unused aliases are an error.
                 ExpressionAttributeNames={
                     alias: alias[1:] for alias in re.findall(r"#\w+", update + legal)
                 },
@@ -408,7 +408,7 @@ class SessionStore:
 
 
 def _birth(session: Session) -> tuple[object, ...]:
-    """What tells two sessions apart that were made under one id."""
+    """What distinguishes two sessions created under one id."""
     return session.session_id, session.owner, session.created_at
 
 
@@ -417,7 +417,7 @@ def _status(error: ClientError) -> int:
 
 
 def _old_item(error: ClientError | HTTPClientError) -> dict[str, Any] | None:
-    """The item that failed a condition, ``{}`` where there is none; None for any other failure."""
+    """The item that failed a condition, ``{}`` if there is none; None for any other error."""
     if not isinstance(error, ClientError):
         return None
     if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
@@ -435,7 +435,7 @@ def _owned(item: dict[str, Any], owner: str) -> Session:
 
 
 def pack(result: dict[str, object]) -> bytes:
-    """An answer of finish as the item holds it."""
+    """An answer of finish as the item stores it."""
     return zlib.compress(json.dumps(result, separators=(",", ":")).encode())
 
 
@@ -461,7 +461,7 @@ def _item(session: Session) -> dict[str, Any]:
 
 
 def session_of(item: Mapping[str, Any]) -> Session:
-    """The session that an item of the table is."""
+    """The session in an item of the table, or of its index."""
     value = {name: _value(item[name]) for name in _KNOWN & item.keys()}
     result = value.get("result")
     return Session(
@@ -477,7 +477,7 @@ def session_of(item: Mapping[str, Any]) -> Session:
         batches_until=value.get("batchesUntil", value["expiresAt"]),
         expires_at=value["expiresAt"],
         state=State(value["state"]),
-        # An index has no more than a list shows.
+        # The index lacks this and most that follow.
         attempt=value.get("attempt", 0),
         holder=value.get("holder", ""),
         finishing_since=value.get("finishingSince"),
@@ -505,11 +505,11 @@ _KNOWN: Final = frozenset(
         *("finishedAt", "publisher", "fileDeletedAt"),
     )
 )
-"""Attributes of an item that are read."""
+"""The attributes of an item that are read."""
 
 
 def _attribute(value: object) -> dict[str, Any]:
-    """A value as DynamoDB takes it; boto3's own serializer would import all of boto3."""
+    """A value as DynamoDB takes it. boto3's serializer would import all of boto3."""
     match value:
         case str():
             return {"S": value}
@@ -523,11 +523,11 @@ def _attribute(value: object) -> dict[str, Any]:
 
 
 def _value(attribute: dict[str, Any]) -> Any:  # noqa: ANN401
-    """The value of an attribute that ``_attribute`` made; of any other one, as it is."""
+    """The value of an attribute. One that ``_attribute`` does not make is returned unparsed."""
     ((kind, value),) = attribute.items()
     match kind:
         case "N":
-            # Members that are not known here may be fractions.
+            # Unknown members may be fractions.
             return int(value) if value.isdecimal() else value
         case "M":
             return {name: _value(member) for name, member in value.items()}

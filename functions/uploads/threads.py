@@ -1,6 +1,6 @@
 """Calls to AWS on several threads: once one has failed, no other begins.
 
-Calls begin in the order in which they were given, so that one thread always makes the same ones.
+Calls begin in the order given, so with one thread a run is deterministic.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,17 +17,17 @@ Whole = TypeVar("Whole")
 
 
 class NotBegunError(Exception):
-    """A call did not begin, because another had failed."""
+    """A call did not begin because another had failed."""
 
 
 class Threads:
-    """``most`` threads, as a context manager.
+    """At most ``most`` threads, as a context manager.
 
-    At its end it waits for the calls that have begun, and raises the first error there was.
+    Its end waits for the calls that have begun, and raises the first error.
     """
 
     def __init__(self, most: int) -> None:
-        # Its calls have no more time than the invocation has.
+        # Retries in its threads are limited by the same invocation.
         self._pool = ThreadPoolExecutor(
             most, initializer=invocation.set, initargs=(invocation.get(),)
         )
@@ -50,12 +50,12 @@ class Threads:
             raise self._error from None
 
     def submit(self, call: Callable[[], Result]) -> Future[Result]:
-        """Make a call. Raises NotBegunError, here or in the future, where another has failed."""
+        """Make a call. Raises NotBegunError, here or in the future, if another has failed."""
         self._require_no_error()
         return self._pool.submit(self._begin, call)
 
     def map(self, call: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """Make a call of each item and wait for all; the results. Raises as ``submit``."""
+        """Call ``call`` with each item and wait for all results. Raises like ``submit``."""
         return self.gather(call, items, lambda results: results).result() if items else []
 
     def gather(
@@ -64,10 +64,10 @@ class Threads:
         items: Sequence[Item],
         then: Callable[[list[Result]], Whole],
     ) -> Future[Whole]:
-        """Make a call of each item, and ``then`` one of all their results. Raises as ``submit``.
+        """Call ``call`` with each item, then ``then`` with all results. Raises like ``submit``.
 
-        The thread that brings the last result makes it, so that no thread waits for another.
-        There must be an item.
+        The thread with the last result calls ``then``, so that no thread waits for another.
+        ``items`` must not be empty.
         """
         self._require_no_error()
         whole: Future[Whole] = Future()
@@ -79,7 +79,7 @@ class Threads:
             if not self._error:
                 try:
                     results[index] = call(item)
-                except BaseException as error:  # noqa: BLE001 - the context's end raises it
+                except BaseException as error:  # noqa: BLE001 - raised at the context's end
                     self._fail(error)
             with self._lock:
                 left -= 1
@@ -89,9 +89,9 @@ class Threads:
 
         def end() -> None:
             try:
-                # Does not begin where a result is lacking.
+                # Does not begin if a result is missing.
                 whole.set_result(self._begin(lambda: then(cast("list[Result]", results))))
-            except BaseException as error:  # noqa: BLE001 - the future tells it
+            except BaseException as error:  # noqa: BLE001 - raised by the future
                 whole.set_exception(error)
 
         for index, item in enumerate(items):

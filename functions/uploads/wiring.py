@@ -1,11 +1,9 @@
-"""The only builder of clients: each function makes those it uses, once, while it starts.
+"""Builds the AWS clients and connects all parts. No other module creates a client.
 
-Two S3 clients, each for what it is best at: obstore moves data, boto3's core makes the few calls
-obstore cannot (conditional multipart uploads with checksums, links). One botocore session provides
-both with the same credentials.
-
-Of boto3 only botocore is imported, which its clients are made of: the rest (transfers, resources)
-is not used, and importing it takes a fifth of a start.
+Each function builds the parts it uses, once, while it starts. There are two S3 clients with the
+same credentials: obstore moves data, and botocore makes the few calls that obstore cannot
+(conditional multipart uploads with checksums, presigned links). boto3 itself is not imported: it
+would take a fifth of a cold start.
 """
 
 import re
@@ -51,15 +49,15 @@ if TYPE_CHECKING:
 _CLIENT: Final = ClientConfig(
     connect_timeout=2,
     read_timeout=20,
-    # ``retries`` decides.
+    # ``uploads.retries`` does all retries.
     retries={"mode": "standard", "total_max_attempts": 1},
     max_pool_connections=limits.READS_IN_FLIGHT,
-    # botocore's own tells all about this machine, and takes an eighth of a call's CPU to write.
+    # botocore's own describes this machine, and takes an eighth of a call's CPU to build.
     user_agent="gapless",
 )
 
 _CREDENTIALS_FOR: Final = timedelta(minutes=5)
-"""How long obstore takes credentials for good. A session renews its own earlier than that."""
+"""How long obstore keeps credentials. The botocore session renews its own earlier than that."""
 
 
 def _now() -> int:
@@ -67,7 +65,7 @@ def _now() -> int:
 
 
 class Wiring:
-    """What a function is made of. Each part is made when it is first used."""
+    """The parts of a function. Each is built when it is first used."""
 
     def __init__(self, config: Config, clock: Clock = _now) -> None:
         self.config = config
@@ -93,14 +91,14 @@ class Wiring:
 
     @cached_property
     def batches(self) -> BatchStore:
-        """The batches in their bucket."""
+        """The batches bucket."""
         return BatchStore(self._batches_bucket)
 
     @cached_property
     def _batches_bucket(self) -> S3Store:
         endpoint = self.config.endpoint_url
         bucket, region = self.config.batches_bucket, self.config.region
-        # obstore's own is that of aws alone, also in China.
+        # obstore's default endpoint is wrong outside the partition "aws", e.g. in China.
         at_aws = f"https://{bucket}.s3.{region}.{_dns_suffix(self._session, region)}"
         place: S3Config = {"region": region, "endpoint": endpoint or at_aws}
         return S3Store(
@@ -112,7 +110,7 @@ class Wiring:
                 "connect_timeout": timedelta(seconds=2),
                 "timeout": timedelta(seconds=20),
             },
-            # ``retries`` decides.
+            # ``uploads.retries`` does all retries.
             retry_config={"max_retries": 0, "retry_timeout": timedelta()},
             credential_provider=_credentials_of(self._session),
         )
@@ -122,7 +120,7 @@ class Wiring:
         """Receives batches."""
         return Receiver(self.sessions, self.batches, self.clock, lambda: self._schemas)
 
-    # What the batch function does not use is imported where it is made, for a shorter start.
+    # What the batch function does not use is imported where it is built, for a shorter cold start.
 
     @cached_property
     def _schemas(self) -> "Schemas":
@@ -133,7 +131,7 @@ class Wiring:
 
     @cached_property
     def lifecycle(self) -> "Lifecycle":
-        """Creates, shows and aborts sessions."""
+        """Creates, lists, shows and aborts sessions, and deletes merged files."""
         from uploads.lifecycle import Lifecycle  # noqa: PLC0415
 
         return Lifecycle(
@@ -184,13 +182,13 @@ class Wiring:
 
     @cached_property
     def presigning_store(self) -> "MergedStore":
-        """The merged bucket as callers reach it: for links."""
+        """The merged bucket at the endpoint that callers use, for links."""
         endpoint = self.config.presign_endpoint_url
         return self._merged(endpoint) if endpoint else self.merged
 
     @cached_property
     def reports(self) -> "ReportStore":
-        """Gap reports that sessions have no room for."""
+        """Gap reports that are too large for a session's item."""
         from uploads.reports import ReportStore  # noqa: PLC0415
 
         return ReportStore(self._batches_bucket)
@@ -224,7 +222,7 @@ class Wiring:
 
     @cached_property
     def cleanup(self) -> "Cleanup":
-        """What deletes the rest of sessions that are over."""
+        """Deletes what ended sessions left."""
         from uploads.cleanup import Cleanup  # noqa: PLC0415
 
         return Cleanup(
@@ -235,7 +233,7 @@ class Wiring:
 
     @cached_property
     def event_bus(self) -> "EventBus":
-        """What is told of sessions."""
+        """Publishes what happened to sessions."""
         from uploads.events import EventBus  # noqa: PLC0415
 
         client = self._session.create_client(
@@ -257,7 +255,7 @@ class Wiring:
             config=_CLIENT.merge(
                 ClientConfig(
                     signature_version="s3v4",
-                    # The object's own checksum is sent with every write; none is computed twice.
+                    # Every write sends the object's own checksum, so botocore computes none.
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
                     s3={
@@ -274,7 +272,7 @@ class Wiring:
 
 
 def _dns_suffix(session: Session, region: str) -> str:
-    """Where the names of AWS's services in ``region`` end; botocore has read the list already."""
+    """The DNS suffix of AWS's services in ``region``, from botocore's list of partitions."""
     partitions = session.get_data("partitions")["partitions"]
     return next(
         (
@@ -282,16 +280,16 @@ def _dns_suffix(session: Session, region: str) -> str:
             for partition in partitions
             if re.match(partition["regionRegex"], region)
         ),
-        # A region that is newer than the list.
+        # The region is newer than the list.
         "amazonaws.com",
     )
 
 
 def _read_what_refused(client: "DynamoDBClient") -> None:
-    """Read the item that failed a condition, where the answer does not have it.
+    """Add the item that failed a condition to an emulator's response, by 1 more read.
 
-    DynamoDB's has it, unless there is none; others leave it out. There a call costs one more, and
-    for a stranger too, to whom an id that is not theirs must look like one that never was.
+    DynamoDB returns that item; some emulators do not. The read is also made for an item of another
+    owner, so that its id takes as long as an unknown one.
     """
 
     def keep_own(**event: Any) -> None:  # noqa: ANN401
@@ -312,7 +310,7 @@ def _read_what_refused(client: "DynamoDBClient") -> None:
         if answer.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
             return
         item = answer.get("Item")
-        # What an Idempotency-Key stands for has no owner.
+        # The item of an Idempotency-Key has no owner.
         if not item or item.get("owner") != context["own"].get("owner"):
             found = client.get_item(**context["refused"], ConsistentRead=True)
             answer["Item"] = found.get("Item", {})
@@ -322,7 +320,7 @@ def _read_what_refused(client: "DynamoDBClient") -> None:
 
 
 def _credentials_of(session: Session) -> "Callable[[], S3Credential]":
-    """The session's credentials as obstore asks for them. Its own provider imports boto3."""
+    """A credential provider for obstore. The one that obstore has would import boto3."""
     credentials = session.get_credentials()
     if credentials is None:
         raise NoCredentialsError
