@@ -1,10 +1,10 @@
-"""Fuzzing: ``python -m tests.fuzz`` runs every target for ``FUZZ_SECONDS``, 8 if it is not set.
+"""``python -m tests.fuzz`` fuzzes every target for ``FUZZ_SECONDS`` (default: 8).
 
-``python -m tests.fuzz TARGET FILE…`` runs a target on files instead: a crash, say. Crashes, and the
-inputs that reached something new, are written into ``build/fuzz/``.
+``python -m tests.fuzz TARGET FILE…`` runs a target on files, for example to replay a crash. Crashes
+and the inputs that reached new code are written to ``build/fuzz/``.
 
-The fuzzer is atheris, libFuzzer for Python: it keeps what reaches a new line of the code. Where
-atheris has no wheel, the same targets get random mutations, without that feedback.
+The fuzzer is atheris (libFuzzer for Python), guided by line coverage. On platforms without a wheel
+of atheris the targets get random mutations, without coverage.
 """
 
 import os
@@ -31,7 +31,7 @@ except ImportError:
 else:
     from tests.fuzz import decoders as shipped
 
-    # What the fuzzer looks into takes up to three times the CPU. So it gets modules of its own.
+    # Instrumented code needs up to three times the CPU: import a second copy for the fuzzer.
     for name in [*sys.modules]:
         if name.startswith(("uploads.decode", "tests.fuzz.decoders")):
             del sys.modules[name]
@@ -44,16 +44,16 @@ else:
     targets.shipped = shipped
 
 MORE: Final = "FUZZ_SECONDS" in os.environ
-"""Whether more is asked for than the usual run."""
+"""Whether more than the usual run is asked for."""
 
 MEMORY_MB: Final = 1_400
-"""Most memory of a run, MB: the 700 of a request, and what ``tracemalloc`` notes of it."""
+"""Memory limit of a run, MB: the 700 of a request, plus the bookkeeping of ``tracemalloc``."""
 
 ONE_INPUT_SECONDS: Final = 120
 
 
 def main() -> None:
-    """Run what the command line asks for; ends with 1 where something was found."""
+    """Run the command line; exit with 1 if something was found."""
     name, *files = [*sys.argv[1:], ""][: len(sys.argv)]
     if files[:-1] or (files and files[0]):
         for file in filter(None, files):
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def fuzz_all() -> int:
-    """Run each target in a process of its own; gives how many found something."""
+    """Run each target in its own process; return the number of targets that failed."""
     if atheris is None:
         print("atheris is not installed (it has wheels for Linux): random mutations instead")
     executions = failures = 0
@@ -95,8 +95,8 @@ def fuzz_all() -> int:
 
 
 def fuzz(name: str, seconds: float) -> None:
-    """Run one target; does not return."""
-    # The usual run takes nothing from an earlier one; who asks for more goes on from there.
+    """Run one target. Never returns: libFuzzer exits."""
+    # The usual run starts without a corpus from earlier runs; a longer one continues with it.
     corpus = BUILD / ("corpus" if MORE else "usual") / name
     if not MORE:
         shutil.rmtree(corpus, ignore_errors=True)
@@ -108,7 +108,7 @@ def fuzz(name: str, seconds: float) -> None:
     arguments = [
         sys.argv[0],
         f"-max_total_time={max(1, round(seconds))}",
-        # The same way every time, or (0) a way of its own.
+        # A fixed seed, or (0) a random one.
         f"-seed={0 if MORE else 1}",
         f"-rss_limit_mb={MEMORY_MB}",
         f"-timeout={ONE_INPUT_SECONDS}",
@@ -120,7 +120,7 @@ def fuzz(name: str, seconds: float) -> None:
 
     def mutate(content: bytes, most: int, seed: int) -> bytes:
         chance = Random(seed)
-        if chance.random() < 0.5:  # half by structure, half by libFuzzer
+        if chance.random() < 0.5:  # half structured mutations, half libFuzzer's
             return documents.mutated(content, chance)[:most]
         return bytes(atheris.Mutate(content, most))
 

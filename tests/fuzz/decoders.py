@@ -1,4 +1,4 @@
-"""What a request's body goes through, apart from the rest, as a module that can be there twice."""
+"""The decoding of a request's body, in a module of its own, which can be imported twice."""
 
 import time
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from uploads.decode.create import read_session_request
 
 
 def take(kind: bytes, sent: str, headers: Mapping[str, str]) -> int:
-    """Read a body, in base64, that is a session (``s``), lines (``l``) or a batch; gives its bytes.
+    """Decode a base64 body as a session (``s``), NDJSON (``l``) or a batch; return its size.
 
-    0 where it is none.
+    The size is in bytes, 0 if the body is refused.
     """
     size = 0
     with suppress(errors.GaplessError):

@@ -1,4 +1,4 @@
-"""Documents to try a decoder with: valid batches, and what mutation makes of them."""
+"""Input for the decoders: valid batches, and mutations of them."""
 
 import re
 from pathlib import Path
@@ -6,10 +6,10 @@ from random import Random
 from typing import Final
 
 CORPUS: Final = Path(__file__).parent / "corpus"
-"""Inputs that are kept, in a folder for each target: every run begins with them."""
+"""Inputs that are kept, one folder per target. Every run starts with them."""
 
 BUILD: Final = Path(__file__).parents[2] / "build/fuzz"
-"""Where runs leave what they found."""
+"""Output folder of the runs."""
 
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s"\[\]{},:]+|\s+')
 
@@ -102,7 +102,7 @@ def _joined(chance: Random, items: list[bytes]) -> bytes:
 
 
 def batch(chance: Random) -> bytes:
-    """A batch that is right."""
+    """A valid batch."""
     records = [value(chance) for _ in range(chance.randrange(1, 5))]
     members = [
         b'"seqNum":%d' % chance.choice([0, 1, 7, 99_999]),
@@ -117,7 +117,7 @@ def batch(chance: Random) -> bytes:
 
 
 def document(chance: Random) -> bytes:
-    """A batch, one that was tampered with, or noise."""
+    """A valid batch, a mutated one, or noise."""
     kind = chance.random()
     if kind < 0.001:
         depth = chance.choice(_DEPTHS)
@@ -127,7 +127,7 @@ def document(chance: Random) -> bytes:
     if kind < 0.02:
         return chance.randbytes(chance.randrange(40))
     if kind < 0.03:
-        # Letters beyond 16 bits, too, are halves of pairs there.
+        # In UTF-16, characters beyond the BMP are surrogate pairs.
         return batch(chance).decode().encode(chance.choice(_ENCODINGS))
     found = batch(chance)
     for _ in range(chance.choice([0, 0, 1, 1, 1, 3])):
@@ -136,7 +136,7 @@ def document(chance: Random) -> bytes:
 
 
 def mutated(content: bytes, chance: Random) -> bytes:
-    """``content`` with one change, to a token of it or to a byte."""
+    """``content`` with one change, of a token or of a byte."""
     return (_with_a_token_changed if chance.random() < 0.7 else _with_a_byte_changed)(
         content, chance
     )
@@ -156,7 +156,7 @@ def _with_a_token_changed(content: bytes, chance: Random) -> bytes:
         case 3:
             tokens.insert(at, chance.choice(_ODD))
         case _:
-            # One value for another: most often it stays JSON.
+            # Replace a scalar by a scalar, so that the result is usually still JSON.
             scalars = [i for i, token in enumerate(tokens) if token[0] not in b"[]{},: \t\r\n"]
             tokens[chance.choice(scalars or [at])] = (
                 chance.choice(_ODD) if chance.random() < 0.5 else value(chance)

@@ -1,7 +1,6 @@
-"""What a batch is, worked out by ``json`` of the standard library and nothing of the service.
+"""The reference for batches: Python's ``json``, without any code of the service.
 
-``CLASSES`` are the documents of which one of the two takes what the other refuses. README.md
-explains each.
+``CLASSES`` are the kinds of documents that only one of the two accepts; README.md explains each.
 """
 
 import json
@@ -14,7 +13,7 @@ ALWAYS_DEEP_ENOUGH: Final = 500
 """Levels of nesting that are always accepted (docs/errors.md)."""
 
 CLASSES: Final[dict[str, set[str]]] = {
-    # json takes it, the service does not: how the bytes are written
+    # json accepts it, the service does not, because of its encoding
     "byte order mark": {"malformed_json"},
     "UTF-16 or UTF-32": {
         "invalid_utf8",
@@ -25,7 +24,7 @@ CLASSES: Final[dict[str, set[str]]] = {
     "surrogate as UTF-8": {"invalid_utf8"},
     "lone surrogate": {"lone_surrogate"},
     "NaN or Infinity": {"not_a_number"},
-    # json takes it, the service does not: it is JSON, but no batch
+    # json accepts it, the service does not: valid JSON, but not a batch
     "not an object": {"not_an_object"},
     "repeated member": {"repeated_member"},
     "missing member": {"missing_member"},
@@ -35,27 +34,27 @@ CLASSES: Final[dict[str, set[str]]] = {
     "empty data": {"empty_data"},
     # either may refuse it
     "nested deeply": {"too_deeply_nested"},
-    # the service takes it, json does not
+    # the service accepts it, json does not
     "long integer": set(),
 }
-"""Each with the codes of its refusal by the service."""
+"""Each class with the error codes with which the service refuses it."""
 
 
 @dataclass
 class Reading:
-    """A document, as the reference understands it."""
+    """What the reference says of a document."""
 
     taken: bool
-    """Whether ``json.loads`` takes it."""
+    """Whether ``json.loads`` accepts it."""
     classes: set[str] = field(default_factory=set)
-    """Those of ``CLASSES`` that it belongs to."""
+    """The members of ``CLASSES`` it belongs to."""
     seq_num: int = 0
     records: list[str] = field(default_factory=list)
-    """Each as it is written, where the document is a batch."""
+    """The records of a valid batch, as they are written."""
 
 
 def read(body: bytes) -> Reading:
-    """Understand any bytes."""
+    """Read any bytes."""
     try:
         json.loads(body, parse_int=str)
         found = Reading(taken=True)
@@ -63,7 +62,7 @@ def read(body: bytes) -> Reading:
     except RecursionError:
         return Reading(taken=False, classes={"nested deeply"})
     except ValueError as error:
-        # Python refuses to make an int of so many digits.
+        # Python refuses to build an int of so many digits.
         if "integer string conversion" not in str(error):
             return Reading(taken=False)
         found = Reading(taken=False, classes={"long integer"})
@@ -123,26 +122,26 @@ def _look_at_members(text: str, at: int, found: Reading) -> None:
 
 
 def one_line(record: str) -> str:
-    """``record`` as it is to be stored."""
+    """``record`` as it is stored: without space between tokens if it spans several lines."""
     if "\n" not in record and "\r" not in record:
         return record
     return re.sub(r'("(?:[^"\\]|\\.)*")|\s+', lambda found: found[1] or "", record)
 
 
 def loads(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
-    """JSON, strictly, to compare with: every digit and every member counts."""
+    """Strict JSON, made comparable: numbers stay text and objects are lists of pairs."""
     return json.loads(
         text, object_pairs_hook=list, parse_int=str, parse_float=str, parse_constant=no_constant
     )
 
 
 def no_constant(name: str) -> NoReturn:
-    """Refuse what is no JSON."""
+    """Refuse NaN and Infinity."""
     raise ValueError(name)
 
 
 def elements(text: str) -> list[str]:
-    """The elements of a JSON array, as they are written. Raises ValueError or RecursionError."""
+    """The elements of a JSON array as they are written. Raises ValueError or RecursionError."""
     json.loads(text, parse_int=str)
     return [element for _, element in _items(text, _skip(text, 0))]
 
@@ -162,7 +161,7 @@ def _is_deep(text: str) -> bool:
     for bracket in re.findall(r"[\[{\]}]", re.sub(r'"(?:[^"\\]|\\.)*"', "", text)):
         depth += 1 if bracket in "[{" else -1
         deepest = max(deepest, depth)
-    # The body and data are two levels themselves.
+    # The body and ``data`` are two levels themselves.
     return deepest > ALWAYS_DEEP_ENOUGH
 
 
@@ -178,7 +177,7 @@ def _skip(text: str, at: int) -> int:
 def _items(text: str, at: int) -> Iterator[tuple[str, str]]:
     """The members of the object, or the elements of the array, that begins at ``at``.
 
-    Each is its name and its value as it is written. ``text`` is known to be JSON.
+    Yields each name and its value as it is written. ``text`` must be JSON.
     """
     named = text[at] == "{"
     at = _skip(text, at + 1)

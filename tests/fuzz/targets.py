@@ -1,7 +1,7 @@
-"""What is fuzzed: each target takes any bytes, and raises where a promise does not hold.
+"""Fuzz targets: each takes any bytes, and raises if a promise is broken.
 
-A promise is: only documented errors; what is accepted is what ``json`` (``gzip``, ``csv``) of the
-standard library accepts, apart from the classes in README.md; what is stored is what was sent.
+The promises: only documented errors; what is accepted is what the standard library's ``json``
+(``gzip``, ``csv``) accepts, except for the classes in README.md; what is stored is what was sent.
 """
 
 import base64
@@ -36,7 +36,7 @@ BOM: Final = b"\xef\xbb\xbf"
 
 
 class DifferenceError(AssertionError):
-    """The code under test and its reference disagree, otherwise than README.md says."""
+    """The code under test and its reference differ in a way that README.md does not list."""
 
 
 def _same(what: str, found: object, expected: object) -> None:
@@ -54,7 +54,7 @@ def _as_text(content: bytes) -> str:
 
 
 def batch(body: bytes) -> str:
-    """A batch's body, as bytes; gives what the decoder and json make of it, in a word."""
+    """The body of a batch; return how the decoder and json judge it, as a class or "both …"."""
     expected = reference.read(body)
     try:
         found = read_batch(read_body(_as_text(body), is_base64=True, headers={}))
@@ -86,7 +86,7 @@ def _check_stored(found: Batch, expected: reference.Reading) -> None:
     _same("lines", lines, [*map(reference.one_line, expected.records)])
     _same("records", found.records, len(lines))
     for line, record in zip(lines, expected.records, strict=True):
-        # What is the same text is the same value. Hundreds of levels are more than == compares.
+        # Equal text is an equal value. Python's == fails on hundreds of levels.
         if line != record:
             with suppress(RecursionError):
                 _same("value", reference.loads(line), reference.loads(record))
@@ -95,7 +95,7 @@ def _check_stored(found: Batch, expected: reference.Reading) -> None:
 
 
 def lines(body: bytes) -> None:
-    """A batch's body of lines: what each line is by itself decides, and what json says of it."""
+    """The body of an NDJSON batch: compared with json, line by line."""
     try:
         read = body.decode()
     except UnicodeDecodeError:
@@ -104,7 +104,7 @@ def lines(body: bytes) -> None:
     wrong = 0
     for number, line in enumerate(read.split("\n"), 1):
         if text := line.strip(" \t\r"):
-            # A batch of this record alone: with a comma or a bracket too many it is none of one.
+            # A batch of this one record. An extra comma or bracket changes the number of records.
             found = reference.read(b'{"seqNum":0,"data":[%b]}' % text.encode())
             if _taken(text.encode()) is None or found.classes == {"long integer"}:
                 return  # too deep or too long for json
@@ -133,7 +133,7 @@ def lines(body: bytes) -> None:
 
 
 def session(body: bytes) -> None:
-    """The body that opens a session."""
+    """The body of a create."""
     expected = reference.read(body)
     try:
         sent = read_body(_as_text(body), is_base64=True, headers={})
@@ -161,7 +161,7 @@ BASE64, COMPRESS, SAYS_GZIP, DIGEST, WRONG_DIGEST, LENGTH, ODD_HEADER, TWICE = (
 
 
 def _request(content: bytes) -> tuple[int, str, dict[str, str], bytes, bytes]:
-    """The flags, an odd header's value, the headers, and the body before and after compression."""
+    """Derive flags, an odd header's value, headers, and the body before and after compression."""
     flags = content[0] if content else 0
     sent = content[1:]
     headers: dict[str, str] = {}
@@ -186,7 +186,7 @@ def _request(content: bytes) -> tuple[int, str, dict[str, str], bytes, bytes]:
 
 
 def body(content: bytes) -> None:
-    """A request's body with its headers, by the bits of the first byte, before it is JSON."""
+    """Transport of a body, with headers that the bits of the first byte select."""
     flags, said, headers, inner, sent = _request(content)
     is_base64 = bool(flags & BASE64)
     text = (
@@ -206,7 +206,7 @@ def body(content: bytes) -> None:
             _holds("it is UTF-8", not _is_utf8(inner if right else sent))
         return
     if is_base64 and headers.get("content-encoding", "").strip().lower() in {"gzip", "x-gzip"}:
-        # The standard library skips zeros after the last member, which RFC 1952 has not.
+        # gzip ignores zeros after the last member; RFC 1952 does not allow them.
         _same("inflated", found, gzip.decompress(sent))
     elif is_base64:
         _same("body", found, sent)
@@ -224,32 +224,32 @@ def _is_utf8(content: bytes) -> bool:
 
 
 shipped: ModuleType = decoders
-"""The decoders of which the cost is measured: the fuzzer puts them here as they ship."""
+"""The decoders that are measured: the fuzzer puts the uninstrumented ones here."""
 
 LONGEST: Final = 128 * 1024
-"""Bytes of the bodies of which the cost is measured: where it grows with their square, it shows."""
+"""Largest body that is measured, bytes: enough to show costs that grow with the square."""
 CPU_PER_BYTE: Final = 150e-9
 CPU_OF_ANY: Final = 0.010
 CPU_OF_ODD_GZIP: Final = 0.100
-"""Seconds, as above: what it takes to find out that isal takes long for a body."""
+"""Seconds; includes finding out that isal is slow for this body."""
 BYTES_PER_BYTE: Final = 4
 BYTES_PER_VALUE: Final = 136
-"""A record takes 48 bytes and its place in a list that grows, and one over lines takes it twice."""
+"""A record takes 48 bytes and its place in a list that grows; if it spans lines, twice that."""
 BYTES_OF_ANY: Final = 1_000_000
 
 
 def _unfolded(content: bytes) -> bytes:
-    """Pieces that end in ``|``, each as often as two to the power of its first byte says."""
+    """Repeat each piece, which ``|`` ends, two to the power of its first byte times."""
     pieces = (piece[1:] * (1 << piece[0] % 18) for piece in content.split(b"|") if piece)
     return b"".join(pieces)[:LONGEST]
 
 
 def cost(content: bytes) -> None:
-    """What a request's body costs: the first byte says how it is sent, the rest what it is."""
+    """The cost of a body; the first byte says how it is sent."""
     kind, body = content[:1], _unfolded(content[1:])
     headers = {"content-encoding": "gzip"} if kind in {b"g", b"z"} else {}
     sent = _as_text(gzip.compress(body, 1, mtime=0) if kind == b"g" else body)
-    decoders.take(kind, sent, headers)  # for what it reaches
+    decoders.take(kind, sent, headers)  # for coverage
     size = len(body)
 
     def take() -> None:
@@ -263,11 +263,11 @@ def cost(content: bytes) -> None:
 
     taken = seconds()
     most = (CPU_OF_ODD_GZIP if kind == b"z" else CPU_OF_ANY) + CPU_PER_BYTE * size
-    for _ in range(4):  # A busy machine counts as CPU what is not.
+    for _ in range(4):  # a busy machine inflates CPU times
         taken = taken if taken <= most else min(taken, seconds())
     _holds(f"{taken * 1000:.0f} ms of CPU for {size} bytes", taken <= most)
     if kind == b"z":
-        return  # How many values there are in it is not known.
+        return  # the number of its values is unknown
     tracemalloc.start()
     try:
         take()
@@ -283,7 +283,7 @@ def cost(content: bytes) -> None:
 
 
 Read = tuple[list[bytes], list[bytes], client_errors.InputError | None]
-"""Lines that were read, records that were left out, and why reading ended early."""
+"""Lines that were read, records that were skipped, and why reading ended early."""
 
 
 def _read(content: bytes, form: Format, block: int, **options: Any) -> Read:  # noqa: ANN401
@@ -297,7 +297,7 @@ def _read(content: bytes, form: Format, block: int, **options: Any) -> Read:  # 
 
     failure: client_errors.InputError | None = None
     chosen = read_options(format=form, **options)
-    # Lines before a table that are space alone are cells, unless they fill the head.
+    # Blank lines before a table are cells, unless they fill the head.
     space = len(content) - len(content.lstrip(b" \t\r\n"))
     head = max(block, space + 1) if form in {Format.CSV, Format.TSV} else block
     with patch.object(inputs, "CHUNK", block), patch.object(formats, "HEAD", head):
@@ -313,7 +313,7 @@ def _read(content: bytes, form: Format, block: int, **options: Any) -> Read:  # 
 
 
 def _taken(record: bytes) -> bool | None:
-    """Whether a record may be sent, by json; None where it is too deep to tell."""
+    """Whether json accepts the record; None if it is too deep to decide."""
     try:
         text = record.decode()
         tree = reference.loads(text)
@@ -326,7 +326,7 @@ def _taken(record: bytes) -> bool | None:
 
 
 def _opened(content: bytes) -> tuple[bytes, int]:
-    """The content and the size of reads, which the first byte says; gzip by its highest bit."""
+    """Return content and block size; the first byte is the size, its highest bit means gzip."""
     flags = content[0] if content else 1
     found = content[1:]
     if flags & 128:
@@ -335,7 +335,7 @@ def _opened(content: bytes) -> tuple[bytes, int]:
 
 
 _CHOSEN: Final = {"binary", "compressed", "encoding", "markup", "nul"}
-"""Why a file is refused as a whole, by how it begins."""
+"""Codes with which a file is refused as a whole, by its first bytes."""
 
 
 def _is_another_file(failure: client_errors.InputError | None, sent: bytes) -> bool:
@@ -345,7 +345,7 @@ def _is_another_file(failure: client_errors.InputError | None, sent: bytes) -> b
 
 
 def ndjson(content: bytes) -> None:
-    """The client's reader of lines: what json takes is sent, and only that."""
+    """The client's NDJSON reader sends exactly what json accepts."""
     sent, block = _opened(content)
     lines, refused, failure = _read(sent, Format.NDJSON, block)
     zipped = sent[:2] == b"\x1f\x8b"
@@ -369,7 +369,7 @@ def ndjson(content: bytes) -> None:
 
 
 def array(content: bytes) -> None:
-    """The client's reader of a JSON array: what json takes is sent, element by element."""
+    """The client's JSON array reader sends exactly what json accepts, element by element."""
     sent, block = _opened(content)
     lines, refused, failure = _read(sent, Format.JSON, block)
     if sent[:2] == b"\x1f\x8b":
@@ -382,7 +382,7 @@ def array(content: bytes) -> None:
         return
     sent = sent.removeprefix(BOM)
     if sent.lstrip(b" \t\r\n")[:1] != b"[":
-        return  # values, one after the other
+        return  # a sequence of values
     try:
         expected = [reference.one_line(text) for text in reference.elements(sent.decode())]
     except RecursionError:
@@ -404,7 +404,7 @@ _SEP: Final = re.compile('"?sep=', re.IGNORECASE)
 
 
 def table(content: bytes) -> None:
-    """The client's reader of CSV: the rows that csv reads, each as an object."""
+    """The client's CSV reader sends the rows that csv reads, each as an object."""
     sent, block = _opened(content)
     for typed in (False, True):
         lines, refused, failure = _read(
@@ -417,14 +417,14 @@ def table(content: bytes) -> None:
             text = sent.removeprefix(BOM).decode()
             rows = [*csv.reader(io.StringIO(text, newline="\n"), strict=True)]
         except (UnicodeDecodeError, csv.Error):
-            # But for a file whose every line ends in a carriage return alone.
+            # Except a file with bare carriage returns as line ends.
             _holds("refused", failure is not None or bare is not None)
             continue
         if failure:
-            # Stricter than csv: quotes within a cell, names that are given twice, kinds of ends.
+            # Stricter than csv: quotes within a cell, repeated names, mixed line ends.
             why = {"quote", "header_names", "line_end", "empty"}
             if any(row and row[0].startswith("\ufeff") for row in rows):
-                why.add("encoding")  # another file begins there
+                why.add("encoding")  # another file was appended there
             _holds("why", failure.code in why)
             continue
         if bare or _SEP.match(text):
@@ -433,7 +433,7 @@ def table(content: bytes) -> None:
             del rows[0]
         names = rows[0] if rows else []
         rows = [row or [""] for row in rows[1:] if row or len(names) == 1]
-        # Where the header stands again, another table begins.
+        # A repeated header begins another table.
         kept = [row for row in rows if len(row) == len(names) and (row != names or len(names) == 1)]
         _same("left out", len(refused), len(rows) - len(kept))
         _same("rows", len(lines), len(kept))
@@ -446,7 +446,7 @@ def table(content: bytes) -> None:
 
 
 def _cell(cell: str) -> object:
-    """A cell with a type; a number stays text, as ``reference.loads`` has it."""
+    """A typed cell; numbers stay text, as in ``reference.loads``."""
     if cell in {"", "null"}:
         return None
     if cell in {"true", "false"}:

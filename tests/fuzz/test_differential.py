@@ -1,6 +1,6 @@
-"""The decoder of batches beside ``json``: what one takes and the other refuses is in README.md.
+"""The batch decoder and Python's ``json`` differ only as README.md lists.
 
-``PROOF_SCALE`` times 200,000 documents, the same ones every time.
+They get ``PROOF_SCALE`` times 200,000 documents, the same every time.
 """
 
 import os
@@ -43,7 +43,7 @@ def test_it_takes_what_json_takes(capsys: pytest.CaptureFixture[str]) -> None:
             " others: 0"
         )
     assert seen.keys() <= reference.CLASSES.keys()
-    # The first takes a thousand members; in the second it is chance who of the two gives up first.
+    # Rare: one needs 1,000 members; for the other, either parser may reach its depth limit first.
     rare = {"too many members", "nested deeply"}
     assert DOCUMENTS < 200_000 or seen.keys() >= reference.CLASSES.keys() - rare
     assert min(both) > DOCUMENTS // 10

@@ -1,4 +1,4 @@
-"""DEFLATE by hand: gzip that no compressor makes."""
+"""DEFLATE streams that no compressor makes, written bit by bit."""
 
 import zlib
 from functools import cache
@@ -11,14 +11,14 @@ HEADER: Final = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
 
 
 def packed(content: bytes) -> bytes:
-    """One gzip member, made quickly."""
+    """One gzip member, compressed at the fastest level."""
     packer = isal_zlib.compressobj(1, isal_zlib.DEFLATED, 31)
     return packer.compress(content) + packer.flush()
 
 
 @cache
 def spaces(size: int) -> bytes:
-    """One gzip member of so many spaces: one compressed MiB, repeated, and a rest."""
+    """One gzip member of ``size`` spaces: one compressed MiB, repeated, and the remainder."""
     mib = b" " * MIB
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = packer.compress(mib) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -34,12 +34,12 @@ def spaces(size: int) -> bytes:
 
 
 def bomb(mib: int) -> bytes:
-    """One gzip member of so many MiB of spaces."""
+    """One gzip member of ``mib`` MiB of spaces."""
     return spaces(mib * MIB)
 
 
 class _Bits:
-    """Bits, the first in the lowest place."""
+    """A bit stream, least significant bit first."""
 
     def __init__(self) -> None:
         self.value = self.count = 0
@@ -49,12 +49,12 @@ class _Bits:
         self.count += count
 
     def code(self, code: int, count: int) -> None:
-        """A Huffman code: its first bit is its highest."""
+        """Append a Huffman code, most significant bit first."""
         for place in reversed(range(count)):
             self.put(code >> place & 1, 1)
 
     def repeated(self, size: int) -> bytes:
-        """Over and over, ``size`` bytes or a little less."""
+        """The bits repeated to at most ``size`` bytes."""
         period = self.value
         count = self.count
         while count % 8:
@@ -64,7 +64,7 @@ class _Bits:
 
 
 def fixed_blocks(size: int, literals: bytes = b"") -> bytes:
-    """So many bytes of blocks of the fixed codes, each with ``literals`` and no more."""
+    """``size`` bytes of fixed-Huffman blocks; each holds ``literals`` and nothing else."""
     bits = _Bits()
     bits.put(0b010, 3)
     for literal in literals:
@@ -74,12 +74,12 @@ def fixed_blocks(size: int, literals: bytes = b"") -> bytes:
 
 
 def dynamic_blocks(size: int) -> bytes:
-    """So many bytes of blocks with Huffman tables of their own, 286 codes each, and no content."""
+    """``size`` bytes of empty blocks, each with its own Huffman tables of 286 codes."""
     bits = _Bits()
     bits.put(0b100, 3)
     bits.put(286 - 257, 5)
     bits.put(1, 5)
-    # Lengths of code lengths: 1 bit for "again", 2 for 8, 3 for 9 and 1.
+    # Code length codes: 1 bit for "repeat", 2 bits for 8, 3 bits for 9 and 1.
     lengths = {16: 1, 8: 2, 9: 3, 1: 3}
     order = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1]
     bits.put(len(order) - 4, 4)
@@ -101,6 +101,6 @@ def dynamic_blocks(size: int) -> bytes:
     again(8, 226)
     again(9, 60)
     again(1, 2)
-    # The end of the block is symbol 256, the 31st of those with 9 bits.
+    # End of block is symbol 256, the 31st with 9 bits.
     bits.code((226 << 1) + 256 - 226, 9)
     return HEADER + bits.repeated(size)

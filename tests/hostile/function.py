@@ -1,8 +1,8 @@
-"""A function as Lambda runs it: a process with the function's memory, whose every start is cold.
+"""Run a function like Lambda: in its own process, with limited memory, cold for each event.
 
-``python -m tests.hostile.function HANDLER MEMORY`` reads events, a line of JSON each. For each it
-makes a copy of itself that answers this one, and writes a line: the answer, the seconds of CPU and
-the bytes of memory that it took, this process's own included.
+``python -m tests.hostile.function HANDLER MEMORY`` reads events from standard input, one JSON line
+each. It forks for each event, and the child writes a JSON line: the response, its CPU seconds, and
+its peak memory in bytes, including what it shares with the parent.
 """
 
 import json
@@ -24,20 +24,20 @@ MIB: Final = 2**20
 
 @dataclass(frozen=True)
 class Cost:
-    """What an invocation took."""
+    """The cost of an invocation."""
 
     cpu: float
-    """Seconds."""
+    """CPU seconds."""
     peak: int
-    """The most memory that was held, bytes."""
+    """Peak memory, bytes."""
 
 
 class Function:
-    """The process, and a handler that has it answer."""
+    """The process; call it to invoke the function."""
 
     def __init__(self, handler: str, memory: int, code: Path = CODE) -> None:
-        """``memory`` in MiB. The environment is that of the caller."""
-        # As many threads as Lambda has processors: each reserves addresses, which are limited here.
+        """``memory`` is in MiB. The environment is inherited."""
+        # As few threads as on Lambda: each reserves address space, which is what is limited here.
         few = {"MALLOC_ARENA_MAX": "2", "TOKIO_WORKER_THREADS": "2", "PYTHONPATH": str(code)}
         self._process = subprocess.Popen(
             [sys.executable, __file__, handler, str(memory)],
@@ -55,7 +55,7 @@ class Function:
         self._process.communicate()
 
     def __call__(self, event: Mapping[str, Any], _: object) -> object:
-        """Answer ``event``."""
+        """Invoke the function with ``event``."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps(event, ensure_ascii=False).encode() + b"\n")
@@ -66,10 +66,10 @@ class Function:
 
 
 def main() -> None:
-    """Answer every event of the standard input."""
+    """Answer every event from standard input."""
     module, _, name = sys.argv[1].rpartition(".")
     memory = int(sys.argv[2]) * MIB
-    # The handlers log to the standard output.
+    # Handlers log to standard output, so move the answers to another descriptor.
     out = os.dup(1)
     os.dup2(2, 1)
     handler = getattr(import_module(module), name)

@@ -1,4 +1,4 @@
-"""Hostile requests: what is sent, to which session, and what must come of it."""
+"""The hostile requests: body, headers, target session, expected answer and expected calls."""
 
 import base64
 import gzip
@@ -23,43 +23,43 @@ GZIP: Final = BYTES | {"content-encoding": "gzip"}
 TEXT: Final = {"content-type": "application/json"}
 READ: Final = {"GetItem": 1}
 READ_TWICE: Final = {"GetItem": 2}
-"""Before a body is read, and again where it is refused: the session may have been closed."""
+"""The session is read before the body, and again if the body is refused: it may have closed."""
 STORED: Final = {"GetItem": 2, "PutObject": 1}
 
 
 @dataclass(frozen=True)
 class Hostile:
-    """A request."""
+    """A hostile request."""
 
     body: Callable[[], bytes]
-    """As it is sent, or the JSON that is sent as gzip."""
+    """The body to send, or the JSON to send as gzip."""
     answer: str
-    """The code of the refusal, or the status."""
+    """Code of the expected problem, or the status."""
     headers: Mapping[str, str] = field(default_factory=lambda: GZIP)
     calls: Mapping[str, int] = field(default_factory=lambda: READ_TWICE)
     to: str = "own"
-    """A kind of session, or what else is asked."""
+    """The kind of session, or the operation, that it is sent to (`Lab.session`)."""
     inflated: int | None = None
-    """Bytes of JSON that the body holds, where it is compressed already."""
+    """Bytes the body inflates to, if it is compressed already."""
     as_lines: bool = False
-    """Whether it goes to where NDJSON is taken."""
+    """Send it to the route for NDJSON."""
 
 
 def filled(begin: bytes, again: bytes, end: bytes, size: int = MOST_INFLATED) -> bytes:
-    """``again``, as often as there is room for between ``begin`` and ``end``."""
+    """``begin``, as many ``again`` as fit into ``size``, and ``end``."""
     return begin + again * ((size - len(begin) - len(end)) // len(again)) + end
 
 
 def values(again: bytes, end: bytes) -> bytes:
-    """A batch of as many values as there may be, each but the last ``again``.
+    """A batch with the maximum number of values; each but the last is ``again``.
 
-    They are counted by their commas, and there is one behind ``seqNum``.
+    Values are counted by commas, one of which follows ``seqNum``.
     """
     return BEGIN + again * (MOST_VALUES - 1) + end
 
 
 def nests(opening: bytes, closing: bytes, depth: int, end: bytes) -> bytes:
-    """Records that are nested so deep, as many as fit, and an end."""
+    """As many records as fit, each nested ``depth`` levels deep, and an end."""
     return filled(BEGIN, opening * depth + b"1" + closing * depth + b",", end)
 
 
@@ -158,7 +158,7 @@ JSON_OF_64_MIB: Final[dict[str, Hostile]] = {
         "invalid_utf8",
     ),
 }
-"""All but a few hold all that may be inflated."""
+"""All but a few have the maximum inflated size."""
 
 ACCEPTED: dict[str, Hostile] = {
     name: Hostile(body, "204", calls=STORED)
@@ -197,7 +197,7 @@ ACCEPTED: dict[str, Hostile] = {
 
 
 def with_name(name: int) -> bytes:
-    """A gzip member that holds a batch, and so many bytes of its file's name."""
+    """A gzip member that holds a batch and a file name of ``name`` bytes."""
     whole = packed(BEGIN + b"1]}")
     return whole[:3] + b"\x08" + whole[4:10] + b"n" * name + b"\0" + whole[10:]
 
@@ -327,11 +327,11 @@ WHO: Final[dict[str, Hostile]] = {
 }
 
 MOST_LINES: Final = MOST_VALUES
-"""Lines that a body may have."""
+"""Maximum lines of a body."""
 
 
 def lines(again: bytes, end: bytes = b"") -> bytes:
-    """As many lines as there may be, each ``again``, and an end."""
+    """As many lines as are allowed, each ``again``, and an end."""
     return again * MOST_LINES + end
 
 
@@ -405,7 +405,7 @@ LINES: Final[dict[str, Hostile]] = {
     )
     for name, body in requests.items()
 }
-"""What comes as NDJSON; those that are accepted are so named in ``ACCEPTED``."""
+"""Bodies of the NDJSON route; the accepted ones are in ``ACCEPTED`` by these names."""
 ACCEPTED |= {name: one for name, one in LINES.items() if one.answer == "204"}
 
 ACCEPTED["text that compresses little"] = Hostile(
@@ -414,11 +414,11 @@ ACCEPTED["text that compresses little"] = Hostile(
     calls=STORED,
 )
 ACCEPTED |= {f"{name}; compressed": replace(one, to="compressed") for name, one in ACCEPTED.items()}
-"""In a session of the format ndjson.gz each is compressed as it is stored."""
+"""The same in sessions of the format ndjson.gz, where a batch is compressed when it is stored."""
 
 
 def tree(depth: int, leaf: bytes) -> bytes:
-    """An expression of the schema ``tree``, nested twice so deep, and a line end."""
+    """An expression of the schema ``tree``, with ``depth`` operators, and a line end."""
     return b'{"op":"and","args":[' * depth + leaf + b"]}" * depth + b"\n"
 
 
@@ -493,7 +493,7 @@ SCHEMAS: Final[dict[str, Hostile]] = {
     )
     for name, body in requests.items()
 }
-"""What is held against a schema (``tests/schemas``) that makes the most of it."""
+"""Bodies that are expensive to check against the schemas in ``tests/schemas``."""
 ACCEPTED |= {name: one for name, one in SCHEMAS.items() if one.answer == "204"}
 
 SESSIONS: Final[dict[str, Hostile]] = {

@@ -1,4 +1,7 @@
-"""What any request may cost, measured: the shipped handlers, each in the memory of its function."""
+"""The cost of hostile requests to the shipped handlers stays within documented bounds.
+
+Each function runs in its own process, with its memory limit.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -21,10 +24,10 @@ pytestmark = pytest.mark.alone
 MB = 1_000_000
 MOST_MEMORY = 700 * MB
 CPU_PER_MB = 0.150
-"""Seconds a MB: of what was sent or of what it inflates to, whichever is more, and at least one."""
+"""Seconds per MB of the larger of sent and inflated size, which counts as one at least."""
 TIMES = 4
-"""A request that took longer, or calls that were made again, are looked at so often: a busy machine
-counts as CPU what is not, and lets calls time out."""
+"""Maximum repetitions of a measurement that is over its bound: on a busy machine CPU times grow,
+and calls time out and are retried."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,16 @@ class Measured:
     """A request, and what became of it."""
 
     sent: int
-    """Bytes, as this and the next."""
+    """Bytes, like ``inflated``."""
     inflated: int
     answer: Answer
     calls: Counter[str]
-    """To AWS."""
+    """To AWS, by operation."""
     cost: Cost
 
     @property
     def says(self) -> str:
-        """The code of a refusal, or the status."""
+        """Code of the problem, or the status."""
         problem = self.answer.status >= 400 and self.answer.code
         return problem or str(self.answer.status)
 
@@ -51,7 +54,7 @@ class Measured:
 
     @property
     def cpu_per_mb(self) -> float:
-        """Seconds."""
+        """CPU seconds per MB."""
         return self.cost.cpu / self.mb
 
     def row(self, name: str) -> str:
@@ -70,18 +73,18 @@ HEAD = """
 
 @dataclass(frozen=True)
 class Lab:
-    """The stack, and the same stack with each function in a process of its own."""
+    """The stack, and its functions in processes of their own."""
 
     stack: LocalStack
     functions: dict[str, Function]
 
     @property
     def near(self) -> Api:
-        """Sets things up."""
+        """A client of the stack in this process, for setup."""
         return Api(through_gateway(self.stack.gateway))
 
     def session(self, kind: str) -> str:
-        """A session of that kind: its id."""
+        """Create a session of this kind; return its id."""
         if kind in {"unknown", "create"}:
             return "0" * 32
         if kind == "no id":
@@ -104,7 +107,7 @@ class Lab:
         return session_id
 
     def send(self, hostile: Hostile, body: bytes) -> tuple[Answer, Counter[str], Cost]:
-        """Send ``body`` to a session that it has not been sent to."""
+        """Send ``body`` to a fresh session; return the answer, the calls and the cost."""
         session_id = self.session(hostile.to)
         path, name = {
             "create": (Api.ROOT, "create"),
@@ -124,7 +127,7 @@ class Lab:
         return answer, Counter(call.operation for call in calls), function.cost
 
     def measure(self, hostile: Hostile) -> Measured:
-        """What ``hostile`` costs."""
+        """Send ``hostile`` and measure its cost."""
         body, inflated = hostile.body(), hostile.inflated
         if inflated is None:
             inflated = len(body)
@@ -160,7 +163,7 @@ def lab(stack: LocalStack) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, Measured]:
-    """What was measured."""
+    """Results by name, for the table that the last test prints."""
     return {}
 
 

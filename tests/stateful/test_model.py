@@ -1,10 +1,10 @@
-"""Random runs of the whole API against a plain dictionary that shares no code with it.
+"""Random runs of the whole API, compared with a plain dictionary as the model.
 
-Several sessions of several owners at once, strict and flexible; batches in any order, again, or
-different; finishes that say how much there is, right or wrong, and that die at any call to AWS and
-are taken over; aborts; strangers; a clock that jumps, over leases and over expiry. After every step
-each session's status, and at the end each merged object, must be what the dictionary says.
-``PROOF_SCALE`` multiplies the runs; a failure prints what replays it.
+Hypothesis runs several sessions of several owners: batches in any order, repeated or conflicting;
+finishes with right and wrong totals, which die at any call to AWS and are taken over; aborts;
+strangers; clock jumps past leases and expiry. Every session's status after each step, and every
+merged object at the end, must match the model. The model shares no code with the service.
+``PROOF_SCALE`` multiplies the number of runs. A failure prints how to reproduce it.
 """
 
 import json
@@ -41,14 +41,14 @@ DATA: st.SearchStrategy[list[object]] = st.lists(
 SAYS: st.SearchStrategy[dict[str, int] | None] = st.none() | st.fixed_dictionaries(
     {}, optional={"totalRecord": st.integers(0, 9), "batches": st.integers(0, 6)}
 )
-"""What a finish says there is; None for what is right."""
+"""Totals of a finish; None stands for the right ones."""
 OWNERS = ("Ada", "Grace")
 LIFETIME = 24 * 3600
 JUMPS = {"over a lease": 60, "for hours": 5 * 3600, "over the expiry": 25 * 3600}
 
 
 class Clock:
-    """Seconds since 1970, and as many more as it was set forward."""
+    """The time in seconds since 1970, plus ``ahead``."""
 
     ahead = 0
 
@@ -57,7 +57,7 @@ class Clock:
 
 
 def api_of(clock: Clock, owner: str) -> Api:
-    """The API with the deployed handlers, as it is to one owner at the time of ``clock``."""
+    """A client of the deployed handlers, authenticated as ``owner``, at the time of ``clock``."""
     config = replace(Config.from_env(os.environ), auth_mode=AuthMode.JWT)
     wiring = Wiring(config, clock)
     modules = [import_module(name) for name in ("sessions", "batches", "finish")]
@@ -89,9 +89,9 @@ def api_of(clock: Clock, owner: str) -> Api:
 
 
 class Machine(RuleBasedStateMachine):
-    """A session is a dictionary.
+    """The model: a dictionary for each session.
 
-    Of owner, expires, total, size, form, state, aborted, batches and result.
+    Its members: owner, expires, total, size, form, state, aborted, batches, result and decided.
     """
 
     stack: LocalStack
@@ -105,7 +105,7 @@ class Machine(RuleBasedStateMachine):
         self.model: dict[str, dict[str, Any]] = {}
 
     def api(self, session_id: str) -> Api:
-        """The API as the session's owner sees it."""
+        """A client authenticated as the session's owner."""
         return self.apis[self.model[session_id]["owner"]]
 
     @rule(
@@ -135,7 +135,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(session_id=sessions, seq_num=SEQ_NUMS, data=DATA, as_lines=st.booleans())
     def batch(self, session_id: str, seq_num: int, data: list[object], *, as_lines: bool) -> None:
-        """By ``PUT`` or by ``POST``: which way it came makes no difference."""
+        """Send a batch by ``PUT`` or ``POST``; the result must be the same."""
         session = self.model[session_id]
         api = self.api(session_id)
         if as_lines:
@@ -145,7 +145,7 @@ class Machine(RuleBasedStateMachine):
             answer = api.batch(session_id, seq_num, data)
         right = self._right_length(session, seq_num)
         if right not in {None, len(data)}:
-            # A warm function may refuse it for what never changes before it looks at the state.
+            # A warm function may refuse it by cached, immutable fields before it reads the state.
             assert answer.status in {400, 409, 410}
             return
         if session["state"] == "EXPIRED":
@@ -159,7 +159,7 @@ class Machine(RuleBasedStateMachine):
 
     @staticmethod
     def _right_length(session: dict[str, Any], seq_num: int) -> int | None:
-        """How many records a batch must have; -1 where there is no such batch."""
+        """How many records the batch must have; None: any number; -1: no such batch."""
         if session["size"] is None:
             return None
         rest = session["total"] - seq_num * session["size"]
@@ -167,7 +167,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(session_id=sessions, seq_nums=st.permutations(range(6)))
     def fill(self, session_id: str, seq_nums: list[int]) -> None:
-        """Send what a strict session still needs, so that finishes succeed often enough."""
+        """Send batches that a strict session lacks, so that enough finishes succeed."""
         session = self.model[session_id]
         for seq_num in seq_nums:
             right = self._right_length(session, seq_num)
@@ -202,9 +202,9 @@ class Machine(RuleBasedStateMachine):
         *,
         landed: bool,
     ) -> None:
-        """Its process ends at some call; when its lease is over, another attempt is made.
+        """A finish dies at some call; after its lease, another finish with other totals follows.
 
-        That one may say something else, and is refused where the first has decided.
+        The second is refused if its totals contradict what the first has decided.
         """
         said, then_said = self._said(session_id, says), self._said(session_id, then_says)
         made = 0
@@ -230,13 +230,13 @@ class Machine(RuleBasedStateMachine):
             session["decided"] = (decision["records"], decision["batches"])
         told = api.status(session_id)
         if told.status == 200 and told.json["finish"] not in (None, session["result"]):
-            # It had come to an answer, which stays where the next is refused.
+            # It stored an answer, which remains if the next finish is refused.
             self._check_validation(session, said, told.json["finish"])
         self._check_finish(session_id, then_said, api.finish(session_id, **then_said))
         if session["decided"]:
             self._check_finish(session_id, {}, api.finish(session_id))
         elif self.stack.item(session_id)["state"] == "FINISHING":
-            # A finish that is refused takes nothing over.
+            # A refused finish takes nothing over.
             self._check_finish(session_id, said, api.finish(session_id, **said))
 
     @staticmethod
@@ -305,7 +305,7 @@ class Machine(RuleBasedStateMachine):
         session = self.model[session_id]
         expected = {"EXPIRED": 410, "FINISHED": 409}.get(session["state"], 204)
         if session["aborted"]:
-            # Again, even when it has expired.
+            # Aborting again succeeds even after the expiry.
             expected = 204
         assert self.api(session_id).abort(session_id).status == expected
         if expected == 204 and not session["aborted"]:
@@ -313,7 +313,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(how=st.sampled_from(list(JUMPS)))
     def jump(self, how: str) -> None:
-        """Time passes. What is merged stays; what is open, or aborted, expires."""
+        """Advance the clock. Finished sessions stay; open and aborted ones expire."""
         self.clock.ahead += JUMPS[how]
         for session in self.model.values():
             if session["state"] != "FINISHED" and self.clock() >= session["expires"]:
@@ -321,7 +321,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(session_id=sessions, seq_num=SEQ_NUMS)
     def stranger(self, session_id: str, seq_num: int) -> None:
-        """Everybody else sees nothing, and changes nothing."""
+        """Another owner sees nothing and changes nothing."""
         (other,) = set(OWNERS) - {self.model[session_id]["owner"]}
         api = self.apis[other]
         answers = [
