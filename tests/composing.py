@@ -1,6 +1,6 @@
-"""Composing a session of the stand-in with the functions' modules, and what it takes.
+"""Compose a session of `tests.stand_in` with the functions' own modules, and measure it.
 
-``python -m tests.composing URL``, with the functions' environment, prints it as JSON.
+``python -m tests.composing URL``, in the functions' environment, prints the result as JSON.
 """
 
 import json
@@ -17,7 +17,7 @@ SESSION: Final = "0" * 32
 
 
 def prepare(endpoint: str) -> Callable[[], int]:
-    """What composes the session: checksums and conditions on. It returns the number of records."""
+    """A function that composes and publishes the session, and returns its number of records."""
     from uploads.batch import listing_digest
     from uploads.config import Config
     from uploads.merging.composing import Composer, Composition
@@ -43,12 +43,12 @@ def prepare(endpoint: str) -> Callable[[], int]:
 
 
 def _resident() -> int:
-    """Bytes of this process's memory."""
+    """The resident memory of this process, bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def measure(run: Callable[[], int]) -> dict[str, float]:
-    """What ``run`` returns; its seconds; its memory at most beyond the start, in MiB."""
+    """Return the result of ``run``, its seconds, and its peak memory above the start, in MiB."""
     start_bytes, peak, done = _resident(), 0, Event()
 
     def watch() -> None:

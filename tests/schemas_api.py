@@ -1,4 +1,4 @@
-"""The stack's handlers with schemas of a test's own."""
+"""A client of the stack's handlers with schemas of a test's own."""
 
 import os
 from dataclasses import replace
@@ -12,7 +12,7 @@ from uploads.wiring import Wiring
 
 
 def api_with(schemas: Path, **settings: Any) -> Api:  # noqa: ANN401 - any of Config's
-    """The API of functions that have just started, with the schemas in a folder."""
+    """A client of newly built functions, with a folder of schemas and Config's ``settings``."""
     import batches  # noqa: PLC0415 - they read the environment, which the stack sets
     import finish  # noqa: PLC0415
     import sessions  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""SeaweedFS, a real S3 server, in front of which a middleware sees every call as moto's does."""
+"""SeaweedFS, a real S3 server, behind a middleware that sees every call, as with moto."""
 
 import json
 import socket
@@ -20,13 +20,13 @@ HOST: Final = "127.0.0.1"
 CREDENTIALS: Final = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "testtesttest"}
 _WEED: Final = Path(sys.executable).with_name("weed")
 _GRPC: Final = 10_000
-"""It also listens on each of its ports and this."""
+"""Offset of the gRPC port that it opens beside each port."""
 _HOP: Final = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
 @contextmanager
 def running() -> Iterator[str]:
-    """Start it with nothing in it; gives its URL. Raises AssertionError where it ends."""
+    """Start an empty server and yield its URL. Raises AssertionError if it exits early."""
     with TemporaryDirectory() as folder:
         home = Path(folder)
         (home / "data").mkdir()
@@ -69,7 +69,7 @@ def running() -> Iterator[str]:
 def in_place_of_s3(
     url: str, middleware: "Callable[[WSGIApplication], WSGIApplication]"
 ) -> "Callable[[WSGIApplication], WSGIApplication]":
-    """``middleware`` in front of the S3 at ``url`` and of moto's DynamoDB."""
+    """Serve S3 from ``url`` and DynamoDB from moto, both behind ``middleware``."""
 
     def joined(moto: "WSGIApplication") -> "WSGIApplication":
         def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -88,7 +88,7 @@ def _forward(
     connection = HTTPConnection(urlsplit(url).netloc, timeout=300)
     try:
         method = environ["REQUEST_METHOD"]
-        # What is signed must arrive as it is: the path with its escapes, and the host.
+        # Keep the signed parts unchanged: the host and the escaped path.
         connection.putrequest(method, environ["RAW_URI"], skip_host=True, skip_accept_encoding=True)
         for name, value in environ.items():
             if name.startswith("HTTP_"):
@@ -111,7 +111,7 @@ def _forward(
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports of which also those ``_GRPC`` above are free."""
+    """Free ports whose gRPC ports are free, too."""
     found: list[int] = []
     while len(found) < count:
         with socket.create_server((HOST, 0)) as low:

@@ -1,15 +1,14 @@
-"""S3 and DynamoDB in memory, for measurements: fast, so that the client is what is measured.
+"""A fast stand-in for S3 and DynamoDB in memory, so that measurements measure the client.
 
     python -m tests.stand_in [BATCHES BYTES READ_MS WRITE_MS [CONTENT_BYTES]]
 
-Prints its port. As much of S3 as Gapless, boto3 and tus ask for, and as much of DynamoDB as moves a
-session where a write says; conditions are kept by S3 alone. moto, which the tests run on, does all
-of it right and takes fifty times as long.
+It prints its port. It knows as much of S3 as Gapless, boto3 and tus need, and of DynamoDB as a
+session's moves need. Only S3's conditions are checked. moto, on which the tests run, is complete
+but 50 times slower.
 
-With arguments, every session has so many batches of one record each, all the same, and what is
-written is thrown away, so that no size takes memory. Each read and write takes so many
-milliseconds, as a network would. With ``CONTENT_BYTES`` the batches say that they are so many bytes
-of NDJSON, compressed.
+With arguments, every session has BATCHES equal batches of one record and BYTES bytes, and writes
+are thrown away, so that no size needs memory. Each read and write takes that many milliseconds, as
+on a network. With CONTENT_BYTES the batches claim to be compressed, from that many bytes of NDJSON.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ ISO_DATE: Final = "2026-11-23T00:00:00.000Z"
 
 
 class Object(NamedTuple):
-    """An object: its pieces, and the headers it is given back with."""
+    """An object: its pieces, and the headers to return with it."""
 
     pieces: list[bytes]
     size: int
@@ -47,10 +46,10 @@ class Upload(NamedTuple):
 
 
 class Store:
-    """What is asked for, and what is answered."""
+    """The contents, and the answer to every request."""
 
     keeps = 2**40
-    """Of requests up to so many bytes it is given the body."""
+    """Bodies up to this size are passed on; of larger ones only the length counts."""
 
     def __init__(self, read_ms: float = 0, write_ms: float = 0) -> None:
         self.read_seconds = read_ms / 1000
@@ -62,7 +61,7 @@ class Store:
         self.made = 0
 
     def answer(self, method: str, target: str, head: bytes, body: bytes) -> tuple[float, bytes]:
-        """The seconds to wait, and the answer."""
+        """Return the seconds to wait, and the answer."""
         if target == "/calls":
             calls, self.calls = self.calls, 0
             return 0, reply(200, "", str(calls).encode())
@@ -71,7 +70,7 @@ class Store:
         return seconds, self.respond(method, target, head, body)
 
     def respond(self, method: str, target: str, head: bytes, body: bytes) -> bytes:
-        """The answer."""
+        """Return the answer."""
         path, _, raw_query = target.partition("?")
         headers = {
             name.lower(): value.strip()
@@ -94,12 +93,12 @@ class Store:
         return self.object(method, key, headers, body)
 
     def new(self, pieces: list[bytes], headers: str = "") -> Object:
-        """An object with a tag of its own."""
+        """Make an object with a new ETag."""
         self.made += 1
         return Object(pieces, sum(map(len, pieces)), f'"{self.made:032x}"', headers)
 
     def object(self, method: str, key: str, headers: dict[str, str], body: bytes) -> bytes:
-        """Requests for one object."""
+        """Answer a request for one object."""
         found = self.found(key)
         if method == "PUT":
             if found and headers.get("if-none-match") == "*":
@@ -121,7 +120,7 @@ class Store:
     def multipart(
         self, method: str, key: str, query: dict[str, str], headers: dict[str, str], body: bytes
     ) -> bytes:
-        """Requests about multipart uploads."""
+        """Answer a request about a multipart upload."""
         if "uploads" in query:
             if method == "GET":
                 return reply(200, "", b"<ListMultipartUploadsResult/>")
@@ -160,7 +159,7 @@ class Store:
         return xml("CompleteMultipartUploadResult", f"<ETag>{made.etag}</ETag>")
 
     def page(self, bucket: str, query: dict[str, str]) -> bytes:
-        """A page of a listing."""
+        """Answer with a page of a listing."""
         after = query.get("continuation-token") or query.get("start-after", "")
         found = self.listed(bucket + query.get("prefix", ""), bucket + after)
         page = [(key.removeprefix(bucket), entry) for key, entry in found[:PAGE]]
@@ -178,16 +177,16 @@ class Store:
         return xml("ListBucketResult", f"<KeyCount>{len(page)}</KeyCount>{more}{entries}")
 
     def found(self, key: str) -> Object | None:
-        """The object of a key, if there is one."""
+        """The object under a key, or None."""
         return self.objects.get(key)
 
     def listed(self, prefix: str, after: str) -> list[tuple[str, Object]]:
-        """The objects of a prefix after a key: a page, and one more if there are more."""
+        """The objects under a prefix after a key: a page, plus one if there are more."""
         keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
         return [(key, self.objects[key]) for key in keys[: PAGE + 1]]
 
     def table(self, operation: str, request: dict[str, Any]) -> bytes:
-        """Requests to DynamoDB."""
+        """Answer a request to DynamoDB."""
         if operation == "PutItem":
             item = request["Item"]
             self.items[item["sessionId"]["S"]] = item
@@ -205,7 +204,7 @@ class Store:
 
 
 class Batches(Store):
-    """The same batches in every session, and no object that is kept."""
+    """The same batches in every session; writes are thrown away."""
 
     keeps = 2**16
 
@@ -227,18 +226,18 @@ class Batches(Store):
         )
 
     def found(self, key: str) -> Object | None:
-        """Any batch is there; no merged object and no manifest ever is."""
+        """Every batch exists; no merged object or manifest does."""
         return None if "." in key else self.batch
 
     def listed(self, prefix: str, after: str) -> list[tuple[str, Object]]:
-        """The same batches for any prefix."""
+        """The same batches for every prefix."""
         first = int(after[-8:]) + 1 if after > prefix else 0
         numbers = range(first, min(first + PAGE + 1, self.batches))
         return [(f"{prefix}{n:08d}", self.batch) for n in numbers]
 
 
 def kept(headers: dict[str, str]) -> str:
-    """The headers that an object is given back with."""
+    """The request headers that are stored with an object."""
     return "".join(
         f"{name}: {value}\r\n"
         for name, value in headers.items()
@@ -247,7 +246,7 @@ def kept(headers: dict[str, str]) -> str:
 
 
 def part_list(parts: list[tuple[int, Object]]) -> bytes:
-    """A page of the parts of an upload."""
+    """A page of an upload's parts."""
     page = parts[:PAGE]
     entries = "".join(
         f"<Part><PartNumber>{n}</PartNumber><ETag>{part.etag}</ETag><Size>{part.size}</Size></Part>"
@@ -274,13 +273,13 @@ def unchunked(body: bytes) -> bytes:
 
 
 def reply(status: int, headers: str = "", content: bytes = b"", length: int | None = None) -> bytes:
-    """An answer. ``length`` is that of the content which an answer to HEAD is without."""
+    """A response; ``length`` is the content's length in an answer to HEAD."""
     size = "" if status == 204 else f"Content-Length: {length or len(content)}\r\n"
     return f"HTTP/1.1 {status} .\r\n{size}{headers}\r\n".encode() + content
 
 
 def xml(name: str, content: str) -> bytes:
-    """A 200 with XML."""
+    """A 200 with an XML body."""
     return reply(200, "Content-Type: application/xml\r\n", f"<{name}>{content}</{name}>".encode())
 
 
@@ -291,7 +290,7 @@ def error(status: int, code: str, *, head: bool = False) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: a request at a time."""
+    """A connection, which handles one request at a time."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -302,12 +301,12 @@ class Connection(asyncio.Protocol):
         self.keep = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection."""
+        """Keep the transport."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Take what has come of a request, and answer it once it is whole."""
+        """Collect a request, and answer it once it is complete."""
         if self.missing:
             self.take(data)
             return
@@ -326,7 +325,7 @@ class Connection(asyncio.Protocol):
             self.take(rest)
 
     def take(self, data: bytes) -> None:
-        """Take a piece of a body."""
+        """Collect a piece of a body."""
         self.missing -= len(data)
         if self.keep:
             self.body += data
@@ -342,23 +341,20 @@ class Connection(asyncio.Protocol):
 
 @dataclass(frozen=True)
 class Running:
-    """A stand-in in a process of its own."""
+    """A stand-in in its own process."""
 
     url: str
     pid: int
 
     def calls(self) -> int:
-        """How many calls there were since this was asked last."""
+        """The number of calls since this was last asked."""
         with urlopen(f"{self.url}/calls") as answer:
             return int(answer.read())
 
 
 @contextmanager
 def serve(*case: float) -> Iterator[Running]:
-    """A stand-in for a while: batches, their bytes, milliseconds a read and a write, or nothing.
-
-    A fifth number is their bytes of NDJSON, where they are compressed.
-    """
+    """Run a stand-in with these arguments of the command line, inside the block."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.stand_in", *map(str, case)], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -370,7 +366,7 @@ def serve(*case: float) -> Iterator[Running]:
 
 
 async def main() -> None:
-    """Print a port, and serve there until the process is ended."""
+    """Print the port, and serve until the process ends."""
     store = Batches(*map(float, sys.argv[1:])) if len(sys.argv) > 1 else Store()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(store), "127.0.0.1", 0)

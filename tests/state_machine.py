@@ -1,7 +1,7 @@
-"""Just enough of Step Functions to run ``statemachine/merge.asl.json`` with handlers in process.
+"""Interpret ``statemachine/merge.asl.json``: a small subset of Step Functions, in process.
 
-It knows what that file uses, and refuses anything else: Task, a distributed Map over an object in
-S3, Fail, Retry, Catch, and paths. Retries come at once, and children one after the other.
+It supports what that file uses, and raises on anything else: Task, a distributed Map over an object
+in S3, Fail, Retry, Catch, and paths. Retries do not wait. Children run one after the other.
 """
 
 import json
@@ -12,11 +12,11 @@ from typing import Any, Final
 ASL: Final = Path(__file__).parents[1] / "statemachine" / "merge.asl.json"
 
 Function = Callable[[Any], Any]
-"""A payload to what the function returns."""
+"""Maps a payload to the function's result."""
 
 
 class ExecutionFailedError(Exception):
-    """An execution, or a state of one, ended in an error."""
+    """An execution or one of its states has failed."""
 
     def __init__(self, name: str, cause: str) -> None:
         super().__init__(f"{name}: {cause}")
@@ -25,7 +25,7 @@ class ExecutionFailedError(Exception):
 
 
 class StateMachine:
-    """The definition, with a function for each placeholder such as ``${PlanFunction}``."""
+    """The definition, with a function for each placeholder like ``${PlanFunction}``."""
 
     def __init__(
         self,
@@ -33,13 +33,13 @@ class StateMachine:
         read_object: Callable[[str], bytes],
         definition: Mapping[str, Any] | None = None,
     ) -> None:
-        """``read_object`` gives the content of a key in the batches bucket."""
+        """``read_object`` returns the content of a key in the batches bucket."""
         self._functions = functions
         self._read_object = read_object
         self._definition = definition or json.loads(ASL.read_text(encoding="utf-8"))
 
     def run(self, given: object) -> Any:  # noqa: ANN401
-        """Run an execution with the input ``given``. Raises ExecutionFailedError."""
+        """Run an execution and return its output. Raises ExecutionFailedError."""
         return self._run(self._definition, given, {})
 
     def _run(self, machine: Mapping[str, Any], data: Any, context: Any) -> Any:  # noqa: ANN401
@@ -119,7 +119,7 @@ def _as_json(value: object) -> Any:  # noqa: ANN401
 
 
 def _at(path: str, data: Any, context: Any) -> Any:  # noqa: ANN401
-    """What ``$.a.b`` is in the data, or ``$$.a.b`` in the context."""
+    """The value of ``$.a.b`` in the data, or of ``$$.a.b`` in the context."""
     root, *names = path.split(".")
     found = {"$": data, "$$": context}[root]
     for name in names:
@@ -128,7 +128,7 @@ def _at(path: str, data: Any, context: Any) -> Any:  # noqa: ANN401
 
 
 def _filled(template: Any, data: Any, context: Any) -> Any:  # noqa: ANN401
-    """``template`` with its paths, the members whose names end in ``.$``, followed."""
+    """``template`` with its paths replaced: members whose names end in ``.$``."""
     if not isinstance(template, dict):
         return template
     return {
@@ -140,7 +140,7 @@ def _filled(template: Any, data: Any, context: Any) -> Any:  # noqa: ANN401
 
 
 def _placed(path: str | None, data: Any, result: Any) -> Any:  # noqa: ANN401
-    """The input of the next state: ``data`` with ``result`` at ``path``; null is nowhere."""
+    """``data`` with ``result`` at ``path``; if the path is null, ``data`` unchanged."""
     if path is None:
         return data
     if path == "$":

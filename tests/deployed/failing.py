@@ -1,4 +1,4 @@
-"""Functions of a deployed stack that lack a permission, and what becomes of what they cannot do."""
+"""Make functions of a deployed stack fail for lack of a permission, and read their failures."""
 
 import json
 import time
@@ -13,7 +13,7 @@ from tests.conftest import CLEANED_UP_SECONDS
 
 
 def physical(logical: str) -> str:
-    """The name of a resource of the stack."""
+    """The physical id of a resource of the stack."""
     cloudformation = boto3.client("cloudformation")
     found = cloudformation.describe_stack_resource(StackName=NAME, LogicalResourceId=logical)
     name: str = found["StackResourceDetail"]["PhysicalResourceId"]
@@ -22,7 +22,7 @@ def physical(logical: str) -> str:
 
 @contextmanager
 def given_up_after(retries: int, function: str) -> Iterator[None]:
-    """What the function cannot do is brought again so often, and no longer as the template says."""
+    """Limit the retries of the function's event source, instead of the template's limit."""
     client = boto3.client("lambda")
     (mapping,) = client.list_event_source_mappings(FunctionName=physical(f"{function}Function"))[
         "EventSourceMappings"
@@ -38,7 +38,7 @@ def given_up_after(retries: int, function: str) -> Iterator[None]:
 
 @contextmanager
 def denied(action: str, function: str) -> Iterator[None]:
-    """The function may not do that, until ``allow``, or the end."""
+    """Deny an action to the function until ``allow`` or the end of the block."""
     statement = {"Effect": "Deny", "Action": action, "Resource": "*"}
     boto3.client("iam").put_role_policy(
         RoleName=physical(f"{function}Role"),
@@ -52,14 +52,14 @@ def denied(action: str, function: str) -> Iterator[None]:
 
 
 def allow(function: str) -> None:
-    """Let the function do again what it is for."""
+    """Remove the denial."""
     iam = boto3.client("iam")
     with suppress(iam.exceptions.NoSuchEntityException):
         iam.delete_role_policy(RoleName=physical(f"{function}Role"), PolicyName="deny")
 
 
 def failure(function: str) -> dict[str, Any]:
-    """What comes to the function's queue of failures."""
+    """The next message of the function's failure queue."""
     sqs, queue = boto3.client("sqs"), physical(f"{function}Failures")
     until = time.monotonic() + CLEANED_UP_SECONDS
     while time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""The clean-up on a deployed stack, where it fails: it is told of, and can be done later."""
+"""A clean-up that fails on a deployed stack is reported, and can be repeated."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from tests.deployed.failing import allow, denied, failure, given_up_after
 
 
 def aborted(api: Api) -> str:
-    """A session that leaves a batch."""
+    """An aborted session with one batch."""
     session_id = api.create(1)
     assert api.batch(session_id, 0, [0]).status == 204
     assert api.abort(session_id).status == 204
@@ -19,9 +19,9 @@ def aborted(api: Api) -> str:
 
 @pytest.fixture
 def _without_permission(api: Api, stack: Stack) -> Iterator[None]:
-    """The function may not list, and is called three times and not a hundred."""
+    """Deny listing to the clean-up, with three attempts instead of a hundred."""
     with given_up_after(2, "Cleanup"):
-        # What other tests have left comes first, and would be called a hundred times.
+        # Finish the sessions of other tests first: their records would be retried a hundred times.
         assert stack.cleaned_up(aborted(api)) == (0, 0)
         with denied("s3:ListBucket", "Cleanup"):
             yield
@@ -34,7 +34,7 @@ def test_a_clean_up_that_fails_for_good_is_told_of(api: Api, stack: Stack) -> No
     assert told["requestContext"]["condition"] == "RetryAttemptsExhausted"
     assert told["DDBStreamBatchInfo"]["batchSize"] == 1
     assert stack.left(session_id) == (1, 0)
-    # Mended, as the runbook says: the item changes in any way.
+    # Repaired as the runbook says: any change of the item triggers a clean-up.
     allow("Cleanup")
     stack.change(session_id, cleanedAgain=1)
     assert stack.cleaned_up(session_id) == (0, 0)

@@ -1,4 +1,4 @@
-"""The contract as the client's own checks find it, on a deployed stack."""
+"""The client's conformance checks pass on a deployed stack."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""A third stack, under a domain name of its own, without the address that API Gateway gives."""
+"""A third stack: with a custom domain name, and API Gateway's own endpoint disabled."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ DOMAIN = "uploads.example.com"
 
 @dataclass(frozen=True)
 class Deployment:
-    """What was deployed."""
+    """The certificate, and the stack's outputs."""
 
     certificate: str
     outputs: dict[str, str]
 
     @property
     def api_id(self) -> str:
-        """The API's id, which the URL under a domain name does not have."""
+        """The API's id, which a URL with a custom domain does not contain."""
         found = boto3.client("cloudformation").describe_stack_resource(
             StackName=NAME, LogicalResourceId="Api"
         )
@@ -52,13 +52,13 @@ def test_the_name_leads_to_the_api_and_its_own_address_is_off(deployment: Deploy
     gateway = boto3.client("apigatewayv2")
     (mapping,) = gateway.get_api_mappings(DomainName=DOMAIN)["Items"]
     assert (mapping["ApiId"], mapping["Stage"]) == (deployment.api_id, "$default")
-    # MiniStack keeps it, and answers all the same.
+    # MiniStack stores the setting but still serves the endpoint.
     assert gateway.get_api(ApiId=deployment.api_id)["DisableExecuteApiEndpoint"] is True
 
 
 def test_list_status_and_finish_have_throttles_of_their_own(deployment: Deployment) -> None:
     (stage,) = boto3.client("apigatewayv2").get_stages(ApiId=deployment.api_id)["Items"]
-    # MiniStack does not give the numbers back; tests/unit/test_template.py holds them.
+    # MiniStack does not return the numbers; tests/unit/test_template.py checks them.
     assert stage["RouteSettings"].keys() == {
         "GET /api/upload/sessions",
         "GET /api/upload/sessions/{sessionId}",

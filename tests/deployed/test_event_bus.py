@@ -1,4 +1,4 @@
-"""The events of a deployed stack, on a queue that a rule leads to."""
+"""Events of a deployed stack, received by a queue behind an EventBridge rule."""
 
 import json
 import time
@@ -21,7 +21,7 @@ Told = list[dict[str, Any]]
 
 
 class Queue:
-    """What a rule for all events of the stack leads to."""
+    """The target of a rule for all events of the stack."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -29,7 +29,7 @@ class Queue:
         self.events: Told = []
 
     def of(self, session_id: str) -> Told:
-        """What has come of a session by now."""
+        """The session's events so far."""
         found = self._sqs.receive_message(
             QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=1
         )
@@ -39,7 +39,7 @@ class Queue:
         return [one for one in self.events if one["detail"]["sessionId"] == session_id]
 
     def until(self, session_id: str, *kinds: Kind) -> Told:
-        """What has come of a session, in order of its sequence, when all of that is there."""
+        """The session's events, by sequence, once all ``kinds`` have arrived."""
         found = wait(lambda: self.of(session_id), lambda told: kinds_of(told) >= set(kinds))
         first = {one["detail"]["id"]: one for one in reversed(found)}
         told = sorted(first.values(), key=lambda one: int(one["detail"]["sequence"]))
@@ -114,7 +114,7 @@ def test_a_bus_that_refuses_holds_up_no_clean_up_and_loses_nothing(
 
 def test_an_event_that_is_given_up_is_told_of_and_others_go_on(api: Api, queue: Queue) -> None:
     with given_up_after(1, "Events"):
-        # What other tests have left comes first.
+        # Receive the events of other tests first.
         queue.until(api.create(1), Kind.CREATED)
         with denied("events:PutEvents", "Events"):
             session_id = api.create(1)
@@ -128,7 +128,7 @@ def test_an_event_that_is_given_up_is_told_of_and_others_go_on(api: Api, queue: 
 
 @pytest.fixture
 def example(stack: Stack) -> Iterator[dict[str, str]]:  # noqa: ARG001 - sets the environment
-    """The outputs of the example's stack, deployed as its head says."""
+    """Deploy the example's stack as its header says; yield its outputs."""
     cloudformation, name = boto3.client("cloudformation"), EXAMPLE.stem
     parameters = {"MergedBucket": DEPLOYED["mergedBucket"], "SessionsTable": DEPLOYED["table"]}
     cloudformation.create_stack(

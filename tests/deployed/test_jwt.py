@@ -1,4 +1,4 @@
-"""A second stack, with ``AuthMode`` ``JWT`` and a real issuer; then its update and its deletion."""
+"""A second stack with ``AuthMode`` ``JWT`` and a real issuer; then an update and a deletion."""
 
 import json
 import secrets
@@ -27,7 +27,7 @@ ROOT = "/api/upload/sessions"
 
 
 class Issuer:
-    """An OpenID issuer on the loopback interface: its configuration, its keys, its tokens."""
+    """An OpenID issuer on the loopback interface: configuration, keys and tokens."""
 
     def __init__(self) -> None:
         self.key = RSAKey.generate_key(2048, parameters={"kid": "one", "alg": "RS256"})
@@ -48,7 +48,7 @@ class Issuer:
         return [json.dumps(found).encode()]
 
     def token(self, key: RSAKey | None = None, **claims: object) -> str:
-        """A token of ``claims``; None leaves one out."""
+        """A signed token; a claim that is None is left out."""
         now = int(time.time())
         good = {"iss": self.url, "aud": AUDIENCE, "sub": "somebody", "iat": now, "exp": now + 600}
         kept = {name: value for name, value in (good | claims).items() if value is not None}
@@ -97,7 +97,7 @@ def test_a_token_opens_and_finishes_a_session(outputs: dict[str, str], issuer: I
 
 
 def unsigned(token: str) -> str:
-    """``token`` with the algorithm ``none``, which needs no signature."""
+    """``token`` with the algorithm ``none`` and no signature."""
     _, claims, _ = token.split(".")
     return f"eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{claims}."
 

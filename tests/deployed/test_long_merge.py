@@ -1,4 +1,4 @@
-"""Long merges on a deployed stack: the state machine really runs, is retried, fails, and heals."""
+"""Long merges on a deployed stack: the state machine runs, retries, fails, and recovers."""
 
 import binascii
 import gzip
@@ -26,12 +26,12 @@ BATCHES, SIZE = 2_500, 40_000
 NDJSON = b'"' + b"x" * (SIZE - 3) + b'"\n'
 PARTS = len(plan_parts([StoredBatch(n, SIZE, "") for n in range(BATCHES)]))
 SECONDS = 4
-"""What finish is given: less than it plans to need for so many batches."""
+"""Time limit of finish: less than it estimates for these batches."""
 
 
 @pytest.fixture(scope="module")
 def _in_a_hurry(stack: Stack) -> Iterator[None]:  # noqa: ARG001 - sets the environment
-    """Finish has so little time that it hands over."""
+    """Give finish so little time that it hands over."""
     needed = BATCHES / limits.READS_PER_SECOND + BATCHES * SIZE / limits.BYTES_PER_SECOND
     assert needed > SECONDS * limits.INLINE_SHARE
     functions, name = boto3.client("lambda"), resources()["FinishFunction"]
@@ -42,7 +42,7 @@ def _in_a_hurry(stack: Stack) -> Iterator[None]:  # noqa: ARG001 - sets the envi
 
 
 def fill(api: Api, stack: Stack, batch_size: int | None) -> str:
-    """A session with all its batches, the first and the last of them through the API."""
+    """A complete session: its first and last batch through the API, the others written to S3."""
     session_id = api.create(BATCHES, batch_size)
 
     def put(seq_num: int) -> None:
@@ -75,7 +75,7 @@ def execution(session_id: str, attempt: int) -> dict[str, Any]:
 
 
 def children(session_id: str, attempt: int) -> list[list[str]]:
-    """The kinds of events of each child of an execution."""
+    """The types of the events in each child execution of an execution."""
     client = boto3.client("stepfunctions")
     arn = execution(session_id, attempt)["executionArn"]
     found = []
@@ -90,7 +90,7 @@ def children(session_id: str, attempt: int) -> list[list[str]]:
 
 
 def until(what: Callable[[], Any]) -> Any:  # noqa: ANN401 - what it gives
-    """Wait for it; where it never comes, pytest ends the test."""
+    """Poll ``what`` until it is true; pytest's timeout ends the wait."""
     while not (found := what()):
         time.sleep(1)
     return found
@@ -102,7 +102,7 @@ def ended(session_id: str, attempt: int) -> str:
 
 
 def success(api: Api, stack: Stack, session_id: str) -> None:
-    """The merged object is right, and nothing is left behind."""
+    """The merged object is right, and no upload is left open."""
     status = api.status(session_id).json
     assert (status["state"], status["merge"]) == ("FINISHED", None)
     result = status["finish"]
@@ -116,7 +116,7 @@ def success(api: Api, stack: Stack, session_id: str) -> None:
 
 @contextmanager
 def forbidden(role: str, action: str) -> Iterator[None]:
-    """A function's role may not do something for a while."""
+    """Take an action from a function's policy, inside the block."""
     iam = boto3.client("iam")
     name, policy, text = roles()[role]
     iam.put_role_policy(
@@ -168,9 +168,9 @@ def test_an_execution_that_fails_for_good_is_healed_by_the_next_finish(
 
 
 def test_a_merge_whose_attempt_died_is_healed_by_the_next_finish(api: Api, stack: Stack) -> None:
-    """The estimate would merge it in the call, which died there: the next one hands over."""
+    """The estimate says to merge in the call; since that attempt died, the next one hands over."""
     session_id = fill(api, stack, 1)
-    # What a call that was ended amid its merge leaves, once its lease has run out.
+    # The item that a call leaves when it dies during its merge, after its lease.
     stack.change(session_id, state="FINISHING", attempt=1, leaseUntil=0)
     handed_over = api.finish(session_id)
     assert (handed_over.status, handed_over.json["state"]) == (202, "FINISHING")

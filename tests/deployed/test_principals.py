@@ -1,4 +1,4 @@
-"""Who may do what in a deployed stack: callers by IAM, functions by their roles."""
+"""Access control of a deployed stack: callers by IAM, functions by their roles."""
 
 import json
 import time
@@ -54,7 +54,7 @@ def test_a_session_is_a_404_to_a_second_principal(api: Api, stranger: Api, stack
 
 
 def listed(api: Api, query: str = "") -> list[str]:
-    """The ids of a list, of all its pages."""
+    """The ids in a list, over all its pages."""
     found, cursor = [], ""
     while True:
         page = api.request("GET", f"{Api.ROOT}?limit=2{query}{cursor and f'&cursor={cursor}'}")
@@ -100,13 +100,13 @@ def test_a_key_is_its_principals(api: Api, stranger: Api) -> None:
 
 
 def resources() -> dict[str, str]:
-    """What the stack is made of: logical id → physical id."""
+    """The stack's resources, logical id → physical id."""
     found = boto3.client("cloudformation").describe_stack_resources(StackName=ministack.NAME)
     return {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in found["StackResources"]}
 
 
 def without(policy: dict[str, Any], action: str) -> dict[str, Any]:
-    """A policy that allows one action less."""
+    """A copy of the policy that does not allow ``action``."""
     less: dict[str, Any] = json.loads(json.dumps(policy))
     for statement in less["Statement"]:
         actions = statement["Action"]
@@ -116,7 +116,7 @@ def without(policy: dict[str, Any], action: str) -> dict[str, Any]:
 
 
 def roles() -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """Of each function's role: its name, and its own policy's name and text."""
+    """For each function: its role, its inline policy's name, and the policy."""
     iam = boto3.client("iam")
     found = {}
     for logical_id, role in resources().items():
@@ -129,7 +129,7 @@ def roles() -> dict[str, tuple[str, str, dict[str, Any]]]:
 
 @pytest.fixture
 def as_function(stack: Stack) -> Iterator[Any]:  # noqa: ARG001 - sets the environment
-    """Clients of a user who has just the policy of a function's role."""
+    """A factory of clients that have only the permissions of a function's role."""
     iam = boto3.client("iam")
     users = set()
 
@@ -156,7 +156,7 @@ ENTRY = {"Source": "gapless", "DetailType": "Session Created", "Detail": "{}"}
 
 
 def forbidden(stack: Stack) -> list[tuple[str, str, str, dict[str, Any]]]:
-    """What no role of that function may do."""
+    """Actions that each function's role must not allow."""
     batches, merged, table = stack.batches_bucket, stack.merged_bucket, stack.table.name
     key = {"sessionId": {"S": "0" * 32}}
     plan, elsewhere = "plans/0", "another/00000000"
@@ -197,7 +197,7 @@ def test_a_functions_role_can_do_nothing_else(stack: Stack, as_function: Any) ->
     for function, service, call, arguments in forbidden(stack):
         with pytest.raises(ClientError, match=r"(?i)denied|not authorized"):
             getattr(as_function(function, service), call)(**arguments)
-    # The very same users may do what the function does.
+    # The same users may do what their function does.
     key = {"sessionId": {"S": "0" * 32}}
     as_function("Batches", "dynamodb").get_item(TableName=stack.table.name, Key=key)
 
@@ -207,7 +207,7 @@ def test_a_functions_role_can_do_nothing_else(stack: Stack, as_function: Any) ->
     [("Batches", "s3:PutObject"), ("Batches", "dynamodb:GetItem"), ("Finish", "s3:GetObject")],
 )
 def test_a_permission_that_is_missing_would_show(api: Api, function: str, action: str) -> None:
-    """The roles are really enforced: take one action away and the upload fails."""
+    """The emulator enforces the roles: without one action an upload fails."""
     iam = boto3.client("iam")
     role, policy, text = roles()[function]
 

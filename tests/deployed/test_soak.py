@@ -1,4 +1,4 @@
-"""500 batches by 16 clients at once, in four sessions: nothing lost, doubled, or wrong."""
+"""500 batches by 16 clients in four sessions: no record lost, doubled or wrong."""
 
 import hashlib
 import json
@@ -18,9 +18,9 @@ def record(session: int, number: int) -> dict[str, object]:
 
 
 def in_time(ask: Callable[[], Answer]) -> Answer:
-    """Ask as a client does: again, where a busy machine has let a function run out of its time.
+    """Retry like a client if a function timed out on a busy machine.
 
-    Then API Gateway answers itself. What the service says of itself is a problem, and counts.
+    API Gateway answers then. An answer of the service itself is never retried.
     """
     while (answer := ask()).status >= 500 and "problem" not in answer.headers["content-type"]:
         print(f"the gateway answered {answer.status}")
@@ -31,7 +31,7 @@ def test_soak(api: Api, stack: Stack, download: Callable[[str], bytes]) -> None:
     chance = Random(1)
     total = BATCHES * SIZE
     sessions = [api.create(total, SIZE if n % 2 else None) for n in range(SESSIONS)]
-    # A tenth comes twice, at any time.
+    # A tenth of the batches is sent twice.
     work = [(n, seq_num) for n in range(SESSIONS) for seq_num in range(BATCHES)]
     work += chance.sample(work, len(work) // 10)
     chance.shuffle(work)

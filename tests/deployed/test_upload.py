@@ -1,4 +1,4 @@
-"""The main job on a deployed stack: 100,000 records, some lost, found, and the result proved."""
+"""The main use on a deployed stack: of 100,000 records some are lost, found missing, and sent."""
 
 import gzip
 import json

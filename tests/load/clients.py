@@ -1,7 +1,7 @@
-"""``python -m tests.load.clients``: some of the clients of a soak, to be killed at any moment.
+"""``python -m tests.load.clients``: one process of clients for the soak; may be killed any time.
 
-They share sessions with clients of other processes, ask for what is missing, send that, and finish.
-What is acknowledged goes into a ledger, a line at once, before the next request is sent.
+Clients share sessions with clients of other processes. They send what is missing and finish. Every
+acknowledged batch is a line in the process's ledger, written before the next request.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ PATIENCE = 300.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What a session is to hold."""
+    """The content of a session, derived from its number."""
 
     number: int
     session_id: str
@@ -34,11 +34,11 @@ class Plan:
 
     @property
     def total(self) -> int:
-        """Records in all; the last batch is not full."""
+        """All its records; the last batch is short."""
         return BATCHES * SIZE - 2
 
     def batch(self, seq_num: int) -> list[bytes]:
-        """The records of a batch. No two of a soak are the same."""
+        """The records of a batch. They differ from those of all other batches."""
         first = seq_num * SIZE
         return [
             b'{"session": %d, "record":%d, "price":1.0, "note":"caf\\u00e9"}' % (self.number, n)
@@ -46,23 +46,23 @@ class Plan:
         ]
 
     def stored(self, seq_num: int) -> bytes:
-        """The same as it is to be stored."""
+        """The batch as the service must store it."""
         return b"".join(record + b"\n" for record in self.batch(seq_num))
 
 
 class Ledger:
-    """What was acknowledged, in a file that a killed process leaves whole."""
+    """A file of acknowledgements that is valid after a kill at any moment."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def note(self, **facts: Any) -> None:  # noqa: ANN401 - any JSON
-        """Write a line, with one call."""
+        """Append a line with a single write."""
         os.write(self._file, json.dumps(facts).encode() + b"\n")
 
 
 async def client(number: int, url: str, plans: list[Plan], ledger: Ledger) -> None:
-    """See every session of ``plans`` through to its end."""
+    """Upload every session of ``plans`` to its end."""
     chance = Random()
     requests = 0
 
@@ -84,14 +84,14 @@ async def _see_through(
     missing = [n for gap in status.missing for n in range(gap.first, gap.last + 1)]
     if not plan.strict:
         missing += range(status.batches + len(missing), BATCHES)
-    # The partner sends the rest: some batches come twice, and some from nobody until finish asks.
+    # The partner sends the rest. Some batches come twice, some only after a finish asks for them.
     share = chance.sample(missing, len(missing) * 6 // 10)
     while True:
         try:
             for seq_num in share:
                 await _send(plan, session, seq_num, ledger, chance)
         except gapless.SessionStateError as error:
-            if error.code != "session_finished":  # by the partner
+            if error.code != "session_finished":  # the partner finished
                 raise
         result = await session.finish(patience=PATIENCE)
         ledger.note(finish=plan.number, ok=result.ok)
@@ -104,9 +104,9 @@ async def _see_through(
 
 
 async def _found(session: gapless.AsyncSession) -> gapless.Status:
-    """The session's status, whether or not the API was just killed and starts anew.
+    """The session's status, also while the API restarts.
 
-    Who has never had an answer is told at once that nobody is there.
+    The library does not retry its first request if nothing listens.
     """
     while True:
         try:
@@ -139,13 +139,13 @@ async def main(process: int, folder: Path, urls: list[str]) -> None:
     ours = CLIENTS // PROCESSES
     async with anyio.create_task_group() as tasks:
         for number in range(process * ours, (process + 1) * ours):
-            # Each session has two clients, of different processes and API workers.
+            # Two clients share a session; their processes and API workers differ.
             theirs = [p for p in plans if number in {p.number % CLIENTS, (p.number + 33) % CLIENTS}]
             tasks.start_soon(client, number, urls[number % len(urls)], theirs, ledger)
 
 
 def save(plans: list[Plan], folder: Path) -> None:
-    """Write down what all processes read."""
+    """Write the file that all processes read."""
     (folder / "plans.json").write_text(json.dumps([asdict(plan) for plan in plans]))
 
 

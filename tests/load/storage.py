@@ -1,6 +1,6 @@
-"""``python -m tests.load.storage``: S3 and DynamoDB in a process that outlives the API's.
+"""``python -m tests.load.storage``: S3 and DynamoDB (moto) in a process that is never killed.
 
-Each call is done as a whole before the next, as AWS does each conditional write.
+Calls run one at a time, so that conditional writes are atomic, as in AWS.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def one_at_a_time(app: "WSGIApplication") -> "WSGIApplication":
-    """``app``, of which no two calls run at once."""
+    """Serialize the calls of ``app``."""
     lock = Lock()
 
     def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:

@@ -1,6 +1,6 @@
-"""S3 and DynamoDB that fail at a chosen rate: the client's upload goes through, and is the input.
+"""With S3 and DynamoDB failing at a chosen rate, the client's upload succeeds and is complete.
 
-``FAULT_RATE`` is a rate to try instead of the usual ones, and ``FAULT_SEED`` another draw.
+``FAULT_RATE`` replaces the usual rates, ``FAULT_SEED`` the seed.
 """
 
 import os
@@ -25,7 +25,7 @@ LATENCY_SECONDS = 0.01
 
 @contextmanager
 def running(module: str, environ: dict[str, str]) -> Iterator[str]:
-    """A Python process that says its URL."""
+    """Run a module that prints its URL, and yield the URL."""
     command = [sys.executable, "-m", module]
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -1,6 +1,6 @@
-"""A service that says "later" most of the time: the client sends less, goes on, and loses nothing.
+"""With a service that refuses two requests of five, the client slows down and loses nothing.
 
-Single refusals, their pauses and the end of patience are in client/tests/test_client_uploads.py.
+client/tests/test_client_uploads.py tests single refusals, their pauses, and the end of patience.
 """
 
 import json
@@ -37,7 +37,7 @@ REFUSALS: list[tuple[str, dict[str, Any], list[tuple[str, str]]]] = [
 
 
 class Crowded:
-    """Refuses two requests of five in every known form, one of them after it took effect."""
+    """Refuses two requests of five, in every known form; one of the two takes effect first."""
 
     def __init__(self, app: "WSGIApplication") -> None:
         self._app = app
@@ -80,5 +80,5 @@ def test_overload(local: LocalStack, capsys: pytest.CaptureFixture[str]) -> None
         print(f"\noverload: 400 batches, {dict(seen)}, {len(pauses)} pauses; lost 0")
     assert min(seen["429 Too Many Requests"], seen["503 Service Unavailable"]) > 20
     assert seen["done, but refused"] > 20
-    # One pause for each refusal: nothing is sent again at once, and nothing more often than that.
+    # One pause per refusal: no retry without a pause, and no pause without a retry.
     assert len(pauses) == seen["429 Too Many Requests"] + seen["503 Service Unavailable"]

@@ -1,6 +1,6 @@
-"""64 clients, several API processes, and a ``kill -9`` now and then: nothing lost, doubled, wrong.
+"""Soak: 64 clients and several API processes with kills (``kill -9``); no record lost or doubled.
 
-``SOAK_BATCHES`` says how many batches, 1,000 if it is not set. All traffic stays on this machine.
+``SOAK_BATCHES`` is the number of batches (default: 1,000). Nothing leaves this machine.
 """
 
 import json
@@ -31,12 +31,12 @@ WORKERS = 3
 ACKS_PER_WORKER_KILL = min(1_500, TOTAL // 6)
 ACKS_PER_CLIENT_KILL = min(1_000, TOTAL // 8)
 MEMORY_GROWTH_MB = 25
-"""How much more a worker that was never killed may hold at the end than after a third."""
+"""Maximum growth of a worker that was never killed, from a third of the run to its end."""
 
 
 @dataclass
 class Soak:
-    """The processes, and what was done to them."""
+    """The processes, and the kills so far."""
 
     folder: Path
     running: ExitStack
@@ -47,7 +47,7 @@ class Soak:
     kills: Counter[str] = field(default_factory=Counter)
 
     def start(self, *arguments: str, port: int | None = None) -> subprocess.Popen[str]:
-        """Start a Python process that does not outlive the test."""
+        """Start a Python process that the test's end kills."""
         process = self.running.enter_context(
             subprocess.Popen(
                 [sys.executable, "-m", *arguments],
@@ -60,7 +60,7 @@ class Soak:
         return process
 
     def start_workers(self) -> None:
-        """Start the API, several times, on the storage of all."""
+        """Start several API processes on the shared storage."""
         self.workers = [self.start("local", port=0) for _ in range(WORKERS)]
         self.urls = [said_url(worker) for worker in self.workers]
 
@@ -69,7 +69,7 @@ class Soak:
         return self.start("tests.load.clients", str(number), str(self.folder), *self.urls)
 
     def kill_a_worker(self, chance: Random) -> None:
-        """End a worker, not the first, in the middle of whatever it does, and start it anew."""
+        """Kill a worker, except the first, and restart it."""
         number = chance.randrange(1, WORKERS)
         self.workers[number].kill()
         self.workers[number].wait()
@@ -78,7 +78,7 @@ class Soak:
         self.workers[number] = self.start("local", port=port)
 
     def kill_a_client(self, chance: Random) -> None:
-        """End a process of clients, if it still runs, and start it anew."""
+        """Kill a client process if it still runs, and restart it."""
         number = chance.randrange(PROCESSES)
         if self.clients[number].poll() is None:
             self.clients[number].kill()
@@ -87,12 +87,12 @@ class Soak:
             self.clients[number] = self.start_client(number)
 
     def ledger(self) -> Iterator[dict[str, Any]]:
-        """What the clients noted."""
+        """The lines of all ledgers."""
         for path in self.folder.glob("ledger-*"):
             yield from map(json.loads, path.read_bytes().splitlines())
 
     def acks(self) -> int:
-        """About how many batches were acknowledged."""
+        """The approximate number of acknowledged batches."""
         return sum(path.stat().st_size for path in self.folder.glob("ledger-*")) // 115
 
 
@@ -104,7 +104,7 @@ def said_url(process: subprocess.Popen[str]) -> str:
 
 
 def resident_mb(process: subprocess.Popen[str]) -> float:
-    """What a process holds in memory."""
+    """The resident memory of a process."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
     assert found
     return int(found[1]) / 1024
@@ -196,7 +196,7 @@ def judge(soak: Soak, plans: list[Plan], acknowledged: list[dict[str, Any]]) -> 
                 n - 1 for line, n in lines.items() if line in right and n > 1
             )
             found["wrong"] += sum(n for line, n in lines.items() if line not in right)
-            found["wrong"] += lines == right  # in another order
+            found["wrong"] += lines == right  # only the order differs
     for line in acknowledged:
         found["wrong"] += sha256.get((line["session"], line["batch"])) != line["sha256"]
     return found
