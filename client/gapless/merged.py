@@ -1,7 +1,7 @@
-"""The merged object and its manifest, checked as they arrive.
+"""Verifies the merged object and its manifest as they are downloaded. Sends nothing.
 
 An object in the format ``ndjson.gz`` has two checksums: its own, and that of its content, the
-NDJSON. Both are verified, whether it is inflated or written as it is stored.
+NDJSON. Both are always verified.
 """
 
 import base64
@@ -15,10 +15,10 @@ from gapless.errors import ChecksumError
 from gapless.models import Checksum, Content, Result
 
 _PIECE_BYTES: Final = 1_000_000
-"""Inflated at a time: a block of zeros inflates to a thousand times its size."""
+"""Largest piece to inflate into: a block of zeros inflates to a thousand times its size."""
 
 _FRAME_BYTES: Final = 10
-"""The header of a compressed object, before its batches; as long as the trailer after them."""
+"""Length of the header before the batches of a compressed object, and of the trailer after them."""
 
 
 class MergedObject:
@@ -44,7 +44,7 @@ class MergedObject:
             yield block
 
     def verify(self) -> None:
-        """Raise ChecksumError unless this was the object that the service merged."""
+        """Raise ChecksumError unless the bytes read are the complete merged object."""
         _verify(self._result, self._size, self._crc, "The download")
         if self._inflater is not None:
             if not self._inflater.eof or self._inflater.unused_data:
@@ -59,7 +59,7 @@ class MergedObject:
         if self._inflater.eof:
             raise ChecksumError("The download continues after the end of its gzip member.")
         piece = None
-        # A piece of the maximum size may have left something behind, even of an empty rest.
+        # After a piece of the maximum size there may be more output, even without more input.
         while piece is None or len(piece) == _PIECE_BYTES:
             try:
                 piece = self._inflater.decompress(block, _PIECE_BYTES)
@@ -107,7 +107,7 @@ class _Manifest(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def verify_manifest(manifest: bytes, result: Result) -> None:
-    """Raise ChecksumError unless ``manifest`` describes the object of ``result``, all of it."""
+    """Raise ChecksumError unless ``manifest`` describes the whole object of ``result``."""
     try:
         found = msgspec.json.decode(manifest, type=_Manifest)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:

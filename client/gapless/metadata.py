@@ -1,4 +1,4 @@
-"""The metadata of a session: a few words by which people and pipelines recognize it."""
+"""The metadata of a session: names and values by which people and pipelines recognize it."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from gapless.text import printable
 
 _MAX_MEMBERS: Final = 16
 _MAX_BYTES: Final = 2048
-"""UTF-8 of all names and values."""
+"""Bytes of all names and values in UTF-8."""
 
 _NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
 _NOT_PRINTABLE: Final = re.compile(
@@ -31,7 +31,7 @@ def parse(given: tuple[str, ...]) -> dict[str, str]:
 
 
 def check(metadata: Mapping[str, str]) -> dict[str, str]:
-    """``metadata``, by the rules of the service (docs/protocol.md). Raises SettingError."""
+    """``metadata``, checked by the rules in docs/protocol.md. Raises SettingError."""
     for name, value in metadata.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise SettingError(
@@ -53,7 +53,7 @@ def check(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def with_name(metadata: Mapping[str, str], name: str) -> dict[str, str]:
-    """``metadata``, checked, and the name of a file, unless it has one or has no room for it."""
+    """``metadata``, checked, with ``name`` added unless it has one or would exceed the limits."""
     given = check(metadata)
     named = {"name": _NOT_PRINTABLE.sub("_", printable(name))} | given
     fits = len(named) <= _MAX_MEMBERS and _size(named) <= _MAX_BYTES

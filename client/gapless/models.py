@@ -1,4 +1,4 @@
-"""What the service answers, as immutable data (openapi.yaml)."""
+"""The service's responses as immutable data (openapi.yaml). Imports only ``errors``."""
 
 from datetime import datetime
 from typing import Any
@@ -9,7 +9,7 @@ from gapless.errors import IncompleteError
 
 
 class Limits(msgspec.Struct, frozen=True, rename="camel"):
-    """Limits of a batch and of a session; the defaults are the documented ones."""
+    """Limits of a batch and of a session; the defaults are those in docs/protocol.md."""
 
     max_body_bytes: int = 4_500_000
     max_inflated_bytes: int = 64 * 1024 * 1024
@@ -27,7 +27,7 @@ class Range(msgspec.Struct, frozen=True):
 
 
 class Checksum(msgspec.Struct, frozen=True):
-    """Of the whole merged object; ``value`` is base64."""
+    """Checksum of the whole merged object; ``value`` is base64."""
 
     algorithm: str
     type: str
@@ -35,7 +35,7 @@ class Checksum(msgspec.Struct, frozen=True):
 
 
 class Content(msgspec.Struct, frozen=True):
-    """The NDJSON in a merged object that is compressed."""
+    """Size in bytes and checksum of the NDJSON in a compressed merged object."""
 
     bytes: int
     checksum: Checksum
@@ -50,9 +50,9 @@ class Result(msgspec.Struct, frozen=True, rename="camel"):
     detail: str = ""
     missing: list[Range] = []
     unexpected: list[Range] = []
-    """Batches beyond those that finish asked for."""
+    """Stored batches beyond the number of batches in the finish request."""
     expected_batches: int | None = None
-    """How many batches finish asked for, if it failed."""
+    """The number of batches in the finish request, if finish failed."""
     missing_truncated: bool = False
     total_record: int = 0
     received_record: int | None = None
@@ -62,12 +62,12 @@ class Result(msgspec.Struct, frozen=True, rename="camel"):
     manifest: str = ""
     checksum: Checksum | None = None
     content: Content | None = None
-    """The NDJSON in the object, if its format is ``ndjson.gz``; ``bytes`` and ``checksum`` are of
-    the object as it is stored."""
+    """The NDJSON in the object if its format is ``ndjson.gz``; ``bytes`` and ``checksum`` are those
+    of the stored object."""
     reading: str = ""
     """How the client read the input; set by ``upload`` and ``resume``."""
     skipped: int = 0
-    """How many records the client left out (``skip_invalid``); set by ``upload`` and ``resume``."""
+    """Records that the client left out (``skip_invalid``); set by ``upload`` and ``resume``."""
 
     @property
     def ok(self) -> bool:
@@ -89,12 +89,12 @@ class Merge(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, rename="camel"):
-    """What was stored, what is missing, and the last result of finish."""
+    """What is stored, what is missing, and the last result of finish."""
 
     session_id: str
     state: str
     total_record: int | None
-    """None if finish tells."""
+    """None if it is unknown until finish."""
     batch_size: int | None
     expires_at: datetime
     batches: int
@@ -106,13 +106,13 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     """The format of the merged object."""
     metadata: dict[str, str] = {}
     schema: str | None = None
-    """The name of the schema that records are held against."""
+    """The name of the schema that records must satisfy."""
     file_deleted_at: datetime | None = None
     """When the merged object was deleted."""
 
 
 class Listed(msgspec.Struct, frozen=True, rename="camel"):
-    """A session in the list: what is known of it without looking at its batches."""
+    """A session in the list, without information about its batches."""
 
     session_id: str
     state: str
@@ -123,12 +123,12 @@ class Listed(msgspec.Struct, frozen=True, rename="camel"):
     format: str = "ndjson"
     metadata: dict[str, str] = {}
     schema: str | None = None
-    """The name of the schema that records are held against."""
+    """The name of the schema that records must satisfy."""
     file_deleted_at: datetime | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Some sessions, and where the next ones begin; ``cursor`` is None at the end."""
+    """A page of the list; ``cursor`` requests the next page and is None on the last."""
 
     sessions: list[Listed]
     cursor: str | None
@@ -149,7 +149,7 @@ class Link(msgspec.Struct, frozen=True):
 
 
 def as_json(model: Result | Status | Listed) -> dict[str, Any]:
-    """``model`` as JSON has it; without what the client or the service has nothing to say of."""
+    """``model`` as JSON members, without optional members that are empty."""
     members: dict[str, Any] = msgspec.to_builtins(model)
     for result in (members, members.get("finish") or {}):
         for name in ("reading", "skipped", "content", "unexpected", "expectedBatches"):

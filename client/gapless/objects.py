@@ -1,10 +1,9 @@
-"""Python objects as records: each is encoded exactly, or refused with its number.
+"""Encodes Python objects as records: exactly, or the record is refused with its number.
 
-JSON represents ``str``, ``int``, finite ``float``, ``bool``, ``None``, ``list``, and ``dict`` with
-``str`` keys. A ``tuple`` is sent as an array, as by the standard library, and a ``Decimal`` as a
-number with the same digits. A record of ``bytes``, or ``msgspec.Raw``, is JSON already and is sent
-unchanged. Anything else has more than one representation, and only the caller knows which: it is
-refused.
+``str``, ``int``, finite ``float``, ``bool``, ``None``, ``list``, and ``dict`` with ``str`` keys are
+JSON. A ``tuple`` becomes an array, as in the standard library, and a ``Decimal`` a number with the
+same digits. A record that is ``bytes`` or ``msgspec.Raw`` must be JSON and is sent unchanged.
+Anything else has several possible representations and is refused: the caller must choose one.
 """
 
 import enum
@@ -23,7 +22,7 @@ from gapless.errors import InvalidRecordError
 from gapless.readers import check_json, one_line
 
 _YIELD_EVERY: Final = 1_000
-"""After how many records of a synchronous iterable other tasks may run."""
+"""Number of records of a synchronous iterable after which other tasks may run."""
 
 _PLAIN: Final = {str, int, bool, type(None)}
 _STR: Final = {str}
@@ -64,7 +63,7 @@ _ITERATORS_OF_ONE_VALUE: Final = (
 
 
 def check_iterable(records: object) -> None:
-    """Raise TypeError unless ``records`` is an iterable of records, not merely of anything."""
+    """Raise TypeError unless ``records`` is iterable and its items can be records."""
     kind = type(records).__name__
     if isinstance(records, (str, bytes, bytearray, memoryview)):
         raise TypeError(
@@ -115,7 +114,7 @@ def encode(records: Iterable[object]) -> Iterator[bytes]:
 async def encode_async(
     records: Iterable[object] | AsyncIterable[object],
 ) -> AsyncGenerator[bytes, None]:
-    """The same, for asynchronous iterables too; lets other tasks run."""
+    """Like ``encode``, also for asynchronous iterables; lets other tasks run."""
     if not isinstance(records, AsyncIterable):
         for number, encoded in enumerate(encode(records)):
             if number % _YIELD_EVERY == 0:
@@ -148,13 +147,13 @@ def encode_one(number: int, record: object) -> bytes:
 
 _MOST_SHAPES: Final = 1_000
 _shapes: dict[tuple[type, ...], bool] = {}
-"""The types of the names and values of records that are plain; whether there is a float."""
+"""Types of the names and values of plain records; whether one of them is a float."""
 
 
 def _flat(record: dict[Any, Any]) -> bytes | None:
-    """The line of a record without records in it: most are, and most have the same few types.
+    """The line of a record without nested values; None if ``encode_one`` must decide.
 
-    None if it takes a closer look.
+    Fast path: most records are flat, and most have the same few combinations of types.
     """
     shape = (*map(type, record), *map(type, record.values()))
     with_float = _shapes.get(shape)
@@ -169,7 +168,7 @@ def _flat(record: dict[Any, Any]) -> bytes | None:
         line = _ENCODE(record)
     except (ValueError, RecursionError):
         return None
-    # NaN and infinity would be null.
+    # msgspec encodes NaN and infinity as null.
     if with_float and b"null" in line and not all(map(math.isfinite, _floats(record))):
         return None
     return line + b"\n"
@@ -184,7 +183,7 @@ _UNCHANGED: Final = object()
 
 
 def _exact(value: Any, number: int, where: str) -> Any:  # noqa: ANN401 - any value
-    """``value`` as msgspec encodes it exactly; ``_UNCHANGED`` if it needs no conversion."""
+    """``value`` converted so that msgspec encodes it exactly; ``_UNCHANGED`` if not necessary."""
     kind = type(value)
     if kind in _PLAIN:
         return _UNCHANGED
@@ -203,7 +202,7 @@ def _exact(value: Any, number: int, where: str) -> Any:  # noqa: ANN401 - any va
 
 
 def _plain(value: Any, number: int, where: str) -> Any:  # noqa: ANN401 - any value
-    """``value`` as the type that it inherits from, if JSON represents that."""
+    """``value`` converted to the JSON type that its class inherits from; refused if none."""
     if not isinstance(value, enum.Enum):
         if isinstance(value, str):
             return str.__str__(value)

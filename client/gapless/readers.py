@@ -1,8 +1,8 @@
-r"""The records of any input, as NDJSON: chunks of complete lines, each ended by ``\n``.
+r"""Reads the records of any input as NDJSON: chunks of complete lines, each ended by ``\n``.
 
-Only one chunk is held in memory. The records of NDJSON and JSON keep their bytes: they are checked,
-not parsed and formatted again. Only a record of a JSON array that spans several lines loses the
-space between its tokens, as it would in the service.
+Only one chunk is held in memory. Records of NDJSON and JSON keep their bytes; they are checked but
+not reformatted. One exception: a record that spans several lines loses the space between its
+tokens, as in the service.
 """
 
 import codecs
@@ -23,10 +23,10 @@ from gapless.formats import Format, Reading, ReadOptions
 from gapless.schemas import Schema
 
 CHUNK: Final = 1_000_000
-"""Bytes per read: so many that the overhead per chunk is negligible."""
+"""Bytes per read; large enough that the overhead per chunk is negligible."""
 
 MAX_RECORD: Final = 64 * 1024 * 1024
-"""Largest record, bytes: no batch may be larger, and a chunk must fit into memory."""
+"""Largest record, bytes: the limit of an inflated batch, and a chunk must fit into memory."""
 
 _BLANK: Final = b" \t\r\n"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -43,7 +43,7 @@ class Chunk(NamedTuple):
     lines: bytes
     records: Sequence[bytes | msgspec.Raw]
     places: Sequence[int] = ()
-    """The line of the input that each of them begins on, from 1."""
+    """The first line of each record in the input, from 1."""
 
 
 OnInvalid = Callable[[InvalidRecordError, bytes], None]
@@ -51,7 +51,7 @@ OnInvalid = Callable[[InvalidRecordError, bytes], None]
 
 
 def refuse(error: InvalidRecordError, record: bytes) -> NoReturn:
-    """Stop at an invalid record: the default."""
+    """Raise the error of an invalid record: the default ``on_invalid``."""
     del record
     raise error
 
@@ -60,10 +60,9 @@ class Reader:
     """The records in ``file``, as chunks of NDJSON; iterate over it once.
 
     ``name`` and the content determine the format, unless ``options`` do. ``trusted`` skips the
-    checks, for NDJSON that passed them unchanged. ``on_invalid`` is called with each invalid
-    record, also with those that do not satisfy the ``schema``. A record of more than ``largest``
-    bytes is refused unless ``fits`` returns True for it.
-    Iterating raises InputError, for a single record only through ``on_invalid``.
+    checks, for NDJSON that has passed them unchanged. ``on_invalid`` is called for each record that
+    is malformed or does not satisfy the ``schema``. A record of more than ``largest`` bytes is
+    refused unless ``fits`` returns True for it. Iterating raises InputError.
     """
 
     def __init__(
@@ -79,13 +78,13 @@ class Reader:
         fits: Callable[[bytes], bool] = bool,
     ) -> None:
         self.reading = Reading(format=Format.NDJSON)
-        """How the input is read; known from the first chunk on, or at the end if there is none."""
+        """How the input is read; known after the first chunk, or at the end of an empty input."""
         self.blank = 0
         """Blank lines so far."""
         self.literal = 0
         """Lines of a TSV so far that contain quotes or backslashes, which are data."""
         self.modified = False
-        """Whether the records differ from the file's bytes, so that the file cannot be trusted."""
+        """Whether the records differ from the bytes of the file; then it cannot be ``trusted``."""
         self._file = file
         self._name = name
         self._options = options
@@ -95,7 +94,7 @@ class Reader:
         self._largest = largest
         self._fits = fits
         self._line = 1
-        """The number of the line where the content begins; for NDJSON, of the next line to read."""
+        """The first line of the content; for NDJSON the next line to read."""
         self._records = 0
         self._listed = False
         """Whether the records are the elements of an array."""
@@ -135,7 +134,7 @@ class Reader:
             blocks = formats.transcoded(blocks, encoding)
         margin, blocks = self._from_content(blocks)
         start = _head(blocks)
-        # However wide the margin is, there is content in the head.
+        # Limit the margin, so that the head always includes content.
         head = (margin[: formats.HEAD // 2] + start)[: formats.HEAD]
         chosen = formats.choose(head, self._name, self._options, self._line)
         self.reading = chosen = msgspec.structs.replace(chosen, encoding=encoding, gzip=gzipped)
@@ -156,9 +155,9 @@ class Reader:
             yield from self._refuse_single_wrapper(_chunked(self._values(blocks, chosen)), chosen)
 
     def _from_content(self, blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-        """``blocks`` without the blank lines before the content, however many.
+        """``blocks`` without the blank lines before the content.
 
-        The space before the content on its line comes first, by itself: it is part of the line.
+        Also returns the space before the content on its line, which is part of the line.
         """
         margin = b""
         for block in blocks:
@@ -178,7 +177,7 @@ class Reader:
         return margin, blocks
 
     def _refuse_single_wrapper(self, chunks: Iterator[Chunk], chosen: Reading) -> Iterator[Chunk]:
-        """``chunks``; refuses a single record that contains the list of records."""
+        """``chunks``; raises InputError if a single record contains the list of records."""
         first = b""
         count = 0
         for chunk in chunks:
@@ -192,7 +191,7 @@ class Reader:
             _refuse_wrapper(first, chosen)
 
     def _refuse_too_large(self, record: bytes | msgspec.Raw, line: int, number: int) -> None:
-        """Raise RecordTooLargeError if a record does not fit into a batch by itself."""
+        """Raise RecordTooLargeError if a record does not fit into a batch of one record."""
         content = bytes(record)
         if not self._fits(content):
             raise RecordTooLargeError(
@@ -205,8 +204,7 @@ class Reader:
         for chunk in _whole_lines(blocks, lambda: self._line):
             found = _values(chunk)
             count = chunk.count(b"\n")
-            # If the records, each with a line feed, are all of the chunk, and as many as its line
-            # feeds, there is one on every line.
+            # Fast path: the records joined by line feeds are the chunk, and every line has one.
             plain = len(found) == count and b"\r" not in chunk
             if plain and b"\n".join([*found, b""]) == chunk and _is_utf8(chunk):
                 whole = Chunk(chunk, found, range(self._line, self._line + count))
@@ -239,7 +237,7 @@ class Reader:
                 )
 
     def _values(self, blocks: Iterator[bytes], chosen: Reading) -> Iterator["_Placed"]:
-        """The elements of one JSON array, or consecutive values, with their bytes."""
+        """The elements of one JSON array, or consecutive values, unchanged."""
         text = _JsonText(blocks, self._line)
         self._listed = not chosen.separators and text.peek() == "["
         for start, value in text.elements() if self._listed else text.sequence():
@@ -256,7 +254,7 @@ class Reader:
             yield line, record
 
     def _table(self, blocks: Iterator[bytes], chosen: Reading) -> Iterator["_Placed"]:
-        """Rows as objects, by the names in the header; as arrays if there is no header."""
+        """Rows as objects with the names in the header; as arrays if there is no header."""
         rows = _csv_rows if chosen.format is Format.CSV else self._tsv_rows
         numbered = rows(_TextLines(blocks, self._line, chosen.line_end), chosen.delimiter)
         if chosen.first_line > 1:
@@ -290,7 +288,7 @@ class Reader:
             yield line, record
 
     def _tsv_rows(self, lines: "_TextLines", delimiter: str) -> Iterator[tuple[int, list[str]]]:
-        """Every line is a row; every character but the delimiter is data."""
+        """Every line is a row; every character except the delimiter is data."""
         for text in lines:
             line = text.rstrip("\r\n")
             if "\r" in line or "\n" in line:
@@ -301,7 +299,7 @@ class Reader:
 
 
 def _head(blocks: Iterator[bytes]) -> bytes:
-    """The bytes that the format is chosen from, or more."""
+    """At least the bytes that determine the format, if there are that many."""
     head = next(blocks, b"")
     while len(head) < formats.HEAD and (block := next(blocks, b"")):
         head += block
@@ -309,7 +307,7 @@ def _head(blocks: Iterator[bytes]) -> bytes:
 
 
 def _refuse_wrapper(record: bytes, chosen: Reading) -> None:
-    """Raise InputError if the only record contains a list, which is likely the records."""
+    """Raise InputError if the only record contains a list, which is probably the records."""
     try:
         value = msgspec.json.decode(record)
     except (msgspec.DecodeError, RecursionError):
@@ -345,7 +343,7 @@ def _whole_lines(
 ) -> Iterator[bytes]:
     """Chunks of whole lines; a line end is added to the last line if it has none.
 
-    ``line`` returns the number of the next chunk's first line, for the error if it is too long.
+    ``line`` returns the first line number of the next chunk, for the error message.
     """
     held: list[bytes] = []
     size = 0
@@ -372,7 +370,7 @@ def _unchecked(blocks: Iterable[bytes]) -> Iterator[Chunk]:
 
 
 class _ConstantError(ValueError):
-    """``NaN`` and the like, which Python's json accepts."""
+    """``NaN`` or an infinity, which Python's json accepts."""
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -380,7 +378,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _is_utf8(text: bytes) -> bool:
-    # msgspec does not check the UTF-8 of msgspec.Raw.
+    # msgspec does not validate the UTF-8 of msgspec.Raw.
     try:
         return text.isascii() or bool(text.decode())
     except UnicodeDecodeError:
@@ -388,7 +386,7 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def _values(chunk: bytes) -> list[msgspec.Raw]:
-    """The JSON values in ``chunk``, whatever space separates them; none if one is malformed."""
+    """The JSON values in ``chunk``; an empty list if one is malformed."""
     try:
         return _RAW.decode_lines(chunk)
     except (msgspec.DecodeError, RecursionError):
@@ -396,14 +394,13 @@ def _values(chunk: bytes) -> list[msgspec.Raw]:
 
 
 def one_line(record: bytes) -> bytes:
-    """``record`` on one line."""
-    # Valid JSON has unescaped line ends only between tokens.
+    """``record`` on one line: valid JSON has unescaped line ends only between tokens."""
     multiline = b"\n" in record or b"\r" in record
     return msgspec.json.format(record, indent=-1) if multiline else record
 
 
 _Placed = tuple[int, bytes | msgspec.Raw]
-"""A record, and the line that it begins on."""
+"""A record and its first line."""
 
 
 def _chunked(records: Iterable[_Placed]) -> Iterator[Chunk]:
@@ -425,7 +422,7 @@ def _chunk(placed: Sequence[_Placed]) -> Chunk:
 
 
 class _Fault(NamedTuple):
-    """Why a record is not one JSON value, and at which character, from 0."""
+    """Why a record is not one JSON value; ``at`` is the character, from 0."""
 
     reason: str
     at: int
@@ -464,13 +461,13 @@ def _fault(record: bytes) -> _Fault | None:
         return _Fault(f"{error} is not JSON", text.find(str(error)))
     except json.JSONDecodeError as error:
         return _Fault(error.msg, error.pos)
-    # json accepts what msgspec accepts, and lone surrogates.
+    # json accepts lone surrogates, msgspec does not.
     lone = re.search(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}", text)
     return _Fault("a \\ud800 … \\udfff escape without its other half", lone.start() if lone else 0)
 
 
 def _line_reason(fault: _Fault, record: bytes) -> str:
-    """The reason of a fault in a line, with a suggestion."""
+    """The reason of a fault in a line, with advice if there is any."""
     if fault.code == "malformed_record" and record[:1] in b"[{":
         rest = record.decode()[fault.at :]
         if fault.reason == "Extra data" and rest[0] in "[{":
@@ -480,21 +477,21 @@ def _line_reason(fault: _Fault, record: bytes) -> str:
     return fault.reason
 
 
-# Numbers stay text: they are not used, and parsing an integer of 5,000 digits is slow.
+# Numbers are not used. Do not parse them: an integer of 5,000 digits is slow.
 _scanner: Final = json.JSONDecoder(parse_int=str, parse_float=str)
 _decoder: Final = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
 
 
 _MAX_TOKEN: Final = 20
-"""More characters than json needs to recognize a constant or an escape."""
+"""An upper bound of the length of a constant or an escape in JSON."""
 
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 
 class _JsonText:
-    """A position in a text of JSON values, which is read as needed.
+    """A position in a text of JSON values, which is read block by block.
 
-    The decoder of the standard library returns where a value ends; msgspec's does not.
+    It uses the standard library because msgspec's decoder does not return where a value ends.
     """
 
     def __init__(self, blocks: Iterator[bytes], line: int = 1) -> None:
@@ -503,7 +500,7 @@ class _JsonText:
         self._line = line
         self._column = 1
         self._counted = (0, line)
-        """A position, and its line."""
+        """A position and its line: where ``line`` continues counting."""
         self._blocks = blocks
         self._decode = codecs.getincrementaldecoder("utf-8")().decode
         self._ended = False
@@ -526,7 +523,7 @@ class _JsonText:
         return True
 
     def place(self, at: int | None = None) -> tuple[int, int]:
-        """Line and column of a position, from 1."""
+        """Line and column of a position, by default the current one, from 1."""
         at = self._at if at is None else at
         newlines = self._text.count("\n", 0, at)
         if newlines:
@@ -534,14 +531,14 @@ class _JsonText:
         return self._line, self._column + at
 
     def line(self, at: int) -> int:
-        """The line of a position that is not before the one asked for last, from 1."""
+        """The line of a position, from 1; positions must not decrease from call to call."""
         before, line = self._counted
         line += self._text.count("\n", before, at)
         self._counted = (at, line)
         return line
 
     def elements(self) -> Iterator[tuple[int, str]]:
-        """The elements of one array: the position of each, for ``place``, and its text."""
+        """The position (for ``place``) and the text of each element of one array."""
         self.expect("[")
         comma = self.peek() != "]"
         while comma:
@@ -557,7 +554,7 @@ class _JsonText:
             )
 
     def sequence(self) -> Iterator[tuple[int, str]]:
-        """Consecutive values; numbers and words must be followed by space."""
+        """The same for consecutive values; numbers and words must be followed by space."""
         while self.peek():
             start, value = self.value()
             if value[-1] not in '}]"' and self._text[self._at : self._at + 1].strip():
@@ -569,7 +566,7 @@ class _JsonText:
         raise InvalidRecordError(*self.place(at), reason, code)
 
     def peek(self) -> str:
-        """The next character that is not space; "" at the end."""
+        """Skip space; returns the next character, "" at the end."""
         while True:
             found = _SPACE.match(self._text, self._at)
             self._at = found.end() if found else self._at
@@ -585,7 +582,7 @@ class _JsonText:
         self._at += 1
 
     def value(self) -> tuple[int, str]:
-        """The position of the next value, for ``place``, and its text."""
+        """Consume the next value; returns its position (for ``place``) and its text."""
         self.peek()
         while True:
             try:
@@ -617,7 +614,7 @@ def _parse_cell(cell: str) -> object:
 
 
 def _doubtful_header(names: list[str]) -> str:
-    """How the first row begins if that is not a name, and what to do; "" if it may be one."""
+    """How the first row begins if that cannot be a name, with advice; "" if it can."""
     seen = repr(names[0][:40])
     if re.match(r"[-+.]?[0-9]", names[0]):
         return f"{seen}. Use --no-header if it is a record, --header if it is the header"
@@ -627,7 +624,7 @@ def _doubtful_header(names: list[str]) -> str:
 
 
 def _check_names(names: list[str], line: int, chosen: Reading, options: ReadOptions) -> None:
-    """Raise InvalidRecordError if the first row does not name the columns."""
+    """Raise InvalidRecordError if the first row cannot be a header."""
 
     def fail(reason: str, code: str) -> NoReturn:
         raise InvalidRecordError(line, 1, reason, code)
@@ -658,14 +655,14 @@ def _row_fault(
     if len(row) != width:
         than = f"the header {width}" if names else f"the first {width}"
         return InvalidRecordError(line, 1, f"the row has {len(row)} cells, {than}", "ragged")
-    # With a single column, a value may equal the name.
+    # In a table of one column a value may equal the name.
     if row == names and width > 1:
         return InvalidRecordError(line, 1, _REPEATED, "header_repeated")
     return None
 
 
 def _row(cells: list[str], chosen: Reading) -> bytes:
-    """A row as text, nearly as it was."""
+    """A row as text, close to the original."""
     if chosen.format is Format.TSV:
         return chosen.delimiter.join(cells).encode()
     text = io.StringIO()
@@ -678,15 +675,15 @@ class _TextLines:
 
     def __init__(self, blocks: Iterator[bytes], line: int, end: str) -> None:
         self.number = line - 1
-        """Number of the line that was read last, from 1."""
+        """The last line that was read, from 1."""
         self.quoted: list[str] = []
-        """Lines with quotes that are not rows by themselves; the user clears it."""
+        """Lines with quotes that are not complete rows; the caller clears it."""
         self.open: tuple[int, int] | None = None
         """Line and column of the quote that is open after the last line."""
         self.was_open: tuple[int, int] | None = None
-        """The same before it."""
+        """Line and column of the quote that was open before the last line."""
         self.is_row: Callable[[str], object] = bool
-        """Whether a line with quotes is a row by itself."""
+        """Whether a line with quotes is a complete row."""
         self._blocks = blocks
         self._end = end
 
@@ -696,13 +693,13 @@ class _TextLines:
         for chunk in _whole_lines(self._blocks, lambda: self.number + 1, end.encode()):
             for text in self._decoded(chunk).split(end)[:-1]:
                 self.number += 1
-                # Most lines are rows by themselves: skip the tracking.
+                # Skip the tracking for complete rows, which most lines are.
                 if '"' in text and (self.open or not is_row(text)):
                     self._quotes(text)
                 yield text + end
 
     def _quotes(self, text: str) -> None:
-        """Track a quoted cell that spans lines, and lines that are not rows."""
+        """Track quoted cells that span lines."""
         self.quoted.append(text + self._end)
         self.was_open = self.open
         if text.count('"') % 2:
@@ -722,8 +719,8 @@ class _TextLines:
 
 
 def _csv_rows(lines: _TextLines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows by RFC 4180, and the line that each begins on; a blank line is an empty row."""
-    # The module's default, 128 KB, would refuse cells that the service accepts.
+    """The first line and the cells of each row (RFC 4180); a blank line is an empty row."""
+    # The default, 128 KB, would refuse cells that the service accepts.
     csv.field_size_limit(MAX_RECORD)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     cell = rf'(?:"[^"]*(?:""[^"]*)*"|[^"{re.escape(delimiter)}\r\n]*)'
@@ -736,10 +733,10 @@ def _csv_rows(lines: _TextLines, delimiter: str) -> Iterator[tuple[int, list[str
         except StopIteration:
             return
         except csv.Error as error:
-            # After a wrong quote the end of the row is unknown: it cannot be left out.
+            # After a wrong quote the end of the row is unknown, so it cannot be skipped.
             raise _quote_fault(lines, str(error)) from None
         if lines.quoted:
-            # The module accepts quotes within a cell that does not begin with one.
+            # csv accepts quotes within a cell that does not begin with one.
             if not is_row("".join(lines.quoted)):
                 raise InvalidRecordError(line, 1, _STRAY, "quote")
             lines.quoted.clear()
@@ -770,7 +767,7 @@ def _quote_fault(lines: _TextLines, reason: str) -> InvalidRecordError:
 
 
 def check_json(record: bytes, number: int) -> None:
-    """Raise InvalidRecordError, with its ``number``, unless ``record`` is one JSON value."""
+    """Raise InvalidRecordError with ``number`` unless ``record`` is one JSON value."""
     if fault := _fault(record):
         at = f"character {fault.at + 1}: {fault.reason}"
         raise InvalidRecordError(number, fault.at + 1, at, fault.code, record=number)

@@ -1,7 +1,7 @@
-"""Whether records satisfy a JSON Schema, by the rules and in the words of the service.
+"""Checks records against a JSON Schema with the rules and messages of the service.
 
-So what passes here passes there. ``jsonschema-rs`` decides, which comes with ``gapless[schema]``
-and is imported when a schema is used.
+What passes here passes there. ``jsonschema-rs`` (extra ``gapless[schema]``) does the work; it must
+be imported only when a schema is used.
 """
 
 import json
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
     from jsonschema_rs import Validator
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-"""The name of a schema that is deployed."""
+"""The name of a deployed schema."""
 
 _RECORD: Final = "json-schema:///record"
 
 MAX_DEPTH: Final = 200
 """Deepest nesting of a record."""
 MAX_VALUES: Final = 200_000
-"""Most values of one record."""
+"""Maximum number of values in one record."""
 MAX_DIGITS: Final = 4_300
-"""Most digits, and largest exponent, of a number."""
+"""Maximum number of digits, and largest exponent, of a number."""
 MAX_EXPLAINED_BYTES: Final = 64 * 1024
-"""Largest record that a reason is looked for in, under a schema with ``anyOf`` or ``oneOf``."""
+"""Largest record for which a reason is searched if the schema has ``anyOf`` or ``oneOf``."""
 MAX_EXPLAINED_DEPTH: Final = 6
-"""Deepest nesting of a record that a reason is looked for in, under a recursive schema."""
+"""Deepest nesting for which a reason is searched if the schema is recursive."""
 
 _PIECE: Final = 500
-"""Records that are judged by one call."""
+"""Number of records that one call validates."""
 
 _DOUBLE_DIGITS: Final = 15
-"""A float is exact where it has no more: they are its shortest decimal."""
+"""A float represents every decimal with at most this many digits uniquely."""
 _LEAST, _MOST = 1e-300, 1e300
-"""Floats in between have all their digits."""
+"""Floats between these are not subnormal, so the above holds."""
 
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
@@ -61,28 +61,28 @@ class Violation:
     """How a record does not satisfy a schema."""
 
     index: int
-    """From 0."""
+    """Of the record, from 0."""
     path: str
-    """JSON Pointer to what is wrong in the record, or to what that is in; "" is the record."""
+    """JSON Pointer to the invalid value or to what contains it; "" is the whole record."""
     message: str
 
 
 @dataclass(frozen=True)
 class _Refused:
-    """Stands for the value of a record that cannot be judged."""
+    """Replaces the value of a record that cannot be validated."""
 
     why: str
 
 
 class Schema:
-    """A schema of the service: its name, and what it asks of records where its text is known."""
+    """A schema of the service: its name, and its compiled text if that is known here."""
 
     def __init__(self, name: str, text: bytes = b"", file: Path | None = None) -> None:
-        """Compile ``text``. Raises SettingError if it is no schema, or the library is missing."""
+        """Compile ``text``. Raises SettingError if it is invalid or the library is missing."""
         self.name = name
         self.text = text
         self.file = file
-        """Where the text is from."""
+        """The file of the text."""
         if text:
             self._compile()
 
@@ -91,8 +91,8 @@ class Schema:
             import jsonschema_rs  # noqa: PLC0415 - an extra
         except ImportError:
             raise SettingError(
-                "To check records against a schema needs jsonschema-rs: pip install"
-                ' "gapless[schema]". Or name the schema without its file, --schema'
+                "Checking records against a schema requires jsonschema-rs: pip install"
+                ' "gapless[schema]". Or pass the name of the schema, --schema'
                 f" {self.name or 'NAME'}: then only the service checks."
             ) from None
         self._library = jsonschema_rs
@@ -102,13 +102,13 @@ class Schema:
         }
         wrong = (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError)
         try:
-            # From text, numbers keep their digits. Messages are not to repeat the record.
+            # Pass text, so that numbers keep their digits. "mask" keeps values out of messages.
             self._one = jsonschema_rs.validator_for(self.text.decode(), mask="it", **options)
             self._parsed = json.loads(self.text, parse_float=Decimal)
         except wrong as error:
             name = printable(self.file or self.name)
             raise SettingError(
-                f"{name} is no JSON Schema that the service takes:"
+                f"{name} is not a JSON Schema that the service accepts:"
                 f" {getattr(error, 'message', error)}"
             ) from None
         named = isinstance(self._parsed, dict) and "$schema" in self._parsed
@@ -119,10 +119,10 @@ class Schema:
             schema = draft | {"items": {"$ref": _RECORD}}
             self._many = jsonschema_rs.validator_for(schema, registry=registry, **options)
         except wrong:
-            self._many = None  # it refers to a draft, which is not known beside a registry
+            self._many = None  # it refers to a draft, which a registry does not contain
 
     def violations(self, records: Sequence[bytes | msgspec.Raw]) -> Iterator[Violation]:
-        """The records that do not satisfy the schema, in order."""
+        """The violations in ``records``, in order: one for each invalid record."""
         for start in range(0, len(records), _PIECE):
             piece = list(map(bytes, records[start : start + _PIECE]))
             read: list[object] = []
@@ -142,7 +142,7 @@ class Schema:
                     yield Violation(start + index, path, message)
 
     def _explain(self, record: bytes, value: object) -> tuple[str, str]:
-        """Where ``record`` does not satisfy the schema, and how."""
+        """Path and message of the violation in ``record``."""
         unions = any(keyword in self.text for keyword in _UNIONS)
         if (unions and len(record) > MAX_EXPLAINED_BYTES) or (
             self._is_recursive and _is_deeper(record, MAX_EXPLAINED_DEPTH)
@@ -156,34 +156,34 @@ class Schema:
 
     @cached_property
     def _is_recursive(self) -> bool:
-        # Every other reference is replaced by what it refers to.
+        # ``dereference`` replaces all other references.
         return _refers(self._library.dereference(self._parsed, offline=True))
 
 
 def read_schema(given: str) -> Schema:
-    """A schema by its NAME, which only the service checks, or its FILE, which is checked here too.
+    """The schema for ``--schema``: a NAME (only the service checks) or a FILE (checked here too).
 
-    FILE ends with ``.json`` or has a folder, and its stem is the name. Raises SettingError.
+    A FILE ends with ``.json`` or has a folder, and its stem is the name. Raises SettingError.
     """
     is_file = given.lower().endswith(".json") or "/" in given or Path(given).name != given
     name = Path(given).stem if is_file else given
     if not NAME.fullmatch(name):
         raise SettingError(
             f"{printable(name)!r} is not the name of a schema: 1 to 64 of a-z, 0-9, '.', '_' and"
-            " '-', beginning with a letter or a digit. A file is called like the schema that is"
-            " deployed, for example orders.v3.json."
+            " '-', beginning with a letter or a digit. A file is named after the deployed schema,"
+            " for example orders.v3.json."
         )
     return read_file(Path(given), name) if is_file else Schema(name)
 
 
 def read_file(path: Path, name: str = "") -> Schema:
-    """The schema in a file, whatever it is called. Raises SettingError."""
+    """The schema in a file of any name. Raises SettingError."""
     try:
         text = path.read_bytes()
     except OSError as error:
         raise SettingError(f"{printable(path)}: {error.strerror}") from None
     if not text.strip():
-        raise SettingError(f"{printable(path)} is empty: it is no JSON Schema.")
+        raise SettingError(f"{printable(path)} is empty: it is not a JSON Schema.")
     return Schema(name, text, path)
 
 
@@ -194,7 +194,7 @@ def _refers(node: object) -> bool:
 
 
 def _exact(number: str) -> float | Decimal:
-    """A number that is no integer as it is written. Raises ValueError where it is too long."""
+    """A number with a fraction or exponent, without rounding. Raises ValueError if too long."""
     if len(number) > MAX_DIGITS:
         raise ValueError
     value = float(number)
@@ -211,7 +211,7 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 def _read_exactly(record: bytes) -> object:
-    """The value of a record; ``_Refused`` where it cannot be judged."""
+    """The value of a record; ``_Refused`` if it cannot be validated."""
     if record.count(b",") + record.count(b"[") + record.count(b"{") > MAX_VALUES:
         return _Refused(f"has more than {MAX_VALUES} values")
     if _is_deeper(record, MAX_DEPTH):
@@ -220,7 +220,7 @@ def _read_exactly(record: bytes) -> object:
         value = _DECODER.decode(record)
     except msgspec.DecodeError:
         return _Refused(f"has a number of more than {MAX_DIGITS} digits")
-    # Every member has a colon; one that is given twice was lost.
+    # Every member has a colon; decoding drops a repeated member.
     if rb"\u003" in record or _ENCODER.encode(value).count(b":") != record.count(b":"):
         try:
             json.loads(record, object_pairs_hook=_members, parse_int=_nothing, parse_float=_nothing)
@@ -239,7 +239,7 @@ def _members(pairs: Sequence[tuple[str, object]]) -> None:
 
 
 def _nothing(_: str) -> None:
-    """Nothing is made of a number."""
+    """Skip parsing a number."""
 
 
 def _is_deeper(record: bytes, depth: int) -> bool:

@@ -1,4 +1,4 @@
-"""Sends the batches of an upload, several at a time."""
+"""Sends the batches of an upload concurrently, and collects what the service refuses."""
 
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +14,7 @@ from gapless.text import command, count
 
 
 class Progress:
-    """How much is stored, from the first record on without a gap."""
+    """Counts what is stored from the first record on without a gap."""
 
     def __init__(self) -> None:
         self.records = 0
@@ -22,7 +22,7 @@ class Progress:
         self._ahead: dict[int, int] = {}
 
     def add(self, number: int, records: int) -> None:
-        """Batch ``number``, of ``records``, is stored."""
+        """Batch ``number`` with this number of records is stored."""
         self._ahead[number] = records
         while (found := self._ahead.pop(self.batches, None)) is not None:
             self.batches += 1
@@ -30,7 +30,7 @@ class Progress:
 
 
 class _Place(NamedTuple):
-    """Where a record begins that is not on the line after the one before."""
+    """A record that does not begin on the line after the previous record's."""
 
     record: int
     """From 0."""
@@ -38,9 +38,9 @@ class _Place(NamedTuple):
 
 
 class Lines:
-    """The line of the input that each record begins on; in an NDJSON file, usually the next one.
+    """The line of the input on which each record begins. Compact if most are on the next line.
 
-    Records are added by the thread that reads, and looked up by the one that sends.
+    The thread that reads adds records; the thread that sends looks them up.
     """
 
     def __init__(self) -> None:
@@ -61,12 +61,12 @@ class Lines:
             self._next = lines[-1] + 1
 
     def of(self, record: int) -> int:
-        """The line of a record, whose number counts from 0."""
+        """The line of a record, whose number is from 0."""
         place = self._places[self._at(record)]
         return place.line + record - place.record
 
     def forget(self, record: int) -> None:
-        """Nothing before ``record`` is looked up any more."""
+        """Free the memory for records before ``record``."""
         del self._places[: self._at(record)]
 
     def _at(self, record: int) -> int:
@@ -83,7 +83,7 @@ class _Refused:
         self._errors: list[ViolationError] = []
 
     def add(self, error: RequestError, first: int) -> None:
-        """Of a batch with so many records before it."""
+        """Add the refusal of a batch that begins with record ``first``, from 0."""
         self.count += error.problem["count"]
         for found in error.problem["errors"]:
             record = first + found["index"]
@@ -94,7 +94,7 @@ class _Refused:
             )
 
     def error(self) -> InvalidRecordsError:
-        """What is said of them all."""
+        """One error for all of them."""
         errors = sorted(self._errors, key=lambda error: error.line)[:MAX_VIOLATIONS]
         more = " or more" if self.count >= MAX_VIOLATIONS else ""
         abort = command("abort", self._session.session_id, "--url", self._session.client.url)
@@ -116,14 +116,13 @@ async def send_all(
     *,
     lines: Lines | None,
 ) -> None:
-    """Send what ``read`` returns, a batch and its number at a time, until it returns None.
+    """Send the numbered batches that ``read`` returns, until it returns None.
 
-    A batch is read when there is a slot for it. If reading raises an error, what was read before is
-    still sent; if sending does, nothing more is. Raises the first error.
+    A batch is read when the limiter has a slot for it. After an error of ``read`` the batches in
+    flight are still sent; after an error of sending they are cancelled. Raises the first error.
 
-    If the service refuses records by the session's schema, the other batches are sent all the same,
-    until there are as many as an error has: InvalidRecordsError has all of them, by their
-    ``lines``. Without these a record is its number.
+    If the service refuses records by the session's schema, sending continues until
+    ``MAX_VIOLATIONS`` are known; InvalidRecordsError has their ``lines`` or else their numbers.
     """
     client = session.client
     sending = _Sending(session, progress, lines)
@@ -139,7 +138,7 @@ async def send_all(
 
 
 class _Sending:
-    """The batches that are under way, and what came of the others."""
+    """The batches in flight, and the errors of the others."""
 
     def __init__(
         self, session: AsyncSession, progress: Progress | None, lines: Lines | None
@@ -150,19 +149,19 @@ class _Sending:
         self._progress = progress
         self._lines = lines
         self._firsts: dict[int, int] = {}
-        """Of each batch under way, how many records are before it."""
+        """The first record, from 0, of each batch in flight."""
 
     async def all(
         self, read: Callable[[], Awaitable[tuple[int, Batch] | None]], tasks: TaskGroup
     ) -> None:
-        """Send every batch in a task of its own."""
+        """Send each batch in its own task."""
         limiter = self._session.client.limiter
         while self.refused.count < MAX_VIOLATIONS:
             await limiter.acquire()
             found = None
             try:
                 found = await read()
-            except Exception as error:  # noqa: BLE001 - it is raised when the others have ended
+            except Exception as error:  # noqa: BLE001 - raised when the others have ended
                 self.failures.append(error)
             finally:
                 if found is None:
@@ -183,7 +182,7 @@ class _Sending:
                 self._progress.add(number, facts["records"])
                 facts["safeRecords"] = self._progress.records
             self._session.client.report("batch", facts)
-        except Exception as error:  # noqa: BLE001 - it is raised when the others have ended
+        except Exception as error:  # noqa: BLE001 - raised when the others have ended
             if isinstance(error, RequestError) and error.code == "invalid_records":
                 self.refused.add(error, self._firsts[number])
             else:

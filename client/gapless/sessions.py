@@ -1,4 +1,7 @@
-"""The service's sessions: the asynchronous client, which the blocking one runs."""
+"""The asynchronous client: the service's routes as methods. ``blocking`` wraps it.
+
+It reads no input files and saves no state; ``uploads`` and ``streams`` do that.
+"""
 
 import base64
 import hashlib
@@ -56,13 +59,14 @@ if TYPE_CHECKING:
 
 ROOT: Final = "/api/upload/sessions"
 NDJSON: Final = "application/x-ndjson"
-"""API Gateway passes a body of this type on unchanged; JSON and text it may damage."""
+"""API Gateway forwards a body of this type unchanged; it may damage binary bodies of JSON or text
+types."""
 _KEY: Final = re.compile(r"[!#-+\--~]{1,255}")
-"""A comma would be two keys, and quotes are around one, not in it."""
+"""An idempotency key: no comma, which separates keys, and no quote, which encloses one."""
 
 _POLL_SECONDS: Final = 2.0
 _LEASE_SECONDS: Final = 40.0
-"""How long a merge may make no progress before another finish may take over (docs/protocol.md)."""
+"""Time without progress after which another finish may take over a merge (docs/protocol.md)."""
 
 _MAX_MERGE_ATTEMPTS: Final = 3
 
@@ -98,7 +102,7 @@ def service_url(url: str) -> str:
             "The URL of the service, --url or GAPLESS_URL, must not contain credentials, a query or"
             " a fragment. For credentials see --token and --aws."
         )
-    # The URL of the sessions is accepted as well.
+    # Also accept the URL of the sessions.
     return text.rstrip("/").removesuffix(ROOT)
 
 
@@ -115,10 +119,10 @@ class Timing(TypedDict, total=False):
 class AsyncClient:
     """Connections to one service; use it in ``async with``, or call ``aclose``.
 
-    ``url`` is the base URL of the API: the stack's output ``Url``. ``gzip`` compresses batches,
-    ``parallel`` is the maximum number of concurrent requests, ``patience`` is how many seconds
-    without a good response a request is retried, and ``report`` is called with every event.
-    ``transport`` replaces httpx's. ``timing`` is for tests.
+    ``url`` is the base URL of the API: the stack's output ``Url``. ``gzip`` compresses batches;
+    ``parallel`` is the maximum number of concurrent requests; requests are retried until none
+    succeeds for ``patience`` seconds; ``report`` is called with every event; ``transport`` replaces
+    httpx's. ``timing`` is for tests.
     """
 
     def __init__(
@@ -170,16 +174,16 @@ class AsyncClient:
     ) -> "AsyncSession":
         """Open a session. Raises GaplessError, as every method does.
 
-        Without a ``total_record`` finish must bring it, and there is no ``batch_size``.
-        ``batch_size`` is the number of records in a batch; ``merged_format`` is ``ndjson``, or
-        ``ndjson.gz``, which stores everything compressed. ``metadata`` is shown wherever the
-        session is; its ``name`` names the download. ``schema`` is the name of one that is deployed:
-        the service refuses batches with records that do not satisfy it (RequestError
-        ``invalid_records``, whose ``problem`` says which).
+        If ``total_record`` is None, pass it to ``finish``; then there is no ``batch_size``, the
+        number of records in every batch but the last. ``merged_format`` is ``ndjson``, or
+        ``ndjson.gz``, which stores batches and object compressed. ``metadata`` is stored with the
+        session; its ``name`` names the download. ``schema`` is the name of a deployed schema: the
+        service refuses batches with records that do not satisfy it (RequestError
+        ``invalid_records``, whose ``problem`` lists them).
 
-        The same ``idempotency_key`` with the same arguments gives the same session, also from
-        another process; it is a secret of at least 22 random characters, like
-        ``secrets.token_hex(16)``, which is the default.
+        Repeating the call with the same ``idempotency_key`` and arguments returns the same session,
+        also from another process. The key is a secret of at least 22 random characters; the default
+        is ``secrets.token_hex(16)``.
         """
         members: dict[str, object] = {"totalRecord": total_record}
         if batch_size:
@@ -190,7 +194,7 @@ class AsyncClient:
             members["metadata"] = check(metadata)
         if schema:
             members["schema"] = schema
-        # The same key on every attempt: an answer that is lost leaves no session behind.
+        # Every attempt has the same key, so that a lost response leaves no second session.
         key = secrets.token_hex(16) if idempotency_key is None else idempotency_key
         if not _KEY.fullmatch(key):
             raise SettingError(
@@ -208,10 +212,10 @@ class AsyncClient:
         return AsyncSession(self, created.session_id, created.limits, created.expires_at)
 
     async def list_sessions(self, state: str | None = None) -> AsyncGenerator[Listed, None]:
-        """The caller's sessions, newest first; each page is fetched when it is needed.
+        """The caller's sessions, newest first; pages are fetched lazily.
 
         ``state`` is ``OPEN``, ``FINISHING``, ``FINISHED`` or ``ABORTED``. Raises RequestError
-        (``no_list``) if the service does not know its callers.
+        (``no_list``) if the service does not authenticate its callers.
         """
         cursor: str | None = ""
         while cursor is not None:
@@ -221,7 +225,7 @@ class AsyncClient:
             cursor = page.cursor
 
     async def list_page(self, state: str | None, cursor: str) -> Page:
-        """The sessions of a page of the list; "" is the first."""
+        """One page of the list; the cursor of the first page is ""."""
         given = {"state": state, "cursor": cursor}
         query = urlencode({name: value for name, value in given.items() if value})
         response = await self.http.call("GET", f"{ROOT}?{query}" if query else ROOT)
@@ -246,7 +250,7 @@ class AsyncSession:
         self.session_id = session_id
         self.limits = limits
         self.expires_at = expires_at
-        """When its batches are deleted; None unless this client opened it, then see ``status``."""
+        """When its batches are deleted; None if another client opened it (see ``status``)."""
         self._http = client.http
         self._path = f"{ROOT}/{session_id}"
 
@@ -254,22 +258,22 @@ class AsyncSession:
         """Store a batch; repeating it with the same records is safe.
 
         Records are Python objects, or ``bytes`` of JSON, which are stored unchanged; see
-        ``gapless.objects``. Raises TypeError if ``records`` is not an iterable of records, and
-        InvalidRecordError.
+        ``gapless.objects``. Raises TypeError if ``records`` is not an iterable of records;
+        InvalidRecordError if one cannot be encoded exactly.
         """
         await self.send_ndjson(
             seq_num, b"".join([line async for line in objects.encode_async(records)])
         )
 
     async def send_ndjson(self, seq_num: int, ndjson: bytes) -> None:
-        """Store a batch of records that are valid NDJSON already."""
+        """Store a batch of valid NDJSON."""
         async with self.client.limiter:
             await self.send_lines(seq_num, [ndjson])
 
     async def send_lines(self, seq_num: int, pieces: Sequence[bytes]) -> int:
-        """Store a batch of consecutive pieces of NDJSON; returns the bytes of the request body.
+        """Store a batch of consecutive pieces of NDJSON; returns the size of the request body.
 
-        The caller holds a slot of the client's limiter.
+        The caller must hold a slot of the client's limiter.
         """
         body, headers = await anyio.to_thread.run_sync(encode_batch, pieces, self.client.gzip)
         del pieces  # free them while the body is sent
@@ -288,7 +292,7 @@ class AsyncSession:
         return _decode(await self._http.call("GET", self._path), Status)
 
     async def missing(self) -> list[Range]:
-        """The batches that are not stored. Without a batch size the last ones are not known."""
+        """The missing batches. Without a batch size the last ones are unknown."""
         return (await self.status()).missing
 
     async def finish(
@@ -300,11 +304,10 @@ class AsyncSession:
     ) -> Result:
         """Validate and merge; waits for a long merge, at most ``patience`` seconds.
 
-        ``total_record`` is the number of records, needed if the session was opened without it;
-        ``batches`` is how many were sent. Returns the result even if it is not ``ok``. Raises
-        SessionStateError (``totals_conflict``) if the session has, or is merged with, other
-        totals; UnavailableError if the merge takes longer: it continues on the service, and finish
-        may be called again.
+        ``total_record`` is the number of records, required if the session was opened without it;
+        ``batches`` is the number of batches sent. Returns the result even if it is not ``ok``.
+        Raises SessionStateError (``totals_conflict``) if the session has other totals;
+        UnavailableError if the merge takes longer: it continues, and finish may be called again.
         """
         deadline = self._http.clock() + patience
         backoff = Backoff(self._http)
@@ -334,7 +337,7 @@ class AsyncSession:
                 return _decode(response, Result)
             progress: Merge | None = None
             progressed = self._http.clock()
-            # A merge without progress may have crashed: another finish takes over.
+            # A merge without progress may have crashed: send another finish, which takes over.
             while self._http.clock() - progressed < _LEASE_SECONDS:
                 if self._http.clock() > deadline:
                     raise UnavailableError(
@@ -355,10 +358,10 @@ class AsyncSession:
         await self._http.call("DELETE", self._path, expect={HTTPStatus.NO_CONTENT})
 
     async def delete_file(self) -> None:
-        """Delete the merged object and its manifest, for good. May be repeated.
+        """Permanently delete the merged object and its manifest. May be repeated.
 
-        Waits where a slow merge might still publish (``file_settling``). Raises SessionStateError
-        if the session is not finished.
+        Waits while a slow merge might still publish the object (``file_settling``). Raises
+        SessionStateError if the session is not finished.
         """
         path = f"{self._path}/file"
         await self._http.call("DELETE", path, expect={HTTPStatus.NO_CONTENT})
@@ -366,13 +369,12 @@ class AsyncSession:
     async def download(
         self, to: str | os.PathLike[str] | IO[bytes], *, inflate: bool | None = None
     ) -> int:
-        """Write the merged object to ``to``; returns the number of bytes that were written.
+        """Write the merged object to ``to``; returns the number of bytes written.
 
-        A path appears complete, or not at all. An open binary file is written as the bytes arrive.
-        ``inflate`` is whether an object in the format ``ndjson.gz`` is written as NDJSON; by
-        default it is, unless ``to`` is a path that ends with ``.gz`` or ``.gzip``. Raises
-        ChecksumError if the bytes are not those that the service merged; SettingError if NDJSON
-        would be written to such a path.
+        A file at a path appears only when it is complete; an open binary file is written as the
+        bytes arrive. ``inflate``: whether to decompress an ``ndjson.gz`` object; by default True,
+        unless ``to`` is a path that ends with ``.gz`` or ``.gzip``. Raises ChecksumError if the
+        bytes are not the merged object; SettingError if such a path would get plain NDJSON.
         """
         path = os.fspath(to) if isinstance(to, (str, os.PathLike)) else ""
         suffix = PurePath(path).suffix
@@ -381,22 +383,22 @@ class AsyncSession:
         result = await self._result("file")
         if named_gzip and (inflate or not result.content):
             raise SettingError(
-                f"{printable(path)} would contain NDJSON, and no gzip. Choose a name that does not"
+                f"{printable(path)} would contain NDJSON, not gzip. Choose a name that does not"
                 f" end with {suffix}."
             )
         return await self._download(self._merged(result, inflate=inflate), to)
 
     async def manifest(self, to: str | os.PathLike[str] | IO[bytes]) -> int:
-        """Write the manifest to ``to``: offset and SHA-256 of each batch.
+        """Write the manifest (offset and SHA-256 of each batch) to ``to``; returns its size.
 
-        Raises ChecksumError if it does not describe the object that the service merged.
+        Raises ChecksumError if it does not describe the merged object.
         """
         return await self._download(self._manifest(), to)
 
     async def stream(self, *, inflate: bool = True) -> AsyncGenerator[bytes, None]:
-        """The merged object, in pieces; as NDJSON, or as it is stored without ``inflate``.
+        """The merged object in pieces: as NDJSON, or with ``inflate=False`` as it is stored.
 
-        Raises ChecksumError after the last if the bytes are not those that the service merged.
+        Raises ChecksumError after the last piece if the bytes are not the merged object.
         """
         async for piece in self._merged(await self._result("file"), inflate=inflate):
             yield piece
@@ -415,7 +417,7 @@ class AsyncSession:
         yield manifest
 
     async def _result(self, what: str) -> Result:
-        """The result of a finished session; raises the error for ``what`` of any other."""
+        """The result of a finished session; for any other raises the error of the link."""
         found = (await self.status()).finish
         if found is None or not found.ok:
             await self._link(what)  # raises, unless the session was finished meanwhile
@@ -423,7 +425,7 @@ class AsyncSession:
         return found
 
     async def _link(self, what: str) -> str:
-        # As it is stored, not as NDJSON with Content-Encoding.
+        # Ask for the stored bytes, not for NDJSON with Content-Encoding.
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         response = await self._http.call("GET", f"{self._path}/{what}", headers=headers)
         return _decode(response, Link).url
@@ -440,7 +442,7 @@ class AsyncSession:
         return done
 
     async def _fetch(self, what: str, total: int | None = None) -> AsyncGenerator[bytes, None]:
-        """Read an object to its end, reconnecting at the byte where a connection breaks."""
+        """Read an object to its end; after a lost connection continue at the same byte."""
         done = 0
         backoff = Backoff(self._http)
         while True:
@@ -465,9 +467,9 @@ class AsyncSession:
 
 
 def _answers(result: Result, totals: dict[str, int]) -> bool:
-    """Whether the stored ``result`` answers a finish with these totals, not another's.
+    """Whether the stored ``result`` is that of a finish with these totals.
 
-    Raises SessionStateError if the session was merged with others.
+    Raises SessionStateError if the session was merged with other totals.
     """
     total = totals.get("totalRecord", result.total_record)
     if not result.ok:
@@ -506,7 +508,7 @@ def encode_batch(
     pieces: Sequence[bytes],
     compress: bool,  # noqa: FBT001 - called through to_thread
 ) -> tuple[bytes, dict[str, str]]:
-    """The body and the headers of a batch's request, of consecutive pieces of NDJSON."""
+    """Body and headers of the request for a batch of consecutive pieces of NDJSON."""
     body = b"".join(pieces)
     headers = {"Content-Type": NDJSON}
     if compress:

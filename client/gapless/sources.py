@@ -1,4 +1,4 @@
-"""The sources of ``gapless.upload``: a path, or what is read once."""
+"""Turns the ``source`` argument of ``gapless.upload`` into a file or a stream."""
 
 import os
 from collections.abc import AsyncIterable, Iterable
@@ -25,9 +25,9 @@ def open_source(
     batch_size: int | None,
     gzip: bool,
 ) -> Source | FileStream | RecordStream:
-    """A file by its path, or a stream of an open binary file or of records.
+    """A path as a Source; an open binary file or records as a stream.
 
-    Raises TypeError if it is neither, and SettingError.
+    Raises TypeError for anything else; SettingError for an invalid batch size or schema.
     """
     if batch_size is not None and batch_size < 1:
         raise SettingError(f"batch_size is {batch_size}: a batch has at least 1 record.")

@@ -1,14 +1,14 @@
 """State files for ``gapless resume``: one per upload, in the user's state folder.
 
-They contain no secrets: the service's URL, the session id, and how the file was read and divided.
-With ``AuthMode`` ``NONE`` the id grants access to a session, so only the user may read the folder.
-State files are a convenience: if the folder cannot be read or written, uploads work without.
+A state file contains the URL, the session id, and how the file was read and divided; no secrets.
+With ``AuthMode`` ``NONE`` the session id grants access, so only the user may read the folder. If
+the folder cannot be read or written, uploads still work.
 
-A file is found by its real path, or else by its inode, as a hard link. Two uploads of one file are
-two sessions with a state each: ``FILE-KEY.json``, by the key of its creation.
+A file is found by its real path, or else by its inode (a hard link). Each upload of a file has its
+own state, ``FILE-KEY.json``, where KEY is the idempotency key of the session's creation.
 
-A state is written before the session is created, with the key of the request and without a session
-id: where the answer is lost, the next upload repeats the request and gets the same session.
+The state is written before the session is created, with the key but without a session id. If the
+response is lost, the next upload repeats the request with the same key and gets the same session.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from gapless.errors import SettingError
 from gapless.formats import Reading
 
 _RETENTION_SECONDS: Final = 30 * 24 * 3600
-"""How long a state is kept: longer than any session."""
+"""States are deleted after this time, which is longer than any session."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,37 +38,37 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str
     session_id: str
-    """Empty until the service has answered."""
+    """Empty until the service has responded."""
     key: str = ""
-    """The ``Idempotency-Key`` it was asked for with; a session opened elsewhere has none."""
+    """The ``Idempotency-Key`` of its creation; "" if the session was opened elsewhere."""
     pid: int = 0
-    """The process that asked."""
+    """The process that requested it."""
     file: str
-    """Its real path, as a file: URL, because names are bytes."""
+    """Its real path as a file: URL, because names are bytes."""
     size: int
     """Bytes; same size and ``mtime_ns`` mean that the file is unchanged."""
     mtime_ns: int
     inode: tuple[int, int]
-    """Device and number."""
+    """Device and inode number."""
     sha256: str
     blocks: str
     """The CRC-32 of each block, in hexadecimal (``fingerprint.py``)."""
     reading: Reading
     skip_invalid: bool
     verbatim: bool = msgspec.field(name="clean")
-    """Whether the file is NDJSON exactly as it is sent, so that it need not be checked again."""
+    """Whether the file is NDJSON exactly as it is sent; then it is not checked again."""
     plan: Plan
     merged_format: str = "ndjson"
     metadata: dict[str, str] = {}
     schema: str = ""
-    """The name of the schema that the session has; "" if it has none."""
+    """The name of the session's schema; "" if it has none."""
     rules: str = ""
-    """The text of the schema, if records were left out: the second pass leaves out the same ones,
-    whatever becomes of the file that the schema was in."""
+    """The text of the schema if records were left out: the second pass must leave out the same
+    records, even if the schema's file has changed."""
     skipped: int = 0
-    """How many records were left out."""
+    """Number of records that were left out."""
     options: list[str] = []
-    """The options that the upload was started with, as words of the command."""
+    """The command-line words of the options that the upload was started with."""
     started_at: float = msgspec.field(name="begun")
     """Seconds since 1970."""
     finished: bool = False
@@ -80,7 +80,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def file_url(path: Path) -> str:
-    """The name of a file in its state."""
+    """The value of ``State.file`` for a path."""
     return Path(os.path.realpath(path)).as_uri()
 
 
@@ -113,7 +113,7 @@ def _read(pattern: str) -> Iterator[State]:
 
 
 def unfinished() -> list[State]:
-    """Every upload of this machine that is not finished, the latest first."""
+    """The unfinished uploads of this machine, the latest first."""
     found = (state for state in _read("*-*.json") if state.session_id and not state.finished)
     return sorted(found, key=lambda state: state.started_at, reverse=True)
 
@@ -125,9 +125,9 @@ def load(
     *,
     finished: bool = False,
 ) -> State | None:
-    """The latest upload of ``file``; None if there is none.
+    """The latest upload of ``file``; None if none is known.
 
-    Unfinished uploads are preferred, or those that are ``finished``. ``url`` and ``session_id``
+    Unfinished uploads are preferred; with ``finished``, finished ones. ``url`` and ``session_id``
     restrict the search to one service and one session.
     """
     found = list(_read(f"{_key(file_url(file))}-*.json"))
@@ -153,7 +153,10 @@ def find_by_session(session_id: str) -> State | None:
 
 
 def unanswered(file: Path, url: str) -> State | None:
-    """The latest upload of ``file`` whose request for a session nobody waits for any more."""
+    """The latest upload of ``file`` that got no response to its request for a session.
+
+    Uploads of other processes that still run do not count.
+    """
     found = _read(f"{_key(file_url(file))}-*.json")
     asked = (state for state in found if not state.session_id and state.url == url)
     lost = [state for state in asked if not _is_another_running(state.pid)]
@@ -161,7 +164,7 @@ def unanswered(file: Path, url: str) -> State | None:
 
 
 def _is_another_running(pid: int) -> bool:
-    """Whether this is another process, and runs; no where that cannot be known."""
+    """Whether ``pid`` is another process that runs; False if that cannot be known."""
     if os.name != "posix" or pid in {0, os.getpid()}:
         return False
     try:
@@ -183,7 +186,7 @@ def save(state: State) -> None:
 
 
 def _prune(latest: State) -> None:
-    """Delete what a finished upload of the file supersedes, and all old states."""
+    """Delete the states that a finished upload of the same file supersedes, and all old ones."""
     for state in _read("*-*.json"):
         if _path(state) == _path(latest):
             continue
@@ -194,14 +197,14 @@ def _prune(latest: State) -> None:
 
 
 def mark_finished(state: State | None) -> None:
-    """Record that an upload is finished, if possible."""
+    """Record that an upload is finished; ignores errors of the file system."""
     if state is not None:
         with suppress(OSError, SettingError):
             save(msgspec.structs.replace(state, finished=True))
 
 
 def delete(state: State | None) -> None:
-    """Delete the saved state, if possible."""
+    """Delete the saved state; ignores errors of the file system."""
     if state is not None:
         with suppress(OSError, SettingError):
             _path(state).unlink(missing_ok=True)

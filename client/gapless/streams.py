@@ -1,11 +1,10 @@
-"""An upload in one pass, in bounded memory: of a pipe, of a generator, of what is read only once.
+"""Uploads an input that can be read only once (a pipe, a generator) in one pass and bounded memory.
 
-The session is opened with the first batch, before the total is known; finish brings what was
-counted. Nothing is finished unless the input was read to its end.
+The session is opened with the first batch, before the total is known; finish sends the counted
+totals. It must never be called unless the input was read to its end.
 
-Where the input is divided into batches depends on its records alone. So the same input, sent again
-into the same session, is the same batches: those that are stored already are acknowledged without
-being stored again, and any other content is a conflict.
+Only the records determine the batches. So the same input sent again into the same session makes the
+same batches: stored ones are acknowledged without being stored again, different ones are conflicts.
 """
 
 import time
@@ -53,15 +52,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _DECIDED: Final = {"FINISHING", "FINISHED"}
-"""States that take no batches, but another finish with the same totals."""
-
+"""States that accept no batches, but another finish with the same totals."""
 
 _PAUSE_EVERY: Final = 32_000
 """Bytes of records after which other threads may run."""
 
 
 class Stream(Protocol):
-    """What is read once, in batches."""
+    """An input that is read once, in batches."""
 
     @property
     def name(self) -> str:
@@ -73,22 +71,22 @@ class Stream(Protocol):
 
     @property
     def schema(self) -> Schema | None:
-        """What the records are held against."""
+        """The schema that records must satisfy."""
 
     @property
     def lines(self) -> Lines | None:
-        """The lines of its records; None if these are objects."""
+        """The lines of its records; None if they are Python objects."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """How it was read; known at its end."""
+        """Members of the event ``input``; complete at the end."""
 
     def open(self) -> AbstractAsyncContextManager[AsyncIterator[Batch]]:
-        """The batches. Iterating raises InputError, or what the caller's records raise."""
+        """The batches. Iterating raises InputError, and any error of the caller's records."""
 
 
 class FileStream:
-    """The records of an open file or a pipe, read in a thread of its own."""
+    """The records of an open file or a pipe, read in a separate thread."""
 
     def __init__(self, source: Source, *, batch_size: int | None, compress: bool) -> None:
         self.name = source.name
@@ -110,7 +108,7 @@ class FileStream:
         ):
             reader = checked(self._source, file, rejects, self._largest)
             advice = (
-                "What comes after was not looked at. Correct such records, or leave them out with"
+                "Later records were not checked. Correct such records, or leave them out with"
                 " --skip-invalid."
             )
             for chunk in reader:
@@ -120,7 +118,7 @@ class FileStream:
                 yield from splitter.add(chunk.lines)
             rejects.tell(advice)
             if not records and reader.reading.format is Format.NDJSON:
-                # JSON has at least brackets, a table its header.
+                # Other formats are never empty: JSON has brackets, a table has a header.
                 raise InputError(EMPTY, "empty")
             yield from splitter.end()
             once = file.raw
@@ -135,21 +133,21 @@ class FileStream:
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[AsyncIterator[Batch], None]:
-        """The batches. Closing does not wait for the thread: a pipe may be silent."""
+        """The batches. Closing does not wait for the thread, which a silent pipe may block."""
         failures: list[Exception] = []
         async with BlockingPortal() as portal:
             with Channel() as channel:
                 Thread(target=channel.feed, args=(portal, self), daemon=True).start()
                 try:
                     yield channel.received()
-                except Exception as error:  # noqa: BLE001 - the portal would put it into a group
+                except Exception as error:  # noqa: BLE001 - the portal would wrap it in a group
                     failures.append(error)
         for failure in failures:
             raise failure
 
 
 class RecordStream:
-    """Python objects, from any iterable."""
+    """The records of an iterable of Python objects."""
 
     def __init__(
         self,
@@ -184,7 +182,7 @@ class RecordStream:
             size += len(line)
             if size >= pause or len(lines) >= self._most:
                 pause += _PAUSE_EVERY
-                time.sleep(0)  # the event loop, which has little to do, need not wait for the GIL
+                time.sleep(0)  # let the event loop have the GIL
                 if size >= CHUNK or len(lines) >= self._most:
                     yield from self._divided(lines)
                     lines, size, pause = [], 0, _PAUSE_EVERY
@@ -193,7 +191,7 @@ class RecordStream:
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[AsyncIterator[Batch], None]:
-        """The batches; the records are made on the event loop."""
+        """The batches; the iterable runs on the event loop."""
         async with (
             aclosing(objects.encode_async(self.records)) as lines,
             aclosing(self._batches(lines)) as batches,
@@ -216,11 +214,11 @@ class RecordStream:
     def _divided(self, lines: list[bytes]) -> Iterator[Batch]:
         """The batches that ``lines`` complete.
 
-        Raises RecordTooLargeError, and InvalidRecordsError where the schema is known here.
+        Raises RecordTooLargeError; InvalidRecordsError if the text of the schema is known.
         """
         if self.schema and self.schema.text:
             self._check(self.schema, lines)
-        # Only the last can be: with it there are enough bytes to look at.
+        # Only the last line can be too large: the caller stops collecting at CHUNK bytes.
         for number, line in enumerate(lines[-1:], self._read + len(lines)):
             if len(line) > self._largest.bytes and not self._largest.fits(line[:-1]):
                 raise RecordTooLargeError(
@@ -240,15 +238,15 @@ class RecordStream:
         if errors:
             raise InvalidRecordsError(
                 f"{count(len(errors), 'record')} of those up to {self._read + len(lines):,} do not"
-                f" satisfy the schema {schema.name!r}. The first: {errors[0]}. What comes after was"
-                " not looked at.",
+                f" satisfy the schema {schema.name!r}. The first: {errors[0]}. Later records were"
+                " not checked.",
                 len(errors),
                 errors[:MAX_VIOLATIONS],
             )
 
 
 class Fed:
-    """A stream that is read by another thread: records may be made only where they belong."""
+    """A stream that the caller's thread reads: some iterables work only in that thread."""
 
     def __init__(self, stream: FileStream | RecordStream, channel: "Channel") -> None:
         self.name = stream.name
@@ -260,7 +258,7 @@ class Fed:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Those of the stream."""
+        """The facts of the stream."""
         return self._stream.facts
 
     @asynccontextmanager
@@ -271,7 +269,7 @@ class Fed:
 
 
 class Channel:
-    """Hands batches from the thread that reads them to the event loop, one at a time."""
+    """Passes batches from the thread that reads them to the event loop, one at a time."""
 
     def __init__(self) -> None:
         self._send, self._receive = anyio.create_memory_object_stream[Batch | Exception](0)
@@ -283,12 +281,12 @@ class Channel:
         self.close()
 
     def close(self) -> None:
-        """Take nothing more."""
+        """Accept no more batches."""
         self._receive.close()
         self._send.close()
 
     def feed(self, portal: BlockingPortal, batches: Iterable[Batch]) -> None:
-        """Hand over ``batches``, or the error that they raise; stops when nobody takes them."""
+        """Pass on ``batches``, or the error that they raise; stops when the receiver has closed."""
         # RuntimeError: the event loop has ended.
         gone = (anyio.BrokenResourceError, anyio.ClosedResourceError, CancelledError, RuntimeError)
         with suppress(*gone):
@@ -298,7 +296,7 @@ class Channel:
             portal.call(self._send.aclose)
 
     async def received(self) -> AsyncGenerator[Batch, None]:
-        """The batches. Raises the error that reading them raised."""
+        """The batches; raises the error that reading them raised."""
         async for found in self._receive:
             if isinstance(found, Exception):
                 raise found
@@ -309,12 +307,12 @@ class Channel:
 def _caught(batches: Iterable[Batch]) -> Iterator[Batch | Exception]:
     try:
         yield from batches
-    except Exception as error:  # noqa: BLE001 - it is raised where the batches are used
+    except Exception as error:  # noqa: BLE001 - ``received`` raises it
         yield error
 
 
 class _Counted:
-    """Numbers the batches, and counts what is in them."""
+    """Numbers the batches, and counts their records and bytes."""
 
     def __init__(self, batches: AsyncIterator[Batch], name: str) -> None:
         self.records = self.batches = self.bytes = self.crc32 = 0
@@ -323,12 +321,12 @@ class _Counted:
         self._peeked: list[Batch] = []
 
     async def peek(self) -> None:
-        """Read the first batch, which ``next`` returns."""
+        """Read the first batch; ``next`` still returns it."""
         batch = await anext(self._batches, None)
         self._peeked = [] if batch is None else [batch]
 
     async def next(self) -> tuple[int, Batch] | None:
-        """The next batch, and its number; None at the end."""
+        """The next batch with its number; None at the end."""
         batch = self._peeked.pop() if self._peeked else await anext(self._batches, None)
         if batch is None:
             return None
@@ -353,10 +351,10 @@ async def upload(
     metadata: Mapping[str, str] | None = None,
     idempotency_key: str | None = None,
 ) -> Result:
-    """Upload ``stream`` into a new session; raises what ``uploads.upload`` does.
+    """Upload ``stream`` into a new session; raises the errors of ``uploads.upload``.
 
-    Nothing is sent, and no session opened, if the input is refused within its first batch. With the
-    ``idempotency_key`` of an earlier upload its session is completed.
+    If the input is refused within its first batch, no session is opened. The ``idempotency_key`` of
+    an earlier upload completes the session of that upload.
     """
     async with stream.open() as batches:
         counted = _Counted(batches, stream.name)
@@ -374,9 +372,9 @@ async def upload(
 
 
 async def resume(session: AsyncSession, stream: Stream, status: Status) -> Result:
-    """Upload ``stream``, from its start, into a session that has some of it.
+    """Upload ``stream`` from its start into a session that has some of its batches.
 
-    Raises FileChangedError if it is not what the session has.
+    Raises FileChangedError if a stored batch is different.
     """
     async with stream.open() as batches:
         counted = _Counted(batches, stream.name)
@@ -413,7 +411,7 @@ async def _complete(
         result = await _send_and_finish(session, stream, counted, progress, decided=decided)
     except BatchConflictError as error:
         if status is None:
-            raise  # in a new session it is somebody else's
+            raise  # in a new session another client has stored it
         number = error.problem.get("seqNum", "?")
         abort = command("abort", session.session_id, "--url", client.url)
         raise FileChangedError(

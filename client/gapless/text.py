@@ -1,4 +1,7 @@
-"""Text for messages: numbers with nouns, commands to copy, and no secrets."""
+"""Text for messages: numbers with nouns, commands to copy, redacted secrets.
+
+Imports no other module of the package.
+"""
 
 import os
 import re
@@ -24,20 +27,17 @@ _SECRETS: Final = [
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}"), "…"),
 ]
 _MIN_SECRET: Final = 4
-"""Characters. Shorter ones occur in too many words."""
+"""Minimum length, characters: shorter strings occur in too many words."""
 
 _MAX_NAME: Final = 255
-"""Bytes of a file name."""
+"""Longest file name, bytes."""
 
 _UNPRINTABLE: Final = re.compile(r"[^ -~\x80-\ud7ff\ue000-\U0010ffff]|[\x80-\x9f]")
 """Control characters, and bytes of a name that are not UTF-8 (PEP 383)."""
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """``text`` without credentials: neither ``secrets`` nor anything that looks like one.
-
-    JSON remains valid.
-    """
+    """``text`` without ``secrets`` and anything that looks like a credential. JSON stays valid."""
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _MIN_SECRET:
             text = text.replace(secret, "…")
@@ -47,12 +47,12 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """``1 record``, ``2,000 records``."""
+    """A number with its noun: ``1 record``, ``2,000 records``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def quote(word: str | os.PathLike[str]) -> str:
-    """``word``, quoted for a shell, whatever its bytes."""
+    """``word``, quoted for a shell; any bytes are possible."""
     text = os.fspath(word)
     if not _UNPRINTABLE.search(text):
         return shlex.quote(text)
@@ -66,20 +66,20 @@ def command(*words: str | os.PathLike[str]) -> str:
 
 
 def as_argument(path: str | os.PathLike[str]) -> str:
-    """A path as an argument of ``command``: not an option, even if it begins with a dash."""
+    """A path as an argument of ``command``, also if it begins with a dash."""
     text = os.fspath(path)
     return f"./{text}" if text.startswith("-") and text != "-" else text
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """A path for a message, with escapes that any terminal can show."""
+    """A path for a message; unprintable bytes are escaped."""
     return _UNPRINTABLE.sub(
         lambda found: "".join(f"\\x{byte:02x}" for byte in os.fsencode(found[0])), os.fspath(path)
     )
 
 
 def with_suffix(path: Path, suffix: str) -> Path:
-    """``path`` with one more suffix; truncated if the name would be too long for file systems."""
+    """``path`` with another suffix; a name that would be too long for file systems is truncated."""
     name = path.name
     while len(os.fsencode(name + suffix)) > _MAX_NAME:
         name = name[:-1]

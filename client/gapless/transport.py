@@ -1,4 +1,4 @@
-"""Connections, directly or through a proxy, and explanations of why they fail."""
+"""Connections, direct or through a proxy, and explanations of their failures."""
 
 import os
 import socket
@@ -13,14 +13,14 @@ from gapless.errors import SettingError, UnreachableError
 from gapless.text import redact
 
 _PIECE: Final = 64 * 1024
-"""Bytes of a body per write: each write has a time-out, not the whole body."""
+"""Bytes of a body per write: the time-out is per write, not for the whole body."""
 
 _UNSENT: Final = 256 * 1024
-"""Unsent bytes that the kernel may buffer. More would hide that nothing is being sent."""
+"""Unsent bytes that the kernel may buffer; more would hide a stalled connection."""
 
 
 def _socket_options() -> list[tuple[int, int, int]]:
-    """Detect a dead peer or a stalled connection; not every system has all of these."""
+    """Options that detect a dead peer or a stalled connection, as far as the system has them."""
     wanted = [
         ("TCP_KEEPIDLE", 15),
         ("TCP_KEEPINTVL", 5),
@@ -35,7 +35,7 @@ def _socket_options() -> list[tuple[int, int, int]]:
 
 
 class ChunkedBody(httpx.AsyncByteStream, httpx.SyncByteStream):
-    """A request body that is written in pieces; may be iterated repeatedly."""
+    """A request body that is written in pieces; can be iterated repeatedly."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -50,7 +50,7 @@ class ChunkedBody(httpx.AsyncByteStream, httpx.SyncByteStream):
 
 
 def find_proxy(url: httpx.URL) -> tuple[str, str] | None:
-    """The proxy for ``url``, and the environment variable that sets it; None if there is none."""
+    """The proxy for ``url`` and the environment variable that sets it; None without a proxy."""
     host = url.host
     inside = f"[{host}]" if ":" in host else host
     if any(urllib.request.proxy_bypass(name) for name in (host, inside, f"{inside}:{url.port}")):
@@ -65,7 +65,10 @@ def find_proxy(url: httpx.URL) -> tuple[str, str] | None:
 
 
 def ssl_context() -> ssl.SSLContext:
-    """Trusted certificates: ``SSL_CERT_FILE`` or ``SSL_CERT_DIR``, or else certifi's."""
+    """A context that trusts ``SSL_CERT_FILE`` or ``SSL_CERT_DIR``, or else certifi's certificates.
+
+    Raises SettingError.
+    """
     variable = next((n for n in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(n)), "")
     try:
         return httpx.create_ssl_context()
@@ -82,7 +85,7 @@ class ProxyTransport(httpx.AsyncBaseTransport):
     def __init__(self, limits: httpx.Limits) -> None:
         self._limits = limits
         self._transports: dict[str, httpx.AsyncHTTPTransport] = {}
-        """By proxy; each is created when it is first needed."""
+        """By proxy; created lazily."""
         self._proxies: dict[tuple[str, str, int | None], tuple[str, str]] = {}
         self._ssl_context: ssl.SSLContext | None = None
 
@@ -136,9 +139,9 @@ def permanent_error(
 ) -> UnreachableError | None:
     """The error to raise if retrying cannot help; None otherwise.
 
-    ``source`` is where ``url`` was set; ``last`` is whether errors that may be temporary were
-    retried enough. Call it only before the first response: afterwards an unknown host, or a port
-    where nothing listens, is a network failure that will end.
+    ``source`` names the setting of ``url``; ``last`` is whether errors that may be temporary were
+    retried often enough. Call it only before the first response: after that, an unknown host or a
+    closed port is a temporary failure of the network.
     """
     reason = _permanent_reason(error, last=last)
     if not reason:
@@ -191,7 +194,7 @@ def describe_error(error: Exception) -> str:
 def _reason(error: OSError) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "the connection was refused"
-    # asyncio lists every address that it tried; the first is enough.
+    # asyncio lists the error of every address; the first is enough.
     return redact(error.strerror or str(error) or type(error).__name__).split(" [Errno")[0]
 
 

@@ -1,4 +1,8 @@
-"""A whole upload: plan it, send what is missing, finish, and verify the checksum."""
+"""Uploads a file: plans the batches, sends those that are missing, finishes, verifies the checksum.
+
+The file is read twice: the first pass checks and counts its records before anything is sent, the
+second sends them. Changed content must never be sent. ``streams`` uploads what is read only once.
+"""
 
 import hashlib
 import io
@@ -48,12 +52,12 @@ from gapless.streams import FileStream
 from gapless.text import as_argument, command, count
 
 _SHOWN: Final = 5
-"""How many records ``gapless inspect`` shows."""
+"""Number of records that ``gapless inspect`` shows."""
 
 _SHOWN_BYTES: Final = 300
 
 _MAX_ROUNDS: Final = 3
-"""How often finish may report missing batches. Once should do: what got a 204 is stored."""
+"""Maximum number of finishes that report missing batches; after a 204, none should."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,11 @@ class Scan:
     verbatim: bool
     """Whether the file is NDJSON exactly as it is sent."""
     skipped: int
-    """Records that were left out."""
+    """Number of records that were left out."""
     blank: int
-    """Blank lines."""
+    """Number of blank lines."""
     literal: int
-    """Lines of a TSV that contain quotes or backslashes, which are data."""
+    """Number of TSV lines that contain quotes or backslashes, which are data."""
     first: Sequence[bytes]
     """The first records, truncated."""
 
@@ -92,10 +96,10 @@ async def upload(
 ) -> Result:
     """Upload ``source`` into a new session; returns the result, which is ``ok`` and verified.
 
-    ``batch_size`` is the number of records in a batch, by default computed; ``metadata`` gets the
-    name of the file, unless it has one. Raises StateError if an
-    upload of the file is unfinished, unless ``start_over``; InputError before anything is sent;
-    IncompleteError, ChecksumError, ApiError or UnavailableError afterwards.
+    ``batch_size`` is the number of records per batch, by default computed. The name of the file is
+    added to ``metadata``, unless it has a name. Raises StateError if an upload of the file is
+    unfinished, unless ``start_over``; InputError before anything is sent; IncompleteError,
+    ChecksumError, ApiError or UnavailableError afterwards.
     """
     if await anyio.to_thread.run_sync(source.is_read_once):
         stream = FileStream(source, batch_size=batch_size, compress=client.gzip)
@@ -108,8 +112,8 @@ async def upload(
         )
     if idempotency_key is not None:
         raise SettingError(
-            f"{source.name} is a file, which has a key of its own. Only what is read once, like a"
-            " pipe, can be given an Idempotency-Key."
+            f"{source.name} is a file, whose upload gets a key automatically. An idempotency key is"
+            " only for input that is read once, such as a pipe."
         )
     request = _Request(
         batch_size,
@@ -133,13 +137,13 @@ async def upload(
 
 @dataclass(frozen=True)
 class _Request:
-    """What an upload was asked for, beside its source."""
+    """The arguments of an upload besides its source."""
 
     batch_size: int | None
     merged_format: str
     metadata: dict[str, str]
     words: list[str]
-    """Its options, as words of the command."""
+    """Its options as command-line words."""
 
 
 async def _upload(
@@ -153,7 +157,7 @@ async def _upload(
         unanswered = None
         if _fits(found.plan, session.limits):
             break
-        # Its limits are stricter than the documented ones, which the plan assumed.
+        # This service's limits are stricter than the default limits of the plan.
         await session.abort()
         state.delete(saved_state)
         if session.limits == limits:
@@ -168,13 +172,13 @@ async def _upload(
 
 
 def _described(result: Result, saved_state: State) -> Result:
-    """``result`` with what is known of the input."""
+    """``result`` with facts about the input."""
     reading, skipped = str(saved_state.reading), saved_state.skipped
     return msgspec.structs.replace(result, reading=reading, skipped=skipped)
 
 
 async def _create(client: AsyncClient, saved_state: State) -> AsyncSession:
-    """The session of a state; the same one if the service has created it already."""
+    """Open the session of a state; returns the same one if it was opened before."""
     return await client.create(
         saved_state.plan.records,
         saved_state.plan.batch_size,
@@ -188,9 +192,9 @@ async def _create(client: AsyncClient, saved_state: State) -> AsyncSession:
 async def _open(
     client: AsyncClient, saved_state: State, unanswered: State | None
 ) -> tuple[AsyncSession, State, Status | None]:
-    """A session for a new state; that of the ``unanswered`` request, if it was the same request.
+    """A session for a new state: that of the ``unanswered`` request if it was the same request.
 
-    The state is written first, so that the next upload gets this session if the answer is lost.
+    The state is written first, so that the next upload gets this session if the response is lost.
     """
     if unanswered is not None:
         same = _asked(unanswered) == _asked(saved_state)
@@ -204,7 +208,7 @@ async def _open(
             if status.state == "OPEN":
                 await session.abort()
         state.delete(unanswered)
-    with suppress(OSError, SettingError):  # said when the session is saved
+    with suppress(OSError, SettingError):  # _save_state reports the error later
         state.save(saved_state)
     session = await _create(client, saved_state)
     found = msgspec.structs.replace(saved_state, session_id=session.session_id)
@@ -212,7 +216,7 @@ async def _open(
 
 
 def _asked(saved_state: State) -> tuple[object, ...]:
-    """What the service was asked for."""
+    """The members of the request for a session."""
     plan = saved_state.plan
     request = saved_state.merged_format, saved_state.metadata, saved_state.schema
     return plan.records, plan.batch_size, *request
@@ -248,7 +252,7 @@ async def _check_unfinished(client: AsyncClient, source: Source, request: _Reque
 
 
 def _start_over(source: Source, words: Sequence[str]) -> str:
-    """The command that uploads ``source`` into a new session; ``words`` are the options."""
+    """The command that uploads ``source`` into a new session with these option words."""
     given = [*words, *source.sending, *source.connection]
     return command("upload", "--new", *given, as_argument(source.path))
 
@@ -266,7 +270,7 @@ def option_words(
     metadata: Mapping[str, str] = MappingProxyType({}),
     schema: Schema | None = None,
 ) -> list[str]:
-    """The options of ``gapless upload`` that say what is uploaded, as words; none by default."""
+    """The command-line words of the options that say what is uploaded; defaults are omitted."""
     values = {
         "--format": options.format and options.format.value,
         "--delimiter": options.delimiter and delimiter_word(options.delimiter),
@@ -290,7 +294,7 @@ def option_words(
 
 
 def _save_state(client: AsyncClient, source: Source, saved_state: State) -> bool:
-    """Save what ``gapless resume`` needs; without it the upload continues with a warning."""
+    """Save what ``gapless resume`` needs; if that fails, report a warning and return False."""
     try:
         state.save(saved_state)
     except (OSError, SettingError) as error:
@@ -317,11 +321,11 @@ async def resume(
     *,
     batch_size: int | None = None,
 ) -> Result:
-    """Send what the session still misses of ``source``, and finish; raises as ``upload`` does.
+    """Send the missing batches of ``source``, and finish; raises the errors of ``upload``.
 
-    Without ``saved_state`` the file is read and checked again, and the session determines the batch
-    size; ``batch_size`` is for a session that has no total yet. What can be read only once is sent
-    from its start: what is stored already is compared. Raises FileChangedError if the session was
+    Without ``saved_state`` the file is read and checked again, with the batch size of the session;
+    ``batch_size`` is for a session that has no total yet. An input that can be read only once is
+    sent from its start; stored batches are compared. Raises FileChangedError if the session was
     opened for another file.
     """
     session = client.session(session_id)
@@ -363,7 +367,7 @@ async def resume(
 
 
 def _resumed(source: Source, status: Status) -> _Request:
-    """What the upload of a session was asked for that another machine began."""
+    """The arguments of an upload that another machine started."""
     given = {n: v for n, v in status.metadata.items() if (n, v) != ("name", source.base_name)}
     schema = source.schema or (Schema(status.schema) if status.schema else None)
     words = option_words(source.options, source.skip_invalid, None, status.format, given, schema)
@@ -408,10 +412,10 @@ async def _send(
     saved_state: State,
     missing: "MissingBatches",
 ) -> None:
-    """Send the batches that are ``missing``.
+    """Send the ``missing`` batches.
 
-    Raises FileChangedError if the file is not the one that the first pass read: no changed content
-    is sent, and the session is not finished.
+    Raises FileChangedError if the file has changed since the first pass; no changed content is
+    sent.
     """
     with opened(source) as file:
         before = os.fstat(file.fileno())
@@ -424,7 +428,7 @@ async def _send(
 
 
 class _SecondPass:
-    """Reads the file again, for its batches, and checks that the file is the planned one."""
+    """Reads the batches of the file, and checks that they are the planned ones."""
 
     def __init__(self, source: Source, file: io.BufferedReader, saved_state: State) -> None:
         self._source = source
@@ -460,7 +464,7 @@ class _SecondPass:
 
 @contextmanager
 def _explaining(source: Source, words: Sequence[str]) -> Iterator[None]:
-    """Add what to do to the errors of the second pass."""
+    """Add advice to the errors of the second pass."""
     try:
         yield
     except FileChangedError:
@@ -474,11 +478,11 @@ def _explaining(source: Source, words: Sequence[str]) -> Iterator[None]:
 
 
 def _check_unchanged(source: Source, saved_state: State, before: os.stat_result) -> None:
-    """Raise FileChangedError if the file changed after it was read, or was replaced by another."""
+    """Raise FileChangedError if the file was changed or replaced after it was read."""
     try:
         now = source.path.stat()
     except OSError:
-        return  # it was deleted, or moved; what was sent is complete
+        return  # deleted or moved, but everything was sent
     if _stamp(now) == _stamp(before):
         return
     with opened(source) as file, _explaining(source, saved_state.options):
@@ -488,15 +492,15 @@ def _check_unchanged(source: Source, saved_state: State, before: os.stat_result)
 
 
 def _stamp(facts: os.stat_result) -> tuple[int, ...]:
-    # Not the modification time alone: any program may set it.
+    # Not only the modification time, which any program may set.
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 class MissingBatches:
-    """The batches that are not stored; all of them without a ``status``.
+    """The batches that are not stored; without a ``status`` all of them.
 
-    A session without a batch size does not know how many follow its last batch: all of them count
-    as missing.
+    A session without a batch size does not know its last batch: all batches after the stored and
+    missing ones count as missing, too.
     """
 
     def __init__(self, status: Status | None) -> None:
@@ -548,7 +552,7 @@ def scan(
 ) -> Scan:
     """The first pass: check and count the records, and compute checksums. Raises InputError.
 
-    ``keep_invalid`` writes the records that are left out to a file.
+    ``keep_invalid`` writes records that are left out to a file.
     """
     digest = hashlib.sha256()
     read = 0
@@ -620,7 +624,7 @@ def scan(
 
 
 def _read_again(source: Source, file: io.BufferedReader, saved_state: State) -> Iterator[Chunk]:
-    """The second pass leaves out the same records as the first, without reporting them."""
+    """The chunks of the second pass, which leaves out the same records as the first."""
 
     def skip(error: InvalidRecordError, record: bytes) -> None:
         if not source.skip_invalid:
@@ -634,21 +638,21 @@ def _read_again(source: Source, file: io.BufferedReader, saved_state: State) -> 
             source.options,
             trusted=saved_state.verbatim,
             on_invalid=skip,
-            # What the first pass checked satisfies it, unless records are to be left out again.
+            # The first pass has checked the records; check again only to leave out the same ones.
             schema=source.schema if saved_state.rules else None,
         )
     )
 
 
 def _is_unchanged(source: Source, saved_state: State) -> bool:
-    """Whether the file is unchanged: by its size and time, or else by its content."""
+    """Whether the file is unchanged, by size and modification time or else by content."""
     with opened(source) as file:
         now = os.fstat(file.fileno())
         if (now.st_size, now.st_mtime_ns) == (saved_state.size, saved_state.mtime_ns):
             return True
         if now.st_size != saved_state.size:
             return False
-        # Copied, or touched: compare the content.
+        # It was copied or touched: compare the content.
         digest = hashlib.sha256()
         while block := file.read(readers.CHUNK):
             digest.update(block)
@@ -658,7 +662,7 @@ def _is_unchanged(source: Source, saved_state: State) -> bool:
 def _fits(plan: Plan, limits: Limits) -> bool:
     max_bytes = min(limits.max_body_bytes, limits.max_inflated_bytes)
     batches = plan.batches or 0
-    # A larger batch is planned only if there would be too many, and relies on gzip.
+    # Larger batches are planned only if there would be too many, and rely on gzip.
     return (
         plan.batch_bytes <= max(max_bytes, batching.TARGET_BYTES)
         and batches <= limits.max_seq_num + 1
@@ -714,7 +718,7 @@ def _report_session(
 
 
 def source_from(saved_state: State, path: Path | None = None) -> Source:
-    """The source of a saved upload, to be read in the same way; ``path`` if it has moved."""
+    """The source of a saved upload, read in the same way; ``path`` if the file has moved."""
     rules = saved_state.rules.encode()
     return Source(
         path or saved_state.path,

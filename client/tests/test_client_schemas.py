@@ -349,8 +349,8 @@ def test_a_schema_that_cannot_be_used(front: Front, folder: Path) -> None:
     (folder / "remote.json").write_text('{"$ref": "https://example.com/schema"}')
     (folder / "Orders.json").write_text("{}")
     for schema, said in {
-        "orders.v4.json": "is no JSON Schema",
-        "remote.json": "is no JSON Schema",
+        "orders.v4.json": "is not a JSON Schema",
+        "remote.json": "is not a JSON Schema",
         "missing.json": "No such file",
         "Orders.json": "is not the name of a schema",
         "a b": "is not the name of a schema",

@@ -351,7 +351,7 @@ def test_the_same_command_with_the_same_key_completes_it(front: Front) -> None:
     assert front.batches() == []
     Path("a.ndjson").write_bytes(b"1\n")
     _, said = run("upload", "a.ndjson", *command[4:], expect=2)
-    assert "a key of its own" in said
+    assert "gets a key automatically" in said
 
 
 @pytest.mark.parametrize("end", [b'{"id":', b"\xff\n", b'{"id":1}}\n'])
