@@ -1,4 +1,4 @@
-"""Bodies of requests, and how tests read them and expect a refusal."""
+"""Helpers: read a request's body, and expect a refusal."""
 
 import base64
 from collections.abc import Callable
@@ -50,7 +50,7 @@ WHOLE = (
 
 
 def read_body(body: bytes, **headers: str) -> bytes:
-    """Read a body that came as base64, whole."""
+    """Read a whole body that came as base64."""
     text = base64.b64encode(body).decode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return read_any(text, is_base64=True, headers=named)
@@ -67,7 +67,7 @@ def batch(data: str, seq_num: str = "0") -> bytes:
 
 
 def refusal(error: type[Raised], call: Callable[[], object]) -> Raised:
-    """The error that ``call`` raises: exactly this class, which says something and has a code."""
+    """The error that ``call`` raises, which must be exactly of this class and have a code."""
     with pytest.raises(error) as caught:
         call()
     assert type(caught.value) is error

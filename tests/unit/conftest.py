@@ -1,4 +1,4 @@
-"""Unit tests reach no network: a socket is an error."""
+"""Unit tests do not use the network: opening a socket fails."""
 
 import pytest
 

@@ -1,7 +1,6 @@
-r"""What becomes of a batch: every record kept byte for byte, or a refusal that helps.
+r"""JSON batches: every record is kept byte for byte, or the refusal says where and why.
 
-The reference throughout is ``json`` of the standard library, which the code under test does not use
-to accept anything.
+The reference is Python's ``json``, which the code under test does not use to accept anything.
 """
 
 import hashlib
@@ -37,7 +36,7 @@ NOT_JSON = (
 
 
 def lines(stored: Batch) -> list[bytes]:
-    """The stored lines, which must be as many as there are records, and end in a newline."""
+    """The stored lines: one per record, each with a line feed."""
     assert stored.ndjson.endswith(b"\n")
     found = stored.ndjson[:-1].split(b"\n")
     assert len(found) == stored.records
@@ -124,7 +123,7 @@ def test_a_record_spread_over_lines_loses_only_the_space_between_its_tokens(
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', "[\n", '{"a":\r\n', "[{\n", "[0,["])
 def test_deep_records(opening: str) -> None:
-    """In a thread of its own, where none of the test's own calls count against the depth."""
+    """In a new thread, whose stack is empty."""
     if opening.startswith("[{"):
         opening, closing = '[{"a":\n', "}]"
     else:
@@ -434,7 +433,7 @@ def test_nesting_without_end(form: str, nest: tuple[str, str]) -> None:
     opening, closing = nest
     deep = opening * 200_000 + "1" + closing * 200_000
     if form.endswith(":~}") and opening.startswith("{"):
-        # That it is no array is seen first.
+        # The error that it is not an array comes first.
         refusal(errors.InvalidDataError, lambda: read_batch(form.replace("~", deep).encode()))
         return
     error = refusal(
@@ -446,7 +445,7 @@ def test_nesting_without_end(form: str, nest: tuple[str, str]) -> None:
 @pytest.mark.parametrize("depth", range(900, 12_000, 300))
 @pytest.mark.parametrize("nest", ["arrays", "spread arrays", "unclosed arrays"])
 def test_any_depth_is_taken_or_refused(nest: str, depth: int) -> None:
-    """Where the parsers give up differs, and one must not take what the next one chokes on."""
+    """Parsers have different depth limits; none may accept what a later one fails on."""
     opening, closing = NESTS[nest]
     body = batch(f"[{opening * depth}1{closing * depth}]")
     try:
@@ -549,7 +548,7 @@ STYLES: dict[str, dict[str, Any]] = {
 )
 @settings(max_examples=500)
 def test_any_records_are_kept_each_on_one_line(data: list[Any], style: str, newline: str) -> None:
-    """Any document, right or wrong, is compared with ``json`` in ``tests/fuzz``."""
+    """tests/fuzz compares all documents, valid or not, with ``json``."""
     written = [json.dumps(record, **STYLES[style]).replace("\n", newline) for record in data]
     stored = lines(read_batch(batch(f"[{','.join(written)}]")))
     assert stored == [reference.one_line(record).encode() for record in written]
@@ -559,7 +558,7 @@ def test_any_records_are_kept_each_on_one_line(data: list[Any], style: str, newl
     "wrong", ['"a\n"', '"\\ud800"', '"\\x"', "tru", "[1,]", "NaN", '"a', "{1:2}", "1 2"]
 )
 def test_what_is_wrong_at_the_greatest_depth_is_told_or_too_deep(wrong: str) -> None:
-    """To explain takes a few calls more than to refuse."""
+    """Explaining an error takes a few more levels of the stack than refusing does."""
     told = set()
     for depth in range(800, 1_100):
         body = f'{{"seqNum":0,"data":{"[" * depth}{wrong}{"]" * depth}}}'.encode()

@@ -1,6 +1,6 @@
-r"""Batches that come as lines: the same as those that come as JSON, or a refusal that names a line.
+r"""NDJSON batches become the same batch as JSON ones, or the refusal names the line.
 
-The reference for what a line is: it is cut off at its ``\n``, and judged by itself.
+The reference splits the body at ``\n`` and reads each line by itself.
 """
 
 import itertools
@@ -25,16 +25,16 @@ SPACE: Final = b" \t\r"
 _VALUE: Final = msgspec.json.Decoder(msgspec.Raw)
 
 Outcome = tuple[int, bytes] | int
-"""Records and what is stored, or the number of the line that is refused; 0 where there is none."""
+"""Records and stored bytes, or the number of the refused line (0 if there is none)."""
 
 
 def posted(records: list[bytes], seq_num: int = 7) -> Batch:
-    """The same records as the JSON of a POST."""
+    """The same records, sent as the JSON of a POST."""
     return read_batch(b'{"seqNum":%d,"data":[%b]}' % (seq_num, b",".join(records)))
 
 
 def expected(body: bytes) -> Outcome:
-    """What must become of ``body``."""
+    """What the reference makes of ``body``."""
     records = []
     for number, line in enumerate(body.split(b"\n"), 1):
         if not (record := line.strip(SPACE)):
@@ -48,7 +48,7 @@ def expected(body: bytes) -> Outcome:
 
 
 def outcome(body: bytes) -> Outcome:
-    """What becomes of ``body``."""
+    """What the code under test makes of ``body``."""
     try:
         batch = read_lines(body, 7)
     except errors.EmptyDataError:
@@ -67,7 +67,7 @@ def refusal(body: bytes) -> errors.GaplessError:
 
 @pytest.fixture(params=[1, 7, 40, 1 << 14])
 def piece_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Where a body is cut may make no difference."""
+    """The size of the pieces in which a body is read: it must not matter."""
     size: int = request.param
     monkeypatch.setattr(batch_ndjson, "_PIECE_BYTES", size)
     return size
@@ -247,7 +247,7 @@ def test_lines_of_many_values_take_no_memory_for_them(
     finally:
         tracemalloc.stop()
     assert error.members["line"] == 2
-    # Two copies of a line, and what is noted of the values of one piece.
+    # Two copies of a line, and the bookkeeping of one piece.
     assert held < 2 * len(line) + 900_000
 
 

@@ -1,4 +1,4 @@
-"""How a body came: its encoding, its length, its digest, and that it is UTF-8."""
+"""The transport of a body: encoding, length, digest, UTF-8."""
 
 import base64
 import gzip
@@ -59,7 +59,7 @@ def test_utf8_that_ends_too_early(ending: bytes) -> None:
 
 
 def test_text_that_lost_a_byte_on_its_way_is_refused() -> None:
-    """The gateway hands U+FFFD on for what was not UTF-8: three bytes instead of one."""
+    """The gateway replaces each invalid byte by U+FFFD, which has three bytes."""
     sent = b'{"seqNum":0,"data":["\xff"]}'
     arrived = sent.decode(errors="replace")
     error = refusal(
@@ -70,7 +70,7 @@ def test_text_that_lost_a_byte_on_its_way_is_refused() -> None:
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_gzip_that_is_not_said_to_be_gzip_is_told_so(times: int) -> None:
-    """``curl -T part.gz`` alone; or a file that was compressed, and compressed again."""
+    """``curl -T part.gz`` without a header; or a compressed file that was compressed again."""
     sent = gzip.compress(b'{"seqNum":0,"data":[1]}')
     error = refusal(
         errors.InvalidUtf8Error,
@@ -223,7 +223,7 @@ def test_the_largest_body(form: str, off: int) -> None:
 
 @pytest.mark.parametrize("off", [-1, 0, 1])
 def test_the_largest_compressed_body(off: int) -> None:
-    """The limit is on the bytes as sent. They are stored, and a file name makes up the length."""
+    """The limit applies to the sent bytes; a file name in the header makes up the length."""
     content = padded(MOST_SENT - 10_000)
     packed = gzip.compress(content, 0)
     named = MOST_SENT + off - len(packed) - 1
@@ -260,7 +260,7 @@ GOOD_DIGESTS = {
     "with parameters of every type": (
         f'{RIGHT};a;b=?0;c=-1.5;d=@1659578233;e="\\"\\\\, x";f=tok/en:*;g=:AAAA:;h=%"%c3%a9"; i=1'
     ),
-    # RFC 9651, 3.2: of a key that is given twice, the last value holds.
+    # RFC 9651, 3.2: the last value of a repeated key counts.
     "after a wrong one": f"{WRONG}, {RIGHT}",
     "after one that is no byte sequence": f"sha-256, sha-256=(1 2), {RIGHT}",
     "after a wrong one in a string": f'x="a, {WRONG}", {RIGHT}',
@@ -268,7 +268,7 @@ GOOD_DIGESTS = {
     "after a wrong one in an inner list": f'x=("a, {WRONG}";sha-256=:AAAA: {WRONG[8:]});y, {RIGHT}',
     "after an empty inner list": f"x=( ),{RIGHT}",
     "with tabs around the comma": f"{SHA512}\t,\t{RIGHT}",
-    # RFC 9651, 4.2.7: what lacks padding should be read.
+    # RFC 9651, 4.2.7: missing padding should be accepted.
     "without its padding": f"sha-256=:{digest(BODY).rstrip('=')}:",
 }
 

@@ -1,4 +1,4 @@
-"""Which schemas can be deployed, and what is said of the others."""
+"""Which schemas can be deployed, and the messages for the others."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ TEXT = {"type": "string"}
 
 
 def doubled(times: int) -> dict[str, Any]:
-    """A schema that says the same 2 to the power of ``times`` times."""
+    """A schema that refers to the same type 2 to the power of ``times`` times."""
     parts: dict[str, Any] = {
         f"s{n}": {"allOf": [{"$ref": f"#/$defs/s{n + 1}"}] * 2} for n in range(times)
     }

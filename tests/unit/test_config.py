@@ -1,4 +1,4 @@
-"""The settings of a deployment: what is missing or wrong is named, all of it at once."""
+"""Settings from the environment: one error names all that are missing or wrong."""
 
 from collections.abc import Mapping
 

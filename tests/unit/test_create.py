@@ -1,4 +1,4 @@
-"""The body that opens a session."""
+"""The body of a create."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What is written down is what the code says: errors, routes, limits, events."""
+"""The documents agree with the code: errors, routes, limits, events, costs."""
 
 import ast
 import json
@@ -25,7 +25,7 @@ EVENTS = sorted((ROOT / "events").glob("*.json"))
 
 METHODS = {"get", "post", "put", "patch", "delete"}
 INTERNAL = {"internal_error": 500}
-"""The one code without a class: whatever nobody foresaw."""
+"""The only code without an error class: unexpected exceptions."""
 
 
 ANSWERED = errors.GaplessError.__subclasses__()
@@ -55,7 +55,7 @@ def resolved(node: Any) -> Any:  # noqa: ANN401 - any part of a YAML document
 
 
 def nodes(node: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - any part of a YAML document
-    """Every mapping in ``node``, references followed."""
+    """Every mapping in ``node``, with references resolved."""
     node = resolved(node)
     if isinstance(node, dict):
         yield node
@@ -67,7 +67,7 @@ def nodes(node: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - any part of 
 
 
 def operations() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every operation of openapi.yaml with its route key."""
+    """Every operation in openapi.yaml, with its route key."""
     for path, item in OPENAPI["paths"].items():
         for method in METHODS & item.keys():
             yield f"{method.upper()} {path}", item[method]
@@ -101,7 +101,7 @@ def problems() -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def codes(media: dict[str, Any]) -> set[str]:
-    """The values that a problem's ``code`` may have."""
+    """The possible values of a problem's ``code``."""
     return {
         value
         for node in nodes(media["schema"])
@@ -118,7 +118,7 @@ def test_every_code_belongs_to_one_error() -> None:
 
 @pytest.mark.parametrize("error", ANSWERED, ids=lambda error: error.code)
 def test_every_error_can_be_answered(error: type[errors.GaplessError]) -> None:
-    # Step Functions and logs know it by its name.
+    # Step Functions and logs use the class's name.
     assert vars(errors)[error.__name__] is error
     assert error.title.endswith(".")
     assert error.status in range(400, 600)
@@ -133,7 +133,7 @@ def test_docs_have_a_row_for_every_error_and_for_no_other() -> None:
 
 
 def test_docs_name_no_unknown_code() -> None:
-    """A word with an underscore in code type is a code, or one of the few other such words."""
+    """In the docs, a code-formatted word with an underscore is an error code or in ``REASONS``."""
     others = REASONS
     for name in ("errors.md", "protocol.md"):
         text = (ROOT / "docs" / name).read_text(encoding="utf-8")
@@ -236,7 +236,7 @@ COST_TABLES = cost.chapter().tables
 
 @pytest.mark.parametrize("title", COST_TABLES)
 def test_costs_are_those_of_the_model(title: str) -> None:
-    """``make bench ONLY=cost DOCS=1`` writes them."""
+    """``make bench ONLY=cost DOCS=1`` updates the tables."""
     table = f"<!-- cost.{title} -->\n\n{report.markdown(COST_TABLES[title])}\n<!-- end -->"
     assert (SCALE_MD + PERFORMANCE_MD).count(table) == 1
 
@@ -253,7 +253,7 @@ def test_costs_are_of_batches_as_the_client_makes_them(name: str) -> None:
     upload = cost.SIZES[name]
     most = batching.TARGET_BYTES
     if upload.strict:
-        # The largest power of two that fits.
+        # The largest power of two that fits is the client's choice.
         assert upload.batch_bytes <= most < 2 * upload.batch_bytes
         assert upload.batch_size.bit_count() == 1
     else:

@@ -1,4 +1,4 @@
-"""Which records of the table's stream are events, and what is in each."""
+"""Which stream records become events, and the content of each event."""
 
 import base64
 import json
@@ -50,7 +50,7 @@ FAILED = {
 
 
 def item(state: State | None, **more: Any) -> dict[str, Any] | None:  # noqa: ANN401 - attributes
-    """An item as Lambda has it: JSON, in which bytes are base64."""
+    """An item in Lambda's JSON, where bytes are base64."""
     if state is None:
         return None
     result = more.pop("result", None)
@@ -136,7 +136,7 @@ def event(one: dict[str, Any]) -> Event:
 
 
 def valid(detail: object, kind: Kind) -> None:
-    """Whether the schema says so of that kind."""
+    """Check ``detail`` against the schema of its kind."""
     schema = SCHEMA | {"$ref": f"#/$defs/{kind.value.replace(' ', '')}"}
     jsonschema_rs.Draft202012Validator(schema, offline=True).validate(detail)
 
@@ -156,7 +156,7 @@ def test_a_move_is_told_once_and_as_its_schema_says(kind: Kind) -> None:
         assert detail["sequence"] == one["dynamodb"]["SequenceNumber"]
         assert detail["metadata"] == {"partner": "acme"}
         assert detail["time"] == "2026-11-23T00:15:50Z"
-        # Of whom it is, and who works at it, is nobody else's business.
+        # Neither the owner nor the lease's holder may be published.
         assert "AIDAOWNER" not in entry["Detail"]
         assert HOLDER not in entry["Detail"]
         assert any(matches(one, pattern) for pattern in PATTERNS)
@@ -197,7 +197,7 @@ def test_what_failed_says_why() -> None:
     assert {
         "state": "OPEN",
         "reason": "missing_batches",
-        # By which it was judged.
+        # The total by which the finish was judged.
         "totalRecord": 10,
         "missing": FAILED["missing"],
         "missingBatches": 4,
@@ -223,7 +223,7 @@ def test_a_large_report_is_cut() -> None:
     after["metadata"] = {"M": {f"n{n}": {"S": '"' * 125} for n in range(16)}}
     told = event(record(item(G), after))
     assert told.detail["missing"] == gaps[: limits.EVENT_RANGES]
-    # There may be more than the session's item knows of.
+    # The item may not know all of them.
     assert told.detail["missingBatches"] is None
     assert told.detail["unexpectedBatches"] == 101
     assert told.detail["missingTruncated"] is told.detail["unexpectedTruncated"] is True
@@ -250,7 +250,7 @@ def test_each_event_is_documented_with_an_example() -> None:
 
 
 def test_the_schema_knows_every_member() -> None:
-    """Else a misspelt one would pass."""
+    """Otherwise a misspelt member would be valid."""
     for kind in Kind:
         for one in TOLD[kind]:
             detail = event(one).detail

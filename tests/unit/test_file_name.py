@@ -1,4 +1,4 @@
-"""What a merged object is called where it is downloaded."""
+"""The file name of a download."""
 
 import re
 from urllib.parse import unquote
@@ -27,12 +27,12 @@ def session(name: str | None) -> Session:
         ("..", f"{ID}.ndjson"),
         ("orders.ndjson", "orders.ndjson"),
         ("orders.jsonl", "orders.jsonl"),
-        # What somebody calls a file is not for us to judge.
+        # Other suffixes are the creator's choice.
         ("orders.csv", "orders.csv"),
         ("orders", "orders.ndjson"),
         ("orders 2026.11", "orders 2026.11.ndjson"),
         ("orders v1.2 (final)", "orders v1.2 (final).ndjson"),
-        # It is gzip, or it is not, whatever the name says.
+        # A suffix of gzip is there exactly if the content is gzip.
         ("orders.ndjson.gz", "orders.ndjson"),
         ("orders.GZ", "orders.ndjson"),
         ("orders.csv.gz.gz", "orders.csv"),
@@ -58,7 +58,7 @@ def test_headers() -> None:
     assert file_name.disposition("a b.ndjson") == 'attachment; filename="a b.ndjson"'
     expected = "attachment; filename=\"Gr__e _\"; filename*=UTF-8''Gr%C3%B6%C3%9Fe%20%E2%82%AC"
     assert file_name.disposition("Größe €") == expected
-    # Some browsers decode what looks encoded.
+    # Some browsers decode percent-encoded names.
     assert 'filename="100_41.ndjson"' in file_name.disposition("100%41.ndjson")
 
 

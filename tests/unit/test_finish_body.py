@@ -1,4 +1,4 @@
-"""The body that finishes a session."""
+"""The body of a finish."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Gap detection against a plain set model, and at its boundaries."""
+"""Gap detection, compared with a plain set, and at its boundaries."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from uploads.gaps import count, missing, runs
 
 LAST = 99_999
-"""The largest seqNum there is."""
+"""The largest seqNum."""
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_ranges_are_exactly_the_set_difference(present: list[int], expected: int
     assert all(first <= last for first, last in ranges)
     listed = [seq_num for first, last in ranges for seq_num in range(first, last + 1)]
     assert listed == sorted(set(range(due)) - set(present))
-    # Neighbours are one range: between two ranges something is present.
+    # Ranges never touch: at least one number between two ranges is present.
     assert all(before[1] + 1 < after[0] for before, after in pairwise(ranges))
 
 

@@ -1,4 +1,4 @@
-"""The local gateway against what API Gateway is known to do."""
+"""The local gateway behaves as API Gateway's HTTP API does."""
 
 import base64
 import json
@@ -28,7 +28,7 @@ ITEMS = "/things/{id}/items"
 
 
 def echo(event: Event, _: Context) -> object:
-    """A function that answers with its event."""
+    """A function that returns its event."""
     return {"statusCode": 200, "body": json.dumps(event)}
 
 
@@ -38,7 +38,7 @@ def gateway(handler: Callable[[Event, Context], object], **options: float) -> Ga
 
 
 def post(path: str = "/things", **given: Any) -> Event:  # noqa: ANN401
-    """The event that a request becomes."""
+    """The event for a request."""
     response = gateway(echo).handle(Request("POST", path, **given))
     assert response.status == 200
     event: Event = json.loads(response.body)
@@ -46,7 +46,7 @@ def post(path: str = "/things", **given: Any) -> Event:  # noqa: ANN401
 
 
 def answer_to(result: object) -> Response:
-    """What a client gets when a function returns ``result``."""
+    """The response to a client when a function returns ``result``."""
     return gateway(lambda _event, _context: result).handle(Request("POST", "/things"))
 
 
@@ -191,7 +191,7 @@ def test_the_context_counts_down() -> None:
     assert len(context.aws_request_id) == 36
 
 
-# --- Answers that API Gateway makes by itself ---
+# --- API Gateway's own answers ---
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One gzip member out of batches: whole for those who read it whole, and each batch by itself."""
+"""Batches joined to one gzip member: it is read as a whole, and each batch can be read alone."""
 
 import gzip
 import zlib
@@ -13,10 +13,10 @@ from isal import isal_zlib
 from uploads import gzip_member
 
 FLUSHED = b"\0\0\xff\xff"
-"""The empty stored block that ends a flush (RFC 1951, 3.2.4)."""
+"""The empty stored block at the end of a flush (RFC 1951, 3.2.4)."""
 
 LINES = st.lists(st.binary(max_size=40).map(lambda line: line + b"\n"), max_size=50)
-# Lines that are found again and again are what a reference would reach back to.
+# Repeated lines, to which a later block could refer back.
 CONTENTS = st.lists(st.one_of(LINES.map(b"".join), st.binary(max_size=3).map(lambda b: b * 9000)))
 
 
@@ -37,7 +37,7 @@ def test_it_is_one_member_and_holds_everything(contents: list[bytes]) -> None:
     whole = member(contents)
     found = zlib.decompressobj(31)
     assert found.decompress(whole) == b"".join(contents)
-    # Neither a second member nor anything else is behind it.
+    # Nothing follows the member.
     assert (found.eof, found.unused_data) == (True, b"")
     assert gzip.decompress(whole) == b"".join(contents)
 
@@ -78,14 +78,14 @@ def test_a_size_wraps_around_at_4_gib(size: int, written: int) -> None:
 
 
 def test_checksums_combine_beyond_4_gib() -> None:
-    """The merged object, or its content, may be terabytes; the lengths of its runs too."""
+    """The merged object, its content and their parts may have terabytes."""
     zeros = bytes(2**24)
     rounds = 2**32 // len(zeros)
     found = reduce(lambda crc32, _: isal_zlib.crc32(zeros, crc32), range(rounds), 0)
     one = isal_zlib.crc32(b"a")
     behind = isal_zlib.crc32(b"b", isal_zlib.crc32(zeros, found))
     assert isal_zlib.crc32_combine(found, isal_zlib.crc32(zeros + b"b"), len(zeros) + 1) == behind
-    # A run that is itself larger than 4 GiB.
+    # One part is larger than 4 GiB.
     whole = reduce(lambda crc32, _: isal_zlib.crc32(zeros, crc32), range(rounds), one)
     whole = isal_zlib.crc32(b"bb", whole)
     run = isal_zlib.crc32(b"bb", found)

@@ -1,4 +1,4 @@
-"""What a function writes to its log, and how it answers what it did not expect."""
+"""A function's log, and its answer to unexpected errors."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def output(script: str) -> str:
 
 
 def test_who_calls_is_logged_as_a_hash_that_only_the_stack_can_make() -> None:
-    # The first lines are those of the calls in SCRIPT.
+    # The first lines belong to the calls in SCRIPT.
     printed = output(SCRIPT + OWNERS).splitlines()[6:]
     ada, bob, elsewhere, nobody, anybody = (json.loads(line).get("owner") for line in printed)
     # printf '%s' '["jwt", "https://issuer.example.com/pool", "ada@example.com"]' |
@@ -96,7 +96,7 @@ def test_each_request_is_one_line_that_names_its_session_and_not_its_content() -
     assert "secret" not in json.dumps(logged)
     assert [answer["statusCode"] for answer in answers] == [204, 400, 500]
     assert [answer["headers"]["cache-control"] for answer in answers] == ["no-store"] * 3
-    # An unexpected fault tells its request's id and nothing else.
+    # The answer to an unexpected error contains the request's id and nothing else.
     assert json.loads(answers[2]["body"]) == {
         "type": "urn:gapless:error:internal_error",
         "title": "The service failed.",

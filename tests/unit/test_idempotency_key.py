@@ -1,4 +1,4 @@
-"""The header Idempotency-Key."""
+"""Reading the header Idempotency-Key."""
 
 import pytest
 

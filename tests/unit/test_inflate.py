@@ -1,4 +1,4 @@
-"""gzip: all of it, whole and undamaged, within what may be inflated."""
+"""Inflating gzip: whole and undamaged, within the limit."""
 
 import base64
 import gzip
@@ -25,7 +25,7 @@ def test_the_tests_own_gzip_is_right(size: int) -> None:
 
 PACKED = gzip.compress(WHOLE.encode(), mtime=0)
 RICH = (
-    # Extra field, file name, comment and header checksum: RFC 1952, 2.3.1.
+    # Extra field, file name, comment and header checksum (RFC 1952, 2.3.1).
     b"\x1f\x8b\x08\x1e\0\0\0\0\0\xff\x03\0abcname\0comment\0"
 )
 RICH += (zlib.crc32(RICH) & 0xFFFF).to_bytes(2, "little") + PACKED[10:]
@@ -91,7 +91,7 @@ def test_a_damaged_byte_is_never_accepted_as_something_else(at: int) -> None:
         content = inflate(changed(at))
     except (errors.InvalidGzipError, errors.TruncatedGzipError):
         return
-    # Flags, time and system in the header do not matter.
+    # Only flags, time and operating system of the header are not checked.
     assert 3 <= at < 10
     assert content == WHOLE.encode()
 
@@ -140,16 +140,16 @@ ONE_SPACE = gzip.compress(b" ", mtime=0)
 
 
 def with_name(length: int) -> bytes:
-    """A member with a file name of so many bytes, and ``WHOLE`` in it."""
+    """A member with a file name of ``length`` bytes and the content ``WHOLE``."""
     return PACKED[:3] + b"\x08" + PACKED[4:10] + b"n" * length + b"\0" + PACKED[10:]
 
 
 def blocks(of: bytes, times: int) -> bytes:
-    """A member whose content begins with blocks that hold nothing."""
+    """A member that begins with ``times`` empty blocks."""
     return PACKED[:10] + of * times + PACKED[10:]
 
 
-# Eight times the three bits that begin a block of the fixed codes, and the seven that end one.
+# Eight empty blocks of fixed codes: three bits each to begin, seven to end.
 EIGHT_FIXED = sum(0b010 << (10 * n) for n in range(8)).to_bytes(10, "little")
 STORED = b"\0\0\0\xff\xff"
 
@@ -181,7 +181,7 @@ def test_gzip_may_be_a_little_larger_than_what_it_holds(packed: bytes, content: 
     ids=["empty members", "short members", "name", "stored blocks", "fixed blocks"],
 )
 def test_gzip_that_brings_next_to_nothing_is_not_read_to_its_end(packed: bytes) -> None:
-    """Else a byte of it would take a hundred times the CPU of one that brings something."""
+    """Otherwise its CPU per byte could be a hundred times that of other bodies."""
     for sent in (packed, packed[:500_000]):
         error = refusal(errors.InvalidGzipError, lambda sent=sent: inflate(sent))  # type: ignore[misc]
         assert "larger than what it holds" in error.detail

@@ -1,4 +1,4 @@
-"""What a start of a function loads. Who may import whom is in pyproject.toml: ``make lint``."""
+"""What a cold start imports. ``make lint`` checks the layers (pyproject.toml)."""
 
 import subprocess
 import sys
@@ -16,14 +16,14 @@ print("\\n".join(sys.modules))
 
 
 def loaded(*modules: str) -> set[str]:
-    """What is in ``sys.modules`` of a fresh interpreter after importing ``modules``."""
+    """``sys.modules`` of a fresh interpreter after importing ``modules``."""
     command = [sys.executable, "-c", LOADED, str(FUNCTIONS), *modules]
     done = subprocess.run(command, capture_output=True, check=True, text=True)
     return set(done.stdout.split())
 
 
 def test_receiving_batches_does_not_load_the_merge() -> None:
-    """It would make the cold start of the busiest function slower."""
+    """It would slow the cold start of the busiest function."""
     found = loaded("uploads.receiving", "uploads.http", "uploads.wiring")
     assert {"uploads.batch_store", "uploads.session_store"} <= found
     assert not {name for name in found if name.startswith("uploads.merging")}
@@ -31,7 +31,7 @@ def test_receiving_batches_does_not_load_the_merge() -> None:
 
 
 def test_importing_a_module_leaves_the_collection_of_garbage_alone() -> None:
-    """A handler delays it while it starts, by a module that does nothing else."""
+    """Handlers delay it during their start, in a module for that purpose."""
     modules = sorted(
         ".".join(path.relative_to(FUNCTIONS).with_suffix("").parts)
         for path in (FUNCTIONS / "uploads").rglob("*.py")

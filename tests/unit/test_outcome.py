@@ -1,4 +1,4 @@
-"""What an item says to a finish whose move was refused: one answer, in one order."""
+"""The answer to a finish whose move was refused, derived from the session's item."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,13 +28,13 @@ FINISHED: dict[str, Any] = {"state": State.FINISHED, "result": SUCCESS, **DECIDE
 
 
 def failed(total: int, batches: int | None = None) -> dict[str, Any]:
-    """A session that is open again."""
+    """An item that is open again after a failure."""
     judged: dict[str, object] = {"validationResult": "Failed", "totalRecord": total}
     return {"result": judged | ({} if batches is None else {"expectedBatches": batches})}
 
 
 def answer(found: Session, asked: Totals, now: int = 1_500) -> object:
-    """The body of a 200, ``FINISHING`` for a 202, or the class of an error."""
+    """The body of a 200, ``FINISHING`` for a 202, or an error's class."""
     unused: Any = None
     outcomes = Outcomes(unused, ReportStore(unused), unused, lambda: now, 0)
     try:
@@ -55,28 +55,28 @@ T5, T6, M2, M3 = Totals(5), Totals(6), Totals(None, 2), Totals(None, 3)
     [
         ({"state": State.ABORTED}, NO_TOTALS, ABORTED),
         ({"state": State.ABORTED, "total_record": 5}, T6, ABORTED),
-        # What was said when it was created.
+        # Judged by the totals of the create.
         ({"total_record": 5, **SEALED}, T6, CONFLICT),
         ({"total_record": 5, "batch_size": 3, **SEALED}, M3, CONFLICT),
         ({"total_record": 5, "batch_size": 3, **SEALED}, Totals(5, 2), "FINISHING"),
         ({"total_record": 5, **failed(5)}, T6, CONFLICT),
-        # What was merged.
+        # Judged by what was merged.
         (FINISHED, NO_TOTALS, SUCCESS),
         (FINISHED, Totals(5, 2), SUCCESS),
         (FINISHED, T6, CONFLICT),
         (FINISHED, M3, CONFLICT),
-        # What is decided.
+        # Judged by the decision.
         ({**SEALED, **DECIDED}, NO_TOTALS, "FINISHING"),
         ({**SEALED, **DECIDED}, Totals(5, 2), "FINISHING"),
         ({**SEALED, **DECIDED}, Totals(5, 3), CONFLICT),
         ({**SEALED, **DECIDED}, T6, CONFLICT),
-        # Nothing is decided, and others may be said; but something must be.
+        # Undecided: other totals are allowed, no total is not.
         (SEALED, NO_TOTALS, MISSING),
         (SEALED, M2, MISSING),
         (SEALED, T5, "FINISHING"),
         (failed(5), NO_TOTALS, MISSING),
         ({**SEALED, **failed(5)}, T5, "FINISHING"),
-        # Open again: by a failure of one's own, or by another's.
+        # Open again after a failure: the same totals, or others.
         (failed(5), T5, failed(5)["result"]),
         (failed(5, 2), Totals(5, 2), failed(5, 2)["result"]),
         (failed(5), T6, "FINISHING"),

@@ -1,4 +1,4 @@
-"""Who calls, and which session is meant: what a request's event is believed to say."""
+"""Caller and session id, read from a request's event."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,12 +16,12 @@ ISSUER = "https://issuer.example.com/pool"
 
 
 class NoContext:
-    """Nothing here asks for the invocation's context."""
+    """A context that these tests never need."""
 
     aws_request_id = ""
 
     def get_remaining_time_in_millis(self) -> int:
-        """Give no time at all."""
+        """No time is left."""
         return 0
 
 
@@ -32,7 +32,7 @@ def request(event: Mapping[str, Any], auth_mode: AuthMode = AuthMode.NONE) -> Re
 def iam_event(
     user_id: str | None, account_id: str | None = ACCOUNT, cognito: str | None = None
 ) -> dict[str, Any]:
-    """An event as API Gateway makes it from a signed request."""
+    """API Gateway's event for a signed request."""
     identity = {"amr": ["authenticated"], "identityId": cognito, "identityPoolId": "pool"}
     iam = {
         "accessKey": "AKIAEXAMPLE",
@@ -47,7 +47,7 @@ def iam_event(
 
 
 def jwt_event(**claims: object) -> dict[str, Any]:
-    """An event as API Gateway makes it from a bearer token that it has checked."""
+    """API Gateway's event for a valid bearer token."""
     return {"requestContext": {"authorizer": {"jwt": {"claims": claims, "scopes": None}}}}
 
 
@@ -75,7 +75,7 @@ def test_a_session_name_may_hold_anything() -> None:
         pytest.param([("AIDASAME", ACCOUNT), ("AIDASAME", "210987654321")], id="two accounts"),
         pytest.param([(ACCOUNT, ACCOUNT), ("AIDAUSER", ACCOUNT)], id="root and a user"),
         # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_variables.html:
-        # the id of a federated user is "account:name", and that of root the account alone.
+        # a federated user's id is "account:name", root's is the account.
         pytest.param(
             [(f"{ACCOUNT}:first", ACCOUNT), (f"{ACCOUNT}:second", ACCOUNT)],
             id="two federated users",
@@ -88,7 +88,7 @@ def test_different_principals_are_different_owners(others: list[tuple[str, str]]
 
 
 def test_a_cognito_identity_is_an_owner_of_its_own() -> None:
-    """Everybody of an identity pool calls with the same role."""
+    """All users of an identity pool call with the same role."""
     first = iam_owner("AROAEXAMPLE:CognitoIdentityCredentials", cognito="eu-central-1:1")
     second = iam_owner("AROAEXAMPLE:CognitoIdentityCredentials", cognito="eu-central-1:2")
     role = iam_owner("AROAEXAMPLE:CognitoIdentityCredentials")
@@ -104,7 +104,7 @@ def test_a_token_is_its_issuer_and_subject_whatever_else_it_claims() -> None:
 
 
 URLS = st.text("abc:/.%", min_size=1).map(lambda rest: f"https://{rest}")
-"""Issuers as they can be configured: URLs, without spaces."""
+"""Issuers that can be configured: URLs without spaces."""
 
 
 @given(
@@ -181,11 +181,11 @@ NO_JWT = [
     jwt_event(iss=ISSUER, sub=""),
     jwt_event(iss="", sub="42"),
     iam_event("AIDAUSER"),
-    # A client credentials token of some issuers: it names an application, and no subject.
+    # Some issuers' client credentials tokens name an application and have no subject.
     jwt_event(iss=ISSUER, client_id="42"),
     *({"requestContext": {"authorizer": {"jwt": odd}}} for odd in ODD),
     *({"requestContext": {"authorizer": {"jwt": {"claims": odd}}}} for odd in ODD),
-    # RFC 7519: both are text. A list of one is not its element, and 42 is not "42".
+    # RFC 7519: both are strings. A list is not its only element, and 42 is not "42".
     *(jwt_event(iss=ISSUER, sub=odd) for odd in (["42"], 42, 4.2, True, {"sub": "42"}, None)),
     *(jwt_event(iss=odd, sub="42") for odd in ([ISSUER], 42, True, {"iss": ISSUER}, None)),
 ]

@@ -1,6 +1,6 @@
-"""The plan of a merge holds S3's limits, whatever the batches are.
+"""The plan of a merge keeps S3's limits for any batches.
 
-The limits are written out here, so that a wrong constant in the code is found too.
+The limits are repeated here, so that a wrong constant in the code fails, too.
 """
 
 import random
@@ -29,7 +29,7 @@ def stored(sizes: Sequence[int]) -> list[StoredBatch]:
 
 
 def shape(parts: Sequence[Part]) -> list[tuple[int, bool]]:
-    """How many batches each part holds, and whether S3 copies it."""
+    """For each part: how many batches it has, and whether S3 copies it."""
     return [(len(part.batches), part.copied) for part in parts]
 
 
@@ -142,7 +142,7 @@ def test_boundaries(sizes: list[int], expected: list[tuple[int, bool]]) -> None:
 
 @pytest.mark.parametrize("off", [-1, 0, 1])
 def test_limits_hold_around_the_most_parts(off: int) -> None:
-    """About as many smallest parts as S3 takes: one more of them would be one too many."""
+    """About as many minimal parts as S3 allows."""
     batches = stored([SMALLEST_PART] * (MOST_PARTS + off))
     check(batches, plan_parts(batches))
 
@@ -150,7 +150,7 @@ def test_limits_hold_around_the_most_parts(off: int) -> None:
 @pytest.mark.parametrize("rest", [1, MOST_PARTS - 1, MOST_PARTS, MOST_PARTS + 1])
 @pytest.mark.parametrize("each", [1, 2, 9])
 def test_a_small_rest_does_not_make_one_part_too_many(each: int, rest: int) -> None:
-    """The batches but the last would make exactly the most parts."""
+    """The batches except the last make exactly the maximum number of parts."""
     batches = stored([16 * MIB] * (MOST_PARTS * each) + [rest])
     check(batches, plan_parts(batches))
 
@@ -169,7 +169,7 @@ def test_small_sessions_are_streamed_in_parts_that_fit_memory() -> None:
 
 
 def test_a_plan_keeps_gaps_and_etags() -> None:
-    """The numbers need not run from 0: the plan goes by order, and passes ETags on."""
+    """Numbers may have gaps: the plan only uses their order, and passes ETags on."""
     batches = [StoredBatch(7, 3, '"a"'), StoredBatch(9, SMALLEST_PART, '"b"')]
     assert [batch for part in plan_parts(batches) for batch in part.batches] == batches
 
@@ -177,11 +177,11 @@ def test_a_plan_keeps_gaps_and_etags() -> None:
 # --- The parts of a gzip file ---
 
 HEADER = 10
-"""Bytes, as the trailer."""
+"""Bytes of the header; the trailer has as many."""
 
 
 def check_gzip(batches: list[StoredBatch], parts: list[Part]) -> None:
-    """S3's limits with a header in the first part, and a trailer behind all of them."""
+    """S3's limits, with a header in the first part and a trailer after the last."""
     assert [batch for part in parts for batch in part.batches] == batches
     last = last_part(parts, Format.NDJSON_GZ)
     assert last <= MOST_PARTS
@@ -190,12 +190,12 @@ def check_gzip(batches: list[StoredBatch], parts: list[Part]) -> None:
         assert part.batches
         assert part.size == header + sum(batch.size for batch in part.batches)
         assert part.size + HEADER <= LARGEST_PART
-        # What S3 copies has no header.
+        # The first part contains the header, so it cannot be a copy.
         assert not (part.copied and number == 1)
         if part.copied:
             assert len(part.batches) == 1
     if len(parts) > 1:
-        # The trailer is the last part, so that none of the others may be small.
+        # The trailer is the last part, so no other part may be below S3's minimum.
         assert last == len(parts) + 1
         assert all(part.size >= SMALLEST_PART for part in parts)
     else:
@@ -267,9 +267,9 @@ def test_boundaries_of_a_gzip_file(sizes: list[int], expected: list[tuple[int, b
 # --- The shares of a long merge ---
 
 CHILDREN = 32
-"""How many functions share a merge at least, where they can."""
+"""Minimum number of functions to share a merge, if they can."""
 CHILD_SECONDS = 8
-"""What one of them takes at most, by the plan's own estimate."""
+"""Maximum seconds of a share, by the plan's estimate."""
 
 
 def seconds(parts: Sequence[Part]) -> float:
@@ -277,19 +277,19 @@ def seconds(parts: Sequence[Part]) -> float:
 
 
 def check_shares(parts: list[Part], shared: list[range]) -> None:
-    # Every part is in one share, in order, and no share is empty.
+    # The shares cover all parts in order, and none is empty.
     assert [index for share in shared for index in share] == list(range(len(parts)))
     assert all(share.step == 1 and len(share) for share in shared)
     most = min(CHILD_SECONDS, seconds(parts) / CHILDREN)
     for share, following in pairwise(shared):
-        # Each is full: with the next part it would take longer than it may.
+        # With the next part a share would take too long.
         with_next = parts[share.start : following.start + 1]
         assert seconds(with_next) > most - 1e-6
-    # None takes longer, but for a single part that does so by itself.
+    # Only a share of a single part may take longer.
     taken = [seconds(parts[share.start : share.stop]) for share in shared]
     long = [time for time in taken if time > most + 1e-6]
     assert all(len(share) == 1 for share, time in zip(shared, taken, strict=True) if time in long)
-    # So the others are as many as what is left of the work asks for.
+    # The number of the other shares fits the remaining work.
     assert len(shared) - len(long) >= (sum(taken) - sum(long)) / most - 1e-6
 
 
@@ -316,7 +316,7 @@ def test_like_parts_are_shared_among_as_many_functions_as_there_can_be(parts: in
 
 
 def test_the_largest_plan_fits_the_memory_of_its_function() -> None:
-    """100,000 batches of all sizes: what planning adds to their listing."""
+    """100,000 batches of all sizes: memory in addition to their listing."""
     at = random.Random(0)
     batches = stored([DRAWS["any magnitude"](at) for _ in range(MOST_BATCHES)])
     tracemalloc.start()

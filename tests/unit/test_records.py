@@ -1,6 +1,6 @@
-"""Records against a schema: numbers as they are written, members once, limits, and no long search.
+"""Records checked against a schema: exact numbers, repeated members, limits, bounded search.
 
-The reference for numbers is ``decimal``, and for members what ``json`` reads.
+The reference is ``decimal`` for numbers, and ``json`` for members.
 """
 
 import json
@@ -31,7 +31,7 @@ REPEATED = "has an object with a member that is given twice"
 
 
 def checked(schema: object, *records: str) -> list[tuple[str, str] | None]:
-    """Of each record, where it is wrong and why; None where it is not."""
+    """For each record, where and why it is invalid; None if it is valid."""
     check = RecordCheck(json.dumps(schema).encode() if not isinstance(schema, bytes) else schema)
     ndjson = "".join(f"{record}\n" for record in records).encode()
     count, found = check.check(ndjson, lambda: 0)
@@ -41,9 +41,9 @@ def checked(schema: object, *records: str) -> list[tuple[str, str] | None]:
 
 
 def valid(schema: object, record: str) -> bool:
-    """Whether the record satisfies the schema: alone, and beside others."""
+    """Whether the record is valid, alone and in a batch with others."""
     alone = checked(schema, record)[0] is None
-    # What is read at once with it, and what is not.
+    # Records that are checked together with it, and ones that are not.
     for other in ('{"a":1,"a":2}', "1e999", "7"):
         assert (checked(schema, record, other)[0] is None) is alone
     return alone
@@ -86,7 +86,7 @@ def test_draft_4_has_integers_without_a_fraction() -> None:
     st.from_regex(r"\A-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,20})?\Z"),
 )
 def test_numbers_compare_as_decimals_do(number: str, limit: str) -> None:
-    # A limit that a float holds: longer ones are the schema's own affair.
+    # A limit that fits a float: longer limits are the schema's problem.
     limit = str(float(limit)) if abs(float(limit)) < 1e15 and "e" not in str(float(limit)) else "0"
     schema = f'{{"maximum": {limit}}}'.encode()
     assert valid(schema, number) is (Decimal(number) <= Decimal(limit))
@@ -115,7 +115,7 @@ def test_a_number_that_is_too_long_is_refused_at_no_cost(number: str) -> None:
     ],
 )
 def test_a_member_that_is_given_twice_is_refused(record: str) -> None:
-    # Who reads the merged object may take the first one, where the last was looked at.
+    # A reader of the merged object might take the first one, while the last one was checked.
     others = ['{"a":1}', '"a"', r'{"b":"\u003a"}', '"::"']
     assert checked({}, *others, record) == [None] * len(others) + [("", REPEATED)]
 

@@ -1,4 +1,4 @@
-"""A session's checks at their boundaries, and its table of legal moves against the document."""
+"""A session's checks at their boundaries, and its table of moves compared with the protocol."""
 
 import itertools
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +22,7 @@ from uploads.session import (
 
 LARGEST = 2**53 - 1
 BATCHES = 100_000
-"""Most batches in a session."""
+"""Maximum batches of a session."""
 
 SESSION = Session(
     session_id="0" * 32,
@@ -189,7 +189,7 @@ def test_too_many_batches(total_record: int, batch_size: int, minimum: int) -> N
         session(total_record, batch_size).check_batches()
     assert caught.value.members == {"minimum": minimum}
     assert f"Use a batchSize of {minimum} or more" in caught.value.detail
-    # What is advised works, and nothing smaller does.
+    # The suggested batch size works, and the next smaller one does not.
     session(total_record, minimum).check_batches()
     with pytest.raises(errors.TooManyBatchesError):
         session(total_record, minimum - 1).check_batches()
@@ -226,7 +226,7 @@ OVER = {
     State.FINISHING: SESSION.expires_at + FLIGHT,
     State.FINISHED: SESSION.expires_at,
 }
-"""When nobody can finish it any more, or its result is gone."""
+"""When no attempt can finish the session any more, or its result is gone, seconds since 1970."""
 
 
 @pytest.mark.parametrize("state", State)
@@ -273,7 +273,7 @@ def test_what_the_api_calls_expires_at(changes: dict[str, Any], ends: int) -> No
 
 
 def test_the_times_leave_room_for_each_other() -> None:
-    """An attempt that is sealed in time ends before the item does, and so does one after it."""
+    """An attempt sealed in time, and one more after it, end before the item does."""
     assert limits.LONGEST_SECONDS + FLIGHT < limits.GRACE_SECONDS
     longest_life = 7 * 86_400
     assert longest_life + limits.GRACE_SECONDS <= limits.LATEST_FINISH_SECONDS
@@ -311,10 +311,10 @@ def test_what_is_remembered_of_a_session_never_changes() -> None:
     [
         (1, 1, 5_000, 5_020, 0),
         (2, 2, 5_000, 5_020, 0),
-        # Another one was sealed before it could commit.
+        # Another attempt was sealed before the commit.
         (2, 1, 5_000, 5_020, 5_600),
         (2, None, 5_000, 5_020, 5_600),
-        # Of the release before: an attempt may outlive its lease by a task, and then commit.
+        # Item of the previous release: an attempt may outlive its lease by a task, then commit.
         (1, None, None, 5_020, 5_980),
     ],
 )
@@ -349,8 +349,7 @@ LEGAL = {
     (Move.ABORT, State.FINISHING, State.ABORTED),
     (Move.DELETE_FILE, State.FINISHED, State.FINISHED),
 }
-"""What the protocol allows: sealing, taking over, holding on, deciding, success, failure, abort,
-deleting what was merged."""
+"""The moves of the protocol."""
 
 
 def test_the_legal_moves_are_the_documented_ones() -> None:
@@ -369,29 +368,29 @@ TIMES = sorted({t + d for t in (PAST, NOW, SOONEST) for d in (0, 1)})
 
 @dataclass(frozen=True)
 class Item:
-    """What a condition can see of a session's item."""
+    """The parts of an item that conditions compare."""
 
     ours: bool
-    """The caller owns it."""
+    """The caller is the owner."""
     state: State
     batches_until: int | None
-    """None in an item of the release that had one time."""
+    """None in items of the release with a single time."""
     expires_at: int
     lease_out: bool
     decided: bool
     same_attempt: bool
     same_digest: bool
     alone: bool = False
-    """The attempt that published it is the last one."""
+    """The last attempt published it."""
     settled: bool | None = None
-    """Whether it was finished ten minutes ago; None if the item does not say when."""
+    """It finished ten minutes ago; None if the item does not say when."""
     quiet: bool = False
-    """Its lease has run out long ago."""
+    """Its lease expired long ago."""
     kept_until: int | None = None
-    """How long its result is kept; None in an item of the release before."""
+    """When the result expires; None in items of the previous release."""
 
     def holds(self, term: str) -> bool:
-        """What DynamoDB makes of one comparison of a condition."""
+        """Evaluate one comparison as DynamoDB does."""
         prefix = "#state = :"
         if term.startswith(prefix):
             return term == prefix + self.state
@@ -427,25 +426,25 @@ class Item:
         )
 
     def ought_to_allow(self, move: Move) -> bool:
-        """What the protocol says, in its own words."""
+        """The protocol's rule for the move."""
         is_open, finishing = self.state is State.OPEN, self.state is State.FINISHING
         undecided = finishing and not self.decided
         until = self.expires_at if self.batches_until is None else self.batches_until
         match move:
             case Move.SEAL:
-                # Longest merges fit before the item is deleted; as it was for older items.
+                # The longest merge must end before the item is deleted, except for older items.
                 longest = 0 if self.batches_until is None else limits.LONGEST_SECONDS
                 takes_over = finishing and self.lease_out and self.expires_at > NOW + longest
                 legal = (is_open and until > NOW) or takes_over
             case Move.LEASE:
-                # Decided or not: a long merge that is bound must hold the session all the same.
+                # A long merge must hold the session even after the decision.
                 legal = finishing and self.same_attempt
             case Move.REOPEN | Move.DECIDE:
                 legal = undecided and self.same_attempt
             case Move.COMMIT:
                 legal = finishing and self.decided and self.same_digest
             case Move.ABORT:
-                # For as long as it is not answered as expired.
+                # As long as it is not answered as expired.
                 legal = (is_open and until > PAST) or (undecided and self.expires_at > PAST)
             case Move.DELETE_FILE:
                 kept = self.expires_at if self.kept_until is None else self.kept_until
@@ -488,7 +487,7 @@ ASKED = [Totals(*said) for said in itertools.product([None, 0, 5, 6], [None, 0, 
 
 
 def holds(term: str, found: Session, asked: Totals) -> bool:
-    """What DynamoDB makes of a term of ``fitting``."""
+    """Evaluate a term of ``fitting`` as DynamoDB does."""
     if term.startswith("("):
         return any(holds(one, found, asked) for one in term[1:-1].split(" OR "))
     name, _, value = term.partition(" = :")
@@ -511,7 +510,7 @@ def holds(term: str, found: Session, asked: Totals) -> bool:
 
 
 def conflict(found: Session, asked: Totals) -> bool:
-    """Whether what a finish says is fixed, and is not that."""
+    """Whether the finish contradicts fixed totals."""
     records = found.decision.records if found.decision else found.total_record
     batches = found.decision.batches if found.decision else found.expected_batches
     wrong_total = None not in {records, asked.records} and records != asked.records
@@ -522,7 +521,7 @@ def conflict(found: Session, asked: Totals) -> bool:
 def test_a_seal_is_taken_where_its_totals_fit(asked: Totals) -> None:
     for found in FACTS:
         lacks = found.total_record is None and not found.decision and asked.records is None
-        # How many batches a batchSize makes is left to who reads the item.
+        # A batchSize fixes the number of batches, but only readers of the item compute it.
         unknown = asked.batches is not None and found.batch_size is not None
         fits = all(holds(term, found, asked) for term in fitting(asked))
         assert fits == (not conflict(found, asked) and not lacks and not unknown), found

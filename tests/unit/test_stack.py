@@ -1,4 +1,4 @@
-"""What must not slip from template.yaml, and what code and documents take for granted of it."""
+"""Properties of template.yaml that code, documents and security depend on."""
 
 import json
 import re
@@ -25,7 +25,7 @@ Node = dict[str, Any]
 
 
 class Loader(yaml.SafeLoader):
-    """YAML whose ``!Ref Api`` is ``{"Ref": "Api"}``, and ``!GetAtt Api.Arn`` ``{"GetAtt": …}``."""
+    """YAML where ``!Ref Api`` becomes ``{"Ref": "Api"}``, ``!GetAtt Api.Arn`` ``{"GetAtt": …}``."""
 
 
 def intrinsic(loader: Loader, name: str, node: yaml.Node) -> Node:
@@ -43,7 +43,7 @@ RESOURCES: Final[Node] = STACK["Resources"]
 
 
 def of_type(kind: str) -> Node:
-    """The properties of every resource of a type, by logical id."""
+    """The properties of all resources of a type, by logical id."""
     found = {
         name: resource["Properties"]
         for name, resource in RESOURCES.items()
@@ -71,7 +71,7 @@ MAPPINGS: Final = {
     mapping["FunctionName"]["Ref"].removesuffix("Function"): mapping
     for mapping in of_type("AWS::Lambda::EventSourceMapping").values()
 }
-"""What the stream of the table is brought to."""
+"""The event source mappings of the table's stream, by function."""
 CLEANUP: Final = MAPPINGS["Cleanup"]
 TASKS: Final = FUNCTIONS.keys() - BEHIND_THE_API - {f"{name}Function" for name in MAPPINGS}
 """The functions of a long merge."""
@@ -82,7 +82,7 @@ def listed(value: object) -> list[Any]:
 
 
 def allowed(role: str) -> Iterator[tuple[str, Any]]:
-    """Each (action, resource) that a role allows."""
+    """Every (action, resource) that a role allows."""
     for policy in ROLES[role]["Policies"]:
         for statement in policy["PolicyDocument"]["Statement"]:
             assert statement["Effect"] == "Allow"
@@ -92,7 +92,7 @@ def allowed(role: str) -> Iterator[tuple[str, Any]]:
 
 
 def denials(bucket: str) -> dict[str, Node]:
-    """What a bucket's policy denies, by Sid."""
+    """The denials in a bucket's policy, by Sid."""
     (policy,) = (
         properties["PolicyDocument"]
         for properties in of_type("AWS::S3::BucketPolicy").values()
@@ -134,7 +134,7 @@ def test_nothing_in_a_bucket_is_ever_overwritten(bucket: str) -> None:
     denial = denials(bucket)["NeverOverwrite"]
     assert denial["Action"] == "s3:PutObject"
     assert denial["Resource"] == {"Sub": f"${{{bucket}.Arn}}/*"}
-    # Parts of a multipart upload carry no condition; they create nothing either.
+    # UploadPart has no condition; it creates no object.
     assert denial["Condition"] == {
         "Null": {"s3:if-none-match": "true"},
         "Bool": {"s3:ObjectCreationOperation": "true"},
@@ -208,7 +208,7 @@ ANYWHERE: Final = {
     "CleanupRole": {*TRACING, "dynamodb:ListStreams"},
     "EventsRole": {*TRACING, "dynamodb:ListStreams"},
 }
-"""AWS knows no resources for these."""
+"""Actions that AWS cannot restrict to resources."""
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -234,7 +234,7 @@ MAY_BE_DONE: Final = {
     },
     f"${{MergedBucket.Arn}}/{SESSION}.manifest.json": {"PutObject", "GetObject", "DeleteObject"},
 }
-"""What any role may do at most, by the form of the keys."""
+"""The largest permissions of any role, by the form of the keys."""
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -251,7 +251,7 @@ def test_a_role_reaches_objects_of_the_right_form_only(role: str) -> None:
 
 
 def listed_by(role: str) -> Callable[[str], bool]:
-    """Whether a role may list what has a prefix."""
+    """Whether a role may list a prefix."""
     (statement,) = (
         statement
         for policy in ROLES[role]["Policies"]
@@ -277,7 +277,7 @@ def test_the_clean_up_lists_what_is_left_of_a_session_and_nothing_else() -> None
 
 
 def test_the_clean_up_alone_deletes_batches() -> None:
-    """No request does, and none looks for uploads of others."""
+    """No request deletes batches, or looks for other attempts' uploads."""
     for bucket, action in (
         ("BatchesBucket", "s3:DeleteObject"),
         ("MergedBucket", "s3:ListBucketMultipartUploads"),
@@ -350,7 +350,7 @@ def test_a_function_has_a_role_and_a_log_group_of_its_own(function: str) -> None
 
 def test_log_groups_have_a_retention() -> None:
     groups = of_type("AWS::Logs::LogGroup")
-    # One each, the API's and the state machine's.
+    # One for each function, the API and the state machine.
     assert len(groups) == len(FUNCTIONS) + 2
     assert len({group["LogGroupName"]["Sub"] for group in groups.values()}) == len(groups)
     for group in groups.values():
@@ -404,12 +404,12 @@ def test_nobody_pays_for_an_index_without_owners() -> None:
     condition, with_owners, without = table["AttributeDefinitions"]["If"]
     assert condition == "HasOwners"
     assert [attribute["AttributeName"] for attribute in without] == ["sessionId"]
-    # As the items have them: a time as text would refuse every session.
+    # The types of the items: a time as a string would make every write fail.
     types = {each["AttributeName"]: each["AttributeType"] for each in with_owners}
     assert types == {"sessionId": "S", "owner": "S", "createdAt": "N"}
     keys = {key["KeyType"]: key["AttributeName"] for key in index["KeySchema"]}
     assert keys == {"HASH": "owner", "RANGE": "createdAt"}
-    # No move that only holds a session writes it.
+    # Moves that only renew the lease do not write the index.
     projected = {*index["Projection"]["NonKeyAttributes"]}
     assert not projected & {"leaseUntil", "holder", "attempt", "upload", "result", "counted"}
 
@@ -418,7 +418,7 @@ def test_the_access_log_is_json_and_tells_no_secrets() -> None:
     line = json.loads(STAGE["AccessLogSettings"]["Format"])
     assert line["requestId"] == "$context.requestId"
     assert line["route"] == "$context.routeKey"
-    # Where nobody signs, the id in the path is the only key.
+    # With AuthMode NONE the id in the path is a secret.
     assert not re.search(r"\$context\.path|querystring|body", str(line), re.IGNORECASE)
 
 
@@ -462,7 +462,7 @@ def test_a_task_of_a_long_merge_ends_before_its_lease(function: str) -> None:
 
 
 def wanted(record: Node) -> bool:
-    """Whether the event source mapping brings a record."""
+    """Whether the event source mapping passes a record."""
     patterns = [json.loads(one["Pattern"]) for one in CLEANUP["FilterCriteria"]["Filters"]]
     return any(streams.matches(record, pattern) for pattern in patterns)
 
@@ -489,7 +489,7 @@ def test_sessions_are_cleaned_up_after_that_are_over(old: State) -> None:
 def test_items_without_a_state_are_none_of_its_business() -> None:
     images: Node = {"Keys": {}, "OldImage": {}, "NewImage": {}}
     assert not wanted({"eventName": "MODIFY", "dynamodb": images})
-    # What an Idempotency-Key stands for is removed by its time to live, too.
+    # The time to live also removes items of Idempotency-Keys.
     over = {"eventName": "REMOVE", "userIdentity": streams.TIME_TO_LIVE}
     assert not wanted({**over, "dynamodb": images})
 
@@ -499,16 +499,16 @@ def test_what_fails_is_tried_again_and_told_of(name: str) -> None:
     mapping = MAPPINGS[name]
     assert TABLE["StreamSpecification"] == {"StreamViewType": "NEW_AND_OLD_IMAGES"}
     assert mapping["EventSourceArn"] == {"GetAtt": "SessionsTable.StreamArn"}
-    assert mapping["StartingPosition"] == "TRIM_HORIZON", "none is missed while it is made"
+    assert mapping["StartingPosition"] == "TRIM_HORIZON", "no record is missed meanwhile"
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     assert mapping["BisectBatchOnFunctionError"] is True
     destination = mapping["DestinationConfig"]["OnFailure"]["Destination"]
     assert destination == {"GetAtt": f"{name}Failures.Arn"}
     assert ("sqs:SendMessage", destination) in allowed(f"{name}Role")
     assert of_type("AWS::SQS::Queue")[f"{name}Failures"]["SqsManagedSseEnabled"] is True
-    # What was given up on is still in the stream, which forgets after a day.
+    # A record that Lambda gave up is in the stream for the rest of a day.
     assert mapping["MaximumRecordAgeInSeconds"] <= DAY / 2
-    # What is busy for minutes is waited for, and a bus that refuses for as long as records may get.
+    # Retries outlast minutes of throttling, or a bus that refuses, up to the records' maximum age.
     retries = mapping["MaximumRetryAttempts"]
     assert retries == -1 if name == "Events" else retries * limits.PATIENCE_SECONDS >= 20 * 60
 
@@ -566,7 +566,7 @@ def test_the_state_machine_calls_its_tasks_and_nothing_else() -> None:
 
 
 def test_the_state_machine_may_start_children_of_itself_alone() -> None:
-    """A distributed map runs its children as executions; the role names it by its name."""
+    """A distributed map's children are executions; the role allows them by name."""
     name = STATE_MACHINE["Name"]["Sub"]
     found = {
         (action, resource["Sub"].removeprefix("arn:${AWS::Partition}:states:"))
@@ -601,9 +601,9 @@ def test_the_state_machine_logs_failures_without_data() -> None:
 
 
 def metrics_of_ours() -> Iterator[tuple[str, object]]:
-    """Each metric of our own that an alarm or the dashboard shows, and its service."""
+    """Each metric of the service's own that an alarm or the dashboard shows, and its service."""
     for alarm in ALARMS.values():
-        # None where it looks at an expression, of metrics that are AWS's.
+        # None for an alarm on an expression of AWS metrics.
         if alarm.get("Namespace") == "Gapless":
             ((name, service),) = ((d["Name"], d["Value"]) for d in alarm["Dimensions"])
             assert name == "service"
@@ -648,7 +648,7 @@ def test_an_alarm_is_sent_and_explained(name: str) -> None:
     alarm = ALARMS[name]
     sent = {"If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
     assert alarm["AlarmActions"] == alarm["OKActions"] == sent
-    # No traffic is no trouble.
+    # No data means no traffic.
     assert alarm["TreatMissingData"] == "notBreaching"
     (runbook,) = re.findall(r'"(.+)"', alarm["AlarmDescription"])
     _, _, below = operations().partition(f"\n### {runbook}\n")
@@ -690,6 +690,6 @@ def test_all_that_can_be_is_tagged() -> None:
 
 
 def test_no_anchors() -> None:
-    """CloudFormation reads none, nor do some of the tools that check the template."""
+    """CloudFormation supports no anchors, and neither do some tools that check the template."""
     tokens = list(yaml.scan(TEMPLATE.read_text(encoding="utf-8")))
     assert not [token for token in tokens if isinstance(token, yaml.AliasToken)]

@@ -1,4 +1,4 @@
-"""The definition of the long merge: ``statemachine/merge.asl.json``, and what it is filled with."""
+"""``statemachine/merge.asl.json``, the definition of the long merge, and its substitutions."""
 
 import ast
 import json
@@ -21,7 +21,7 @@ State = dict[str, Any]
 
 
 def states(machine: State) -> Iterator[tuple[str, State]]:
-    """Every state by its name, those of a map too."""
+    """Every state with its name, including those of a map."""
     for name, state in machine["States"].items():
         yield name, state
         if "ItemProcessor" in state:
@@ -77,7 +77,7 @@ def test_a_task_is_tried_again_ever_more_slowly(name: str) -> None:
         assert retrier["BackoffRate"] >= 2
         assert retrier["MaxDelaySeconds"] <= 60
         assert retrier["JitterStrategy"] == "FULL"
-    # ALL must stand alone, and last.
+    # States.ALL must be the only error of its retrier, which must be the last.
     assert rest["ErrorEquals"] == ["States.ALL"]
     assert not any("States.ALL" in retrier["ErrorEquals"] for retrier in exceptions)
 
@@ -90,18 +90,18 @@ def test_what_cannot_heal_is_not_tried_again(name: str) -> None:
         if not retrier["MaxAttempts"]
         for error in retrier["ErrorEquals"]
     }
-    # Lambda names an error by its class.
+    # Lambda reports an error's class name.
     assert hopeless == {StaleAttemptError.__name__, BatchesGoneError.__name__}
 
 
 @pytest.mark.parametrize("name", [name for name in DEFINITION["States"] if name != "Failed"])
 def test_every_failure_is_released(name: str) -> None:
     if name == "Release":
-        # It is what cleans up. Should it fail too, the lease ends by itself.
+        # Release itself has no catcher: if it fails, the lease expires.
         assert "Catch" not in STATES[name]
         assert STATES[name]["Next"] == "Failed"
         return
-    # The children of a map have no catcher: they fail with it.
+    # A map's children have no catcher: the map fails.
     assert STATES[name]["Catch"] == [
         {"ErrorEquals": ["States.ALL"], "ResultPath": "$.error", "Next": "Release"}
     ]
@@ -124,7 +124,7 @@ def test_an_execution_that_failed_says_why() -> None:
 
 
 def test_nothing_that_is_returned_adds_up() -> None:
-    """The state of an execution holds 256 KiB. Shares are read from S3, and give nothing back."""
+    """The state of an execution holds 256 KiB, so shares are read from S3 and return nothing."""
     assert STATES["Compose"]["ResultSelector"] == {}
     assert STATES["ComposeShares"]["ResultPath"] is None
     assert STATES["Release"]["ResultPath"] is None
@@ -157,12 +157,12 @@ def test_the_map_reads_the_plan_and_gives_each_child_its_share() -> None:
 
 
 def test_the_tasks_get_what_they_read() -> None:
-    """Each member of an event that merge.py reads is in the state's payload."""
+    """Each member that merge.py reads from an event is in the state's payload."""
     given = {
         "plan": set(STATES["Plan"]["Parameters"]["Payload"]),
         "compose": set(STATES["ComposeShares"]["ItemSelector"]),
         "complete": set(STATES["Complete"]["Parameters"]["Payload"]),
-        # All there is, whatever it was that failed.
+        # Whatever exists when a state fails.
         "release": {"execution.$", "planned.$"},
     }
     assert STATES["Compose"]["Parameters"]["Payload.$"] == "$"
@@ -178,7 +178,7 @@ def test_the_tasks_get_what_they_read() -> None:
 
 
 def test_only_what_every_engine_knows() -> None:
-    """JSONPath, no batching, no writing of results: emulators do not have them."""
+    """Emulators only support JSONPath, without batching and result writing."""
     assert not {
         "QueryLanguage",
         "Assign",

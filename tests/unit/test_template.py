@@ -1,4 +1,4 @@
-"""The reader of template.yaml, on a small template and on ours."""
+"""The parser of template.yaml, on a small template; conditions and rules of the real one."""
 
 import json
 import re
@@ -134,7 +134,7 @@ def _document() -> Node:
 
 
 class Stack:
-    """Our template as CloudFormation would resolve it: parameters, conditions, references."""
+    """The real template as CloudFormation resolves it: parameters, conditions, references."""
 
     def __init__(self, **given: str) -> None:
         self.document = _document()
@@ -174,7 +174,7 @@ class Stack:
         return found
 
     def resources(self, kind: str) -> dict[str, Node]:
-        """Of a type, those whose condition holds."""
+        """The resources of a type whose condition holds."""
         return {
             name: self.value(resource)
             for name, resource in self.document["Resources"].items()
@@ -193,7 +193,7 @@ class Stack:
         return "Condition" not in entry or self.holds(entry["Condition"])
 
     def broken_rules(self) -> list[str]:
-        """What the rules say of the parameters."""
+        """The assertions of the rules that fail for the parameters."""
         return [
             assertion["AssertDescription"]
             for rule in self.document["Rules"].values()
@@ -308,7 +308,7 @@ def test_parameters_are_checked(name: str, good: list[str], bad: list[str]) -> N
 
 
 def watched(alarm: Node) -> set[tuple[str, str]]:
-    """The metrics that an alarm looks at: namespace or function, and name."""
+    """The metrics of an alarm: (namespace or function, name)."""
     metrics = [entry["MetricStat"]["Metric"] for entry in alarm.get("Metrics", [])[1:]] or [alarm]
     found = set()
     for metric in metrics:

@@ -1,4 +1,4 @@
-"""Calls on several threads: what is cancelled does not begin, and one thread has one order."""
+"""`Threads`: cancelled calls never start, and one thread keeps the order of its calls."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ TIMES = 50
 
 
 class RefusedError(Exception):
-    """What a call raises here."""
+    """The error of calls in these tests."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def test_one_thread_begins_nothing_after_what_failed(fails: int) -> None:
 
 
 def make(fails: str | None) -> list[object]:
-    """The calls that one thread makes."""
+    """Return the calls that one thread makes."""
     made: list[object] = []
     call = noting(made, fails)
 
@@ -62,7 +62,7 @@ def make(fails: str | None) -> list[object]:
 
 @pytest.mark.parametrize("fails", ["a", "b", "ab", "c", "d", "cd", "e", None])
 def test_one_thread_has_one_order(fails: str | None) -> None:
-    """Item by item, then the whole; whatever the thread that gives the calls does meanwhile."""
+    """Each item, then the whole, whatever the calling thread does meanwhile."""
     every = ["a", "b", "ab", "c", "d", "cd", "e"]
     expected = every[: every.index(fails) + 1] if fails else every
     for _ in range(TIMES):

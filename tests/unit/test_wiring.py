@@ -1,4 +1,4 @@
-"""Where the clients send what, in every partition of AWS."""
+"""The endpoints of AWS clients, in every partition."""
 
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ HOSTS = {
     "cn-northwest-1": "s3.cn-northwest-1.amazonaws.com.cn",
     "eusc-de-east-1": "s3.eusc-de-east-1.amazonaws.eu",
     "us-iso-east-1": "s3.us-iso-east-1.c2s.ic.gov",
-    # Newer than any list.
+    # A region newer than botocore's list.
     "xx-north-9": "s3.xx-north-9.amazonaws.com",
 }
 
