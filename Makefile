@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo test test-web proof test-seaweedfs stack stack-down test-stack sam-local test-sam-local bench lint types format clean
+.PHONY: help run demo test test-web test-packages proof test-seaweedfs stack stack-down test-stack sam-local test-sam-local bench lint types format clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ proof: .venv/.dev ## every order of calls, every crash, hostile requests, bytes 
 
 test-web: .venv/.dev ## run the tests of the page, in Chromium
 	@$(BIN)/python -m pytest tests/web
+
+test-packages: .venv/.dev ## build, check, install and try the packages
+	@$(BIN)/python -m pytest tests/packages
 
 test-seaweedfs: .venv/.dev ## run the protocol's tests, and large merges, on the S3 of SeaweedFS
 	@S3=seaweedfs $(BIN)/python -m pytest tests/integration/test_protocol.py tests/integration/test_merges.py tests/integration/test_cleanup.py

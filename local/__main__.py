@@ -1,48 +1,54 @@
-"""``python -m local``: the API, with the handlers as deployed, and the page at http://localhost:3000.
+"""``gapless-local``, ``python -m local``: the API, with the deployed handlers, and the page.
 
-Environment:
-
-- ``PORT``: 3000 if it is not set, 0 for any free one.
-- ``AWS_ENDPOINT_URL``: S3 and DynamoDB are there, not in this process; the table and the buckets
-  are created if they are missing.
-- ``SCHEMAS_DIR``: the folder of the schemas that sessions may name; ``functions/schemas`` if it is
-  not set.
-- ``EVENTS_FILE``: a file to which each event is added, as a line of JSON; none if it is not set.
-- ``SESSIONS_TABLE``, ``BATCHES_BUCKET`` and ``MERGED_BUCKET``, without an endpoint: those of a
-  deployed stack, at AWS, with the caller's own credentials. Nothing is created.
+``--help`` lists what it reads from the environment.
 """
 
+import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib import metadata
 from pathlib import Path
 from threading import Event
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local import gateway, in_process, storage, streams
-from local.other_storage import OtherStorage, OtherStorageError
-from local.server import Server, with_files
-from local.template import Template
+from . import gateway, in_process, storage, streams
+from .other_storage import OtherStorage, OtherStorageError
+from .server import Server, with_files
+from .template import Template
 
 _MAX_PORT = 65_535
-_PAGE = Path(__file__).parents[1] / "web"
 _RESOURCES = ("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET")
+_HELP = """\
+environment:
+  PORT                  the port, if --port is not given
+  SCHEMAS_DIR           a folder with the schemas that sessions may name
+  EVENTS_FILE           a file to which each event is added, as a line of JSON
+  AWS_ENDPOINT_URL      S3 and DynamoDB to use, instead of those in memory; the
+                        table and the buckets are created if they are missing
+  SESSIONS_TABLE, BATCHES_BUCKET, MERGED_BUCKET
+                        their names; without AWS_ENDPOINT_URL: those of a
+                        deployed stack at AWS, used with your own credentials
+"""
 
 
 class UsageError(Exception):
     """The settings do not fit together; the message says what to do."""
 
 
-def main() -> None:
-    """Serve until Ctrl-C or SIGTERM."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve until Ctrl-C or SIGTERM. ``arguments`` are those of the command line by default."""
+    port = _port_from(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ExitStack() as running:
-            _serve(running)
+            _serve(running, port)
             Event().wait()
     except KeyboardInterrupt:
         pass
@@ -50,19 +56,18 @@ def main() -> None:
         sys.exit(f"gapless: {error}")
 
 
-def _serve(running: ExitStack) -> None:
-    port = _port()
+def _serve(running: ExitStack, port: int) -> None:
     template = Template.load(in_process.TEMPLATE)
     _check_schemas(template)
     where = _storage(running, template)
-    api = with_files(gateway.wsgi(in_process.load_gateway(template)), _PAGE)
+    api = with_files(gateway.wsgi(in_process.load_gateway(template)), in_process.ROOT / "web")
     if "AWS_ENDPOINT_URL" in os.environ:
         where += _follow(running, template, os.environ["SESSIONS_TABLE"])
     try:
         server = running.enter_context(Server(api, port))
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise UsageError(f"port {port}: {reason}. Try PORT={port + 1} make run") from None
+        raise UsageError(f"port {port}: {reason}. Set another with --port or PORT") from None
     url = f"http://localhost:{server.port}"
     print(
         f"Gapless is at {url} (Ctrl-C stops it)",
@@ -154,11 +159,37 @@ def _check_schemas(template: Template) -> None:
             raise UsageError(f"a schema in {folder} cannot be used:\n{found.stdout}")
 
 
-def _port() -> int:
-    given = os.environ.get("PORT", "3000")
-    if not given.isdecimal() or int(given) > _MAX_PORT:
-        raise UsageError(f"PORT must be a number up to {_MAX_PORT}, not {given!r}")
-    return int(given)
+def _port_from(arguments: Sequence[str] | None) -> int:
+    """Parse the command line and return the port."""
+    parser = argparse.ArgumentParser(
+        prog="gapless-local",
+        description="Serve the Gapless upload API and its page on this machine, until Ctrl-C.",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--port",
+        type=_port,
+        metavar="NUMBER",
+        default=os.environ.get("PORT") or "3000",
+        help="the port to listen on; 0 for any free one (default: PORT, or 3000)",
+    )
+    parser.add_argument("--version", action="version", version=f"gapless-local {_version()}")
+    port: int = parser.parse_args(arguments).port
+    return port
+
+
+def _version() -> str:
+    try:
+        return metadata.version("gapless-local")
+    except metadata.PackageNotFoundError:
+        return "from a clone"
+
+
+def _port(given: str) -> int:
+    if re.fullmatch("[0-9]{1,5}", given) and int(given) <= _MAX_PORT:
+        return int(given)
+    raise argparse.ArgumentTypeError(f"must be a number up to {_MAX_PORT}, not {given!r}")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,10 @@ import hashlib
 import json
 import os
 import random
-import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +20,8 @@ from typing import Final
 from tqdm import tqdm
 
 import gapless
+
+from .process import running
 
 RECORDS: Final = 100_000
 BATCH_SIZE: Final = 1_000
@@ -33,7 +32,11 @@ MB: Final = 1_000_000
 
 def main() -> None:
     """Show the whole job. Exits with 1 if anything is not as it must be."""
-    with TemporaryDirectory() as folder, local_server() as url, gapless.Client(url) as client:
+    with (
+        TemporaryDirectory() as folder,
+        running(os.environ) as server,
+        gapless.Client(server.url) as client,
+    ):
         file = Path(folder) / "orders.ndjson"
         file.write_bytes(b"".join(record + b"\n" for record in orders()))
         lines = file.read_bytes().splitlines()
@@ -110,21 +113,6 @@ def orders() -> Iterator[bytes]:
             "note": None if number % 9 else "please ring\ntwice",
         }
         yield json.dumps(order, ensure_ascii=bool(number % 2), separators=(",", ":")).encode()
-
-
-@contextmanager
-def local_server() -> Iterator[str]:
-    """Run ``python -m local``; gives its URL."""
-    command = [sys.executable, "-m", "local"]
-    environ = {**os.environ, "PORT": "0"}
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            first_line = server.stdout.readline() if server.stdout else ""
-            url = re.search(r"http://\S+", first_line)
-            check(url is not None, "the local server must start")
-            yield url[0] if url else ""
-        finally:
-            server.terminate()
 
 
 def describe(ndjson: bytes) -> str:

@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any, Final, TextIO, cast
 from uuid import uuid4
 
-from local.gateway import ACCOUNT, Context, Event, Gateway, Lambda
-from local.streams import Stream
-from local.template import Function, Template
+from .gateway import ACCOUNT, Context, Event, Gateway, Lambda
+from .streams import Stream
+from .template import Function, Template
 
 Handler = Callable[[Event, Context], object]
 
-TEMPLATE: Final = Path(__file__).parents[1] / "template.yaml"
+_PACKAGED: Final = Path(__file__).with_name("stack")
+ROOT: Final = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1]
+"""Where the template, the functions and the page are: in the package, else in the repository."""
+
+TEMPLATE: Final = ROOT / "template.yaml"
 
 LOCAL_VALUES: Final = {
     "SessionsTable": "gapless-sessions",

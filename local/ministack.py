@@ -23,8 +23,8 @@ from typing import Any, Final
 import boto3
 from botocore.exceptions import WaiterError
 
-from local import sam
-from local.runtime import runtime_bin
+from . import sam
+from .runtime import runtime_bin
 
 MINISTACK: Final = "ministack[full]==1.5.33"
 HOME: Final = sam.ROOT / "build" / "stack"

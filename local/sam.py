@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from local.runtime import runtime_bin
+from .runtime import runtime_bin
 
 ROOT: Final = Path(__file__).parents[1]
 ARCHITECTURE: Final = "arm64" if platform.machine() in {"aarch64", "arm64"} else "x86_64"

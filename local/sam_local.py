@@ -26,11 +26,11 @@ from typing import IO, Final
 
 from samcli.local.docker.lambda_image import LambdaImage  # type: ignore[import-untyped]
 
-from local import in_process, sam, storage
-from local.runtime import RUNTIME, runtime_bin
-from local.server import HOST, Server
-from local.streams import Poller, stream_arn
-from local.template import Template
+from . import in_process, sam, storage
+from .runtime import RUNTIME, runtime_bin
+from .server import HOST, Server
+from .streams import Poller, stream_arn
+from .template import Template
 
 PUBLIC_IMAGE: Final = f"{LambdaImage._INVOKE_REPO_PREFIX}/python:3.13"  # noqa: SLF001
 _STAND_IN_SCRIPT: Final = Path(__file__).with_name("sam-image.sh")

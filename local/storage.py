@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.exceptions import ClientError
 
-from local.server import HOST, KeepAliveHandler, Server
-from local.template import Template
+from .server import HOST, KeepAliveHandler, Server
+from .template import Template
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

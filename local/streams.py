@@ -16,8 +16,8 @@ import boto3
 from boto3.dynamodb.conditions import Attr
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local.gateway import Context, Lambda
-from local.template import EventSource, Template
+from .gateway import Context, Lambda
+from .template import EventSource, Template
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
