@@ -1,4 +1,4 @@
-"""What happens to sessions is told, in order and at least once, whatever fails on the way."""
+"""Events: published in order and at least once, whatever call fails."""
 
 import json
 import os
@@ -24,11 +24,11 @@ from uploads.wiring import Wiring
 
 EXAMPLE = TEMPLATE.parent / "examples" / "load-finished.yaml"
 Told = list[tuple[str, dict[str, Any]]]
-"""The kind and the detail of each event."""
+"""The detail-type and the detail of each event."""
 
 
 def told(local: LocalStack, *session_ids: str) -> Told:
-    """What was told of some sessions by now."""
+    """The events of some sessions so far."""
     local.stream.deliver()
     events = [json.loads(line) for line in local.events.getvalue().splitlines()]
     return [
@@ -39,7 +39,7 @@ def told(local: LocalStack, *session_ids: str) -> Told:
 
 
 def lives(api: Api, local: LocalStack) -> tuple[str, ...]:
-    """Sessions to which happens what can happen."""
+    """Sessions that go through every kind of event."""
     finished = api.create(2, 1, metadata={"partner": "acme"})
     api.batch(finished, 0, ["secret-record"])
     assert api.finish(finished).json["validationResult"] == "Failed"
@@ -62,7 +62,7 @@ EVENTS = sum(map(len, LIVES))
 
 
 def ordered(events: Told, session_id: str) -> list[str]:
-    """The kinds of a session's events, without repeats, as they came first."""
+    """The kinds of a session's events in order, without repetitions."""
     first: dict[str, tuple[str, int]] = {}
     for kind, detail in events:
         if detail["sessionId"] == session_id:
@@ -106,7 +106,7 @@ def test_a_key_of_a_create_is_no_session(api: Api, local: LocalStack) -> None:
 
 
 class Bus:
-    """EventBridge as the real client meets it; ``fault`` decides what becomes of a call."""
+    """EventBridge behind the real client; ``fault`` decides what happens to a call."""
 
     def __init__(self) -> None:
         self.events: Told = []
@@ -136,7 +136,7 @@ def answer(entry: dict[str, str]) -> Answer:
 
 @pytest.fixture(scope="module")
 def records(local: LocalStack) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """What the stream brings of three lives, and whose they are."""
+    """The stream records of the sessions of ``lives``, and their ids."""
     seen: list[dict[str, Any]] = []
     source = Template.load(TEMPLATE).event_sources["announce.lambda_handler"]
 
@@ -151,7 +151,7 @@ def records(local: LocalStack) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
         patch.setattr(stream, "_mappings", [(source, Lambda(keep))])
         stream.deliver()
     mine = [one for one in seen if one["dynamodb"]["Keys"]["sessionId"]["S"] in ids]
-    # The second deletion of the file, which changes nothing.
+    # Plus one: the second DELETE …/file, which changes nothing.
     assert len(mine) == EVENTS + 1
     return mine, ids
 
@@ -164,7 +164,7 @@ def bus(aws: AwsProxy) -> Iterator[Bus]:
 
 
 def deliver(records: list[dict[str, Any]], tries: int = 10) -> int:
-    """Hand them over as Lambda does until none is left; how often that was."""
+    """Invoke the function like Lambda until no record fails; return the number of invocations."""
     import announce  # noqa: PLC0415 - it reads the environment, which the stack sets
 
     wiring = Wiring(Config.from_env({**os.environ, "EVENT_BUS": "a-bus"}))
@@ -226,7 +226,7 @@ def test_whatever_fails_each_event_is_told_in_order(
         )
         deliver(found)
         assert [ordered(bus.events, session_id) for session_id in ids] == LIVES
-        # Nothing but what may be told already is told again.
+        # Only an event that may have been published is repeated.
         repeats = 1 if "landed" in name or "after" in name else 0
         assert len(bus.events) == EVENTS + repeats
         assert bus.calls == EVENTS + 1
@@ -246,7 +246,7 @@ def test_an_event_goes_to_the_bus_it_is_meant_for(
 def test_a_bus_that_refuses_all_is_left_alone_until_lambda_comes_again(
     records: tuple[list[dict[str, Any]], tuple[str, ...]], bus: Bus
 ) -> None:
-    """Whatever comes after the first that fails is not even tried."""
+    """After the first failure the function tries no further event."""
     bus.fault = lambda *_: dynamodb_error(400, "AccessDeniedException")
     found, _ = records
     with pytest.raises(AssertionError, match="never done"):

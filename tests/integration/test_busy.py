@@ -1,6 +1,6 @@
-"""Storage that throttles, fails or cannot be reached: tried again by time, and then 503.
+"""Throttling, failing or unreachable storage: calls are retried for a limited time, then 503.
 
-It is no fault of the service: the client is told to come again, and nothing is logged as an error.
+The client is told to retry, and nothing is logged as an error.
 """
 
 import json
@@ -40,7 +40,7 @@ DYNAMODB_FAILURES = {
 
 
 class Clock:
-    """A time that passes by itself no more."""
+    """A clock that only sleeping moves on."""
 
     now = 1_000.0
     time = staticmethod(time.time)
@@ -54,7 +54,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time of calls that are tried again: a machine that is busy takes no longer."""
+    """Retries use this clock, so a busy machine does not matter."""
     made = Clock()
     for module in (retries, batch_store, endpoint, gateway):
         monkeypatch.setattr(module, "time", made)
@@ -66,7 +66,7 @@ def small(api: Api) -> str:
 
 
 def large(api: Api) -> str:
-    """Its merge has a streamed part and a copied one."""
+    """A session whose merge has a streamed and a copied part."""
     session_id = api.create(3, 1)
     for number, size in enumerate((6_000_000, 3, 6_000_000)):
         assert api.gzip_batch(session_id, number, ["x" * size]).status == 204
@@ -157,7 +157,7 @@ def test_what_stays_busy_is_a_503_that_a_retry_heals(
 def test_far_more_tries_than_eleven_are_made(
     api: Api, aws: AwsProxy, monkeypatch: pytest.MonkeyPatch, operation: str, failure: str
 ) -> None:
-    """Time ends them, not their number."""
+    """The limit is a time and not a number."""
     monkeypatch.setattr(limits, "LONGEST_PAUSE_SECONDS", 0.01)
     session_id = api.create(1)
     answer = DYNAMODB_FAILURES[failure] if operation in DYNAMODB else s3_error(503, "SlowDown")
@@ -171,7 +171,7 @@ def test_far_more_tries_than_eleven_are_made(
 def test_no_try_begins_that_the_invocation_has_no_time_for(
     local: LocalStack, aws: AwsProxy, clock: Clock, operation: str, takes: float
 ) -> None:
-    """An invocation that has five seconds to try, and then some to answer."""
+    """This invocation has five seconds for tries, and some more for its answer."""
     timeout = 5 + limits.ANSWER_SECONDS
     routes = {key: replace(found, timeout=timeout) for key, found in local.gateway.routes.items()}
     api, hurried = Api(through_gateway(local.gateway)), Api(through_gateway(Gateway(routes)))
@@ -191,7 +191,7 @@ def test_no_try_begins_that_the_invocation_has_no_time_for(
     began = clock.now
     with aws.handled(slow):
         assert act(hurried, session_id).code == "storage_busy"
-    # One is made whatever it takes, and no other that would end too late.
+    # The first try may take any time; no other one may end too late.
     assert all(end - began <= 5 for end in ended[1:])
     longest = takes + limits.LONGEST_PAUSE_SECONDS
     assert ended[-1] - began + longest > 5, "there was time for one more"
@@ -250,7 +250,7 @@ def test_a_busy_finish_gives_the_session_back_and_the_next_one_succeeds(
 def test_a_merge_that_meets_another_write_of_its_object_is_finished_by_the_next(
     api: Api, aws: AwsProxy, stack: Stack, prepare: Callable[[Api], str], operation: str, key: str
 ) -> None:
-    """S3's 409 ConditionalRequestConflict: nothing need be stored, and the parts may be gone."""
+    """S3's 409 ConditionalRequestConflict: nothing need be stored, and the parts may be lost."""
     session_id = prepare(api)
 
     def conflict(call: Call, forward: Callable[[], Answer]) -> Answer:

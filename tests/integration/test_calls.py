@@ -1,4 +1,4 @@
-"""Call budgets: how many requests to S3 and DynamoDB each operation costs."""
+"""Call budgets: how many calls to S3 and DynamoDB each operation makes."""
 
 import os
 from collections import Counter
@@ -44,7 +44,7 @@ def test_batch(api: Api, aws: AwsProxy) -> None:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The length of each body that is decoded, as it is sent."""
+    """The length of each body that is decoded, before inflating."""
     seen: list[int] = []
     real = body.read_body
 
@@ -81,7 +81,7 @@ def test_no_body_is_read_for_who_has_no_session(
 def test_no_body_is_read_for_a_session_that_takes_none(
     api: Api, aws: AwsProxy, stack: Stack, read: list[int], state: str, send: Send
 ) -> None:
-    """One at most, where the function still remembers that the session was open."""
+    """Except one body, if the function still has the session in its cache as open."""
     session_id = api.create(1)
     api.batch(session_id, 0, [1])
     read.clear()
@@ -107,7 +107,7 @@ def test_no_body_is_read_for_a_session_that_takes_none(
 
 @each_way
 def test_a_refused_body(api: Api, aws: AwsProxy, read: list[int], send: Send) -> None:
-    """The session is read before it and after it; before it once, as long as it is remembered."""
+    """The session is read before and after the body; before it only if it is not cached."""
     session_id = api.create(3)
     read.clear()
     for reads in (2, 1, 1):
@@ -123,7 +123,7 @@ def test_finish(api: Api, aws: AwsProxy, batches: int, batch_size: int | None) -
     session_id = api.filled([[n] for n in range(batches)], batch_size)
     with aws.recording() as calls:
         api.finish(session_id)
-    # A strict session of no batches has nothing to list.
+    # A strict session without batches needs no listing.
     listings = int(not batch_size or batches > 0)
     assert counted(calls) == Counter(
         {"UpdateItem": 3, "ListObjectsV2": listings, "GetObject": batches, "PutObject": 2}
@@ -147,7 +147,7 @@ def test_finish_of_many_parts(api: Api, aws: AwsProxy) -> None:
         "CompleteMultipartUpload": 1,
     }
     order = [call.operation for call in calls]
-    # Decided before anything is visible, the manifest first, and committed after.
+    # The decision comes before anything visible; then manifest, object, commit.
     assert order[-4:] == ["UpdateItem", "PutObject", "CompleteMultipartUpload", "UpdateItem"]
     assert calls[-3].key == f"{session_id}.manifest.json"
     complete = calls[-2].headers
@@ -203,7 +203,7 @@ def test_a_failed_finish(api: Api, aws: AwsProxy) -> None:
 def test_listings_of_batches_far_apart(
     api: Api, aws: AwsProxy, seq_nums: range, batch_size: int | None, listings: int
 ) -> None:
-    """For n batches, wherever they are, at most 2 * ceil(n / 1,000) + 2 requests."""
+    """n batches take at most 2 * ceil(n / 1,000) + 2 requests, wherever they are."""
     session_id = api.create(10_000, batch_size)
     fill(os.environ["BATCHES_BUCKET"], session_id, seq_nums)
     with aws.recording() as calls:
@@ -219,7 +219,7 @@ def test_reading(api: Api, aws: AwsProxy) -> None:
     session_id = api.create(0)
     with aws.recording() as calls:
         api.status(session_id)
-    # The session once more: it may have ended, and been cleaned up, while its batches were listed.
+    # The session is read again: it may have ended and been cleaned up during the listing.
     assert counted(calls) == {"GetItem": 2, "ListObjectsV2": 1}
     api.finish(session_id)
     with aws.recording() as calls:
@@ -233,12 +233,12 @@ def test_a_stranger_costs_what_an_unknown_id_costs(api: Api, aws: AwsProxy) -> N
     for act in (*acts, lambda s: api.batch(s, 0, [1])):
         with aws.recording() as calls:
             assert act("0" * 32).code == "session_not_found"
-        # What refuses a write comes with it from DynamoDB; elsewhere it may have to be read.
+        # DynamoDB returns the item with a failed condition; other requests may have to read it.
         assert counted(calls) in ({"GetItem": 1}, {"UpdateItem": 1, "GetItem": 1})
 
 
 def test_a_finish_that_fails_by_count_reads_every_batch_once(api: Api, aws: AwsProxy) -> None:
-    """However often it is called; one batch more is another listing, and is counted anew."""
+    """Repeated finishes reuse the count; another batch makes a new listing and a new count."""
     session_id = api.create(9)
     for seq_num in range(5):
         api.batch(session_id, seq_num, [seq_num])
@@ -270,7 +270,7 @@ def test_a_status_lists_only_what_is_not_decided(
     assert status() == {"GetItem": 2, "ListObjectsV2": 1}
     with aws.failing("PutObject", DEAD, landed=False):
         assert api.finish(session_id).status == 500
-    # Decided, and not published.
+    # Decided and not published.
     assert status() == {"GetItem": 1}
     assert api.finish(session_id).json["validationResult"] == "Success"
     assert status() == {"GetItem": 1}
@@ -282,8 +282,8 @@ def test_a_take_over_of_what_is_decided(api: Api, aws: AwsProxy) -> None:
         assert api.finish(session_id).status == 500
     with aws.recording() as calls:
         api.finish(session_id)
-    # Before it merges it looks whether the object is there. After it, it asks for the dates of the
-    # object and of the manifest: the session must be gone before either of them.
+    # It looks for the object before it merges. Afterwards it asks for the dates of object and
+    # manifest, since the session must expire before either of them.
     assert [call.operation for call in calls] == [
         "UpdateItem",
         "HeadObject",
@@ -302,7 +302,7 @@ def test_a_take_over_of_what_is_decided(api: Api, aws: AwsProxy) -> None:
 
 
 def test_a_deletion_of_the_file(api: Api, aws: AwsProxy) -> None:
-    """A write and two deletions, each time; of what is refused, the write."""
+    """A write and two deletions each time; a refused deletion only makes the write."""
     session_id = api.filled([[1]])
     with aws.recording() as early:
         assert api.delete_file(session_id).code == "session_not_finished"

@@ -1,4 +1,4 @@
-"""After a session that is over nothing of it is left but what was merged; any other keeps all."""
+"""An ended session leaves only the merged object and its manifest; other sessions keep all."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ def lots(api: Api) -> str:
 
 
 def few(api: Api) -> str:
-    """A session that is merged by one put."""
+    """A session whose merge is a single put."""
     session_id = api.create(3, 1)
     for seq_num in range(3):
         assert api.batch(session_id, seq_num, [seq_num]).status == 204
@@ -25,7 +25,7 @@ def few(api: Api) -> str:
 
 
 def with_leftovers(stack: Stack, session_id: str) -> int:
-    """Leave what attempts may leave that died: an upload, and a merge's plan. How many objects."""
+    """Add what dead attempts may leave, an upload and a plan; return the number of objects."""
     stack.s3.create_multipart_upload(Bucket=stack.merged_bucket, Key=f"{session_id}.ndjson")
     for name in ("plan", "share-00000", "failed"):
         key = f"merges/{session_id}/1/{name}.json"
@@ -88,7 +88,7 @@ def test_a_session_that_is_open_keeps_all(api: Api, stack: Stack) -> None:
     for seq_num in range(3):
         assert api.batch(session_id, seq_num, [seq_num]).status == 204
     objects = with_leftovers(stack, session_id)
-    # It is sealed, and opens again.
+    # Sealed, then open again.
     assert api.finish(session_id).json["validationResult"] == "Failed"
     other = few(api)
     assert api.finish(other).status == 200

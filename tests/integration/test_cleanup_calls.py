@@ -1,4 +1,4 @@
-"""How the clean-up calls S3: how often, how fast, and what becomes of what fails."""
+"""The clean-up's calls to S3: number, rate, and the handling of failures."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ IMAGES = {"REMOVE": "OldImage", "EXPIRE": "OldImage"}
 
 
 class Context:
-    """What Lambda tells of an invocation."""
+    """Lambda's context of an invocation."""
 
     aws_request_id = "request-1"
 
@@ -36,7 +36,7 @@ def change(
     event: str = "MODIFY",
     number: str = "1",
 ) -> dict[str, Any]:
-    """A record of the table's stream; to expire is to be removed by the time to live."""
+    """A record of the table's stream; an expired session is removed by the time to live."""
     keys = {"sessionId": {"S": session_id}}
     image = keys | ({"state": {"S": state}} if state else {})
     return {
@@ -51,13 +51,13 @@ def change(
 
 
 def stream(*records: dict[str, Any]) -> list[str]:
-    """Hand records to the function; the sequence numbers of those that it wants again."""
+    """Invoke the function with records; return the sequence numbers that it reports as failed."""
     answer = import_module("stream").lambda_handler({"Records": list(records)}, Context())
     return [failed["itemIdentifier"] for failed in answer["batchItemFailures"]]
 
 
 def fill(local: LocalStack, number: int, session_id: str = SESSION) -> None:
-    """Store that many batches. As many PutObject would take their time."""
+    """Store ``number`` batches directly in moto, which is faster than PutObject."""
     backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
     for seq_num in range(number):
         backend.put_object(local.batches_bucket, f"{session_id}/{seq_num:08d}", b"x")
@@ -82,10 +82,10 @@ def _nothing_is_left(local: LocalStack) -> Iterator[None]:
         ("OPEN", "EXPIRE", SESSION, True),
         ("FINISHING", "EXPIRE", SESSION, True),
         ("FINISHED", "EXPIRE", SESSION, True),
-        # Somebody has removed the item, and may restore it.
+        # Somebody removed the item, and may restore it.
         ("OPEN", "REMOVE", SESSION, False),
         ("FINISHED", "REMOVE", SESSION, False),
-        # Items of other kinds.
+        # Items that are not sessions.
         (None, "MODIFY", SESSION, False),
         (None, "EXPIRE", SESSION, False),
         ("FINISHED", "MODIFY", "", False),
@@ -123,7 +123,7 @@ def test_the_order_is_batches_uploads_plans(local: LocalStack) -> None:
 
 
 def test_nothing_but_the_rest_is_touched(api: Api, local: LocalStack) -> None:
-    """Neither what is merged, nor the item, nor any other session."""
+    """The merged object, the item and other sessions stay."""
     finished, other = few(api), few(api)
     assert api.finish(finished).status == 200
     item, objects = local.item(finished), local.merged(finished)
@@ -146,7 +146,7 @@ def test_how_many_calls_it_takes(
     with local.aws.recording() as calls:
         assert stream(change(SESSION, "FINISHED")) == []
     made = Counter(call.operation for call in calls)
-    # One more list, of what merges leave.
+    # Plus the listing of what merges left.
     assert made.pop("ListObjectsV2") == lists + 1
     assert made.pop("DeleteObjects", 0) == deletions
     assert made == {"ListMultipartUploads": 1}
@@ -160,7 +160,7 @@ def test_more_uploads_than_fit_into_an_answer(local: LocalStack) -> None:
     pages = [uploads[:2], uploads[2:]]
 
     def in_pages(call: Call, forward: Callable[[], Answer]) -> Answer:
-        """Moto gives all at once."""
+        """Moto returns all uploads in one page."""
         if call.operation != "ListMultipartUploads":
             return forward()
         page = pages.pop(0)
@@ -180,7 +180,7 @@ def test_more_uploads_than_fit_into_an_answer(local: LocalStack) -> None:
 
 
 def test_it_is_no_faster_than_s3_bears(local: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that nothing but pauses moves on."""
+    """Measured on a clock that only pauses move on."""
     now = 0.0
 
     class Time:
@@ -196,13 +196,13 @@ def test_it_is_no_faster_than_s3_bears(local: LocalStack, monkeypatch: pytest.Mo
     monkeypatch.setattr(cleanup, "time", Time)
     fill(local, 5_500)
     assert stream(change(SESSION, "FINISHED")) == []
-    # The sixth thousand begins when there was time for five.
+    # The sixth thousand waits until the rate allows it.
     assert now == pytest.approx(5_000 / limits.DELETES_PER_SECOND)
     assert limits.DELETES_PER_SECOND < 3_500
 
 
 def refusing(code: str, times: int) -> Callable[[Call, Callable[[], Answer]], Answer]:
-    """S3 deletes neither of two batches, the first ``times`` times that it is asked to."""
+    """S3 refuses to delete two batches, the first ``times`` times it is asked to."""
     told = "".join(
         f"<Error><Key>{SESSION}/0000000{n}</Key><Code>{code}</Code><Message>m</Message></Error>"
         for n in (0, 1)
@@ -256,7 +256,7 @@ def test_what_fails_is_brought_again_and_holds_up_nobody(
     local: LocalStack, handler: Callable[[], Any]
 ) -> None:
     fill(local, 2)
-    # Alone, the whole call fails, so that Lambda counts it as an error.
+    # If all records fail, the invocation fails, so that Lambda counts an error.
     with local.aws.handled(handler()), pytest.raises(BatchProcessingError):
         stream(change(SESSION, "ABORTED"))
     other = "d" * 32
@@ -265,7 +265,7 @@ def test_what_fails_is_brought_again_and_holds_up_nobody(
     seen: set[str] = set()
 
     def only_first(call: Call, forward: Callable[[], Answer]) -> Answer:
-        """Calls are for one session until the next one's list."""
+        """Until the next listing all calls are for one session."""
         if call.operation == "ListObjectsV2":
             seen.add(call.prefix)
         ours = f"{other}/" not in seen

@@ -1,4 +1,4 @@
-"""The calls on the bill (``benchmarks/cost.py``) are those that whole uploads make."""
+"""``benchmarks/cost.py`` bills the calls that whole uploads make."""
 
 import gzip
 import json
@@ -31,18 +31,18 @@ RANDOM = random.Random(1)
 
 
 def line(size: int) -> bytes:
-    """A record of so many bytes, which compresses to half of it or more."""
+    """A record of ``size`` bytes that compresses to half or more of it."""
     return b'"%s"\n' % RANDOM.randbytes(size // 2).hex().encode()[: size - 3]
 
 
 def upload(line: bytes, batches: int, format_: Format, *, strict: bool) -> Upload:
-    """So many batches of one record each, all the same."""
+    """An upload of ``batches`` equal batches of one record."""
     ratio = len(line) / len(deflate(line))
     return Upload(batches, len(line), 1, format_, stored_ratio=ratio, strict=strict)
 
 
 def send(api: Api, line: bytes, upload: Upload) -> str:
-    """Create the session, and send its batches."""
+    """Create the session and send its batches."""
     session_id = api.create(
         upload.records, upload.batch_size if upload.strict else None, format=upload.format
     )
@@ -81,7 +81,7 @@ def test_calls_of_an_upload(
 
 
 class StepFunctions:
-    """The one call of Step Functions that finish makes."""
+    """StartExecution, the only call that finish makes."""
 
     exceptions: Any = None
 
@@ -89,7 +89,7 @@ class StepFunctions:
         self.started: list[Any] = []
 
     def start_execution(self, **asked: str) -> None:
-        """Take it."""
+        """Keep the request."""
         self.started.append(json.loads(asked["input"]))
 
 
@@ -109,7 +109,7 @@ def test_calls_of_a_merge_that_is_handed_over(
     *,
     strict: bool,
 ) -> None:
-    # No finish has time for any merge.
+    # No finish has time to merge in the call.
     monkeypatch.setattr(limits, "INLINE_SHARE", 0)
     planned = upload(line, batches, format_, strict=strict)
     assert planned.shares
@@ -138,7 +138,7 @@ def test_calls_of_a_merge_that_is_handed_over(
         outcome = finisher.run(session_id, local.item(session_id)["owner"], 25, NO_TOTALS)
         assert outcome.result is None
         machine.run(step_functions.started.pop())
-    # The item was read for its owner.
+    # Without the read that the test itself makes.
     made = Counter(call.operation for call in merged) - Counter({"GetItem": 1})
     assert made == merging(planned)
     assert entered == len(planned.shares) + 2 < transitions(planned)

@@ -1,4 +1,4 @@
-"""The handlers on the events of ``events/``: those that ``sam local invoke`` and the docs use."""
+"""The handlers on the events of ``events/``, which ``sam local invoke`` and the docs use."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def load(name: str, session_id: str = PLACEHOLDER) -> dict[str, Any]:
 
 
 def handle(event: dict[str, Any], auth_mode: str = "NONE") -> dict[str, Any]:
-    """The answer of the function whose route the event names."""
+    """The response of the function to which the event's route belongs."""
     import batches  # noqa: PLC0415 - they read the environment, which the stack sets
     import finish  # noqa: PLC0415
     import sessions  # noqa: PLC0415
@@ -70,7 +70,7 @@ NEEDS = {
     "manifest_json": ["batch", "batch_gzip", "finish"],
     "delete_file": ["batch", "batch_gzip", "finish"],
 }
-"""What must have happened before."""
+"""The operations that must precede the event."""
 
 
 OF_A_SCHEMA = {"batch_satisfies_schema", "batch_invalid_records", "lines_invalid_records"}
@@ -127,7 +127,7 @@ def test_a_session_is_a_404_to_every_other_principal(local: LocalStack, mode: st
             with local.aws.recording() as calls:
                 answer = handle(event, mode)
             unknown.append((answer["statusCode"], answer["body"], [c.operation for c in calls]))
-        # The same words at the same cost as for an id that never was.
+        # Same answer and same calls as for an id that never existed.
         assert unknown[-2] == unknown[-1]
         assert unknown[-1][0] == 404
     own = load("status", session_id)

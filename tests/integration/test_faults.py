@@ -1,4 +1,4 @@
-"""Calls that fail, before or after they took effect, and attempts that die: the same end state."""
+"""Calls that fail before or after they take effect, and attempts that die: the same end state."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from uploads import limits
 
 
 def ready(api: Api, batch_size: int | None = None, records: int = 3) -> str:
-    """A session with every batch in place, one record each."""
+    """A complete session of batches with one record each."""
     return api.filled([[n] for n in range(records)], batch_size)
 
 
@@ -24,14 +24,14 @@ def large(api: Api) -> str:
 
 
 def lease_over(stack: Stack, session_id: str) -> None:
-    """As if the lease of whoever holds the session had run out."""
+    """Let the lease of the current attempt expire."""
     stack.change(session_id, leaseUntil=int(time.time()) - 1)
 
 
 def nth(
     aws: AwsProxy, operation: str, number: int, act: Callable[[Callable[[], Answer]], Answer]
 ) -> AbstractContextManager[None]:
-    """Let ``act`` handle the ``number``-th call of ``operation``."""
+    """Pass the ``number``-th call of ``operation`` to ``act``."""
     seen = 0
 
     def handle(call: Call, forward: Callable[[], Answer]) -> Answer:
@@ -45,7 +45,7 @@ def nth(
 
 
 def lost(forward: Callable[[], Answer]) -> Answer:
-    """The call takes effect and its answer does not arrive."""
+    """The call takes effect, and its answer is lost."""
     forward()
     raise ConnectionResetError
 
@@ -131,7 +131,7 @@ def test_decided_batches_that_are_gone_cannot_be_finished(
 def test_a_batch_that_goes_before_it_is_copied_is_gone(
     api: Api, aws: AwsProxy, stack: Stack, status: int, code: str
 ) -> None:
-    """As one that goes before it is read."""
+    """Like a batch that disappears before it is read."""
     session_id = api.create(1)
     assert api.gzip_batch(session_id, 0, ["x" * limits.MIN_PART_BYTES]).status == 204
     with aws.failing("UploadPartCopy", s3_error(status, code), landed=False):
@@ -155,7 +155,7 @@ def test_a_foreign_object_under_the_merged_key_is_never_taken_for_ours(
 def test_what_refuses_a_write_is_read_where_the_answer_lacks_it(
     api: Api, aws: AwsProxy, stack: Stack
 ) -> None:
-    """Other stores than DynamoDB give no old item with a failed condition."""
+    """DynamoDB returns the old item with a failed condition; other stores do not."""
 
     def without_item(_: Call, forward: Callable[[], Answer]) -> Answer:
         answer = forward()

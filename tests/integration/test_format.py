@@ -1,4 +1,4 @@
-"""The format ``ndjson.gz``, through the API: what is stored, merged, said and linked to."""
+"""The format ``ndjson.gz`` through the API: storing, merging, results and links."""
 
 import base64
 import gzip
@@ -20,7 +20,7 @@ from uploads import limits
 
 GZ = "ndjson.gz"
 FRAME = 20
-"""Bytes of the header and the trailer of a gzip member."""
+"""Bytes of a gzip member's header, and of its trailer."""
 BATCH_GZIP = {
     "content-type": "application/vnd.gapless.batch+json",
     "content-encoding": "gzip",
@@ -32,13 +32,13 @@ def ndjson(records: Iterable[object]) -> bytes:
 
 
 def crc32(content: bytes) -> dict[str, str]:
-    """A CRC-32 as the API writes it."""
+    """A CRC-32 in the API's form."""
     value = base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
     return {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": value}
 
 
 def inflated(batch: bytes) -> bytes:
-    """A stored batch, which is raw DEFLATE without an end."""
+    """The content of a stored batch: raw DEFLATE without a final block."""
     found = zlib.decompressobj(-15)
     content = found.decompress(batch)
     assert not found.eof
@@ -47,14 +47,14 @@ def inflated(batch: bytes) -> bytes:
 
 
 def send(api: Api, session_id: str, batches: Sequence[Sequence[object]]) -> None:
-    """Send every batch, the last one first."""
+    """Send the batches in reverse order."""
     for seq_num, records in reversed([*enumerate(batches)]):
         body = gzip.compress(json.dumps({"seqNum": seq_num, "data": records}).encode(), 1)
         assert api.raw_batch(session_id, body, BATCH_GZIP).status == 204
 
 
 def check(stack: Stack, session_id: str, batches: Sequence[Sequence[object]], result: Any) -> None:  # noqa: ANN401
-    """The object, its manifest and the result of finish are those of ``batches``."""
+    """The object, its manifest and the result of finish match ``batches``."""
     whole = b"".join(map(ndjson, batches))
     merged = stack.merged(session_id, GZ)
     content = {"bytes": len(whole), "checksum": crc32(whole)}
@@ -65,7 +65,7 @@ def check(stack: Stack, session_id: str, batches: Sequence[Sequence[object]], re
         "checksum": crc32(merged),
         "content": content,
     }
-    # One member, which is all there is.
+    # Exactly one gzip member.
     reader = zlib.decompressobj(31)
     assert reader.decompress(merged) == whole
     assert (reader.eof, reader.unused_data) == (True, b"")
@@ -83,7 +83,7 @@ def check(stack: Stack, session_id: str, batches: Sequence[Sequence[object]], re
     assert manifest == about | {"metadata": {}, "schema": None, "records": whole.count(b"\n")}
     end = 10
     for entry, records in zip(entries, batches, strict=True):
-        # Each batch is read by its range, and inflated by itself.
+        # The range of each batch can be inflated alone.
         start, end = end, entry["offset"] + entry["length"]
         assert entry["offset"] == start
         assert inflated(merged[start:end]) == ndjson(records)
@@ -91,7 +91,7 @@ def check(stack: Stack, session_id: str, batches: Sequence[Sequence[object]], re
         assert entry["contentLength"] == len(ndjson(records))
         assert entry["sha256"] == hashlib.sha256(ndjson(records)).hexdigest()
     assert end == len(merged) - 10
-    # Neither is anything left.
+    # No upload is left.
     assert stack.open_uploads(session_id) == 0
 
 
@@ -131,7 +131,7 @@ def test_a_format_that_is_given_twice_is_refused(any_api: Api) -> None:
 
 
 def test_items_of_before_are_plain(api: Api, stack: Stack) -> None:
-    """The release before had no formats."""
+    """Items of the release without formats."""
     session_id = api.create(0)
     stack.table.update_item(
         Key={"sessionId": session_id},
@@ -212,7 +212,7 @@ SHAPES: dict[str, Sequence[Sequence[object]]] = {
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A part is 64 KiB, here and in moto's S3."""
+    """Parts of 64 KiB, also in moto's S3."""
     monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", PART)
     monkeypatch.setattr(limits, "MIN_PART_BYTES", PART)
     monkeypatch.setattr(limits, "PART_BYTES", PART + 1_000)
@@ -242,7 +242,7 @@ def test_the_object_is_one_gzip_member(
 def test_s3_is_told_both_size_and_checksum(
     api: Api, local: LocalStack, aws: AwsProxy, shape: str
 ) -> None:
-    """What moto does not compare, S3 does."""
+    """S3 compares them; moto does not."""
     batches = SHAPES[shape]
     session_id = api.create(sum(map(len, batches)), format=GZ)
     send(api, session_id, batches)

@@ -1,7 +1,7 @@
-"""Who reads a merged object of the format ``ndjson.gz`` reads all of it.
+"""Common readers read a merged object of the format ``ndjson.gz`` completely.
 
-As the file it is, and as NDJSON with ``Content-Encoding: gzip``. Many readers stop after the first
-member of a gzip file, or the first block that ends in a flush, and say nothing.
+They read the gzip file, or NDJSON with ``Content-Encoding: gzip``. Many readers silently stop after
+the first member of a gzip file, or at the first flush.
 """
 
 import base64
@@ -31,7 +31,7 @@ from uploads.decode.body import BATCH_MEDIA_TYPE
 
 PROGRAMS = Path(__file__).parent / "gzip_readers"
 RECORDS_IN = [1, 7, 5_000, 1, 1, 20_000, 300, *[40] * 200, 10_000, 1]
-"""Of each batch: of one block and of many, alone among large ones, and the last one."""
+"""Records per batch: one block and many, a small batch among large ones, and the last one."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Sent:
     file: Path
     """The merged object."""
     url: str
-    """The link to it as it is."""
+    """The link to the gzip file."""
     encoded_url: str
-    """The link to NDJSON that is encoded so."""
+    """The link to NDJSON with ``Content-Encoding: gzip``."""
 
 
 def _records() -> list[dict[str, object]]:
@@ -91,7 +91,7 @@ def browser() -> Iterator[Browser]:
     if not chromium:
         pytest.skip("Chromium is not installed. On Debian: apt install chromium")
     with sync_playwright() as playwright:
-        # Chromium's sandbox refuses root.
+        # Chromium's sandbox does not run as root.
         arguments = ["--no-sandbox"] if os.getuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
         yield browser
@@ -176,7 +176,7 @@ def test_gzip_finds_the_file_whole(sent: Sent) -> None:
 
 
 def test_readers_would_notice(tmp_path: Path, sent: Sent) -> None:
-    """One member a batch: what is simpler, and lost."""
+    """With one member per batch, which would be simpler, some readers lose all but the first."""
     file = tmp_path / "members.gz"
     file.write_bytes(gzip.compress(b"1\n") + gzip.compress(b"2\n"))
     members = replace(sent, file=file)

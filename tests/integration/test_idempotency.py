@@ -1,4 +1,4 @@
-"""Opening a session with an Idempotency-Key: once, however often and by however many."""
+"""Creates with an Idempotency-Key: one session, however many requests and clients."""
 
 import gzip
 import json
@@ -37,13 +37,13 @@ def create(
 
 
 def keys(stack: Stack) -> list[dict[str, Any]]:
-    """Every item that a key has."""
+    """All items of keys."""
     found = stack.table.scan(ConsistentRead=True)["Items"]
     return [item for item in found if str(item["sessionId"]).startswith("key:")]
 
 
 def sessions_of(stack: Stack, since: int) -> list[str]:
-    """The sessions with the total that only these tests ask for."""
+    """The sessions with the total that only these tests use."""
     found = stack.table.scan(ConsistentRead=True)["Items"]
     return [str(item["sessionId"]) for item in found if item.get("totalRecord") == since]
 
@@ -88,7 +88,7 @@ def test_another_body_is_refused(any_api: Api, key: str, body: bytes) -> None:
 
 
 def test_a_body_is_what_was_sent(any_api: Api, key: str) -> None:
-    """Whatever its media type, and before it is inflated."""
+    """The bytes of the request count, before inflating, and not its media type."""
     binary = {"content-type": "application/vnd.gapless.batch+json"}
     compressed = {**binary, "content-encoding": "gzip"}
     first = create(any_api, key)
@@ -132,7 +132,7 @@ def test_what_a_key_leaves(api: Api, local: LocalStack, key: str) -> None:
     session = local.item(session_id)
     assert item["session"] == session_id
     assert item["createdAt"] == session["createdAt"]
-    # It counts as long as its session takes batches, and no second longer.
+    # It expires together with the time for batches of its session.
     assert item["expiresAt"] == session["batchesUntil"]
     assert session["expiresAt"] >= item["expiresAt"]
     assert item.keys() == {"sessionId", "session", "version", "digest", "createdAt", "expiresAt"}
@@ -228,7 +228,7 @@ def test_many_at_once_make_one_session(api: Api, local: LocalStack, key: str) ->
 
 
 def open_at(now: int, key: str, body: bytes = BODY, lifetime: int = 3_600) -> dict[str, Any]:
-    """The answer to a create at another time, or of another deployment."""
+    """Create at another time, or in a deployment with another session lifetime."""
     import sessions  # noqa: PLC0415 - it reads the environment, which the stack sets
 
     event = load("create")
@@ -246,17 +246,17 @@ def open_at(now: int, key: str, body: bytes = BODY, lifetime: int = 3_600) -> di
 def test_a_key_counts_until_its_session_takes_no_more_batches(key: str) -> None:
     now = int(time.time())
     first = open_at(now, key)
-    # Another deployment may let sessions live longer, or not as long.
+    # The lifetime of a later deployment does not matter.
     assert open_at(now + 60, key, lifetime=600) == first
     assert open_at(now + 3_599, key, lifetime=7_200) == first
-    # Whatever was sent with it then.
+    # With any body.
     fresh = open_at(now + 3_600, key, b'{"totalRecord": 1}')
     assert fresh["sessionId"] != first["sessionId"]
     assert open_at(now + 3_601, key, b'{"totalRecord": 1}') == fresh
 
 
 def test_no_item_is_gone_before_its_key(api: Api, local: LocalStack, key: str) -> None:
-    """What is merged may be kept for a shorter time than a session takes batches."""
+    """The merged object may be kept for a shorter time than the session takes batches."""
     import finish  # noqa: PLC0415 - it reads the environment, which the stack sets
 
     now = int(time.time())
@@ -267,7 +267,7 @@ def test_no_item_is_gone_before_its_key(api: Api, local: LocalStack, key: str) -
     assert finish.build(Wiring(config))(event, CONTEXT)["statusCode"] == 200
     item = local.item(session_id)
     assert item["expiresAt"] >= item["batchesUntil"]
-    # And yet its answer ends with what it tells of.
+    # The answer itself still expires with the merged object.
     assert now + 86_400 <= item["keptUntil"] <= int(time.time()) + 86_400
     local.change(session_id, keptUntil=now)
     assert api.status(session_id).status == 410

@@ -1,4 +1,4 @@
-"""The item of a session: read with every batch, and so never larger than one read unit."""
+"""A session's item never exceeds one read unit (4 KB), since every batch reads it."""
 
 import json
 import os
@@ -33,7 +33,7 @@ LARGEST: Final = 2**53 - 1
 
 
 def size(item: dict[str, Any]) -> int:
-    """Bytes of an item, as DynamoDB counts them: names, and values by their kind."""
+    """Bytes of an item as DynamoDB counts them: names, and values by their type."""
     return sum(len(name.encode()) + _size(value) for name, value in item.items())
 
 
@@ -54,7 +54,7 @@ def raw(local: LocalStack, session_id: str) -> dict[str, Any]:
 
 
 def gaps(api: Api, ranges: int) -> str:
-    """A session whose finish has failed with so many ranges missing."""
+    """A session whose finish has failed with ``ranges`` missing ranges."""
     session_id = api.create(2 * ranges, 1)
     for seq_num in range(1, 2 * ranges, 2):
         assert api.batch(session_id, seq_num, [seq_num]).status == 204
@@ -80,7 +80,7 @@ def test_the_last_answer_is_whole_wherever_its_gaps_are(
         api.batch(session_id, seq_num, [seq_num])
     with aws.recording() as calls:
         failed = api.finish(session_id).json
-    # The report goes before the re-opening that refers to it.
+    # The report is written before the re-opening that refers to it.
     assert [call.operation for call in calls][-2:] == ["PutObject", "UpdateItem"]
     key = f"merges/{session_id}/1/failed.json"
     assert calls[-2].key == key
@@ -120,17 +120,17 @@ def test_a_report_whose_attempt_died_before_the_reopening_is_referred_to_by_nobo
 
 
 FUTURE: Final = 9_999_999_999
-"""Seconds since 1970: as many digits as a time will have."""
+"""Seconds since 1970, with as many digits as any time will have."""
 DIGEST: Final = "f" * 64
 METADATA: Final = {f"{n:02}": "é" * 63 for n in range(limits.MAX_METADATA_MEMBERS)}
-"""As large as there can be: with more members there would be fewer bytes in each."""
+"""The largest metadata: with more members, each could have fewer bytes."""
 ASKED: Final = Totals(LARGEST, 100_000)
 FAILURES: Final = st.builds(
     lambda random, ranges: [
         (first, first + random.randrange(50)) for first in random.sample(range(99_900), ranges)
     ],
     st.randoms(use_true_random=False),
-    # Most of which make a report that is about as large as the item takes, compressed.
+    # Most of these reports, compressed, about fill the item.
     st.integers(10, 90),
 )
 
@@ -140,7 +140,7 @@ FAILURES: Final = st.builds(
 def test_no_item_is_larger_than_a_read_unit_whatever_happens_to_it(
     local: LocalStack, data: st.DataObject
 ) -> None:
-    """Any moves there can be, with the largest values there can be, by the code that makes them."""
+    """Random moves with the largest values, made by the service's own code."""
     owner = "x" * limits.MAX_OWNER_BYTES
     finisher = Wiring(Config.from_env(os.environ), clock=lambda: FUTURE - 90_000).finisher
     store, session_id = finisher.sessions, secrets.token_hex(16)
@@ -169,7 +169,7 @@ def test_no_item_is_larger_than_a_read_unit_whatever_happens_to_it(
             moves[data.draw(st.sampled_from(sorted(moves)))]()
             largest = max(largest, size(raw(local, session_id)))
             assert largest <= READ_UNIT, store.get(session_id, owner)
-        # Hypothesis looks for larger ones.
+        # Hypothesis searches for larger items.
         target(float(largest))
     finally:
         local.table.delete_item(Key={"sessionId": session_id})
@@ -178,7 +178,7 @@ def test_no_item_is_larger_than_a_read_unit_whatever_happens_to_it(
 def _moves(
     finisher: Finisher, now: Session, data: st.DataObject
 ) -> dict[str, Callable[[], object]]:
-    """What can be done to a session, as the service does it."""
+    """The possible moves of a session, as the service makes them."""
     clock, decision = finisher.clock(), now.decision
     sessions, outcomes = finisher.sessions, finisher.outcomes
 
@@ -210,7 +210,7 @@ def _moves(
         case (State.OPEN, _):
             return {"seal": seal}
         case (State.FINISHING, _):
-            # Three times as long as those of S3.
+            # Three times as long as S3's ids.
             upload = Upload("u" * 384, limits.MAX_PARTS)
 
             def renew_lease() -> object:
@@ -231,7 +231,7 @@ def _moves(
 
 
 def _with_a_report(api: Api, local: LocalStack) -> tuple[str, str, dict[str, Any]]:
-    """A session whose gap report is in S3; the report's key; and its last answer."""
+    """A session whose gap report is in S3, the report's key, and its last answer."""
     session_id = gaps(api, 700)
     key = f"merges/{session_id}/1/failed.json"
     assert "Contents" in local.s3.list_objects_v2(Bucket=local.batches_bucket, Prefix=key)
@@ -241,10 +241,10 @@ def _with_a_report(api: Api, local: LocalStack) -> tuple[str, str, dict[str, Any
 def test_a_report_that_is_gone_is_no_error_to_who_may_not_list_the_bucket(
     api: Api, aws: AwsProxy, local: LocalStack
 ) -> None:
-    """S3 tells nobody else that an object is not there: it answers 403, as if it were forbidden."""
+    """Without permission to list, S3 answers 403 for a missing object."""
     session_id, key, whole = _with_a_report(api, local)
     with aws.failing("GetObject", s3_error(403, "AccessDenied"), landed=False):
-        # It is there, and so the role is wrong.
+        # The object exists, so the role is wrong.
         assert api.status(session_id).status == 500
     local.s3.delete_object(Bucket=local.batches_bucket, Key=key)
     with (
@@ -254,13 +254,13 @@ def test_a_report_that_is_gone_is_no_error_to_who_may_not_list_the_bucket(
         answer = api.status(session_id)
     assert answer.status == 200
     assert answer.json["finish"] == whole | {"missing": [], "missingTruncated": True}
-    # The batches between two looks at the item, the report, and whether the report is there.
+    # Item, batches, item, report, and a listing that shows whether the report exists.
     asked = ["GetItem", "ListObjectsV2", "GetItem", "GetObject", "ListObjectsV2"]
     assert [call.operation for call in calls] == asked
 
 
 def test_a_report_goes_with_its_session(api: Api, aws: AwsProxy, local: LocalStack) -> None:
-    """Who asks an aborted session for its last answer gets what its item has of it."""
+    """An aborted session's last answer is the part that its item has."""
     session_id, _, whole = _with_a_report(api, local)
     assert api.abort(session_id).status == 204
     assert local.cleaned_up(session_id) == (0, 0)
@@ -294,7 +294,7 @@ def test_a_release_that_is_overtaken_gives_up_its_own_upload_and_nothing_else(
 
     def handle(call: Call, forward: Callable[[], Answer]) -> Answer:
         if call.operation == "UpdateItem":
-            # Between its read and its write.
+            # Between the read and the write of the release.
             aws.handler = None
             local.change(session_id, **moved)
         return forward()

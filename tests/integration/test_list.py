@@ -1,4 +1,4 @@
-"""The list of a caller's own sessions, and of nobody else's."""
+"""The list of a caller's own sessions."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ MEMBERS: Final = {
 
 
 class Principal:
-    """A caller with an identity of its own."""
+    """A caller with its own identity."""
 
     def __init__(self) -> None:
         import sessions  # noqa: PLC0415 - it reads the environment, which the stack sets
@@ -43,7 +43,7 @@ class Principal:
         self._handler = sessions.build(Wiring(config, lambda: self.now))
 
     def call(self, route: str, query: str = "", body: object = None, session_id: str = "") -> Page:
-        """The answer of the sessions function."""
+        """The response of the sessions function."""
         iam = {"accountId": "123456789012", "userId": self.user}
         answer: Page = self._handler(
             {
@@ -69,7 +69,7 @@ class Principal:
         return self.call(f"GET {Api.ROOT}", urlencode(asked))
 
     def pages(self, **asked: object) -> Iterator[list[str]]:
-        """The ids of each page, to the end."""
+        """The ids of each page, until the last."""
         given: dict[str, object] = {}
         while True:
             page = self.page(**asked, **given)
@@ -164,7 +164,7 @@ def test_a_session_whose_time_is_over_is_left_out(ada: Principal, local: LocalSt
 
 
 def test_sessions_of_before_are_listed(ada: Principal, local: LocalStack) -> None:
-    """Those of the release before have less in their items."""
+    """Items of the previous release have fewer attributes."""
     session_id = ada.create()
     local.table.update_item(
         Key={"sessionId": session_id},
@@ -187,14 +187,14 @@ def test_a_key_is_in_no_list(ada: Principal) -> None:
 
 
 def asked_of(aws: AwsProxy, act: Callable[[], object]) -> list[tuple[str, dict[str, Any]]]:
-    """The calls that ``act`` makes, and what they ask for."""
+    """The calls that ``act`` makes, with their parameters."""
     with aws.recording() as calls:
         act()
     return [(call.operation, json.loads(call.body or b"{}")) for call in calls]
 
 
 def test_a_page_is_one_query_of_so_many_items(ada: Principal, local: LocalStack) -> None:
-    """… of 5,000, wherever the page is."""
+    """A page of any position reads as many items as its limit, of 5,000."""
     first = ada.create()
     item = local.item(first)
     with local.table.batch_writer() as batch:
@@ -267,7 +267,7 @@ def test_where_everybody_is_one_there_is_no_list(any_api: Api) -> None:
 
 
 def cursor_of(principal: Principal) -> str:
-    """Of a principal with three sessions, behind the newest."""
+    """A cursor after the newest of three sessions."""
     for _ in range(3):
         principal.create()
     found: str = principal.page(limit=1)["cursor"]
@@ -279,7 +279,7 @@ def test_a_cursor_of_somebody_else_is_refused(ada: Principal, bob: Principal) ->
     assert ada.page(cursor=mine)["sessions"]
     answer = ada.page(cursor=theirs)
     assert (answer["status"], answer["code"]) == (400, "invalid_cursor")
-    # Nor does it help to put the one's place before the other's code.
+    # Nor does the position of one cursor fit the code of another.
     for swapped in (mine[:32] + theirs[32:], theirs[:32] + mine[32:]):
         assert ada.page(cursor=swapped)["code"] == "invalid_cursor"
         assert bob.page(cursor=swapped)["code"] == "invalid_cursor"
@@ -302,7 +302,7 @@ def test_a_cursor_with_any_bit_changed_is_refused(ada: Principal, local: LocalSt
 
 
 def test_who_knows_how_cursors_are_made_sees_no_more(ada: Principal, bob: Principal) -> None:
-    """Its code is not what keeps callers apart."""
+    """The cursor's authentication code does not separate callers: every query names the owner."""
     table = os.environ["SESSIONS_TABLE"]
     mine = [bob.create() for _ in range(3)]
     theirs = ada.create()
@@ -340,7 +340,7 @@ def test_no_cursor_is_made_up(made: str) -> None:
 
 
 def test_the_store_asks_for_nothing_but_the_callers(local: LocalStack, ada: Principal) -> None:
-    """Whatever place it is told."""
+    """The owner is part of every query, whatever the position."""
     ada.create()
     store = SessionStore(Wiring(Config.from_env(os.environ)).sessions._client, local.table.name)  # noqa: SLF001
     found, last = store.page(ada.owner, 5, cursor.Place(2**40, "f" * 32))

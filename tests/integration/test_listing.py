@@ -1,4 +1,4 @@
-"""The listing of a session's batches, read in parallel by ranges, whatever holes there are."""
+"""Listing a session's batches in parallel ranges, with any gaps."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -20,16 +20,16 @@ from uploads.wiring import Wiring
 
 MOST = 100_000
 BORDERS = [0, 998, 999, 1_000, 1_001, 1_999, 2_000, 9_998, 9_999, 10_000, 10_001, 98_999, 99_999]
-"""Where a page ends or begins."""
+"""Numbers around the ends of pages."""
 SMALLER = 100
-"""By how much pages, and so all the rest, are smaller where sets are drawn at random."""
+"""Factor by which random sets, and their pages, are smaller."""
 SESSION = "1" * 32
 BUCKET = "gapless-listing"
 
 
 @pytest.fixture(scope="module")
 def batches(local: LocalStack) -> BatchStore:
-    """The store of a bucket of its own."""
+    """A store with its own bucket."""
     local.s3.create_bucket(Bucket=BUCKET)
     return Wiring(Config.from_env({**os.environ, "BATCHES_BUCKET": BUCKET})).batches
 
@@ -43,21 +43,21 @@ def small_pages() -> Iterator[None]:
 
 
 def fill(bucket: str, session_id: str, seq_nums: Iterable[int]) -> None:
-    """Store a batch under each. Thousands of PutObject would take their time."""
+    """Store batches directly in moto, which is faster than PutObject."""
     backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
     for seq_num in seq_nums:
         backend.put_object(bucket, key(session_id, seq_num), b"x")
 
 
 def refill(seq_nums: Iterable[int]) -> None:
-    """Let the bucket hold exactly these batches, and those of neighbours, not to be shown."""
+    """Replace the bucket's content by these batches, between other sessions'."""
     s3_backends[DEFAULT_ACCOUNT_ID]["aws"].get_bucket(BUCKET).keys.clear()
     for session, numbers in (("0" * 32, [MOST - 1]), (SESSION, seq_nums), ("2" * 32, [0])):
         fill(BUCKET, session, numbers)
 
 
 def check(batches: BatchStore, aws: AwsProxy, there: set[int], below: int | None) -> int:
-    """How many requests the listing of these takes, which must be right."""
+    """Check the listing, and return its number of requests."""
     with aws.recording() as calls:
         listing = batches.list(SESSION, below)
     expected = [n for n in sorted(there) if below is None or n < below]
@@ -90,7 +90,7 @@ def test_pages_of_1000(batches: BatchStore, aws: AwsProxy, there: set[int], requ
     refill(there)
     assert check(batches, aws, there, None) == requests
     assert check(batches, aws, there, 2_001) <= requests
-    # Known to be all: no request looks behind them.
+    # If all expected batches are found, no further request looks for more.
     if there == set(range(10_000)):
         assert check(batches, aws, there, 10_000) == 10
 
@@ -103,7 +103,7 @@ def test_100_full_pages_are_read_many_at_once(batches: BatchStore, aws: AwsProxy
     one_by_one = 1 + 2 + 4 + 8
 
     def wait_for_the_others(_: Call, forward: Callable[[], Answer]) -> Answer:
-        # Broken, and so a failure, unless as many requests are under way at the same time.
+        # The barrier breaks unless this many requests run at the same time.
         if one_by_one < next(number) <= one_by_one + 5 * limits.LISTS_IN_FLIGHT:
             meet.wait(60)
         return forward()
@@ -119,7 +119,7 @@ ANY = st.integers(0, MOST // SMALLER - 1) | st.sampled_from(
 RUNS = st.lists(
     st.builds(range, ANY, ANY, st.sampled_from([1, 1, 1, 2, 3, 9, 10, 11, 99])), max_size=4
 )
-"""Runs of batches, with and without holes."""
+"""Ranges of batches, with and without gaps."""
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -137,10 +137,10 @@ def test_any_holes(
     more: set[int],
     below: st.DataObject | None,
 ) -> None:
-    """Pages of 10 of a session of 1,000: 10 and 100 are what 1,000 and 10,000 are in truth."""
+    """Pages of 10 in sessions of 1,000 stand for 1,000 and 100,000."""
     there = {n for run in runs for n in run} - holes | more
     refill(there)
-    # What is known of the end is often just behind the last one, or a little before.
+    # The known end is usually just after the last batch, or a little before.
     ends = [None, 0, *(n + 1 for n in (max(there, default=0), min(there, default=0)))]
     end = below.draw(st.sampled_from(ends) | ANY.map(lambda n: n + 1)) if below else None
     target(float(check(batches, aws, there, end) - 2 * -(-len(there) // limits.LIST_PAGE)))

@@ -1,4 +1,4 @@
-"""``python -m local`` cleans up by itself, on moto and wherever else a table has a stream."""
+"""``python -m local`` cleans up, with moto and with any table that has a stream."""
 
 import json
 import os
@@ -28,7 +28,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 
 @contextmanager
 def started(url: str | None = None, **environ: str) -> Iterator[tuple[str, str]]:
-    """A local run on that storage, or on its own; where it is, and all that it says of it."""
+    """Start a local run on its own storage or that at ``url``; yield its URL and its output."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     for name in ("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET"):
         clean.pop(name, None)
@@ -51,7 +51,7 @@ def started(url: str | None = None, **environ: str) -> Iterator[tuple[str, str]]
 
 
 def behind(said: str) -> Stack:
-    """The storage of a local run."""
+    """The storage of a local run, from its output."""
     found = re.search(r"S3 and DynamoDB: (\S+)", said)
     assert found
     place: Any = {
@@ -70,7 +70,7 @@ def behind(said: str) -> Stack:
 
 
 def test_a_local_run_cleans_up_and_tells(local: LocalStack, tmp_path: Path) -> None:
-    """After sessions that are finished, aborted and expired; one that is open keeps its batch."""
+    """Finished, aborted and expired sessions are cleaned up; an open one keeps its batch."""
     assert local
     events = tmp_path / "events.ndjson"
     with started(EVENTS_FILE=str(events)) as (url, said):

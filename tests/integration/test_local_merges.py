@@ -1,4 +1,4 @@
-"""A merge that takes longer than API Gateway waits ends in a local run, too."""
+"""In a local run a merge may take longer than API Gateway waits."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from tests.conftest import LocalStack
 
 @pytest.fixture
 def hasty(local: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Api:
-    """The local API behind a gateway that waits a moment, where 30 s are over at once."""
+    """The local API behind a gateway that waits a moment instead of 30 s."""
     monkeypatch.setattr(in_process, "RENEWAL_SECONDS", 0.02)
     routes = in_process.load_gateway(Template.load(in_process.TEMPLATE)).routes
     assert local.gateway.routes.keys() == routes.keys()
@@ -40,12 +40,12 @@ def test_a_merge_that_outlives_the_gateway_and_its_lease_ends(
         assert hasty.finish(session_id).status == 503
         next(_ for _ in count() if local.item(session_id)["state"] == "FINISHING")
         for _ in range(3):
-            # As if the time of an invocation at AWS, and the lease with it, were over.
+            # As if an AWS invocation's time, and with it the lease, were over.
             past = int(time.time()) - 1
             local.change(session_id, leaseUntil=past)
             renewed = next(_ for _ in count() if local.item(session_id)["leaseUntil"] > past)
             assert renewed is not None
-            # The client asks again, and nobody takes the session over.
+            # The client retries, and no attempt takes the session over.
             assert api.finish(session_id).status == 202
             assert local.item(session_id)["attempt"] == 1
         storage_answers.set()
@@ -59,7 +59,7 @@ def test_a_merge_that_outlives_the_gateway_and_its_lease_ends(
 def test_a_local_finish_has_the_time_of_a_long_merge_and_no_longer_lease(
     api: Api, local: LocalStack, aws: AwsProxy
 ) -> None:
-    """Where the process is killed, the session is free again after half a minute."""
+    """If the process is killed, the lease expires after half a minute."""
     (finish,) = (made for key, made in local.gateway.routes.items() if key.endswith("/finish"))
     assert finish.timeout == 12 * 3600
     session_id = api.create(1)

@@ -1,4 +1,4 @@
-"""The manifest beside a merged object: what each batch brought, and where it is there."""
+"""The manifest: what each batch contained, and its range in the merged object."""
 
 import base64
 import hashlib
@@ -19,7 +19,7 @@ def ndjson(records: list[object]) -> bytes:
 
 
 def send(api: Api, session_id: str, batches: list[list[object]]) -> None:
-    """Send every batch, the last one first."""
+    """Send the batches in reverse order."""
     for seq_num, records in reversed([*enumerate(batches)]):
         assert api.gzip_batch(session_id, seq_num, records).status == 204
 
@@ -46,7 +46,7 @@ def test_a_manifest_tells_what_was_sent(
     api: Api, stack: Stack, batches: list[list[object]], *, strict: bool
 ) -> None:
     if strict:
-        # Every batch but the last has as many.
+        # All batches but the last have the same number of records.
         batches = [records[:1] for records in batches]
     total = sum(len(records) for records in batches)
     session_id = api.create(total, 1 if strict else None)
@@ -69,7 +69,7 @@ def test_a_manifest_tells_what_was_sent(
     assert manifest["checksum"] == result["checksum"]
     assert [batch["seqNum"] for batch in manifest["batches"]] == list(range(len(batches)))
     assert [batch["records"] for batch in manifest["batches"]] == [*map(len, batches)]
-    # Each batch is read back by its range, and is what was sent; together they are the object.
+    # The range of each batch is what was sent; together the ranges are the object.
     end = 0
     for batch, records in zip(manifest["batches"], batches, strict=True):
         assert batch["offset"] == end
@@ -105,7 +105,7 @@ def test_the_route_leads_to_it(
     assert head["ContentType"] == "application/json"
 
 
-# --- How far a long merge is ---
+# --- Progress of a long merge ---
 
 
 def test_the_status_tells_how_far_a_long_merge_is(api: Api, aws: AwsProxy, stack: Stack) -> None:
@@ -121,14 +121,14 @@ def test_the_status_tells_how_far_a_long_merge_is(api: Api, aws: AwsProxy, stack
         )
     with aws.recording() as calls:
         assert api.status(session_id).json["merge"] == {"parts": 3, "done": 2}
-    # The session is looked at again after its batches: they go when it ends.
+    # The item is read again after the batches, which the clean-up may have deleted.
     assert [call.operation for call in calls] == [
         "GetItem",
         "ListObjectsV2",
         "GetItem",
         "ListParts",
     ]
-    # Completed a moment ago, and not committed yet.
+    # Completed and not committed yet.
     stack.s3.abort_multipart_upload(Bucket=stack.merged_bucket, Key=key, UploadId=upload)
     status = api.status(session_id)
     assert (status.status, status.json["merge"]) == (200, None)

@@ -1,4 +1,4 @@
-"""Composing holds the parts in flight in memory, and nothing that grows with the session."""
+"""Composing needs memory for the parts in flight only, independent of the session's size."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Merges that take a multipart upload, on whatever S3 there is: read and written, and copied."""
+"""Merges by multipart upload on any S3: streamed and copied parts."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ def test_a_compressed_merge_by_a_multipart_upload(
     count: int,
     strict: bool,  # noqa: FBT001 - pytest calls by keyword
 ) -> None:
-    """Two parts of 8 MiB, or 5 at least, and a trailer; a smaller rest goes with the second."""
+    """Two parts of at least 5 MiB, 8 if possible, and a trailer; a small rest joins the second."""
     made = random.Random(count)
     batches = [b'"%s"' % made.randbytes(950_000).hex().encode() for _ in range(count)]
     session_id = api.create(len(batches), 1 if strict else None, format="ndjson.gz")
@@ -44,7 +44,7 @@ def test_a_compressed_merge_by_a_multipart_upload(
 
 
 def records(count: int, size: int) -> list[bytes]:
-    """Records of so many bytes, no two of them the same."""
+    """Distinct records of ``size`` bytes."""
     return [b'"%s"' % (b"%08d" % number * (size // 8)) for number in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""What a session's creator says about it: kept, shown, and the name of the download."""
+"""A session's metadata: stored, shown, and used for the name of the download."""
 
 import io
 import json
@@ -65,7 +65,7 @@ def test_the_name_is_that_of_the_download(
 
 
 def test_every_attempt_writes_the_same_manifest(api: Api, aws: AwsProxy, local: LocalStack) -> None:
-    """Also one that takes over after the manifest was written."""
+    """Also an attempt that takes over after the manifest was written."""
     session_id = api.create(1, metadata=METADATA)
     api.batch(session_id, 0, [1])
     puts = 0

@@ -1,4 +1,4 @@
-"""The running service against openapi.yaml, with requests that schemathesis makes up from it."""
+"""The running service, tested by schemathesis with requests generated from openapi.yaml."""
 
 import base64
 import gzip
@@ -40,7 +40,7 @@ SCHEMA = openapi.from_path(
 
 @schemathesis.serializer("application/x-ndjson")
 def as_lines(_: schemathesis.SerializationContext, value: object) -> bytes:
-    """Text is sent as it is. It has no types: what is to be no text is sent as bytes of none."""
+    """Send text unchanged; a body generated as wrong is sent as bytes that are not text."""
     return value.encode(errors="surrogatepass") if isinstance(value, str) else b"\xff"
 
 
@@ -48,7 +48,7 @@ def as_lines(_: schemathesis.SerializationContext, value: object) -> bytes:
 def every_answer_is_the_services_own(
     _: schemathesis.CheckContext, response: Response, case: Case
 ) -> None:
-    """No cache may keep it, and an error is a problem. Only a path that is no route gets less."""
+    """No answer may be cached, and errors are problems, except for paths without a route."""
     media_type = response.headers.get("content-type", [""])[0]
     session_id = str((case.path_parameters or {}).get("sessionId", "0"))
     if response.status_code == 404 and media_type != PROBLEM:
@@ -73,7 +73,7 @@ CHECKS = [
 
 
 class HonestHeaders(HTTPAdapter):
-    """Makes true what a made-up header says: compresses the body, and digests what is sent."""
+    """Make generated headers true: compress the body, and compute its digest."""
 
     def send(
         self,
@@ -81,7 +81,7 @@ class HonestHeaders(HTTPAdapter):
         *args: Any,  # noqa: ANN401 - passed on
         **kwargs: Any,  # noqa: ANN401 - passed on
     ) -> requests.Response:
-        """Send ``request`` with what its headers say."""
+        """Send ``request`` with a body that matches its headers."""
         body: Any = request.body or b""
         sent: bytes = body.encode() if isinstance(body, str) else body
         if request.headers.get("Content-Encoding") == "gzip":
@@ -102,7 +102,7 @@ def http() -> Iterator[requests.Session]:
 
 
 class Sessions:
-    """Sessions in every state, to aim made-up requests at."""
+    """Sessions in every state, as targets of generated requests."""
 
     def __init__(self, http: requests.Session, url: str) -> None:
         self._http = http
@@ -118,24 +118,24 @@ class Sessions:
         self._kinds = cycle([*self._make, "flexible", "made up"])
 
     def next(self) -> tuple[str, str | None]:
-        """A kind, and the id of a session of that kind; None for an id that is made up."""
+        """A kind, and the id of a session of that kind; None stands for a generated id."""
         kind = next(self._kinds)
         return kind, self._make[kind]() if kind in self._make else None
 
     def flexible(self) -> str:
-        """One without batchSize, open."""
+        """An open session without batchSize."""
         return self._create({"totalRecord": 3})
 
     def strict(self) -> str:
-        """One with batchSize, open."""
+        """An open session with batchSize."""
         return self._create({"totalRecord": 3, "batchSize": 2})
 
     def open_ended(self) -> str:
-        """One whose finish has to say how many records there are."""
+        """An open-ended session."""
         return self._create({"totalRecord": None})
 
     def finished(self) -> str:
-        """One with a merged object."""
+        """A session with a merged object."""
         session_id = self._create({"totalRecord": 1})
         url = f"{self._url}/{session_id}"
         self._http.post(url, json={"seqNum": 0, "data": [1]}).raise_for_status()
@@ -144,13 +144,13 @@ class Sessions:
         return session_id
 
     def file_deleted(self) -> str:
-        """One whose merged object was deleted."""
+        """A session whose merged object was deleted."""
         session_id = self.finished()
         self._http.delete(f"{self._url}/{session_id}/file").raise_for_status()
         return session_id
 
     def aborted(self) -> str:
-        """One that was given up."""
+        """An aborted session."""
         session_id = self.flexible()
         self._http.delete(f"{self._url}/{session_id}").raise_for_status()
         return session_id
@@ -172,7 +172,7 @@ def test_openapi_is_valid() -> None:
 
 
 def make_lines(case: Case, records: int | None = None) -> None:
-    """Make NDJSON of a body that is any text, which openapi.yaml cannot say."""
+    """Turn a body of any text into NDJSON, which openapi.yaml cannot describe."""
     words = str(case.body).split("\n")
     case.body = "\n".join(json.dumps(word) for word in (words * (records or 1))[:records])
 
@@ -187,10 +187,10 @@ def accepted(case: Case, session_kind: str, answer: Response) -> bool:
         return True
     code = answer.json()["code"]
     if code == "gzip_as_text":
-        # Each header is allowed, but not gzip together with application/json.
+        # Both headers are valid, but not gzip with application/json.
         return case.media_type == "application/json" and "gzip" in case.headers.values()
     if code in {"invalid_content_digest", "invalid_idempotency_key"}:
-        # schemathesis fills a header in that an example leaves out, whatever its pattern.
+        # schemathesis adds headers to examples, regardless of their patterns.
         return "0" in case.headers.values()
     body: Any = case.body
     if code == "invalid_batch_size" and body["totalRecord"] is None:
@@ -199,15 +199,15 @@ def accepted(case: Case, session_kind: str, answer: Response) -> bool:
         *("invalid_total_record", "invalid_batch_size", "invalid_seq_num"),
         "invalid_batches",
     }:
-        # 1.0 is an integer to JSON Schema, which cannot say that it must be written as 1.
+        # JSON Schema takes 1.0 for an integer, and cannot require the form 1.
         return any(isinstance(value, float) for value in body.values())
-    # The rest depends on the numbers in the body and on the session.
+    # Otherwise it depends on the body's numbers and the session.
     return (
         code
         in {
             "made up": {
                 *("session_not_found", "too_many_batches"),
-                # Everybody is one; a key is made up for several bodies, and so is a schema.
+                # There are no owners, keys repeat with other bodies, and schemas are made up.
                 *("no_list", "idempotency_key_reused", "unknown_schema"),
             },
             "flexible": {"session_not_finished", "totals_conflict"},
@@ -216,7 +216,7 @@ def accepted(case: Case, session_kind: str, answer: Response) -> bool:
                 *("seq_num_out_of_range", "wrong_batch_length"),
                 *("session_not_finished", "totals_conflict"),
             },
-            # A function that remembers the session as open looks at the batch first.
+            # A function that has the session in its cache as open checks the batch first.
             "finished": {"session_finished", "batch_conflict", "totals_conflict"},
             "file deleted": {
                 *("session_finished", "batch_conflict", "totals_conflict"),
@@ -242,31 +242,31 @@ def test_answers_are_those_of_openapi(
         assert accepted(case, kind, answer), (kind, answer.status_code, answer.text)
 
 
-# The list has no links, and nobody to list anything for here.
+# The list has no links, and without owners it is refused.
 LINKED = SCHEMA.exclude(operation_id="listSessions")
 
 
 class Uploads(LINKED.as_state_machine()):  # type: ignore[misc] # the class is made at run time
-    """Follows the links of openapi.yaml at random; every second batch is made to fit."""
+    """Follow the links of openapi.yaml at random; every second batch is made to fit."""
 
     server_url: ClassVar[str]
     http: ClassVar[requests.Session]
     seen: ClassVar[Counter[str]]
 
     def setup(self) -> None:
-        """Begin an upload."""
+        """Start an upload."""
         self.total_records: dict[str, int] = {}
         self.turns = cycle([True, False])
 
     def before_call(self, case: Case) -> None:
-        """Make numbers small enough for a session to be finished."""
+        """Make numbers small, so that sessions can be finished."""
         body: Any = case.body
         if not is_positive(case):
             return
         if operation_id(case) == "createSession":
             body["totalRecord"] = (body["totalRecord"] or 0) % 5
             body["batchSize"] = 5 if next(self.turns) else None
-            # A name that is made up is not known.
+            # A generated schema name is unknown.
             body.pop("schema", None)
             case.headers.pop("Content-Encoding", None)
             case.headers.pop("Idempotency-Key", None)
@@ -284,11 +284,11 @@ class Uploads(LINKED.as_state_machine()):  # type: ignore[misc] # the class is m
             case.path_parameters["seqNum"] = 0
 
     def get_call_kwargs(self, _: Case) -> dict[str, Any]:
-        """Where the service is."""
+        """The service's URL."""
         return {"base_url": self.server_url, "session": self.http, "allow_redirects": False}
 
     def after_call(self, response: Response, case: Case) -> None:
-        """Note what was answered."""
+        """Record the answer."""
         super().after_call(response, case)
         answer = response.json() if response.content else {}
         what = answer.get("validationResult") or answer.get("state") or answer.get("code") or ""

@@ -1,4 +1,4 @@
-"""Storage other than AWS: a start says in one line what is missing there, or serves."""
+"""Storage other than AWS: the start names in one line what is missing, or serves."""
 
 import json
 import os
@@ -31,7 +31,7 @@ Change = Callable[[Request, Headers, bytes], tuple[Headers, bytes]]
 
 
 class Lacking:
-    """A WSGI middleware: a store that does not see some headers, and changes some answers."""
+    """A WSGI middleware: a store that ignores some headers and changes some answers."""
 
     def __init__(self, ignores: Callable[[Request], Iterable[str]], change: Change) -> None:
         self.ignores, self.change = ignores, change
@@ -50,7 +50,7 @@ class Lacking:
             sent |= {"wsgi.input": BytesIO(content), "CONTENT_LENGTH": str(len(content))}
             chunks, status, headers = run_wsgi_app(app, sent, buffered=True)
             changed, body = self.change(request, list(headers), b"".join(chunks))
-            # The server says how long a body is, unless there is none.
+            # The server adds the length, except to an answer to HEAD.
             if request["REQUEST_METHOD"] != "HEAD":
                 changed = [pair for pair in changed if pair[0].lower() != "content-length"]
             start(status, changed)
@@ -126,7 +126,7 @@ LACKS: dict[str, tuple[Lacking, str]] = {
 
 @pytest.fixture
 def serve(local: LocalStack) -> Iterator[Callable[[Lacking | AwsProxy], str]]:
-    """Moto behind a middleware; its URL."""
+    """Serve moto behind a middleware; return its URL."""
     assert local
     with ExitStack() as running:
         yield lambda middleware: running.enter_context(storage.serve_moto(middleware)).url
@@ -141,7 +141,7 @@ def check(url: str, local: LocalStack) -> list[str]:
 
 
 def left(local: LocalStack) -> list[int]:
-    """How much is stored."""
+    """The number of stored objects, uploads and items."""
     s3 = local.s3
     listed = [
         s3.list_objects_v2(Bucket=bucket)["KeyCount"]
@@ -155,7 +155,7 @@ def test_a_store_that_has_all_of_it_is_used_and_left_as_it_was(
     serve: Callable[[Lacking | AwsProxy], str], local: LocalStack
 ) -> None:
     before = left(local)
-    # Moto ignores one condition, on which nothing rests.
+    # Moto ignores one condition, on which nothing depends.
     assert check(serve(Lacking(nothing, same)), local) == [
         "UploadPartCopy ignores If-Match (no batch is ever replaced)"
     ]
@@ -177,7 +177,7 @@ def test_what_a_store_lacks_is_named(
 def test_a_store_that_fails_now_and_then_is_not_refused(
     serve: Callable[[Lacking | AwsProxy], str], local: LocalStack
 ) -> None:
-    """Each kind of call once, after it took effect; tried again, a write meets itself."""
+    """Each kind of call fails once after it took effect; the retry finds its own write."""
     aws = AwsProxy()
     seen: set[str] = set()
 
@@ -197,7 +197,7 @@ def test_a_store_that_fails_now_and_then_is_not_refused(
 
 
 def start(url: str, **environ: str) -> tuple[int, str, str]:
-    """Start a local run there; code, output and errors of one that does not serve."""
+    """Start a local run that does not serve; return its exit code, output and errors."""
     given = {
         "AWS_ENDPOINT_URL": url,
         "AWS_ACCESS_KEY_ID": "key",
@@ -233,7 +233,7 @@ def free_port() -> int:
 
 
 def refused_line(url: str, **environ: str) -> str:
-    """What a start there says."""
+    """The message of a start that is refused."""
     code, out, err = start(url, **environ)
     assert (code, out) == (1, ""), err
     (line,) = err.splitlines()
@@ -242,7 +242,7 @@ def refused_line(url: str, **environ: str) -> str:
 
 
 def refusal(url: str) -> str:
-    """The same, without starting a process."""
+    """The same without a process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", url)
         patch.setenv("AWS_ACCESS_KEY_ID", "key")

@@ -1,4 +1,4 @@
-"""What ``sam build`` ships: each handler, what it imports, and nothing else."""
+"""Packages made by ``sam build``: each handler, its imports, and nothing else."""
 
 import json
 import re
@@ -15,14 +15,14 @@ from local.runtime import RUNTIME, runtime_bin
 FUNCTIONS = sam.ROOT / "functions"
 PINNED = set(re.findall(r"^([\w-]+)==", (FUNCTIONS / "requirements.txt").read_text(), re.MULTILINE))
 VALIDATES = "jsonschema-rs"
-"""What only a package with schemas has."""
+"""The package that only a build with schemas contains."""
 THEIR_NEEDS = {"jmespath", "python-dateutil", "s3transfer", "six", "typing-extensions", "urllib3"}
 HANDLERS = ["sessions", "batches", "finish"]
 MACHINES = {"x86_64": 62, "arm64": 183}
-"""The number of each architecture in the head of an ELF file."""
+"""Machine numbers in the ELF header."""
 MOST_BYTES = 40 * 2**20
 MOST_MODULES = 430
-"""Of the batch function, all of Python's own included: each costs a part of every cold start."""
+"""Maximum modules that the batch function imports, including Python's: each costs start time."""
 
 START = """
 import json, sys
@@ -60,13 +60,13 @@ def build(target: Path, architecture: str) -> Path:
 
 @pytest.fixture(params=MACHINES)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is built for either architecture, whatever this machine is."""
+    """The packages for each architecture, built on any machine."""
     return build(tmp_path_factory.getbasetemp() / request.param, request.param)
 
 
 @pytest.fixture
 def built_here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is built for this machine, and runs here."""
+    """The packages for this machine."""
     return build(tmp_path_factory.getbasetemp() / sam.ARCHITECTURE, sam.ARCHITECTURE)
 
 
@@ -75,7 +75,7 @@ def package_of(built: Path, handler: str) -> Path:
 
 
 def python(script: str, folder: Path) -> str:
-    """What the functions' Python prints, by itself and with what the template sets."""
+    """The output of a script in the functions' Python, with the template's settings."""
     settings = {
         "SESSIONS_TABLE": "t",
         "BATCHES_BUCKET": "b",
@@ -122,7 +122,7 @@ def test_a_package_is_whole_and_holds_nothing_else(built: Path, handler: str) ->
     }
     ours = {path.name for path in FUNCTIONS.glob("*.py")}
     top = {path.name for path in package.iterdir()}
-    # RECORD also names commands: `../../bin/…`.
+    # RECORD also lists commands: `../../bin/…`.
     assert top == (theirs - {"..", "bin"}) | ours | {"uploads", "__pycache__"}
     packed = package / "uploads"
     assert {path.relative_to(packed) for path in packed.rglob("*.py")} == {
@@ -149,13 +149,13 @@ def test_a_package_is_compiled_for_its_python(built: Path, handler: str) -> None
     }
     assert set(package.rglob("*.pyc")) == expected
     magic = python("import importlib.util as u; print(u.MAGIC_NUMBER.hex())", package).strip()
-    # PEP 552: a hash of the source and not its time, and the source is not asked.
+    # PEP 552: validated by hash instead of time, and not checked against the source.
     unchecked = (0b01).to_bytes(4, "little")
     assert {path.read_bytes()[:8] for path in expected} == {bytes.fromhex(magic) + unchecked}
 
 
 def add_schemas(folder: Path, **schemas: str) -> subprocess.CompletedProcess[str]:
-    """Add schemas to a package that has nothing but what validates, as ``sam build`` does."""
+    """Add schemas to a package that contains only the validator, as ``sam build`` does."""
     if runtime_bin() is None:
         pytest.skip(f"sam build needs {RUNTIME}, and there is none on the path")
     code, package = folder / "code", folder / "package"
@@ -220,7 +220,7 @@ def test_a_batch_starts_without_what_it_does_not_use(built_here: Path) -> None:
     def models(seen: dict[str, list[str]]) -> set[str]:
         return set(re.findall(r"data/(\w+)/[\d-]+/service-2", " ".join(seen["opened"])))
 
-    # The look at finish shows that what is asserted of batches could be seen.
+    # Finish imports it, so the names that batches must not import are right.
     assert "uploads.merging.merged_store" in finish["modules"]
     assert models(finish) == {"dynamodb", "s3"}
     assert "uploads.merging.merged_store" not in batches["modules"]

@@ -1,6 +1,6 @@
-"""The contract, as any client sees it, over every transport; results are read from S3 itself.
+"""The contract as clients see it, over every transport; results are read from S3.
 
-What can be seen from outside alone is in the client's conformance checks, and not once more here.
+The client's conformance checks have what is visible from outside; it is not repeated here.
 """
 
 import base64
@@ -160,7 +160,7 @@ def test_abort(any_api: Api, stack: Stack) -> None:
     assert any_api.finish(session_id).code == "session_aborted"
     file = any_api.file(session_id)
     assert file.code == "session_not_finished"
-    # Nobody waits for what will never be.
+    # The file will never exist, so no Retry-After.
     assert "aborted" in file.json["detail"]
 
 
@@ -192,7 +192,7 @@ def test_the_file_is_deleted_for_good(
     session_id = any_api.create(2, format=form)
     any_api.batch(session_id, 0, ["x"])
     assert any_api.delete_file(session_id).code == "session_not_finished"
-    # A finish that came to a verdict never knew what was decided later.
+    # An attempt that validated never knew of a later decision.
     assert any_api.finish(session_id).json["validationResult"] == "Failed"
     any_api.batch(session_id, 1, ["y"])
     result = any_api.finish(session_id).json
@@ -227,7 +227,7 @@ def test_a_file_that_a_slow_attempt_could_publish_again(any_api: Api, stack: Sta
     session_id = any_api.filled([[1]])
     any_api.finish(session_id)
     now = int(time.time())
-    # Another attempt was sealed meanwhile; it may have read the decision.
+    # Another attempt sealed meanwhile, and may have read the decision.
     for changed, wait in (
         ({"attempt": 2, "finishedAt": now - 590}, 10),
         ({"attempt": 2, "finishedAt": now}, 600),
@@ -312,7 +312,7 @@ def test_an_expired_session_is_gone(
     any_api.batch(session_id, 0, [1])
     if finished:
         any_api.finish(session_id)
-    # Just now: the time to live takes a while to delete it.
+    # The time to live deletes an item only some time later.
     over = {"expiresAt": int(time.time()) - 1}
     stack.change(session_id, batchesUntil=1_000_000_000, **over)
     if finished:
@@ -468,7 +468,7 @@ BINARY_LINES = {
 
 
 def _needs(name: str) -> list[pytest.MarkDecorator]:
-    """What an emulator must be able to do for the case of that name."""
+    """Abilities of an emulator that the case needs."""
     if name == "large":  # in base64 it is as large as an event may be
         return [pytest.mark.needs("gateway limits")]
     return [pytest.mark.needs("binary bodies")] * (name in BINARY_LINES)

@@ -1,4 +1,4 @@
-"""README.md shows what really happens: its sessions are run as printed, against ``make run``."""
+"""README.md is true: its console sessions are run as printed, against ``make run``."""
 
 import os
 import re
@@ -18,14 +18,14 @@ SESSION_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def newcomers_environment() -> dict[str, str]:
-    """The environment without what points this test process to its stack."""
+    """The environment without the variables that point to this process's stack."""
     ours = ("AWS_", "SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET", "MAKE")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[str]:
-    """The port of ``make run``, on one that is free."""
+    """The port of a ``make run``."""
     with subprocess.Popen(
         ["make", "--silent", "run"],
         cwd=ROOT,
@@ -53,7 +53,7 @@ def test_the_console_sessions(port: str) -> None:
     script = ""
     session_id = ""
     for command, expected in zip(commands, steps, strict=True):
-        # Each step begins as the one before it ended: the variables are still there.
+        # All steps share a shell, so that variables remain.
         step = command.replace("localhost:3000", f"localhost:{port}")
         step = step.replace(printed_id, session_id or printed_id)
         done = subprocess.run(
@@ -66,7 +66,7 @@ def test_the_console_sessions(port: str) -> None:
             script += f"{step}\n"
         session_id = session_id or SESSION_ID.findall(done.stdout)[0]
         said = TIME.sub("TIME", done.stdout.replace(session_id, printed_id))
-        # curl prints no line end after a body.
+        # curl prints no line feed after a body.
         assert said.rstrip("\n") == TIME.sub("TIME", expected).rstrip("\n"), command
 
 
@@ -97,7 +97,7 @@ def test_a_file_is_sent_by_split_and_curl(port: str, tmp_path: Path) -> None:
 
     asked = """-d '{"totalRecord": 25000, "batchSize": 10000}'"""
     session_id = SESSION_ID.findall(run(f"curl -sf {root} {asked}"))[0]
-    # Run again, as after a lost connection: the same batches.
+    # Twice, as after a lost connection: the batches are the same.
     for _ in range(2):
         assert run(f"URL={root}/{session_id}\n{script}") == ""
     assert '"validationResult":"Success"' in run(f"curl -sf -X POST {root}/{session_id}/finish")

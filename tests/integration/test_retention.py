@@ -1,7 +1,7 @@
-"""Results go before what they tell of does: S3 counts ages from dates that are older than the end.
+"""A result expires before the object and the manifest that it names.
 
-An object made of parts has the date of the beginning of its upload, and a manifest may be that of
-an attempt that died long before. moto knows neither, so its dates are set here.
+S3 counts ages from dates before the finish: a multipart object has the date of its upload's start,
+and a manifest may be from an earlier attempt. moto does not, so tests set the dates.
 """
 
 import json
@@ -29,12 +29,12 @@ OBJECT, MANIFEST = ".ndjson", ".manifest.json"
 
 
 class Lambda:
-    """What the runtime tells of an invocation."""
+    """Lambda's context of an invocation."""
 
     aws_request_id = "request-1"
 
     def get_remaining_time_in_millis(self) -> int:
-        """Give all the time a finish has."""
+        """All the time that a finish has."""
         return 29_000
 
 
@@ -52,7 +52,7 @@ def call(
         "pathParameters": {"sessionId": session_id},
         "requestContext": {"requestId": "gateway-1"},
     }
-    # A handler's module reads the environment of the stack while it is imported.
+    # Handlers read the environment on import.
     module = import_module("finish" if route is FINISH else "sessions")
     answer = module.build(Wiring(config, clock))(event, Lambda())
     assert answer["statusCode"] in {200, 202}, answer
@@ -61,7 +61,7 @@ def call(
 
 
 def dated(ages: dict[str, int]) -> Callable[[Call, Callable[[], Answer]], Answer]:
-    """As if S3 had dated what ends so that many seconds ago."""
+    """Let S3 date objects by the end of their keys: {end: age in seconds}."""
 
     def handle(called: Call, forward: Callable[[], Answer]) -> Answer:
         answer = forward()
@@ -76,7 +76,7 @@ def dated(ages: dict[str, int]) -> Callable[[Call, Callable[[], Answer]], Answer
 
 
 def dies_at(operation: str, end: str = "") -> Callable[[Call, Callable[[], Answer]], Answer]:
-    """The process dies at its first call of ``operation`` for a key that ends so."""
+    """The process dies at its first call of ``operation`` for a key that ends with ``end``."""
     dead = False
 
     def handle(called: Call, forward: Callable[[], Answer]) -> Answer:
@@ -191,7 +191,7 @@ def test_how_long_a_session_is_finishing_is_written_down(
         api.finish(session_id)
     first = int(time.time()) - 50
     local.change(session_id, finishingSince=first, leaseUntil=first)
-    # The second seal does not begin the count anew.
+    # A second seal does not restart the time.
     with local.aws.handled(dies_at("PutObject")):
         api.finish(session_id)
     local.change(session_id, leaseUntil=first + 5_000)

@@ -1,4 +1,4 @@
-"""``make sam-local``, where it cannot run. Where it can, ``make test-sam-local`` tests it."""
+"""``make sam-local`` on machines where it cannot run. Else ``make test-sam-local`` tests it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ esac
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], str]:
-    """What containers of a new engine that see this machine there are told of it."""
+    """The host's address as containers see it, with a faked container engine."""
     docker = tmp_path / "docker"
     docker.write_text(NEW_ENGINE)
     docker.chmod(0o755)
@@ -56,6 +56,6 @@ def test_the_address_of_this_machine_is_what_containers_see(seen: Callable[[str]
 
 @pytest.mark.parametrize("nothing", ["", "host.docker.internal"])
 def test_without_an_address_nothing_is_served(seen: Callable[[str], str], nothing: str) -> None:
-    """An empty one would be every address, and no part of a URL."""
+    """An empty address would mean all interfaces, and make no URL."""
     with pytest.raises(sam_local.StartError, match="has no address of this machine"):
         seen(nothing)

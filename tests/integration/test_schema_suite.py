@@ -1,4 +1,4 @@
-"""The official test suite of JSON Schema, through the service: a table of drafts and cases."""
+"""The official JSON Schema test suite, through the service; prints a table by draft."""
 
 import gzip
 import json
@@ -25,25 +25,25 @@ Group = dict[str, Any]
 
 
 def left_out(group: Group) -> bool:
-    """Whether a schema refers to another on a server, which a deployed one cannot."""
+    """Whether a schema refers to a remote one, which a deployed schema cannot."""
     return "localhost:1234" in json.dumps(group["schema"])
 
 
 def needs_a_file(group: Group) -> bool:
-    """Whether a schema must be the whole of a file, for it says where it is or refers to that."""
+    """Whether a schema needs its own file, since it has an id or refers to its root."""
     text = json.dumps(without_draft(group["schema"]))
     return any(f'"{word}"' in text for word in WHERE) or '"$' in text
 
 
 def without_draft(schema: object) -> object:
-    """A schema without the name of its draft."""
+    """A schema without its ``$schema``."""
     if isinstance(schema, dict):
         return {name: value for name, value in schema.items() if name != "$schema"}
     return schema
 
 
 def sent(api: Api, name: str, records: list[Any]) -> list[bool]:
-    """Which records of a batch the service takes for valid."""
+    """For each record of a batch, whether the service finds it valid."""
     answer = api.batch(api.create(len(records), schema=name), 0, records)
     if answer.status == 204:
         return [True] * len(records)
@@ -54,7 +54,7 @@ def sent(api: Api, name: str, records: list[Any]) -> list[bool]:
 
 
 def judged(api: Api, folder: Path, draft: str, groups: list[Group]) -> list[list[bool]]:
-    """For each group, which of its cases the service takes for valid."""
+    """For each group, which of its cases the service finds valid."""
 
     def deployed(name: str, schema: object) -> str:
         if isinstance(schema, dict):
@@ -62,7 +62,7 @@ def judged(api: Api, folder: Path, draft: str, groups: list[Group]) -> list[list
         (folder / f"{name}.json").write_text(json.dumps(schema), encoding="utf-8")
         return name
 
-    # A session each takes long, so plain schemas share one: as those of a record's members.
+    # Plain schemas share a session, as members of one record: sessions are slow.
     found: dict[int, list[bool]] = {}
     plain = {at: group for at, group in enumerate(groups) if not needs_a_file(group)}
     for some in batched(plain.items(), 25):
@@ -80,7 +80,7 @@ def judged(api: Api, folder: Path, draft: str, groups: list[Group]) -> list[list
 
 
 def batched(items: Iterable[tuple[int, Group]], size: int) -> Iterator[list[tuple[int, Group]]]:
-    """Up to ``size`` items at a time."""
+    """Groups of up to ``size`` items."""
     rest = iter(items)
     while some := list(islice(rest, size)):
         yield some

@@ -1,4 +1,4 @@
-"""Sessions with a schema: what is taken, what is refused, and what is told of it."""
+"""Sessions with a schema: accepted and refused records, and the report about them."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ NAME = "orders.v3"
 
 
 def refused(answer: Answer) -> list[dict[str, Any]]:
-    """What is told of the records."""
+    """The report about invalid records."""
     assert (answer.status, answer.code) == (422, "invalid_records"), answer
     assert len(answer.body) < 64 * 1024
     found: list[dict[str, Any]] = answer.json["errors"]
@@ -70,7 +70,7 @@ def test_what_does_not_is_told_by_index_line_pointer_and_reason(
     assert refused(answer) == [{k: v for k, v in one.items() if k != "line"} for one in by_line]
     assert b"secret" not in answer.body
     assert stack.stored_keys(session_id) == []
-    # It held no seqNum.
+    # The seqNum is still free.
     assert any_api.lines(session_id, 0, GOOD).status == 204
 
 
@@ -110,7 +110,7 @@ def test_no_schema_is_a_400_by_any_wrong_name(api: Api) -> None:
             "unknown_schema",
             "schema",
         )
-        # What is deployed is not told to whoever asks.
+        # The names of deployed schemas are not revealed.
         assert NAME not in answer.json["detail"]
     for no_name in ("1", f'["{NAME}"]', "{}", "true"):
         body = f'{{"totalRecord": 1, "schema": {no_name}}}'.encode()
@@ -133,18 +133,18 @@ def test_a_deployment_that_changes_a_schema_ends_its_sessions(
     before = api_with(write(tmp_path, text))
     session_id = before.create(2, schema=NAME)
     assert before.batch(session_id, 0, [{"id": 1}]).status == 204
-    # The same but for space.
+    # The same except for whitespace.
     same = api_with(write(tmp_path, json.dumps(json.loads(text), indent=4)))
     assert same.batch(session_id, 0, [{"id": 1}]).status == 204
     for changed in ('{"type": "object"}', None):
         (tmp_path / f"{NAME}.json").unlink()
         after = api_with(write(tmp_path, changed) if changed else tmp_path)
         with local.aws.recording() as calls:
-            # It is refused before its body is read.
+            # Refused before the body is read.
             answer = after.raw_batch(session_id, b"[")
         assert (answer.status, answer.code) == (409, "schema_changed")
         assert Counter(call.operation for call in calls) == {"GetItem": 2}
-    # What has functions of before goes on: they have the schema in memory.
+    # Functions of the earlier deployment continue: the schema is in their memory.
     assert before.batch(session_id, 1, [{"id": 2}]).status == 204
     assert before.batch(session_id, 2, [{}]).status == 422
 

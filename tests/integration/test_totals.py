@@ -1,4 +1,4 @@
-"""Totals at finish: who brings which, and what each of them is told."""
+"""Totals at finish: who sends which, and the answers."""
 
 import json
 from collections import Counter
@@ -12,7 +12,7 @@ from tests.conftest import LocalStack, Stack
 
 
 def open_ended(api: Api, *batches: list[object]) -> str:
-    """A session whose finish has to say how many records there are."""
+    """An open-ended session."""
     session_id = api.create(None)
     for seq_num, data in enumerate(batches):
         assert api.batch(session_id, seq_num, data).status == 204
@@ -20,7 +20,7 @@ def open_ended(api: Api, *batches: list[object]) -> str:
 
 
 def failed(answer: Answer) -> dict[str, Any]:
-    """The members of a ``Failed``, without what is the same in all."""
+    """The members of a ``Failed`` that vary."""
     assert (answer.status, answer.json["validationResult"]) == (200, "Failed"), answer
     return {
         name: value
@@ -33,7 +33,7 @@ def test_an_open_ended_session(any_api: Api, stack: Stack) -> None:
     session_id = open_ended(any_api, [1, 2], ["x"])
     status = any_api.status(session_id).json
     assert (status["totalRecord"], status["batchSize"], status["missing"]) == (None, None, [])
-    # Holes are known, and what comes after the last batch is not.
+    # Gaps are known; whether batches follow the last one is not.
     any_api.batch(session_id, 4, [5])
     assert any_api.status(session_id).json["missing"] == [{"from": 2, "to": 3}]
     any_api.batch(session_id, 2, [3])
@@ -44,7 +44,7 @@ def test_an_open_ended_session(any_api: Api, stack: Stack) -> None:
     assert (done.json["totalRecord"], done.json["receivedRecord"]) == (6, 6)
     assert done.json["batches"] == 5
     assert stack.merged(session_id) == b'1\n2\n"x"\n3\n4\n5\n'
-    # Whatever of it is said again, or nothing.
+    # Repeating all of it, a part, or nothing.
     for totals in ({}, {"totalRecord": 6}, {"batches": 5}, {"totalRecord": 6, "batches": 5}):
         assert any_api.finish(session_id, **totals).json == done.json
     status = any_api.status(session_id).json
@@ -94,7 +94,7 @@ def test_the_number_of_batches_makes_the_tail_known(any_api: Api, total: int | N
         "expectedBatches": 4,
         "batches": 1,
     }
-    # Without it, it is not.
+    # Otherwise it is unknown.
     found = any_api.finish(session_id, totalRecord=3).json
     assert found["missing"] == [{"from": 0, "to": 0}]
     assert "expectedBatches" not in found
@@ -106,7 +106,7 @@ def test_batches_that_nobody_expects(any_api: Api, total: int | None) -> None:
     for seq_num in (0, 3, 5, 6):
         any_api.batch(session_id, seq_num, [seq_num])
     found = any_api.finish(session_id, totalRecord=4, batches=3)
-    # What is missing is said, too, though to send it would not be enough.
+    # ``missing`` is reported, too, although sending it is not enough.
     assert failed(found) == {
         "reason": "unexpected_batches",
         "missing": [{"from": 1, "to": 2}],
@@ -225,7 +225,7 @@ def test_totals_cost_no_call(
         api.batch(session_id, seq_num, [seq_num])
     with aws.recording() as first:
         api.finish(session_id, **totals)
-    # As without: see the budgets of every call.
+    # The same as without totals (test_calls.py).
     assert counted(first) == {"UpdateItem": 3, "ListObjectsV2": 1, "GetObject": 3, "PutObject": 2}
     for asked in (totals, {"totalRecord": 4}, {}):
         with aws.recording() as calls:
@@ -240,7 +240,7 @@ def test_what_batches_cost_where_a_batch_size_makes_them(api: Api, aws: AwsProxy
     assert counted(conflict) == {"UpdateItem": 1}
     with aws.recording() as first:
         assert api.finish(session_id, batches=3).json["validationResult"] == "Success"
-    # One write more: no condition can tell how many there are.
+    # One write more: a condition cannot compute the number of batches.
     assert counted(first) == {"UpdateItem": 4, "ListObjectsV2": 1, "GetObject": 3, "PutObject": 2}
     with aws.recording() as again:
         assert api.finish(session_id, batches=3).json["validationResult"] == "Success"
@@ -260,7 +260,7 @@ def test_records_that_were_counted_are_known_to_any_total(api: Api, aws: AwsProx
 
 
 def dead_after(aws: AwsProxy, api: Api, calls: int, session_id: str, **totals: int) -> None:
-    """A finish whose process dies after so many calls."""
+    """A finish whose process dies after ``calls`` calls."""
     made = 0
 
     def handle(_: Call, forward: Any) -> Any:  # noqa: ANN401
@@ -273,7 +273,7 @@ def dead_after(aws: AwsProxy, api: Api, calls: int, session_id: str, **totals: i
 
 
 def test_who_may_take_over_what_is_decided(api: Api, aws: AwsProxy, local: LocalStack) -> None:
-    """Seal, list, two reads, decide: then it dies."""
+    """It dies after seal, list, two reads and decide."""
     session_id = open_ended(api, [1], [2])
     dead_after(aws, api, 5, session_id, totalRecord=2)
     assert "decision" in local.item(session_id)
@@ -293,7 +293,7 @@ def test_an_attempt_that_died_undecided_binds_nobody(
 ) -> None:
     session_id = open_ended(api, [1], [2])
     dead_after(aws, api, 3, session_id, totalRecord=9, batches=2)
-    # It may still be at work, and another finish learns nothing of its totals.
+    # It may still run, and another finish learns nothing of its totals.
     assert api.finish(session_id, totalRecord=2).status == 202
     assert api.finish(session_id).code == "missing_total"
     local.change(session_id, leaseUntil=0)

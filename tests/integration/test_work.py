@@ -1,9 +1,8 @@
-"""Work that is counted, not timed: it cannot fail for a busy machine, only for more work.
+"""Work counted instead of timed: fails only if the code does more, not on a busy machine.
 
-Counted are the calls of functions, Python's and C's, that the code makes, and the bytes it holds.
-They tell of a loop over records, or a copy of the data, that was not there before. Bounds are a
-little above what is counted, the same with Python 3.11 and 3.13. Where one is broken for a good
-reason, raise it.
+Counted are function calls, of Python and C, and bytes held. They reveal a new loop over records, or
+a new copy of the data. Bounds are slightly above the counts, which are the same with Python 3.11
+and 3.13. If more work is justified, raise the bound.
 """
 
 import gc
@@ -30,13 +29,13 @@ from uploads.threads import Threads
 
 
 def calls(work: Callable[[], object]) -> int:
-    """How many functions are called, on this thread."""
+    """The number of function calls on this thread."""
     counted: Counter[str] = Counter()
 
     def see(_: FrameType, event: str, __: object) -> None:
         counted[event] += 1
 
-    work()  # what is made once is there from now on
+    work()  # make what is only made once
     before = sys.getprofile()
     gc.disable()  # its callbacks would count
     sys.setprofile(see)
@@ -49,7 +48,7 @@ def calls(work: Callable[[], object]) -> int:
 
 
 def peak(work: Callable[[], object]) -> int:
-    """The most bytes that are held on top of what was held before."""
+    """Peak bytes beyond those held before."""
     work()
     tracemalloc.start()
     try:
@@ -73,7 +72,7 @@ def test_a_batch_takes_no_call_for_each_record(count: int) -> None:
 def test_a_batch_is_held_once_more_and_no_more() -> None:
     content = body(10_000)
     held = peak(lambda: read_batch(content))
-    # The NDJSON, and what marks each record.
+    # The NDJSON, and the position of each record.
     assert held <= len(content) + 90 * 10_000
 
 
@@ -112,7 +111,7 @@ class _Stored:
 
 
 class _Inline:
-    """Stands for a pool of threads: does the work here, where it is counted."""
+    """Stands for a thread pool: works on this thread, where calls are counted."""
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> None:  # noqa: ANN401
         work(*arguments)
@@ -127,7 +126,7 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> bytes:
 
 
 def compose(batches: int) -> Callable[[], object]:
-    """A part of so many batches, read into one buffer."""
+    """A part of ``batches`` batches, read into one buffer."""
     unused: Any = None
     composer = Composer(BatchStore(unused), unused)
     session = Session("0" * 32, "anybody", batches, 1, 0, 2**40, 2**40)
