@@ -171,7 +171,7 @@ def test_far_more_tries_than_eleven_are_made(
 def test_no_try_begins_that_the_invocation_has_no_time_for(
     local: LocalStack, aws: AwsProxy, clock: Clock, operation: str, takes: float
 ) -> None:
-    """This invocation has five seconds for tries, and some more for its answer."""
+    """The invocation has five seconds for tries, and some more for its answer."""
     timeout = 5 + limits.ANSWER_SECONDS
     routes = {key: replace(found, timeout=timeout) for key, found in local.gateway.routes.items()}
     api, hurried = Api(through_gateway(local.gateway)), Api(through_gateway(Gateway(routes)))

@@ -203,7 +203,7 @@ def test_a_failed_finish(api: Api, aws: AwsProxy) -> None:
 def test_listings_of_batches_far_apart(
     api: Api, aws: AwsProxy, seq_nums: range, batch_size: int | None, listings: int
 ) -> None:
-    """n batches take at most 2 * ceil(n / 1,000) + 2 requests, wherever they are."""
+    """For n batches it takes at most 2 * ceil(n / 1,000) + 2 requests, wherever they are."""
     session_id = api.create(10_000, batch_size)
     fill(os.environ["BATCHES_BUCKET"], session_id, seq_nums)
     with aws.recording() as calls:
