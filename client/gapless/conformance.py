@@ -1,7 +1,7 @@
 """Black-box checks that a service keeps the protocol and its guarantees.
 
 Each check is a function of a ``Service`` that raises ``AssertionError`` if it fails. It opens its
-own small sessions, which expire by themselves.
+own small sessions, which expire. The checks must not use the client's retries or encoding.
 """
 
 import base64
@@ -37,13 +37,13 @@ class Failed(AssertionError):  # noqa: N818 - it is a finding, not an error
 
 
 def expect(what: str, found: object, expected: object) -> None:
-    """Fail unless they are equal."""
+    """Fail unless ``found`` equals ``expected``."""
     if found != expected:
         raise Failed(f"{what}: expected {expected!r}, got {found!r}"[:400])
 
 
 def holds(what: str, found: bool) -> None:  # noqa: FBT001 - a condition
-    """Fail unless it is true."""
+    """Fail unless ``found`` is true."""
     if not found:
         raise Failed(f"{what}: does not hold")
 
@@ -68,7 +68,7 @@ class Response:
         return found
 
     def ok(self, status: int) -> dict[str, Any]:
-        """The body of a response with this status; empty for 204."""
+        """Expect this status; returns the JSON body, empty for 204."""
         expect("status", (self.status, self.status >= 400 and self.body[:200]), (status, False))  # noqa: PLR2004
         if status == httpx.codes.NO_CONTENT:
             expect("body", self.body, b"")
@@ -77,7 +77,7 @@ class Response:
         return self.json
 
     def refused(self, status: int, code: str) -> dict[str, Any]:
-        """The problem of a refusal with this status and code; checks its members."""
+        """Expect a refusal with this status and code; returns the problem."""
         problem = self.json
         expect("refusal", (self.status, problem.get("code")), (status, code))
         expect("Content-Type", self.headers.get("content-type"), _PROBLEM)
@@ -115,9 +115,9 @@ class Service:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Send a request to a path below the sessions; retries if the service is busy.
+        """Send a request to a path below the sessions; retries while the service is busy.
 
-        Raises UnavailableError if it remains so: the checks cannot continue.
+        Raises UnavailableError if it stays busy: the checks cannot continue.
         """
         named = {"Content-Type": "application/json"} if body is not None else {}
         for attempt in range(_ATTEMPTS):
@@ -143,18 +143,18 @@ class Service:
         raise UnavailableError(f"{self.url} no longer responds: {reason}. The checks stop here.")
 
     def create(self, total: int | None, size: int | None = None, **more: object) -> str:
-        """Open a session; ``more`` are other members of the request."""
+        """Open a session; ``more`` are other members of the request. Returns the session id."""
         asked = {"totalRecord": total, **more} | ({"batchSize": size} if size else {})
         found: str = self.call("POST", "", json.dumps(asked).encode()).ok(201)["sessionId"]
         return found
 
     def batch(self, session: str, seq_num: int, data: Sequence[object]) -> Response:
-        """Send a batch."""
+        """Send a batch as JSON."""
         body = json.dumps({"seqNum": seq_num, "data": data}).encode()
         return self.call("POST", f"/{session}", body)
 
     def raw(self, session: str, body: bytes, **headers: str) -> Response:
-        """Send the body of a batch unchanged; ``content_type=…`` is the header Content-Type."""
+        """Send this body as a batch; ``content_type=…`` is the header Content-Type."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.call("POST", f"/{session}", body, named)
 
@@ -165,12 +165,12 @@ class Service:
         return self.call("PUT", f"/{session}/batches/{seq_num}", body, named)
 
     def ask(self, session: str, **totals: object) -> Response:
-        """Finish once, with these totals."""
+        """Send one finish with these totals."""
         body = json.dumps(totals).encode() if totals else None
         return self.call("POST", f"/{session}/finish", body)
 
     def finish(self, session: str, **totals: int) -> dict[str, Any]:
-        """Finish, and wait for a long merge."""
+        """Finish and wait for a long merge; returns the result."""
         deadline = time.monotonic() + _PATIENCE
         while (response := self.ask(session, **totals)).status == httpx.codes.ACCEPTED:
             if time.monotonic() > deadline:
@@ -184,7 +184,7 @@ class Service:
         return self.call("GET", f"/{session}").ok(200)
 
     def download(self, session: str, what: str = "file", first: int = 0) -> bytes:
-        """The merged object or its manifest, from byte ``first`` on, by the link in JSON."""
+        """The merged object or its manifest, from byte ``first`` on, through the JSON link."""
         link = self.call("GET", f"/{session}/{what}", headers={"Accept": "application/json"})
         response = self._http.get(
             link.ok(200)["url"], headers={"Range": f"bytes={first}-"} if first else {}
@@ -193,20 +193,20 @@ class Service:
         return response.content
 
     def follow(self, url: str, encoding: str) -> httpx.Response:
-        """What is behind a link, asked for in this Content-Encoding."""
+        """The object at a link, requested with this Accept-Encoding."""
         response = self._http.get(url, headers={"Accept-Encoding": encoding})
         expect("status of the download", response.status_code, 200)
         return response
 
     def is_there(self, url: str) -> bool:
-        """Whether there is anything behind a link."""
+        """Whether the object at a link exists."""
         status = self._http.get(url).status_code
-        # S3 tells nobody what is not there who may not list.
+        # Without permission to list, S3 responds with 403 for a missing object.
         holds(f"status {status} of the download", status in {200, 403, 404})
         return status == httpx.codes.OK
 
     def merged(self, session: str, total: int, ndjson: bytes, **totals: int) -> dict[str, Any]:
-        """Finish, expect ``Success`` with exactly these lines, and return the result."""
+        """Finish, expect ``Success`` with exactly these lines; returns the result."""
         result = self.finish(session, **totals)
         expect("validationResult", result["validationResult"], "Success")
         expect("receivedRecord", (result["totalRecord"], result["receivedRecord"]), (total, total))
@@ -219,11 +219,11 @@ class Service:
 
 Check = Callable[[Service], None]
 CHECKS: Final[dict[str, tuple[str, Check]]] = {}
-"""Every check by its name, with the guarantee that it tests."""
+"""Every check by name, with the guarantee that it tests."""
 
 
 def check(guarantee: str) -> Callable[[Check], Check]:
-    """Register a function as a check of this guarantee, under the function's name."""
+    """Decorator: register a function, by its name, as a check of this guarantee."""
 
     def register(function: Check) -> Check:
         CHECKS[function.__name__.replace("_", " ")] = (guarantee, function)
@@ -250,9 +250,10 @@ class Outcome:
 def run(
     service: Service, names: Sequence[str] = (), begin: Callable[[str], object] = str
 ) -> Iterator[Outcome]:
-    """Run all checks, or those whose name contains one of ``names``; calls ``begin`` with each.
+    """Run the checks whose name contains one of ``names``, by default all.
 
-    Raises UnavailableError if the service does not respond.
+    ``begin`` is called with the name of each. Raises UnavailableError if the service does not
+    respond.
     """
     for name, (guarantee, function) in CHECKS.items():
         if names and not any(part in name for part in names):
@@ -263,7 +264,7 @@ def run(
             function(service)
             passed, detail = True, ""
         except GaplessError:
-            raise  # for example refused credentials: not a finding about the service
+            raise  # such as refused credentials: not a finding about the service
         except (AssertionError, KeyError, TypeError, ValueError, httpx.HTTPError) as error:
             passed = False
             detail = str(error) if isinstance(error, Failed) else f"unexpected response: {error!r}"
@@ -312,7 +313,7 @@ def numbers_are_plain_digits(service: Service) -> None:
 
 
 @check(CONTRACT)
-def the_largest_numbers_are_taken(service: Service) -> None:
+def the_largest_numbers_are_accepted(service: Service) -> None:
     service.create(_MOST)
     service.create(_MOST, _MOST)
     service.create(100_000, 1)
@@ -389,7 +390,7 @@ def unknown_and_malformed_ids_are_the_same_404(service: Service) -> None:
 
 
 @check(CONTRACT)
-def what_is_no_route_is_not_found(service: Service) -> None:
+def an_unknown_route_is_not_found(service: Service) -> None:
     for method, path in (("PUT", ""), ("PUT", f"/{_UNKNOWN}"), ("GET", f"/{_UNKNOWN}/finish")):
         response = service.call(method, path)
         # An API in front of the service may require a signature even for unknown routes.
@@ -450,7 +451,7 @@ def a_session_keeps_its_metadata(service: Service) -> None:
 
 @check(PRIVATE)
 def a_schema_that_is_not_deployed_is_refused(service: Service) -> None:
-    """By its name; what is deployed is not told."""
+    """The refusal must not reveal which schemas are deployed."""
     nobodys = f"conformance.{secrets.token_hex(16)}"
     names = (nobodys, "", "..", "../schemas/x", "UPPER", "x" * 65)
     values: tuple[object, ...] = (*names, 1, True, {}, [])
@@ -460,8 +461,8 @@ def a_schema_that_is_not_deployed_is_refused(service: Service) -> None:
 
 
 @check(PRIVATE)
-def my_sessions_are_listed_or_nobodys_are(service: Service) -> None:
-    """Newest first, in pages; where nobody is known, an id is the only key: there is no list."""
+def callers_list_their_own_sessions_or_none(service: Service) -> None:
+    """Newest first, in pages. A service that does not authenticate its callers has no list."""
     made = [service.create(3, metadata={"name": "listed"}) for _ in range(3)]
     first = service.call("GET", "?limit=2")
     if first.status == httpx.codes.FORBIDDEN:
@@ -472,14 +473,14 @@ def my_sessions_are_listed_or_nobodys_are(service: Service) -> None:
     while True:
         page = part = service.call("GET", "?limit=2").ok(200)
         listed = page["sessions"]
-        # Those of one second have no order: the caller's others of it may come first.
+        # Sessions of one second have no order: the caller's others may come first.
         while part["cursor"] and listed[-1]["createdAt"] >= oldest:
             part = service.call("GET", f"?limit=1&cursor={quote(part['cursor'])}").ok(200)
             listed = listed + part["sessions"]
         by_id = {one["sessionId"]: one for one in listed}
         if by_id.keys() >= {*made}:
             break
-        # A list may be late.
+        # The list is eventually consistent.
         holds(f"new sessions are listed: {made} are not {[*by_id]}", time.monotonic() < deadline)
         time.sleep(1)
     holds("each session is listed once", len(by_id) == len(listed))
@@ -497,7 +498,7 @@ def my_sessions_are_listed_or_nobodys_are(service: Service) -> None:
     service.call("GET", "?state=open").refused(400, "invalid_state")
     for limit in ("0", "-1", "x", "1000000"):
         service.call("GET", f"?limit={limit}").refused(400, "invalid_limit")
-    # A start key that names another owner, as DynamoDB takes it, and cursors that were changed.
+    # A start key of DynamoDB that names another owner, and modified cursors.
     key = {"owner": "somebody", "createdAt": 1, "sessionId": _UNKNOWN}
     forged = base64.urlsafe_b64encode(json.dumps(key).encode()).decode()
     for cursor in (forged, "x", page["cursor"] + "x", json.dumps(key)):
@@ -566,7 +567,7 @@ def another_batch_is_a_conflict_and_changes_nothing(service: Service) -> None:
 
 
 @check(RESEND)
-def of_many_at_once_one_batch_is_stored(service: Service) -> None:
+def of_concurrent_batches_one_is_stored(service: Service) -> None:
     session = service.create(1)
     with ThreadPoolExecutor(8) as threads:
         same = list(threads.map(lambda _: service.batch(session, 0, [7]), range(8)))
@@ -576,7 +577,7 @@ def of_many_at_once_one_batch_is_stored(service: Service) -> None:
     with ThreadPoolExecutor(8) as threads:
         responses = list(threads.map(lambda n: service.batch(other, 0, [n]), range(8)))
     won = [n for n, response in enumerate(responses) if response.status == 204]  # noqa: PLR2004
-    expect("how many won", len(won), 1)
+    expect("number of batches stored", len(won), 1)
     for n, response in enumerate(responses):
         if n not in won:
             response.refused(409, "batch_conflict")
@@ -596,12 +597,12 @@ def a_strict_session_checks_each_batch(service: Service) -> None:
 
 
 @check(CONTRACT)
-def gzip_has_a_media_type_of_its_own(service: Service) -> None:
+def gzip_needs_a_binary_media_type(service: Service) -> None:
     session = service.create(2, 1)
     body = gzip.compress(b'{"seqNum":0,"data":[1]}')
     for kind in ("application/json", "text/plain", "application/json; charset=utf-8"):
         response = service.raw(session, body, content_type=kind, content_encoding="gzip")
-        # An API that does not damage binary bodies may accept it, if it decodes it correctly.
+        # An API that does not damage binary bodies may accept it and must decode it correctly.
         if response.status != 204:  # noqa: PLR2004
             problem = response.refused(415, "gzip_as_text")
             expect("expected", problem.get("expected"), MEDIA_TYPE)
@@ -641,7 +642,7 @@ def content_digest_is_checked(service: Service) -> None:
 
 
 @check(CONTRACT)
-def the_limits_of_a_body_are_those_that_were_said(service: Service) -> None:
+def the_announced_limits_of_a_body_apply(service: Service) -> None:
     opened = service.call("POST", "", b'{"totalRecord": 1}').ok(201)
     session, limits = opened["sessionId"], opened["limits"]
     room = limits["maxBodyBytes"] - len('{"seqNum":0,"data":[""]}')
@@ -661,7 +662,7 @@ def the_limits_of_a_body_are_those_that_were_said(service: Service) -> None:
 
 
 @check(BYTES)
-def odd_records_arrive_as_lines_too(service: Service) -> None:
+def odd_records_arrive_unchanged_as_ndjson(service: Service) -> None:
     session = service.create(2 * len(_ODD_RECORDS))
     ndjson = b"\n".join([*_ODD_RECORDS, b""])
     service.lines(session, 0, ndjson).ok(204)
@@ -712,7 +713,7 @@ def a_line_is_one_record_or_an_error_names_it(service: Service) -> None:
 
 
 @check(CONTRACT)
-def lines_are_counted_where_a_batch_has_its_length(service: Service) -> None:
+def lines_are_counted_if_batches_have_a_fixed_length(service: Service) -> None:
     session = service.create(5, 2)
     found = service.lines(session, 0, b"1\n\n").refused(400, "wrong_batch_length")
     expect("lengths", (found["expected"], found["received"]), (2, 1))
@@ -908,7 +909,7 @@ def concurrent_finishes_with_other_totals_never_share_an_answer(service: Service
 
 
 @check(REPEATABLE)
-def finish_gives_the_same_body_every_time(service: Service) -> None:
+def finish_returns_the_same_body_every_time(service: Service) -> None:
     session = service.create(1)
     service.batch(session, 0, [1]).ok(204)
     first = service.finish(session)
@@ -943,7 +944,7 @@ def a_late_batch_changes_nothing(service: Service) -> None:
     service.merged(session, 1, b"1\n")
     for number, data in ((0, [1]), (0, [2]), (1, [2])):
         response = service.batch(session, number, data)
-        # A function that has cached the session as open compares the batch first.
+        # A Lambda instance that has cached the session as open compares the batch first.
         code = "batch_conflict" if response.json.get("code") == "batch_conflict" else ""
         holds("a conflict only of what differs", (code, data) != ("batch_conflict", [1]))
         response.refused(409, code or "session_finished")
@@ -967,7 +968,7 @@ def the_file_is_a_redirect_or_a_link(service: Service) -> None:
 
 
 @check(PROOF)
-def the_manifest_tells_where_each_batch_is(service: Service) -> None:
+def the_manifest_locates_each_batch(service: Service) -> None:
     session = service.create(3, 2)
     service.batch(session, 1, [{"c": 3}]).ok(204)
     service.batch(session, 0, [1, "é"]).ok(204)
@@ -990,7 +991,7 @@ def the_manifest_tells_where_each_batch_is(service: Service) -> None:
 
 @check(PROOF)
 def a_merge_of_several_parts_is_whole(service: Service) -> None:
-    """13 MB in batches of which none can be a part by itself: read and written again."""
+    """13 MB in batches that are all too small to be parts: the service must join them."""
     records = [b'"%s"' % (b"%d" % n * 4_000_000) for n in range(3)] + [b'"the last"']
     session = service.create(len(records), 1)
     for number in (2, 0, 3, 1):
@@ -1000,7 +1001,7 @@ def a_merge_of_several_parts_is_whole(service: Service) -> None:
 
 @check(PROOF)
 def a_merge_with_a_copied_part_is_whole(service: Service) -> None:
-    """Batches large enough to be parts: storage may copy them, and must keep their order."""
+    """Batches large enough to be parts: S3 may copy them, and their order must be kept."""
     records = [b'"%s"' % (letter * 6_000_000) for letter in (b"a", b"b", b"c")]
     records[1:1] = [b'"short"']
     session = service.create(len(records), 1)
@@ -1026,7 +1027,7 @@ def _crc32(content: bytes) -> str:
 
 
 def _gzip_file(service: Service, session: str, ndjson: bytes) -> bytes:
-    """The merged object of a session of the format ndjson.gz, which must hold these lines."""
+    """The merged object of an ndjson.gz session, which must contain these lines."""
     headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
     link = service.call("GET", f"/{session}/file", headers=headers)
     varies = {name.strip() for name in link.headers.get("vary", "").lower().split(",")}
@@ -1036,7 +1037,7 @@ def _gzip_file(service: Service, session: str, ndjson: bytes) -> bytes:
     expect("Content-Encoding", response.headers.get("content-encoding"), None)
     reader = zlib.decompressobj(31)
     expect("content", reader.decompress(response.content), ndjson)
-    expect("one gzip member, whole", (reader.eof, reader.unused_data), (True, b""))
+    expect("one complete gzip member", (reader.eof, reader.unused_data), (True, b""))
     return response.content
 
 
@@ -1056,12 +1057,12 @@ def a_compressed_object_is_one_gzip_member(service: Service) -> None:
         sums = (result["bytes"], result["checksum"]["value"])
         expect("bytes and checksum", sums, (len(merged), _crc32(merged)))
         content = (result["content"]["bytes"], result["content"]["checksum"]["value"])
-        expect("those of the content", content, (len(ndjson), _crc32(ndjson)))
+        expect("bytes and checksum of the content", content, (len(ndjson), _crc32(ndjson)))
         expect("key", result["key"][-10:], ".ndjson.gz")
 
 
 @check(CONTRACT)
-def a_compressed_object_is_lines_to_a_client_that_takes_gzip(service: Service) -> None:
+def a_client_that_accepts_gzip_gets_lines_of_a_compressed_object(service: Service) -> None:
     session = service.create(1, format="ndjson.gz")
     service.batch(session, 0, [1]).ok(204)
     service.finish(session)
@@ -1075,7 +1076,7 @@ def a_compressed_object_is_lines_to_a_client_that_takes_gzip(service: Service) -
 
 
 @check(PROOF)
-def the_manifest_of_a_compressed_object_tells_where_each_batch_is(service: Service) -> None:
+def the_manifest_of_a_compressed_object_locates_each_batch(service: Service) -> None:
     session = service.create(3, 2, format="ndjson.gz")
     service.batch(session, 1, [{"c": 3}]).ok(204)
     service.batch(session, 0, [1, 2]).ok(204)
@@ -1096,7 +1097,7 @@ def the_manifest_of_a_compressed_object_tells_where_each_batch_is(service: Servi
 
 
 @check(CONTRACT)
-def the_file_may_be_deleted(service: Service) -> None:
+def the_file_can_be_deleted(service: Service) -> None:
     session = service.create(1)
     service.batch(session, 0, [1]).ok(204)
     service.call("DELETE", f"/{session}/file").refused(409, "session_not_finished")
@@ -1108,7 +1109,7 @@ def the_file_may_be_deleted(service: Service) -> None:
     expect("fileDeletedAt", service.status(session)["fileDeletedAt"], None)
     deleted = service.call("DELETE", f"/{session}/file")
     if deleted.status == httpx.codes.CONFLICT:
-        # The merge was handed over, or repeated: somebody might still publish.
+        # The merge was handed over or repeated: another attempt might still publish.
         deleted.refused(409, "file_settling")
         holds("Retry-After", bool(deleted.headers.get("retry-after")))
         return
@@ -1116,7 +1117,7 @@ def the_file_may_be_deleted(service: Service) -> None:
     service.call("DELETE", f"/{session}/file").ok(204)
     for what in ("file", "manifest"):
         service.call("GET", f"/{session}/{what}").refused(410, "file_deleted")
-    expect("links from before", [service.is_there(one["url"]) for one in links], [False, False])
+    expect("existing links", [service.is_there(one["url"]) for one in links], [False, False])
     status = service.status(session)
     expect("state and result", (status["state"], status["finish"]), ("FINISHED", result))
     time.strptime(status["fileDeletedAt"], "%Y-%m-%dT%H:%M:%SZ")
@@ -1124,7 +1125,7 @@ def the_file_may_be_deleted(service: Service) -> None:
 
 
 @check(CONTRACT)
-def an_aborted_session_takes_nothing(service: Service) -> None:
+def an_aborted_session_accepts_nothing(service: Service) -> None:
     session = service.create(1)
     service.batch(session, 0, [1]).ok(204)
     service.call("DELETE", f"/{session}").ok(204)

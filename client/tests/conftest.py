@@ -1,4 +1,4 @@
-"""A service and a front before it, for every test of the client."""
+"""Fixtures of the client's tests: the local service, and a recording proxy in front of it."""
 
 import os
 import re
@@ -13,7 +13,7 @@ import pytest
 from front import Front
 from local.server import Server
 
-# A job in the background begins with SIGINT ignored, and so would every command that is tested.
+# A background job ignores SIGINT, and the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -34,7 +34,7 @@ def service() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GAPLESS_STATE_DIR", str(tmp_path / "state"))
-    # The local storage that this process may serve has set it.
+    # A local storage in this process sets them.
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)

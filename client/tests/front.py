@@ -1,6 +1,6 @@
-"""The client under test, the local server in a process of its own, and a front before it.
+"""Helpers: run the client under test, and the front, a proxy between it and the local service.
 
-The front records every request on its way, and can refuse it, damage it or drop the connection.
+The front records every request, and can refuse it, change it or drop the connection.
 """
 
 import json
@@ -27,7 +27,7 @@ BATCH = re.compile(SESSIONS + "/[0-9a-f]{32}/batches/([0-9]+)")
 
 @dataclass
 class Seen:
-    """A request, and how it was answered; 0 where it was not."""
+    """A request and its response; status 0 if there was none."""
 
     method: str
     path: str
@@ -40,28 +40,31 @@ class Seen:
 
     @property
     def seq_num(self) -> int | None:
-        """The number of the batch, where it is one."""
+        """The ``seqNum`` if the request is a batch."""
         found = BATCH.fullmatch(self.path) if self.method == "PUT" else None
         return int(found[1]) if found else None
 
 
 @dataclass(frozen=True)
 class Said:
-    """An answer of the front's own."""
+    """A response of the front itself."""
 
     status: int
     body: dict[str, Any]
     headers: dict[str, str] = field(default_factory=dict)
     text: str = ""
-    """Instead of the body, as it is."""
+    """Sent unchanged instead of ``body``."""
 
 
 class DroppedError(OSError):
-    """The connection ends without an answer: so the server does with an OSError."""
+    """Drops the connection without a response, as the server does after an OSError."""
 
 
 class Front:
-    """A proxy before the service, as a WSGI application."""
+    """A proxy in front of the service, as a WSGI application.
+
+    ``rule`` may return a response instead of the service's; ``after`` sees the response.
+    """
 
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream).netloc
@@ -74,7 +77,7 @@ class Front:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        """Pass a request on, unless the rule says otherwise."""
+        """Forward a request, unless ``rule`` returns a response."""
         seen = Seen(
             environ["REQUEST_METHOD"],
             environ["RAW_URI"],
@@ -131,17 +134,17 @@ class Front:
         return response.status, answered, body
 
     def quiet(self) -> None:
-        """Wait until nothing is under way."""
+        """Wait until no request is in flight."""
         with self._change:
             assert self._change.wait_for(lambda: not self._running, timeout=300)
 
     def batches(self) -> list[int]:
-        """The batches that were stored, as often as they were."""
+        """The ``seqNum`` of each 204, with repetitions."""
         return [n for seen in self.seen if seen.status == 204 and (n := seen.seq_num) is not None]
 
 
 def lines(count: int) -> list[bytes]:
-    """Records that no JSON library would write like this again."""
+    """Records that change if a JSON library parses and formats them."""
     return [b'{"id": %d, "price":1.0,"note":"caf\\u00e9"}' % (2**60 + i) for i in range(count)]
 
 
@@ -155,7 +158,7 @@ def gapless_command(*arguments: object) -> list[str]:
 
 
 async def no_pause(_: float) -> None:
-    """In place of a sleep."""
+    """A sleep that takes no time."""
     await anyio.lowlevel.checkpoint()
 
 
@@ -169,13 +172,13 @@ def run(*arguments: object, expect: int = 0, stdin: bytes = b"") -> tuple[str, s
 
 
 def merged(name: object = "in.ndjson") -> bytes:
-    """The merged object, as the command downloads it."""
+    """The merged object, downloaded by the command."""
     run("download", name, "-o", "merged.out")
     return Path("merged.out").read_bytes()
 
 
 def begin(front: Front, file: Path, *options: object) -> None:
-    """Begin an upload that stops after some batches."""
+    """Start an upload that stops before batch 4."""
     front.rule = lambda seen: Said(403, {"message": "Forbidden"}) if seen.seq_num == 4 else None
     run("upload", file, "--batch-size", 10, "--parallel", 1, *options, expect=6)
     front.rule = lambda _: None

@@ -1,4 +1,4 @@
-"""Signatures, held against the algorithm as AWS describes it."""
+"""SigV4 signatures, compared with the algorithm in the AWS documentation."""
 
 import hashlib
 import hmac
@@ -11,7 +11,7 @@ import gapless
 
 
 def expected(request: httpx.Request, secret: str) -> str:
-    """The signature of a request, made by hand.
+    """The signature of a request, computed here.
 
     https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
     """

@@ -1,4 +1,4 @@
-"""The checks of a service: the local one passes all of them, and a service that lies does not."""
+"""The conformance checks: the local service passes all of them, a faulty service fails them."""
 
 import json
 import subprocess
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 Lie = Callable[[str, str, Response], Response]
-"""Method, path and the true answer to another."""
+"""Turns method, path and correct response into a wrong response."""
 
 
 def conformance(*arguments: str) -> tuple[int, str, str]:
-    """Run the command."""
+    """Run the command; returns exit code, standard output and standard error."""
     done = subprocess.run(
         gapless_command("conformance", *arguments), capture_output=True, timeout=500, check=False
     )
@@ -38,12 +38,12 @@ def test_the_local_service_passes_every_check(service: str) -> None:
 
 
 def other(answer: Response, **members: object) -> Response:
-    """The same answer with other members in its body."""
+    """The same response with other members in its body."""
     return Response(answer.status, answer.headers, json.dumps(answer.json | members).encode())
 
 
 def quiet(code: str) -> Lie:
-    """A refusal becomes a 204."""
+    """Return 204 instead of this refusal."""
     return lambda _method, _path, answer: (
         Response(204, httpx.Headers(), b"")
         if f'"code":"{code}"'.encode() in answer.body
@@ -52,7 +52,7 @@ def quiet(code: str) -> Lie:
 
 
 def of_finish(change: Callable[[dict[str, Any]], dict[str, object]]) -> Lie:
-    """What finish says is changed."""
+    """Change the result of finish."""
     return lambda method, path, answer: (
         other(answer, **change(answer.json))
         if method == "POST" and path.endswith("/finish") and answer.status == 200
@@ -62,18 +62,18 @@ def of_finish(change: Callable[[dict[str, Any]], dict[str, object]]) -> Lie:
 
 COUNT = iter(range(1_000_000))
 LIES: dict[str, tuple[Lie, str]] = {
-    "a conflict is taken": (quiet("batch_conflict"), "another batch is a conflict"),
-    "a late batch is taken": (quiet("session_finished"), "a late batch"),
-    "a batch of a wrong length is taken": (quiet("wrong_batch_length"), "a strict session"),
-    "a record over two lines is taken": (quiet("truncated_json"), "a line is one record"),
-    "other lines are taken": (quiet("batch_conflict"), "lines and json are the same"),
+    "a conflict is accepted": (quiet("batch_conflict"), "another batch is a conflict"),
+    "a late batch is accepted": (quiet("session_finished"), "a late batch"),
+    "a batch of a wrong length is accepted": (quiet("wrong_batch_length"), "a strict session"),
+    "a record over two lines is accepted": (quiet("truncated_json"), "a line is one record"),
+    "other lines are accepted": (quiet("batch_conflict"), "lines and json are the same"),
     "another line is named": (
         lambda _, __, answer: other(answer, line=9) if answer.status == 400 else answer,
         "a line is one record",
     ),
-    "a member given twice is taken": (quiet("repeated_member"), "given twice"),
-    "a spoiled body is taken": (quiet("digest_mismatch"), "content digest"),
-    "an aborted session takes batches": (quiet("session_aborted"), "an aborted session"),
+    "a member given twice is accepted": (quiet("repeated_member"), "given twice"),
+    "a corrupt body is accepted": (quiet("digest_mismatch"), "content digest"),
+    "an aborted session accepts batches": (quiet("session_aborted"), "an aborted session"),
     "the tail is not reported": (
         of_finish(lambda body: {"missing": body.get("missing", [])[:-1]}),
         "a strict gap report",
@@ -82,9 +82,9 @@ LIES: dict[str, tuple[Lie, str]] = {
         of_finish(lambda _: {"validationResult": "Success"}),
         "a strict gap report",
     ),
-    "finish says something else each time": (
+    "finish returns another body each time": (
         of_finish(lambda _: {"times": next(COUNT)}),
-        "finish gives the same",
+        "finish returns the same",
     ),
     "a wrong checksum": (
         of_finish(lambda _: {"checksum": {"value": "AAAAAA=="}}),
@@ -98,17 +98,17 @@ LIES: dict[str, tuple[Lie, str]] = {
         of_finish(lambda body: {"missing": body.get("missing", [])[:1]}),
         "with the number of batches",
     ),
-    "a batch beyond is taken": (
+    "a batch beyond is accepted": (
         of_finish(lambda _: {"validationResult": "Success", "reason": ""}),
         "is unexpected",
     ),
-    "other totals are taken": (quiet("totals_conflict"), "other totals are"),
-    "a finish without a total is taken": (quiet("missing_total"), "its total at finish"),
+    "other totals are accepted": (quiet("totals_conflict"), "other totals are"),
+    "a finish without a total is accepted": (quiet("missing_total"), "its total at finish"),
     "the total of another finish": (
         of_finish(lambda body: {"totalRecord": body["totalRecord"] + 1}),
         "never share an answer",
     ),
-    "the first part alone is counted": (
+    "only the first part is counted": (
         of_finish(lambda body: {"bytes": min(body.get("bytes", 0), 8_000_006)}),
         "of several parts",
     ),
@@ -116,7 +116,7 @@ LIES: dict[str, tuple[Lie, str]] = {
         of_finish(lambda body: {"bytes": min(body.get("bytes", 0), 12_000_000)}),
         "a copied part",
     ),
-    "malformed ids are told apart": (
+    "malformed ids look different": (
         lambda _, path, answer: other(answer, detail="malformed") if "/x" in path else answer,
         "unknown and malformed",
     ),
@@ -126,7 +126,7 @@ LIES: dict[str, tuple[Lie, str]] = {
         ),
         "no object before",
     ),
-    "the content is another": (
+    "the content is different": (
         of_finish(lambda body: {"content": {"bytes": 7, "checksum": body["checksum"]}}),
         "one gzip member",
     ),
@@ -144,13 +144,13 @@ LIES: dict[str, tuple[Lie, str]] = {
         ),
         "keeps its metadata",
     ),
-    "a deleted file is there": (
+    "a deleted file still exists": (
         lambda method, _, answer: (
             Response(200, httpx.Headers({"content-type": "application/json"}), b'{"url": "x"}')
             if (method, answer.status) == ("GET", 410)
             else answer
         ),
-        "may be deleted",
+        "can be deleted",
     ),
     "no detail": (
         lambda _, __, answer: other(answer, detail="") if answer.status == 400 else answer,
@@ -182,7 +182,7 @@ def test_a_lie_is_found(service: str, name: str) -> None:
     lying.close()
 
 
-def test_what_is_no_such_service_fails_every_check() -> None:
+def test_another_service_fails_every_check() -> None:
     def app(_: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/html")])
         return [b"<html>"]
