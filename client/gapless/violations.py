@@ -1,7 +1,7 @@
-"""What is wrong with a record, in words that come from the schema and not from the record. Pure.
+"""Messages about invalid records, in words from the schema and not from the record. Pure.
 
-``jsonschema-rs`` puts what it found into its messages, and a record's content must not get into an
-answer's, beyond the names that a message is about.
+The messages of ``jsonschema-rs`` contain values of the record. These contain only the names that a
+message is about. The client has the same file.
 """
 
 import json
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    # Whoever has no schema has no such library.
+    # Not installed where no schemas are used.
     from jsonschema_rs import ValidationError
 
 _PATH_BYTES: Final = 200
 _MESSAGE_BYTES: Final = 200
-"""At most a hundred of both make an answer."""
+"""An answer has at most a hundred paths and messages."""
 _NAME_CHARACTERS: Final = 40
 _VALUE_CHARACTERS: Final = 60
 _NAMES: Final = 3
@@ -39,7 +39,7 @@ _COMPARED: Final = {
     "minProperties": "has fewer than {} properties",
     "maxProperties": "has more than {} properties",
 }
-"""Keyword → what its value says is wrong."""
+"""Keyword → message with the keyword's value."""
 _FIXED: Final = {
     "falseSchema": "is not allowed",
     "not": "is what the schema's 'not' excludes",
@@ -51,7 +51,7 @@ _FIXED: Final = {
 
 
 def pointer(path: Sequence[str | int]) -> str:
-    """The JSON Pointer (RFC 6901) of ``path``; where it is too long, of what that is in."""
+    """The JSON Pointer (RFC 6901) of ``path``, or of its longest prefix that is short enough."""
     whole = ""
     for step in path:
         longer = f"{whole}/{str(step).replace('~', '~0').replace('/', '~1')}"
@@ -62,7 +62,7 @@ def pointer(path: Sequence[str | int]) -> str:
 
 
 def message_of(error: "ValidationError") -> str:
-    """What ``error`` says, with the record's names alone, and few of those."""
+    """The message of ``error``. Of the record it has only a few names."""
     kind: Any = error.kind
     keyword = kind.name
     if keyword in _COMPARED:
@@ -133,5 +133,5 @@ def _cut(text: str, most: int) -> str:
 
 
 def _size(text: str) -> int:
-    """Bytes of ``text`` in an answer."""
+    """Bytes of ``text`` as JSON."""
     return len(json.dumps(text))

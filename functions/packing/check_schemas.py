@@ -1,9 +1,9 @@
 #!/usr/bin/env python3.13
-"""Holds the schemas that are to be deployed against what the functions take.
+"""Checks the schemas that are to be deployed against the functions' limits.
 
-``python check_schemas.py FOLDER`` says of each whether it will do, and exits with 1 where not.
-It needs the functions' code and what they validate with on its path. Limits on its own process
-end what would take for ever.
+``python check_schemas.py FOLDER`` reports each schema, and exits with 1 if one cannot be deployed.
+It needs the functions' code, msgspec and jsonschema-rs on its path. Limits on its own process end
+checks that take too long.
 """
 
 import json
@@ -19,8 +19,8 @@ from uploads.decode.records import RecordCheck
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\.json")
 MOST_BYTES: Final = 256 * 1024
 MOST_STEPS: Final = 1_000
-"""Most subschemas, patterns and values of enums that may judge one value. A record may have 200,000
-values, some 50 ns a step."""
+"""Most subschemas, patterns and enum values that may be tried for one value of a record. A record
+may have 200,000 values, and a step takes about 50 ns."""
 CPU_SECONDS: Final = 60
 MEMORY_BYTES: Final = 2 * 2**30
 
@@ -38,7 +38,7 @@ def main() -> None:
     wrong = 0
     for path in sorted(Path(sys.argv[1]).glob("[!.]*")):
         sys.stdout.write(f"schema {path.name}: ")
-        # If this process does not live to say more, it has said which one it was.
+        # If the process is killed, the output ends with the name of the schema.
         sys.stdout.flush()
         try:
             check(path)
@@ -51,14 +51,14 @@ def main() -> None:
 
 
 def check(path: Path) -> None:
-    """Raise ValueError, which says why this is no schema that can be deployed."""
+    """Raise ValueError with the reason if the schema cannot be deployed."""
     if not NAME.fullmatch(path.name):
         raise ValueError(
             "the name must be 1 to 64 of the characters a-z, 0-9, '.', '_' and '-', not begin with"
             " one of the last three, and end with .json"
         )
     if not path.is_file():
-        raise ValueError("it is no file: schemas lie in the folder itself")
+        raise ValueError("it is not a file: schemas must be in the folder itself")
     text = path.read_bytes()
     if len(text) > MOST_BYTES:
         raise ValueError(f"it has more than {MOST_BYTES} bytes")
@@ -67,13 +67,13 @@ def check(path: Path) -> None:
     for part in subschemas(schema):
         if steps(part, schema, {}) > MOST_STEPS:
             raise ValueError(
-                f"to judge one value takes more than {MOST_STEPS} subschemas, patterns, or values"
+                f"checking one value takes more than {MOST_STEPS} subschemas, patterns, or values"
                 " of an enum that are not strings"
             )
 
 
 def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object. Raises ValueError where it has a member twice."""
+    """An object from ``pairs``. Raises ValueError if a member is repeated."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("it has an object with a member that is given twice")
@@ -81,7 +81,7 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def subschemas(schema: object) -> Iterator[dict[str, Any]]:
-    """The schema, and all that are in it."""
+    """The schema and all its subschemas."""
     if isinstance(schema, list):
         for one in schema:
             yield from subschemas(one)
@@ -96,12 +96,12 @@ def subschemas(schema: object) -> Iterator[dict[str, Any]]:
 
 
 def steps(schema: object, root: object, known: dict[int, int]) -> int:
-    """How many subschemas, patterns and values may be tried to judge one value."""
+    """How many subschemas, patterns and enum values may be tried for one value."""
     if not isinstance(schema, dict):
         return 1
     if id(schema) in known:
         return known[id(schema)]
-    # Of a schema that refers to itself the rest is counted once: it is not followed twice either.
+    # A schema that refers to itself is counted once, since validation also follows it once.
     known[id(schema)] = 0
     parts = [schema[name] for name in IN_PLACE if name in schema]
     for name in IN_PLACE_LISTS:
@@ -120,7 +120,7 @@ def steps(schema: object, root: object, known: dict[int, int]) -> int:
 
 
 def find(reference: str, root: object) -> object:
-    """What a JSON Pointer within the schema refers to; nothing for any other reference."""
+    """The target of a JSON Pointer within the schema; None for any other reference."""
     node = root
     if not reference.startswith("#"):
         return None

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3.13
-"""Fills the package of a function: ``python3.13 packing/pack.py aarch64 TARGET``.
+"""Builds the package of a function: ``python3.13 packing/pack.py aarch64 TARGET``.
 
-``sam build`` runs it in a copy of ``functions``, by the Makefile of the architecture. It does what
-SAM's own builder does not: take every wheel that runs on Lambda, whatever machine this is, leave
-out what no function reads, and compile, for Lambda could not keep what it compiles itself.
+``sam build`` runs it in a copy of ``functions``, through the Makefile of the architecture. Unlike
+SAM's builder it takes every wheel that runs on Lambda, on any machine; leaves out unused files; and
+compiles, because Lambda's file system is read-only.
 """
 
 import compileall
@@ -25,13 +25,13 @@ GLIBC: Final = range(17, 35)
 SCHEMAS: Final = Path("schemas")
 """JSON Schemas that sessions may name."""
 SERVICES: Final = {"dynamodb", "events", "s3", "stepfunctions"}
-"""What botocore keeps its models of; those of all others are half of what is installed."""
+"""AWS services whose models botocore keeps. All others are half of the installed files."""
 
 
 def main() -> None:
-    """Fill the package: all functions of a build have the same one, so it is made once."""
+    """Build the package once for all functions of a build, and copy it."""
     processor, target = sys.argv[1], Path(sys.argv[2])
-    # What was left by another build, of other files, has another name.
+    # The digest in the name distinguishes it from packages of earlier builds.
     made = target.parent / f".package-{digest(processor)}"
     with made.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def digest(processor: str) -> str:
-    """What the package is made of, in short."""
+    """A digest of everything that the package is made of."""
     found = hashlib.sha256(f"{processor} {sys.version}".encode())
     for path in sorted(Path().rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
@@ -64,7 +64,7 @@ def make(processor: str, target: Path) -> None:
     compiled = compileall.compile_dir(
         target,
         quiet=1,
-        # Good wherever it is unpacked, and whatever time the files then have.
+        # Valid wherever it is unpacked, and whatever the files' dates.
         stripdir=str(target),
         invalidation_mode=PycInvalidationMode.UNCHECKED_HASH,
     )
@@ -73,7 +73,7 @@ def make(processor: str, target: Path) -> None:
 
 
 def add_schemas(target: Path) -> None:
-    """Add the schemas, which must all compile; without any, leave out what validates."""
+    """Check and add the schemas; without any, remove jsonschema-rs."""
     if not any(SCHEMAS.glob("[!.]*")):
         for path in target.glob("jsonschema_rs*"):
             shutil.rmtree(path)
@@ -81,7 +81,7 @@ def add_schemas(target: Path) -> None:
     lines = Path("requirements.txt").read_text(encoding="utf-8").splitlines()
     needed = [line for line in lines if line.startswith(("jsonschema-rs=", "msgspec="))]
     with tempfile.TemporaryDirectory() as here:
-        # For this machine, which may be of another architecture than the package.
+        # Wheels for this machine, whose architecture may differ from the package's.
         subprocess.run(  # noqa: S603
             [
                 *(sys.executable, "-m", "pip", "install", *needed, "--target", here, "--quiet"),
@@ -116,7 +116,7 @@ def install(processor: str, target: Path) -> None:
 
 
 def trim(target: Path) -> None:
-    """Leave out what no function reads."""
+    """Remove files that no function reads."""
     shutil.rmtree(target / "bin", ignore_errors=True)
     for stub in target.rglob("*.pyi"):
         stub.unlink()
@@ -136,8 +136,8 @@ def trim(target: Path) -> None:
 
 
 def without_prose(model: dict[str, Any]) -> dict[str, Any]:
-    """A part of a model without its documentation, which is three quarters of it."""
-    # botocore asks for some of it, so it stays as an empty string.
+    """A part of a model without its documentation, three quarters of its size."""
+    # botocore reads some of it, so it becomes an empty string.
     return {
         name: "" if name == "documentation" and isinstance(value, str) else value
         for name, value in model.items()
@@ -145,7 +145,7 @@ def without_prose(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(path: Path, value: object) -> None:
-    """Write JSON, and nothing that need not be in it."""
+    """Write compact JSON."""
     path.write_text(json.dumps(value, separators=(",", ":")), encoding="utf-8")
 
 

@@ -79,7 +79,7 @@ def test_later_totals_may_be_others_while_nothing_is_decided(any_api: Api) -> No
     }
     too_many = any_api.finish(session_id, totalRecord=2)
     assert failed(too_many)["totalRecord"] == 2
-    assert "finish with the number that is right" in too_many.json["detail"]
+    assert "finish with the right number" in too_many.json["detail"]
     assert any_api.finish(session_id, totalRecord=3).json["validationResult"] == "Success"
 
 
@@ -128,7 +128,7 @@ def test_all_batches_and_yet_too_few_records(any_api: Api) -> None:
     session_id = open_ended(any_api, [1], [2])
     found = any_api.finish(session_id, totalRecord=3, batches=2)
     assert (found.json["reason"], found.json["expectedBatches"]) == ("record_count", 2)
-    assert "finish again with the number of batches that makes" in found.json["detail"]
+    assert "finish again with the new number of batches" in found.json["detail"]
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""From the body of a request to what it asks for, or to the error that says what is wrong. Pure."""
+"""Decodes the bodies and headers of requests, or raises the error that says what is wrong. Pure."""

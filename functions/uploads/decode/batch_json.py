@@ -1,7 +1,7 @@
-r"""A batch sent as one JSON object: from its body to the NDJSON that is stored. Pure; the hot path.
+r"""A batch sent as one JSON object: from the body to the NDJSON that is stored. Pure; the hot path.
 
-Records are never parsed into Python objects and never re-serialised: ``msgspec`` checks the whole
-body and hands out each record as the bytes the client wrote, which are joined by ``\n``. So big
+Records are never parsed into Python objects and never re-serialised: msgspec checks the whole body
+and returns each record as the bytes that the client wrote. They are joined by ``\n``. So big
 integers, ``1.0``, ``1e400``, escapes and duplicate keys inside a record survive byte for byte.
 """
 
@@ -35,25 +35,25 @@ _MEMBERS: Final = {
 }
 
 _CHUNK_RECORDS: Final = 1_000
-"""Records that are minified together where some are spread over lines."""
+"""Records that are minified together if some are spread over several lines."""
 _SPACE: Final = bytes.maketrans(b"\t\r", b" \n")
 _NO_SPACE: Final = bytes(set(range(256)) - set(b" \t\n\r\0"))
 
-# Nearly every body: {"seqNum":0,"data":[ … ]} with no space between the records.
+# Nearly every body: {"seqNum":0,"data":[ … ]} without space between records.
 _FAST_PATH_HEAD: Final = re.compile(
     rb'\s*+\{\s*+"seqNum"\s*+:\s*+[0-9]++\s*+,\s*+"data"\s*+:\s*+\['
 )
 _FAST_PATH_TAIL: Final = b"]}"
 
 _LINES: Final = msgspec.json.Encoder()
-"""Writes the bytes of each ``Raw`` and a line end, quicker than they can be joined."""
+"""Writes the bytes of each ``Raw`` and a line end, faster than ``join``."""
 
 
 def read_batch(body: bytes) -> Batch:
     """The batch in ``body``, which is UTF-8. Raises a GaplessError of status 400 or 413.
 
-    Every record must be valid JSON; only one that is spread over lines is rewritten, without the
-    space between its tokens, to keep one record on one line.
+    A record that is spread over several lines is minified, so that it fits on one line. All other
+    records stay byte for byte.
     """
     if len(body) > limits.MAX_VALUES and body.count(b",") > limits.MAX_VALUES:
         raise errors.TooManyValuesError(
@@ -69,17 +69,17 @@ def read_batch(body: bytes) -> Batch:
         )
     ndjson = _LINES.encode_lines(request.data)
     head = _FAST_PATH_HEAD.match(body)
-    # Where the records and a comma between them fill all the room there is, nothing is hidden
-    # there: no member is given twice. Anything else is looked at member by member.
+    # If the records, with single commas between them, fill the body from head to tail, there are no
+    # other members, so none is repeated. Any other body is checked member by member.
     is_fast_path = (
         head
         and body.endswith(_FAST_PATH_TAIL)
         and len(body) == head.end() + len(ndjson) - 1 + len(_FAST_PATH_TAIL)
     )
-    # Nearly every body is on one line, which is seen more quickly than lines are counted.
+    # Nearly every body is on one line; finding that out is faster than counting lines.
     if (b"\n" in body or b"\r" in body) and _has_spread(ndjson, count):
         ndjson = one_line_each(request.data)
-    # What marks each record takes many times the memory of a short one.
+    # Free the ``Raw`` objects, which take many times the memory of short records.
     del request
     if not is_fast_path:
         strict_json.check_members(body, _MEMBERS)
@@ -87,15 +87,15 @@ def read_batch(body: bytes) -> Batch:
 
 
 def one_line_each(records: list[Raw]) -> bytes:
-    """The NDJSON of ``records``, some of which are spread over lines."""
+    """The NDJSON of ``records``, some of which are spread over several lines."""
     pieces = []
     for start in range(0, len(records), _CHUNK_RECORDS):
         some = records[start : start + _CHUNK_RECORDS]
         ndjson = _LINES.encode_lines(some)
         if _has_spread(ndjson, len(some)):
-            # All of them together: a call for each record would take as long as all the rest.
+            # One call for all: a call for each record would double the time of the request.
             compact = _ARRAY_DECODER.decode(msgspec.json.format(_LINES.encode(some), indent=-1))
-            # Then back to those on one line that have lost space. JSON has no raw NUL.
+            # Then restore records on one line that lost space. JSON contains no raw NUL.
             space = b"\0".join(some).translate(_SPACE, _NO_SPACE)
             if b" " in space:
                 for at, found in enumerate(space.split(b"\0")):

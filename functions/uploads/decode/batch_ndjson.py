@@ -1,8 +1,8 @@
-r"""A batch sent as NDJSON: from its body to the lines that are stored. Pure; a hot path.
+r"""A batch sent as NDJSON: from the body to the lines that are stored. Pure; a hot path.
 
-A line is a record under the rules of ``batch_json``: the same records are the same batch, whichever
-way they come. Space around a record, and blank lines, do not count. CR LF ends a line; a carriage
-return between the tokens of a record is space, and a record that has one is minified.
+Each line is a record under the rules of ``batch_json``, so the same records make the same batch in
+both forms. Space around a record and blank lines are ignored. CR LF also ends a line. A carriage
+return between the tokens of a record is space, and such a record is minified.
 """
 
 import io
@@ -21,7 +21,7 @@ from uploads.decode import strict_json
 from uploads.decode.batch_json import SEQ_NUM_RULE, one_line_each
 
 LINES_MEDIA_TYPE: Final = "application/x-ndjson"
-"""The registered name of NDJSON; API Gateway hands such a body on untouched."""
+"""The usual name of NDJSON; API Gateway passes such bodies unchanged."""
 
 _SEQ_NUM: Final = re.compile(r"0|[1-9][0-9]{0,4}")
 _SCANNER: Final = msgspec.json.Decoder(Raw)
@@ -30,8 +30,8 @@ _SPACE: Final = b" \t\r\n"
 _STRIP: Final = operator.methodcaller("strip", _SPACE)
 
 _PIECE_BYTES: Final = 16 * 1024
-"""Looked at in one step: what marks each value takes many times the memory of a short one, and how
-many values stand on a line is not known before. Larger pieces are no faster."""
+"""Bytes that are decoded in one step. A ``Raw`` takes many times the memory of a short value, and a
+line may hold any number of values. Larger pieces are no faster."""
 
 
 def read_seq_num(given: str) -> int:
@@ -52,7 +52,7 @@ def read_lines(body: bytes, seq_num: int) -> Batch:
             limit=limits.MAX_VALUES,
         )
     records = start = 0
-    # Nearly every body is stored as it came; of any other, what is stored in place of its pieces.
+    # Nearly every body is stored as it came. From the first piece that is not, all are collected.
     changed: list[bytes] = []
     while start < len(body):
         end = len(body)
@@ -75,7 +75,7 @@ def read_lines(body: bytes, seq_num: int) -> Batch:
 
 
 def add_lines(error: errors.GaplessError, body: bytes) -> None:
-    """Add to each record that ``error`` tells of the line of ``body`` that it is on."""
+    """Add to each record in ``error`` the line of ``body`` that it is on, from 1."""
     lines = (number for number, line in enumerate(io.BytesIO(body), 1) if line.strip(_SPACE))
     taken = 0
     for one in cast("list[dict[str, int]]", error.members["errors"]):
@@ -84,15 +84,15 @@ def add_lines(error: errors.GaplessError, body: bytes) -> None:
 
 
 def _read_piece(piece: bytes, body: bytes, start: int) -> tuple[int, bytes]:
-    """The records of ``piece``, which begins at byte ``start``, counted, and their NDJSON."""
+    """The number of records in ``piece``, which begins at byte ``start``, and their NDJSON."""
     if len(piece) > _PIECE_BYTES:
-        # It is one line, which may hold any number of values.
+        # One long line, which may hold any number of values.
         lines = [piece] if piece.strip(_SPACE) else []
     else:
         found, ndjson = _read_at_once(piece)
         if ndjson:
             return found, ndjson
-        # No value has a line end in it, nor begins or ends with space.
+        # Try again without blank lines and space around records.
         lines = list(filter(None, map(_STRIP, piece.split(b"\n"))))
         stripped = b"\n".join(lines)
         if len(stripped) < len(piece) - 1:
@@ -102,20 +102,19 @@ def _read_piece(piece: bytes, body: bytes, start: int) -> tuple[int, bytes]:
     records: list[Raw] = []
     try:
         for line in lines:
-            records.append(_SCANNER.decode(line))  # noqa: PERF401 - what was read is counted
+            records.append(_SCANNER.decode(line))  # noqa: PERF401 - an error needs their number
     except (msgspec.DecodeError, RecursionError) as error:
         raise _refusal(piece, len(records), body.count(b"\n", 0, start), error) from None
     return len(records), one_line_each(records)
 
 
 def _read_at_once(piece: bytes) -> tuple[int, bytes]:
-    r"""The records of some whole lines, counted, and their NDJSON; none where that is not so plain.
+    r"""The number of records in whole lines, and their NDJSON; 0 if it cannot tell by one call.
 
-    All lines are looked at by one call. To it line ends are mere space: it takes ``1 2`` for two
-    values, and ``[1`` with ``2]`` on the next line for one. So they are hidden from it, as carriage
-    returns, and what it found is written down, each value with a line end. That is the piece again
-    only where each line end of the piece stands after a value, and nothing else between two: every
-    value is a line, and every line a value.
+    One call decodes all lines. It treats line ends as space: ``1 2`` would be two values, and
+    ``[1`` followed by ``2]`` on the next line would be one. So line ends are replaced by carriage
+    returns, and the values found are written with one line end each. The result equals the piece
+    only if every line is exactly one value.
     """
     try:
         records = _SCANNER.decode_lines(piece.replace(b"\n", b"\r"))
@@ -133,14 +132,17 @@ def _read_at_once(piece: bytes) -> tuple[int, bytes]:
 
 
 def _refusal(piece: bytes, records: int, before: int, error: Exception) -> errors.GaplessError:
-    """The error of the line behind so many ``records`` of ``piece``, and ``before`` other lines."""
+    """The error of the line after ``records`` records of ``piece``.
+
+    ``before`` is the number of lines before the piece.
+    """
     lines = enumerate(io.BytesIO(piece), before + 1)
     not_blank = ((number, line) for number, line in lines if line.strip(_SPACE))
     number, line = next(itertools.islice(not_blank, records, None))
     if isinstance(error, RecursionError):
         found = strict_json.too_deeply_nested()
     else:
-        # Line ends before it are mere space to JSON, and tell which line it is.
+        # Line ends before it are space in JSON, and set the line number in the error.
         content = line.removesuffix(b"\n").removesuffix(b"\r")
         found = strict_json.explain(b"\n" * (number - 1) + content)
     words = f"{found.detail} Line {number} must hold one JSON value, and nothing else."

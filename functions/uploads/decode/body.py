@@ -1,4 +1,4 @@
-"""The body of a request: checked and inflated, from API Gateway's event. Pure."""
+"""The body of a request, from API Gateway's event: decoded, checked and inflated. Pure."""
 
 import codecs
 import hashlib
@@ -19,14 +19,14 @@ from uploads.decode.inflate import (
 )
 
 BATCH_MEDIA_TYPE: Final = "application/vnd.gapless.batch+json"
-"""The media type under which API Gateway hands a body on untouched."""
+"""API Gateway passes bodies of this media type unchanged."""
 
 _UNNAMED_GZIP: Final = (
     " It begins as gzip does: compress it once, and send it with Content-Encoding: gzip."
 )
 
 _PIECE_BYTES: Final = 64 * 1024
-"""Of text that is checked in one step."""
+"""Bytes of text that are checked in one step."""
 
 
 def read_body(
@@ -38,15 +38,15 @@ def read_body(
     media_type: str = BATCH_MEDIA_TYPE,
     cpu: Meter = no_meter,
 ) -> bytes:
-    """The bytes of a request's content, checked and inflated, from the event's ``body``.
+    """The content of a request's ``body``, checked and inflated.
 
-    ``headers`` have lower-case names; a refusal names ``media_type`` where another one has spoilt
-    the body; for ``cpu`` see ``inflate``. Raises a GaplessError of status 400, 413 or 415.
+    ``headers`` have lower-case names. ``media_type`` is recommended if another one has corrupted
+    the body; ``cpu`` is passed to ``inflate``. Raises a GaplessError of status 400, 413 or 415.
     """
     if not body:
         return b""
     if is_base64:
-        # Its length tells how many bytes it stands for: too many are not even decoded.
+        # Computed from the length of the base64: a body that is too large is not decoded.
         _check_size(len(body) // 4 * 3 - body.count("=", -2), allowance)
         sent = _decode_base64(body)
     else:
@@ -72,13 +72,13 @@ def read_body(
     if compressed:
         sent = inflate(sent, allowance, cpu)
     if is_base64:
-        # Text is valid by now; msgspec does not check the UTF-8 of bytes.
+        # Text was checked when it was encoded; msgspec does not check the UTF-8 of bytes.
         _check_utf8(sent)
     return sent
 
 
 def digest_as_sent(body: str | None, *, is_base64: bool) -> str:
-    """SHA-256 of a body that ``read_body`` takes, before it is inflated; hexadecimal."""
+    """SHA-256 of a body that ``read_body`` accepted, before it is inflated; hexadecimal."""
     sent = _decode_base64(body or "") if is_base64 else _encode(body or "")
     return hashlib.sha256(sent).hexdigest()
 
@@ -95,9 +95,10 @@ def _decode_base64(text: str) -> bytes:
     try:
         return pybase64.b64decode(text, validate=True)
     except ValueError:
-        # API Gateway makes it. Whatever stands in its place must not lose bytes in silence.
+        # API Gateway's base64 is valid; this protects against other senders of events.
         raise errors.InvalidBase64Error(
-            "The function was told that the body is base64, and it is not. Send it to the API."
+            "The event says that the body is base64, but it is not. Send requests to the API, not"
+            " to the function."
         ) from None
 
 
@@ -112,7 +113,7 @@ def _encode(text: str) -> bytes:
 
 
 def _check_utf8(content: bytes) -> None:
-    # Piece by piece: the text of all of it takes up to four times its memory.
+    # In pieces: the text of the whole content would take up to four times its memory.
     view = memoryview(content)
     at = 0 if not content.isascii() else len(content)
     while at < len(content):
@@ -129,13 +130,13 @@ def _check_utf8(content: bytes) -> None:
 
 
 def _check_length(sent: bytes, content_length: str | None, media_type: str) -> None:
-    # Where a body comes as text, API Gateway has replaced each invalid byte by U+FFFD: 3 bytes.
+    # In a body that comes as text, API Gateway has replaced each invalid byte by U+FFFD, 3 bytes.
     if content_length is None:
         return
-    # Several header lines are one, with commas: they must agree.
+    # Several headers come as one, with commas: they must agree.
     if {one.strip().lstrip("0") for one in content_length.split(",")} != {str(len(sent))}:
         hint = _UNNAMED_GZIP if sent.startswith("\x1f\ufffd".encode()) else ""
         raise errors.InvalidUtf8Error(
             f"The body arrived as {len(sent)} bytes but Content-Length says {content_length[:20]}:"
-            f" it is not UTF-8. Send UTF-8, or {media_type} to find the place.{hint}",
+            f" it is not UTF-8. Send UTF-8, or {media_type} to get the offset.{hint}",
         )

@@ -8,7 +8,7 @@ from typing import Final
 
 from uploads import errors
 
-# The grammar of RFC 9651. Possessive: it takes linear time.
+# The grammar of RFC 9651, with possessive quantifiers: matching takes linear time.
 _KEY: Final = r"[a-z*][a-z0-9_.*-]*+"
 _BYTES: Final = r":[A-Za-z0-9+/=]*+:"
 _BARE_ITEM: Final = "|".join(
@@ -29,7 +29,7 @@ _COMMA: Final = r"[ \t]*+,[ \t]*+"
 
 
 def check_digest(sent: bytes, header: str) -> None:
-    """Raise InvalidContentDigestError or DigestMismatchError unless ``header`` is of ``sent``."""
+    """Raise InvalidContentDigestError or DigestMismatchError unless ``header`` fits ``sent``."""
     expected = _sha256_of(header)
     if len(expected) != hashlib.sha256().digest_size:
         raise errors.InvalidContentDigestError(
@@ -39,7 +39,7 @@ def check_digest(sent: bytes, header: str) -> None:
     actual = hashlib.sha256(sent).digest()
     if actual != expected:
         raise errors.DigestMismatchError(
-            "The body was changed on its way, or the digest was not made over the bytes as sent"
+            "The body was changed in transit, or the digest was not computed over the bytes as sent"
             " (after compression). Send it again.",
             expected=base64.b64encode(expected).decode(),
             received=base64.b64encode(actual).decode(),
@@ -47,9 +47,9 @@ def check_digest(sent: bytes, header: str) -> None:
 
 
 def _sha256_of(header: str) -> bytes:
-    """What a Content-Digest says of ``sha-256``; empty where it cannot be read, or does not.
+    """The digest under ``sha-256``; empty if there is none, or the header is malformed.
 
-    Of a key that is given twice the last value holds, and whatever stands beside it is ignored.
+    If the key is repeated, the last value counts. Other keys are ignored.
     """
     header = header.strip(" \t")
     found = ""

@@ -17,7 +17,7 @@ class SessionRequest(Struct):
     """Body of ``POST /api/upload/sessions``."""
 
     totalRecord: Annotated[int, Meta(ge=0, le=limits.MAX_INTEGER)] | None
-    """None: finish will tell."""
+    """None if finish states it."""
     batchSize: Annotated[int, Meta(ge=1, le=limits.MAX_INTEGER)] | None = None
     format: str = Format.NDJSON
     metadata: dict[str, str] = {}
@@ -36,7 +36,7 @@ _MEMBERS: Final = {
     "totalRecord": Member(
         errors.InvalidTotalRecordError,
         f"totalRecord must be an integer from 0 to {limits.MAX_INTEGER}, written as plain digits,"
-        " or null where finish will tell",
+        " or null if finish will state it",
         is_integer=True,
     ),
     "batchSize": Member(
@@ -60,18 +60,18 @@ _MEMBERS: Final = {
     ),
 }
 _NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
-# Whatever ends a line or turns text around; which characters are assigned depends on the version of
-# Unicode, and joiners are in the names of half of the world.
+# Control characters, line ends and direction changes. Unassigned characters depend on the version
+# of Unicode, and many languages need joiners, so both are allowed.
 _NOT_PRINTABLE: Final = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufffe\uffff]"
 )
 
 
 def read_session_request(body: bytes) -> SessionRequest:
-    """What ``body`` asks for. Raises a GaplessError of status 400."""
+    """The request in ``body``. Raises a GaplessError of status 400."""
     request = strict_json.decode(_DECODER, body, _MEMBERS)
     if request.format not in set(Format):
-        # Not left to msgspec, whose reason repeats what was sent.
+        # msgspec's own reason would repeat what was sent.
         raise errors.InvalidFormatError(f"{_MEMBERS['format'].rule}.", member="format")
     _check_metadata(request.metadata)
     strict_json.check_members(body, _MEMBERS)
@@ -85,7 +85,7 @@ def read_session_request(body: bytes) -> SessionRequest:
 
 
 def _check_metadata(metadata: dict[str, str]) -> None:
-    """Raise InvalidMetadataError, which repeats nothing of it but a name that is right."""
+    """Raise InvalidMetadataError, which repeats nothing but a valid name."""
 
     def refuse(rule: str, **members: object) -> errors.GaplessError:
         return errors.InvalidMetadataError(rule, member="metadata", **members)

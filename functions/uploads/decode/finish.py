@@ -1,4 +1,4 @@
-"""The body that finishes a session, if there is one. Pure."""
+"""The optional body that finishes a session. Pure."""
 
 from typing import Annotated, Final
 
@@ -42,7 +42,7 @@ _MEMBERS: Final = {
 
 
 def read_finish_request(body: bytes) -> Totals:
-    """What ``body`` says there is, if anything. Raises a GaplessError of status 400."""
+    """The totals stated in ``body``, which may be empty. Raises a GaplessError of status 400."""
     if not body:
         return NO_TOTALS
     request = strict_json.decode(_DECODER, body, _MEMBERS)

@@ -10,10 +10,10 @@ _STRING: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 
 
 def read_key(header: str, *, is_secret: bool) -> str:
-    """The key in ``header``: the same with the quotes of a structured field's string and without.
+    """The key in ``header``, without the quotes of a structured field's string, if there are any.
 
-    ``is_secret``: whoever knows the key gets the session. Raises InvalidIdempotencyKeyError, which
-    does not repeat it.
+    ``is_secret``: anyone with the key gets the session, so it must be long. Raises
+    InvalidIdempotencyKeyError, which does not repeat the key.
     """
     key = header.strip(" \t")
     if string := _STRING.fullmatch(key):
@@ -21,13 +21,13 @@ def read_key(header: str, *, is_secret: bool) -> str:
     elif key.startswith('"'):
         raise errors.InvalidIdempotencyKeyError(
             "An Idempotency-Key that begins with a double quote must be a whole string of RFC 9651,"
-            ' such as "8e03978e-40d5-43dd-bc93-6894a57f9324", and nothing behind it.'
+            ' such as "8e03978e-40d5-43dd-bc93-6894a57f9324", with nothing after it.'
         )
     elif "," in key:
-        # API Gateway makes one header of several.
+        # API Gateway joins several headers of one name with commas.
         raise errors.InvalidIdempotencyKeyError(
-            "An Idempotency-Key with a comma may be two, of which one request has one. Send the"
-            " header once, and a key that has commas in double quotes."
+            "An Idempotency-Key with a comma may be two keys, and a request has one. Send the"
+            " header once, and put a key that has commas in double quotes."
         )
     least = limits.MIN_SECRET_KEY if is_secret else 1
     if not (least <= len(key) <= limits.MAX_IDEMPOTENCY_KEY and _VISIBLE.fullmatch(key)):

@@ -1,4 +1,4 @@
-"""Inflating the body of a request, within limits of bytes and of CPU time. Pure."""
+"""Inflates the body of a request, within limits of bytes and CPU time. Pure."""
 
 import zlib
 from collections.abc import Callable
@@ -12,16 +12,16 @@ from uploads import errors, limits
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 _FIRST_PIECE_BYTES: Final = 336 * 1024
-"""Read first: most bodies whole, and 1 MB of JSON that compresses to a third. Pieces have to be put
-together, and blocks that isal takes longest for take 110 ms until they are noticed."""
+"""Size of the first piece. Most bodies fit, even 1 MB of JSON at a third of its size, and need no
+joining. The slowest blocks for isal take 110 ms until they are noticed."""
 
 _PIECE_BYTES: Final = 64 * 1024
-"""Read after that."""
+"""Size of later pieces."""
 
 
 @dataclass(frozen=True)
 class Allowance:
-    """How large a body may be, bytes, and what to do if it is larger."""
+    """How large a body may be, bytes, and the advice in the error if it is larger."""
 
     sent: int
     inflated: int
@@ -38,11 +38,11 @@ BATCH_ALLOWANCE: Final = Allowance(
 
 
 Meter = Callable[[], float]
-"""Seconds of CPU that this thread has taken."""
+"""Returns the CPU seconds that this thread has taken."""
 
 
 def no_meter() -> float:
-    """Measure nothing: no block is slow."""
+    """Measure nothing, so no block counts as slow."""
     return 0
 
 
@@ -51,10 +51,10 @@ def inflate(
 ) -> bytes:
     """The content of one or more gzip members, within ``allowance``.
 
-    Stops at the limit, and as soon as a body has brought too little for its size, so that no body
-    costs much more than its content is worth (decompression bombs, thousands of empty members).
-    Blocks that isal is slow at, by ``cpu``, are left to zlib, which is slower at all others. Raises
-    InvalidGzipError, TruncatedGzipError, or InflatedTooLargeError.
+    Stops at the limit (decompression bombs), and when a body contains too little for its size
+    (thousands of empty members). If ``cpu`` shows that isal is slow, zlib starts over: it is faster
+    for a few kinds of blocks, and slower for all others. Raises InvalidGzipError,
+    TruncatedGzipError or InflatedTooLargeError.
     """
     try:
         return _inflate(compressed, allowance, isal_zlib, cpu)
@@ -63,7 +63,7 @@ def inflate(
 
 
 class _SlowError(Exception):
-    """Inflating takes long for what it brings."""
+    """Inflating takes too much CPU for its output."""
 
 
 def _inflate(
@@ -72,7 +72,7 @@ def _inflate(
     codec: Any,  # noqa: ANN401
     cpu: Meter,
 ) -> bytes:
-    """The same, with a module like zlib. Raises _SlowError."""
+    """``inflate`` with a module like zlib. Also raises _SlowError."""
     most = allowance.inflated
     view = memoryview(compressed)
     pieces: list[bytes] = []
@@ -81,7 +81,7 @@ def _inflate(
     while at < len(view) or not pieces:
         if not begins_as_gzip(view[at:]):
             raise _no_gzip(
-                "there is something else after the end of the gzip"
+                "there is other data after the end of the gzip"
                 if at
                 else "it does not begin as gzip does"
             )
@@ -104,14 +104,14 @@ def _inflate(
                     limit=most,
                 )
             if 8 * (at - limits.MAX_GZIP_OVERHEAD_BYTES) > 9 * size:
-                raise _no_gzip("it is larger than what it holds. Compress the JSON as one member")
+                raise _no_gzip("it is larger than its content. Compress the JSON as one member")
             if cpu() - begun > limits.INFLATE_SECONDS_PER_BYTE * (size + _FIRST_PIECE_BYTES):
                 raise _SlowError
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def begins_as_gzip(compressed: memoryview) -> bool:
-    """Whether this may be gzip, as far as its first two bytes tell."""
+    """Whether this may be gzip, by its first two bytes."""
     return compressed[: len(_GZIP_MAGIC)] == _GZIP_MAGIC[: len(compressed)]
 
 

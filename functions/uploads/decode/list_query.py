@@ -1,4 +1,4 @@
-"""The query string that asks for a list of sessions. Pure."""
+"""The query string of a list of sessions. Pure."""
 
 import re
 from typing import Final, NamedTuple
@@ -13,21 +13,21 @@ _LOGGED_NAME: Final = 64
 
 
 class ListRequest(NamedTuple):
-    """What ``GET /api/upload/sessions`` asks for."""
+    """Query of ``GET /api/upload/sessions``."""
 
     state: State | None = None
-    """Any, if None."""
+    """None for any state."""
     limit: int = limits.DEFAULT_PAGE
-    """Most sessions that are looked at."""
+    """Most sessions that the page looks at."""
     cursor: str | None = None
 
 
 def read_list_request(query: str) -> ListRequest:
-    """What ``query`` asks for, as it stands in the URL. Raises a GaplessError of status 400."""
+    """The request in ``query``, as it is in the URL. Raises a GaplessError of status 400."""
     given: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name.lower().startswith("x-amz-"):
-            # A signature may be in the query string.
+            # Part of a signature.
             continue
         if name not in _NAMES:
             raise errors.UnknownParameterError(

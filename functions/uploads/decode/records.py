@@ -1,11 +1,11 @@
-"""Whether records satisfy a JSON Schema, and why not. Pure; a hot path of sessions with a schema.
+"""Checks records against a JSON Schema. Pure; a hot path of sessions with a schema.
 
-``jsonschema-rs`` decides. It takes Python objects, so the NDJSON that is to be stored is decoded
-piece by piece, beside what is stored, which stays byte for byte.
+``jsonschema-rs`` takes Python objects, so the NDJSON is decoded piece by piece. What is stored
+stays byte for byte.
 
-Only ``is_valid`` judges: it remembers its verdicts within a record, and takes no exponential time
-under a recursive schema. What tells the reason does not, so it is asked for few records, and under
-such schemas for small ones.
+Verdicts come only from ``is_valid``, which caches them within a record and so takes no exponential
+time under a recursive schema. ``validate``, which explains, may: it is called for few records, and
+under such schemas only for small ones.
 """
 
 import json
@@ -35,20 +35,20 @@ _DECODER: Final = msgspec.json.Decoder()
 _ENCODER: Final = msgspec.json.Encoder()
 
 _PIECE_BYTES: Final = 64 * 1024
-"""Decoded in one step: an object may take fifty times the memory of its text."""
+"""Bytes that are decoded in one step: objects may take fifty times the memory of their text."""
 
 _OPTIONS: Final[dict[str, Any]] = {"offline": True, "pattern_options": RegexOptions()}
 _RECORD: Final = "json-schema:///record"
 
 _NUMBERS: Final = bytes.maketrans(b"123456789.E", b"0000000000e")
 _MANY_DIGITS: Final = b"0" * 16
-"""A float is exact where it has fewer: they are its shortest decimal."""
+"""A number with fewer digits is exact as a float: they are its shortest decimal."""
 _SMALL_EXPONENT: Final = b"e-000"
-"""A float may be zero where there is none."""
+"""Without such an exponent, a float does not underflow."""
 _EXPONENT_CHARACTERS: Final = 10
-"""More than the largest exponent has."""
+"""More than the largest allowed exponent has."""
 _LEAST, _MOST = 1e-300, 1e300
-"""Floats in between have all their digits."""
+"""Floats in between have full precision."""
 _COLON: Final = re.compile(rb"\\u003[aA]")
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"')
@@ -67,7 +67,7 @@ class Invalid:
     index: int
     """From 0."""
     path: str
-    """JSON Pointer to what is wrong in the record, or to what that is in."""
+    """JSON Pointer to the wrong value, or to one that contains it."""
     message: str
 
 
@@ -78,7 +78,7 @@ class RecordCheck:
         """Compile the schema. Raises ValueError, which says what is wrong with it."""
         self._schema = json.loads(text, parse_float=Decimal)
         try:
-            # From text, numbers keep their digits. Messages are not to repeat the record.
+            # From text, numbers keep their digits. ``mask`` keeps the record out of messages.
             self._one = validator_for(text.decode(), mask="it", **_OPTIONS)
         except ValidationError as error:
             raise ValueError(f"at {pointer(error.instance_path) or '/'}: {error.message}") from None
@@ -86,9 +86,9 @@ class RecordCheck:
         self._has_unions = any(keyword in text for keyword in _UNIONS)
 
     def _compile_many(self) -> "Validator | None":
-        """What judges many records by one call, which takes two thirds of the time of a call each.
+        """A validator for many records in one call, which takes two thirds of the time.
 
-        None if the schema refers to that of a draft, which is not known beside a registry.
+        None if the schema refers to a draft's schema, which a registry makes unknown.
         """
         is_named = isinstance(self._schema, dict) and "$schema" in self._schema
         draft = {"$schema": self._schema["$schema"]} if is_named else {}
@@ -99,9 +99,9 @@ class RecordCheck:
             return None
 
     def check(self, ndjson: bytes, cpu: Callable[[], float]) -> tuple[int, list[Invalid]]:
-        """How many records do not satisfy the schema, and the first of them.
+        """How many records do not satisfy the schema, and the first MAX_INVALID_SHOWN of them.
 
-        ``cpu`` tells how many seconds of CPU were used. Raises CheckTooLongError.
+        ``cpu`` returns the CPU seconds used so far. Raises CheckTooLongError.
         """
         begun = cpu()
         most = limits.CHECK_SECONDS + limits.CHECK_SECONDS_PER_BYTE * len(ndjson)
@@ -110,7 +110,7 @@ class RecordCheck:
         for piece in _pieces(ndjson):
             if cpu() - begun > most:
                 raise errors.CheckTooLongError(
-                    "To check these records against the schema takes too long. Send smaller"
+                    "Checking these records against the schema takes too long. Send smaller"
                     " batches."
                 )
             verdicts = self._judge_at_once(piece, likely_valid=not wrong)
@@ -129,7 +129,7 @@ class RecordCheck:
         return count, found
 
     def _judge_at_once(self, piece: bytes, *, likely_valid: bool) -> "list[_Verdict] | None":
-        """A verdict for every record of ``piece``; None where they have to be looked at singly."""
+        """A verdict for every record of ``piece``; None if they must be judged one by one."""
         objects = _read_at_once(piece)
         if objects is None:
             return None
@@ -138,12 +138,12 @@ class RecordCheck:
         return list(map(self._one.is_valid, objects))
 
     def _judge(self, line: bytes) -> "_Verdict":
-        """Whether a record satisfies the schema, or why it cannot be judged."""
+        """The verdict on one record."""
         record, reason = _read_exactly(line)
         return ("", reason) if reason else self._one.is_valid(record)
 
     def _explain(self, line: bytes, explained: int) -> tuple[str, str]:
-        """Where the record in ``line`` does not satisfy the schema, and how."""
+        """Where and how the record in ``line`` does not satisfy the schema."""
         if (self._has_unions and explained > limits.MAX_EXPLAINED_BYTES) or (
             self._is_recursive and _is_deeper(line, limits.MAX_EXPLAINED_DEPTH)
         ):
@@ -156,13 +156,12 @@ class RecordCheck:
 
     @cached_property
     def _is_recursive(self) -> bool:
-        # Every other reference is replaced by what it refers to.
+        # Dereferencing replaces all other references.
         return _refers(jsonschema_rs.dereference(self._schema, offline=True))
 
 
 _Verdict = bool | tuple[str, str]
-"""Of a record; or where, and why, it cannot be judged."""
-
+"""Whether a record is valid; or the path and the reason why it cannot be judged."""
 
 _REPEATED: Final = "has an object with a member that is given twice"
 
@@ -174,7 +173,7 @@ def _refers(node: object) -> bool:
 
 
 def _pieces(ndjson: bytes) -> Iterator[bytes]:
-    """Whole lines, as many as fit into a piece, or one that is longer."""
+    """Pieces of as many whole lines as fit, or of one longer line."""
     start = 0
     while start < len(ndjson):
         end = ndjson.rfind(b"\n", start, start + _PIECE_BYTES) + 1
@@ -184,8 +183,8 @@ def _pieces(ndjson: bytes) -> Iterator[bytes]:
 
 
 def _read_at_once(piece: bytes) -> list[Any] | None:
-    """The records of some lines; None where one may be refused, or read less than exactly."""
-    # One of so many values fills a piece.
+    """The records of some lines; None if one may be refused or not decoded exactly."""
+    # A record with too many values is longer than a piece.
     records = _decode(_DECODER, piece) if len(piece) <= _PIECE_BYTES else None
     if records is None:
         return None
@@ -195,10 +194,10 @@ def _read_at_once(piece: bytes) -> list[Any] | None:
     elif any(_is_deeper(line, limits.MAX_CHECKED_DEPTH) for line in piece.split(b"\n")):
         return None
     written = _ENCODER.encode_lines(records)
-    # As it came: no number has lost a digit, and no object a member that was given twice.
+    # Encoded it is the same: no number has lost digits, and no object a repeated member.
     if written == piece:
         return records
-    # Every member has a colon, and strings have as many as before.
+    # Each member has a colon, and strings keep theirs: fewer colons mean a repeated member.
     unescaped = _COLON.sub(b":", piece) if rb"\u003" in piece else piece
     if written.count(b":") != unescaped.count(b":"):
         return None
@@ -206,7 +205,7 @@ def _read_at_once(piece: bytes) -> list[Any] | None:
 
 
 def _decode(decoder: "msgspec.json.Decoder[Any]", piece: bytes) -> list[Any] | None:
-    """The records of some lines; None where a number is too large."""
+    """The records of some lines; None if a number is too large."""
     try:
         return decoder.decode_lines(piece)
     except msgspec.DecodeError:
@@ -214,23 +213,23 @@ def _decode(decoder: "msgspec.json.Decoder[Any]", piece: bytes) -> list[Any] | N
 
 
 def _has_long_numbers(piece: bytes) -> bool:
-    """Whether there may be numbers that a float is not exact for."""
+    """Whether there may be numbers that are not exact as floats."""
     numbers = piece.translate(_NUMBERS)
     return _MANY_DIGITS in numbers or _SMALL_EXPONENT in numbers
 
 
 def _is_flat(piece: bytes, records: list[Any]) -> bool:
-    """Whether every record is an object without another, or an array, and has no member twice."""
+    """Whether every record is an object without nested objects, arrays or repeated members."""
     try:
         members = sum(map(dict.__len__, records))
     except TypeError:
         return False
-    # A member has a colon. Where there are no more, none was lost, nor is further down.
+    # Each member has a colon. More colons may mean nested or repeated members.
     return members == piece.count(b":") and b"[" not in piece
 
 
 def _read_exactly(line: bytes) -> tuple[Any, str]:
-    """The record in ``line``, and why it cannot be judged, if so."""
+    """The record in ``line``, and the reason if it cannot be judged."""
     if len(line) > limits.MAX_CHECKED_VALUES:
         values = line.count(b",") + line.count(b"[") + line.count(b"{")
         if values > limits.MAX_CHECKED_VALUES:
@@ -241,7 +240,7 @@ def _read_exactly(line: bytes) -> tuple[Any, str]:
         record = _EXACT_DECODER.decode(line)
     except msgspec.DecodeError:
         return None, f"has a number of more than {limits.MAX_DIGITS} digits"
-    # Every member has a colon, and strings have as many as before.
+    # As in ``_read_at_once``: fewer colons mean a repeated member.
     if rb"\u003" in line:
         if _has_repeats(line):
             return None, _REPEATED
@@ -251,7 +250,7 @@ def _read_exactly(line: bytes) -> tuple[Any, str]:
 
 
 def _has_repeats(line: bytes) -> bool:
-    """Whether an object in ``line`` has a member twice."""
+    """Whether an object in ``line`` has a repeated member."""
     found = False
 
     def see(members: list[tuple[str, object]]) -> None:
@@ -263,7 +262,7 @@ def _has_repeats(line: bytes) -> bool:
 
 
 def _nothing(_: str) -> None:
-    """Nothing is made of a number."""
+    """Make no numbers, which could be too long for Python."""
 
 
 def _is_deeper(line: bytes, depth: int) -> bool:
@@ -275,7 +274,7 @@ def _is_deeper(line: bytes, depth: int) -> bool:
 
 
 def _exact(number: str) -> float | Decimal:
-    """A number that is no integer as it is written. Raises ValueError where it is too long."""
+    """A number with a fraction or exponent, without loss. Raises ValueError if it is too long."""
     if len(number) > limits.MAX_DIGITS:
         raise ValueError
     value = float(number)
@@ -284,7 +283,7 @@ def _exact(number: str) -> float | Decimal:
     digits, _, exponent = number.lower().partition("e")
     if not digits.strip("-0."):
         return 0.0
-    # Before it is used: Decimal makes nothing of what is too long.
+    # Checked first, because Decimal fails for a longer exponent.
     if len(exponent) > _EXPONENT_CHARACTERS:
         raise ValueError
     exact = Decimal(number)

@@ -1,8 +1,7 @@
-"""Decoding JSON: no member twice, integers as plain digits, errors that say where. Pure.
+"""Strict JSON: no repeated members, integers in plain digits, errors with a position. Pure.
 
-msgspec refuses such a body with a reason and the offset of a byte. Only the bytes around that one
-are looked at: no object is made of what the client sent, so that to refuse a body costs no more
-than to accept it.
+msgspec refuses an invalid body with a reason and a byte offset. ``explain`` looks only at the bytes
+around that offset and makes no objects, so refusing a body costs no more than accepting it.
 """
 
 import hashlib
@@ -16,11 +15,11 @@ from msgspec import Raw
 from uploads import errors, limits
 
 _SCANNER: Final = msgspec.json.Decoder(Raw)
-"""Checks every byte and makes nothing of them."""
+"""Checks every byte and makes no objects."""
 
 _BEHIND: Final = b" " * 8
-"""Put behind a body, it tells one that was cut off from one that is wrong near its end: msgspec
-looks as far ahead as an escaped surrogate is long, and calls both truncated."""
+"""Appended to a body, it distinguishes truncated bodies from those that are wrong near their end:
+msgspec looks ahead by the length of an escaped surrogate, and calls both truncated."""
 
 _REASON: Final = re.compile(r"JSON is malformed: (.*) \(byte ([0-9]+)\)")
 _TRUNCATED: Final = ""
@@ -32,17 +31,17 @@ _ESCAPE_BYTES: Final = len(rb"\ud83d")
 _LITERALS: Final = (b"true", b"false", b"null")
 _CONSTANT: Final = re.compile(rb"NaN|-?Infinity")
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))
-"""The bytes of UTF-8 that begin no character."""
+"""The bytes of UTF-8 that do not begin a character."""
 
 
 class Member(NamedTuple):
-    """What a member of an object must be, for the error of one that is not."""
+    """What a member of an object must be, and the error if it is not."""
 
     error: type[errors.GaplessError]
     rule: str
     is_integer: bool = False
     is_object: bool = False
-    """Its own members are given once, too."""
+    """Its own members must not be repeated either."""
 
 
 Members = Mapping[str, Member]
@@ -53,7 +52,7 @@ _Request = TypeVar("_Request")
 
 
 def decode(decoder: "msgspec.json.Decoder[_Request]", body: bytes, members: Members) -> _Request:
-    """The object in ``body``, which is UTF-8. Raises a GaplessError of status 400."""
+    """Decode the object in ``body``, which is UTF-8. Raises a GaplessError of status 400."""
     if not body:
         raise errors.EmptyBodyError("Send a JSON object as the request's body.")
     try:
@@ -67,21 +66,21 @@ def decode(decoder: "msgspec.json.Decoder[_Request]", body: bytes, members: Memb
 
 
 class _Name:
-    """A member's name as a key that equals no other, so that none hides another."""
+    """A member's name as a dictionary key that equals no other: repeated members are all kept."""
 
     def __init__(self, name: str) -> None:
         self.name = name[:_LONGEST_NAME_KEPT]
 
 
 def check_members(body: bytes, members: Members) -> None:
-    """Refuse a member that is given twice, and an integer that is not plain digits (``-0``).
+    """Refuse repeated members of the object in ``body``, and the integer ``-0``.
 
-    ``body`` is an object.
+    Raises RepeatedMemberError, TooManyValuesError, or the error of the integer's member.
     """
     seen: set[str | bytes] = set()
 
     def see(name_type: type[_Name], name: str) -> _Name:
-        # A name may be as long as the body: one at a time is held, and of the others a digest.
+        # A name may be as long as the body, so long ones are replaced by a digest.
         key = name if len(name) <= _LONGEST_NAME_KEPT else hashlib.sha256(name.encode()).digest()
         if key in seen:
             raise errors.RepeatedMemberError(
@@ -105,7 +104,7 @@ def check_members(body: bytes, members: Members) -> None:
 
 
 def _refuse_member(reason: str, members: Members) -> NoReturn:
-    """Turn msgspec's reason, which ends in the member's path, into the error of that member."""
+    """Raise the error of the member that msgspec's ``reason`` names."""
     if missing := re.search(r"missing required field `(\w+)`", reason):
         raise errors.MissingMemberError(
             f"The body needs the member {missing[1]!r}: {members[missing[1]].rule}.",
@@ -118,11 +117,11 @@ def _refuse_member(reason: str, members: Members) -> NoReturn:
 
 
 def explain(body: bytes) -> errors.GaplessError:
-    """The error of ``body``, which is UTF-8 and was refused by msgspec as malformed."""
+    """The error of ``body``, which is UTF-8 and which msgspec refused as malformed."""
     try:
         return _explain(body)
     except RecursionError:
-        # What msgspec followed to its end may be too deep from here, a few calls further down.
+        # The stack is a few calls deeper here than when msgspec decoded the body.
         return too_deeply_nested()
 
 
@@ -142,14 +141,17 @@ def _explain(body: bytes) -> errors.GaplessError:
 
 
 def too_deeply_nested() -> errors.GaplessError:
-    """The error of a body whose nesting msgspec does not follow to its end."""
+    """The error of a body that is nested too deeply for msgspec."""
     return errors.TooDeeplyNestedError(
         "The JSON is nested too deeply. 500 levels are always accepted."
     )
 
 
 def _scan(pieces: list[bytes | memoryview]) -> tuple[str, int]:
-    """Why msgspec refuses the JSON in ``pieces``, and at which byte. Raises RecursionError."""
+    """The reason and byte offset with which msgspec refuses the JSON in ``pieces``.
+
+    The reason is ``_TRUNCATED`` if there is no offset. Raises RecursionError.
+    """
     try:
         _SCANNER.decode(b"".join(pieces))
     except msgspec.DecodeError as error:
@@ -159,10 +161,10 @@ def _scan(pieces: list[bytes | memoryview]) -> tuple[str, int]:
 
 
 def _invalid_character(body: bytes, at: int) -> errors.GaplessError:
-    """The error of a character that msgspec says nothing more about: in a string, or no value."""
+    """The error of msgspec's "invalid character": in a string, or instead of a value."""
     if body[at] < ord(" ") and _is_in_string(body, at):
         return _error(errors.ControlCharacterError, body, at, "Raw control character in a string")
-    # Of a literal, and of a negative number, msgspec names the second byte.
+    # For a literal or a negative number, msgspec reports the second byte.
     start = at - 1 if body[at - 1 : at] in {b"t", b"f", b"n", b"-"} else at
     value = body[start : start + len(b"-Infinity")]
     if any(literal.startswith(value) for literal in _LITERALS):
@@ -171,20 +173,20 @@ def _invalid_character(body: bytes, at: int) -> errors.GaplessError:
         words = f"{constant[0].decode()} is not JSON. Send null, or a string. It stands"
         return _error(errors.NotANumberError, body, start, words)
     if value.startswith("\ufeff".encode()):
-        words = "JSON begins without a byte order mark. Got one"
+        words = "JSON must not begin with a byte order mark. Got one"
     else:
         words = "Expected a value"
     return _error(errors.MalformedJsonError, body, start, words)
 
 
 def _is_in_string(body: bytes, at: int) -> bool:
-    """Whether byte ``at``, the first that is wrong, is in a string: an escape would be right."""
+    """Whether byte ``at``, the first wrong one, is in a string: an escape would be right there."""
     reason, _ = _scan([memoryview(body)[:at], rb"\n"])
     return reason == _TRUNCATED
 
 
 def _lone_surrogate(body: bytes, reason: str, at: int) -> errors.GaplessError:
-    """The error of an escaped surrogate that ends, or whose false other half ends, at ``at``."""
+    """The error of an escaped surrogate without its other half. ``at`` is behind it, or both."""
     if body[at:] == b"\\":
         return _truncated(body)
     start = at - _ESCAPE_BYTES
@@ -206,7 +208,7 @@ def _truncated(body: bytes) -> errors.GaplessError:
 def _error(
     kind: type[errors.GaplessError], body: bytes, at: int, words: str
 ) -> errors.GaplessError:
-    """An error that says where byte ``at`` is: line and column, in characters, from 1."""
+    """An error with the position of byte ``at``: line and column, in characters, from 1."""
     line = body.count(b"\n", 0, at) + 1
     start = body.rfind(b"\n", 0, at) + 1
     column = len(body[start:at].translate(None, _CONTINUATION)) + 1

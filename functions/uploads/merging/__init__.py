@@ -1,1 +1,1 @@
-"""Finishing a session: validating what arrived, and merging it into one object."""
+"""Finishing a session: validate its batches and merge them into one object."""

@@ -1,4 +1,4 @@
-"""Composing a merged object: reading batches in parallel, and uploading them as parts."""
+"""Composing a merged object: read batches in parallel, and upload them as parts."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,18 +36,17 @@ class Composer:
     def transfer(
         self, session: Session, upload_id: str, parts: Mapping[int, Part], last: int
     ) -> "list[tuple[CompletedPartTypeDef, Batches]]":
-        """Bring ``parts``, by their numbers, into place without completing the upload.
+        """Upload ``parts`` (by number) without completing the upload.
 
-        Part 1 begins with the format's header, and part ``last`` of the object, if it is among
-        them, ends in its trailer. 1 read a batch, 1 write a part. Raises BatchesGoneError if a
-        listed batch no longer exists.
-        Memory is bounded by ``limits.BYTES_IN_FLIGHT`` and ``PARTS_IN_FLIGHT``, not by the session.
+        Part 1 begins with the format's header, and part ``last`` ends in its trailer. 1 read a
+        batch, 1 write a part. Raises BatchesGoneError if a listed batch no longer exists. Memory is
+        bounded by ``limits.BYTES_IN_FLIGHT`` and ``PARTS_IN_FLIGHT``, not by the session.
         """
         streamed = [part for part in parts.values() if not part.copied]
         readers = _most_in_memory(
             limits.READS_IN_FLIGHT, (batch.size for part in streamed for batch in part.batches)
         )
-        # What is copied takes no memory.
+        # Copied parts take no memory.
         room = Semaphore(_most_in_memory(limits.PARTS_IN_FLIGHT, (part.size for part in streamed)))
         with Threads(readers) as threads:
             done = []
@@ -78,16 +77,16 @@ class Composer:
         batches: Batches,
         totals: RunTotals,
     ) -> "tuple[CompletedPartTypeDef, Batches]":
-        # The checksum is that of the batches as they arrived, so that S3 proves what we read.
+        # The checksum comes from the batches as they arrived, so S3 checks what was read.
         part = self.merged.upload_part(session, upload_id, number, body, totals.checksum)
         return part, batches
 
     def send_trailer(
         self, session: Session, upload_id: str, number: int, batches: RunTotals
     ) -> "CompletedPartTypeDef":
-        """Make the last part, ``number``, of what comes after all ``batches``: 1 write.
+        """Upload part ``number``, the trailer after all ``batches``: 1 write.
 
-        If it is the first one too, there are no batches.
+        Part 1, of an object without batches, is header and trailer.
         """
         content = session.format.header if number == 1 else b""
         content += session.format.trailer(batches)
@@ -104,10 +103,10 @@ class Composer:
         threads: Threads,
         then: "Callable[[BytesIO, Batches, RunTotals], Result]",
     ) -> "Future[Result]":
-        """Read part ``number``, whose batches are at least one, into one buffer.
+        """Read part ``number``, of at least one batch, into one buffer.
 
-        Hands it, the batches' metadata and the totals of all of it to ``then``. A file, because
-        boto3 would copy bytes into one.
+        Passes the buffer, the batches' metadata and the part's totals to ``then``. The buffer is a
+        file, because botocore would copy bytes into one.
         """
         header = session.format.header if number == 1 else b""
         body = BytesIO(bytes(len(header) + sum(batch.size for batch in part.batches)))
@@ -135,10 +134,10 @@ class Composer:
 
 
 class Composition:
-    """One attempt to compose a merged object in this process: ``transfer``, then ``publish``.
+    """A merge in this process: ``transfer``, then ``publish``.
 
-    A context manager: the attempt's own multipart upload is aborted at its end, unless S3 has said
-    that it is completed. No upload of another attempt ever is.
+    A context manager: its end aborts the attempt's own multipart upload, never another one, unless
+    S3 has confirmed that it is completed.
     """
 
     def __init__(
@@ -169,8 +168,8 @@ class Composition:
     def transfer(self) -> RunTotals:
         """Upload all parts without completing the upload: 1 read a batch, 1 write a part.
 
-        What fits one streamed part is read, and written by ``publish``. Returns what the object
-        is. Raises BatchesGoneError if a listed batch no longer exists.
+        An object of one streamed part is only read; ``publish`` writes it. Returns the object's
+        totals. Raises BatchesGoneError if a listed batch no longer exists.
         """
         session, last = self._session, last_part(self._plan, self._session.format)
         if len(self._plan) > 1 or any(part.copied for part in self._plan):
@@ -190,9 +189,9 @@ class Composition:
         return session.format.whole(batches)
 
     def publish(self, decision: Decision, crc32: str) -> bool:
-        """Write the manifest, then make the object visible, whole: 2 writes.
+        """Write the manifest, then make the whole object visible: 2 writes.
 
-        Returns whether S3 answered each at once, so that none can arrive once more.
+        Returns whether S3 answered the first request of each, so none can take effect later.
         """
         at_once = self._merged.write_manifest(self._session, decision, self._batches)
         if not self._upload_id:
@@ -202,10 +201,10 @@ class Composition:
         )
         if completed:
             self._upload_id = ""
-        # An upload that is completed cannot be completed again, whatever arrives.
+        # A completed upload cannot be completed again by a late request.
         return completed and at_once
 
 
 def _most_in_memory(most: int, sizes: Iterable[int]) -> int:
-    """How many things of ``sizes`` (bytes) may be in memory at a time, ``most`` at most."""
+    """How many things of ``sizes`` (bytes) may be in memory together, at most ``most``."""
     return max(1, min(most, limits.BYTES_IN_FLIGHT // max(sizes, default=1)))

@@ -1,4 +1,4 @@
-"""The state machine that merges what one call cannot: ``statemachine/merge.asl.json``.
+"""Starts long merges: executions of the state machine in ``statemachine/merge.asl.json``.
 
 Permissions: ``states:StartExecution``.
 """
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Execution:
-    """A long merge: the input of its execution, and of every task.
+    """A long merge: the input of its execution and of every task.
 
-    Another release may have started it: members that are not known here are ignored.
+    Another release may have started it: unknown members are ignored.
     """
 
     session_id: str
     owner: str
     attempt: int
-    """The one that handed the session over, and that every task acts for."""
+    """The attempt that handed the session over. Every task acts for it."""
     batches: int
     """Exactly the ``seqNum`` below it are merged."""
     digest: str
     """Of their listing."""
     totals: Totals = NO_TOTALS
-    """What its finish said there is. Version 1 has none."""
+    """The totals that its finish stated. Version 1 has none."""
     version: int = 2
 
     @property
     def name(self) -> str:
-        """The same for every start of this attempt, so that a second one does nothing."""
+        """Name of the execution: the same for every start by this attempt."""
         return f"{self.session_id}-{self.attempt}"
 
 
@@ -50,11 +50,11 @@ class MergeExecutions:
 
     @cached_property
     def _client(self) -> "SFNClient":
-        # Most finishes never need one, and it would make the start of the function slower.
+        # Most finishes need no client, and making one slows a cold start.
         return self._make_client()
 
     def start(self, execution: Execution) -> None:
-        """Start ``execution``; again, to do nothing: 1 request."""
+        """Start ``execution``: 1 request. Starting it again does nothing."""
         try:
             self._client.start_execution(
                 stateMachineArn=self._arn,
@@ -62,5 +62,5 @@ class MergeExecutions:
                 input=json.dumps({"execution": asdict(execution)}),
             )
         except self._client.exceptions.ExecutionAlreadyExists:
-            # Started before, and ended since.
+            # It was started before, and has ended.
             return

@@ -1,6 +1,6 @@
-"""Finish: what makes a ``Success`` true. ``docs/protocol.md`` tells it in words.
+"""Finishing a session. ``docs/protocol.md`` explains why a ``Success`` can be trusted.
 
-A function may die after any single call to AWS; a client's next finish then reaches the same end.
+A function may die after any call to AWS; the client's next finish then reaches the same end.
 """
 
 import secrets
@@ -39,13 +39,13 @@ class Finisher:
     outcomes: "Outcomes"
     clock: "Clock"
     executions: "MergeExecutions | None" = None
-    """Long merges; without it every merge is made here."""
+    """Long merges; without it every merge runs in the call."""
 
     def run(self, session_id: str, owner: str, seconds_left: float, asked: Totals) -> Outcome:
         """Finish a session, or complete what an earlier attempt decided.
 
-        ``seconds_left`` is how long this attempt can take; no other begins before. ``asked`` is
-        what the caller says there is. Raises SessionNotFoundError, BatchesGoneError, or as
+        ``seconds_left`` is how long this attempt may take; its lease lasts as long. ``asked`` are
+        the totals that the caller states. Raises SessionNotFoundError, BatchesGoneError, or like
         ``Outcomes.outcome_from``.
         """
         ends = time.monotonic() + seconds_left
@@ -53,7 +53,7 @@ class Finisher:
         lease_until = now + int(seconds_left) + limits.LEASE_MARGIN_SECONDS
         try:
             session = self._seal(session_id, owner, now, lease_until, asked)
-            # The own upload is aborted last: this attempt must hold the session no longer by then.
+            # The attempt aborts its own upload last, when it no longer holds the session.
             with ExitStack() as own_upload:
                 try:
                     return self._attempt(session, session.judged_by(asked), ends, own_upload)
@@ -70,7 +70,7 @@ class Finisher:
     def _seal(
         self, session_id: str, owner: str, now: int, lease_until: int, asked: Totals
     ) -> Session:
-        """Begin an attempt. Raises StaleAttemptError where none may, or ``asked`` does not fit."""
+        """Begin an attempt. Raises StaleAttemptError if it may not begin, or ``asked`` is wrong."""
         seal = partial(
             self.sessions.seal,
             session_id,
@@ -82,7 +82,8 @@ class Finisher:
         try:
             return seal(totals=asked)
         except StaleAttemptError as stale:
-            # How many batches a batchSize makes is known now, and never changes.
+            # A batchSize makes every stated number of batches fail (``session.fitting``). The item
+            # is known now: if the number is right, seal without it.
             found = stale.session
             if asked.batches is None or asked.batches != found.expected_batches:
                 raise
@@ -95,31 +96,31 @@ class Finisher:
     ) -> Outcome:
         """Finish a session that this attempt has sealed, before ``time.monotonic()`` is ``ends``.
 
-        By ``totals`` it is judged, unless it is decided. ``own_upload`` aborts the multipart upload
-        that is begun here.
+        An undecided session is judged by ``totals``. ``own_upload`` aborts this attempt's multipart
+        upload at its end.
         """
         started = time.monotonic()
-        # Before S3 dates anything of this attempt: it dates an object in parts by its upload.
+        # Read the clock before anything is written: S3 dates an object by the start of its upload.
         began = self.clock()
         if outcome := self._commit_published(session):
             return outcome
-        # Only after the seal: every batch acknowledged before it is in this listing. Refused
-        # batches may lie behind those that are decided; they do not count.
+        # Listed after the seal, so every batch that was acknowledged before it is in the listing.
+        # Refused batches after the decided ones do not count.
         below = session.decision.batches if session.decision else session.expected_batches
         listing = self.batches.list(session.session_id, below)
         verdict = validate(session, totals, listing)
         if verdict.failure:
             return self.outcomes.fail(session, verdict.failure)
-        # Nothing is decided that cannot be planned.
+        # Plan before the decision: what is decided must be possible.
         parts = plan_parts(listing, session.format)
-        # A manifest may exist already, and be older, of what was decided before.
+        # An earlier attempt may have written the manifest.
         took_over = session.decision is not None
         decision = verdict.decision
         if decision and not took_over:
             session = self.sessions.decide(session, decision)
         needed = sum(part.seconds for part in parts)
         too_long = needed > limits.INLINE_SHARE * (ends - time.monotonic())
-        # An attempt that died would die again: it was slower than the estimate says, or worse.
+        # After an attempt that died, hand over: the merge may be slower than estimated.
         if self.executions and (too_long or session.died):
             return self._hand_over(session, self.executions, len(listing), verdict.digest, totals)
         composition = own_upload.enter_context(
@@ -143,7 +144,7 @@ class Finisher:
         return self.outcomes.succeed(session, decision, published, merge_seconds, alone=alone)
 
     def _commit_published(self, session: Session) -> Outcome | None:
-        """Commit a session whose object another attempt, or a call that failed, has published."""
+        """Commit the session if an earlier attempt, or a call that seemed to fail, published."""
         if not session.decision:
             return None
         published = self.composer.merged.find_published(session, session.decision)
@@ -167,9 +168,9 @@ class Finisher:
         return Outcome(None, finishing_since=session.finishing_since)
 
     def _release(self, session: Session, now: int, error: Exception) -> Session:
-        """End the lease of an attempt that ``error`` ends, so that the next one starts immediately.
+        """End the lease after ``error``, so that the next attempt starts immediately.
 
-        The session as it is then. Raises StaleAttemptError if another call has moved it.
+        Returns the session. Raises StaleAttemptError if another call has moved it.
         """
         try:
             return self.sessions.renew_lease(
@@ -178,8 +179,8 @@ class Finisher:
         except StaleAttemptError:
             raise
         except Exception:
-            # Batches are gone only for the attempt that holds the session: else another one has
-            # finished, and they were cleaned up.
+            # Only an attempt that holds the session may report BatchesGoneError: otherwise another
+            # one may have finished, and the clean-up deleted the batches.
             if isinstance(error, errors.BatchesGoneError):
                 raise
             return session

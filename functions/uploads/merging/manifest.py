@@ -1,4 +1,4 @@
-"""What is said of a merged object: its manifest, and what a result shares with that. Pure."""
+"""The manifest of a merged object, and the checksums it shares with the result. Pure."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -12,7 +12,7 @@ from uploads.session import Session
 
 
 class _Entry(msgspec.Struct, gc=False, rename="camel"):
-    """A batch in a manifest. There may be 100,000, so that each must be small."""
+    """A batch in a manifest. There may be 100,000, so each must be small."""
 
     seq_num: int
     records: int
@@ -20,31 +20,31 @@ class _Entry(msgspec.Struct, gc=False, rename="camel"):
     length: int
     sha256: str
     content_length: int | msgspec.UnsetType
-    """Bytes of NDJSON, if that is not what is stored."""
+    """Bytes of NDJSON; unset if batches are stored uncompressed."""
 
 
 class Sums(NamedTuple):
     """The checksums of a merged object, and the size of its content."""
 
     crc32: str
-    """Of the object, as S3 writes it; so is the other."""
+    """Of the object, in base64 as S3 writes it, like ``content_crc32``."""
     content_bytes: int
     content_crc32: str
 
     @classmethod
     def of(cls, totals: RunTotals) -> Self:
-        """Those of an object that is ``totals``."""
+        """The sums of an object with these totals."""
         return cls(totals.checksum, totals.content_bytes, checksum(totals.content_crc32))
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Self:
-        """Those in the metadata of a manifest; of the release before, one is enough."""
+        """The sums in a manifest's metadata. Older releases wrote only ``crc32``."""
         crc32 = metadata["crc32"]
         size = int(metadata.get("content-bytes", 0))
         return cls(crc32, size, metadata.get("content-crc32", crc32))
 
     def metadata(self) -> dict[str, str]:
-        """As the metadata of a manifest has them."""
+        """The sums as metadata of a manifest."""
         return {
             "crc32": self.crc32,
             "content-bytes": str(self.content_bytes),
@@ -52,7 +52,7 @@ class Sums(NamedTuple):
         }
 
     def members(self, format_: Format) -> dict[str, object]:
-        """As manifest and result have them: ``content`` is there if it is not what is stored."""
+        """The members of manifest and result; ``content`` only if batches are compressed."""
         members: dict[str, object] = {"checksum": _crc32(self.crc32)}
         if format_ is not Format.NDJSON:
             members["content"] = {
@@ -65,7 +65,7 @@ class Sums(NamedTuple):
 def encode(
     session: Session, key: str, batches: Sequence[BatchMetadata], totals: RunTotals
 ) -> bytes:
-    """The manifest of the object ``key``, which is ``totals``, of ``batches``; as JSON."""
+    """The manifest of the object ``key`` as JSON; ``totals`` are the whole object's."""
     plain = session.format is Format.NDJSON
     offsets = accumulate((batch.size for batch in batches), initial=len(session.format.header))
     return msgspec.json.encode(

@@ -1,15 +1,15 @@
-"""Merged objects in S3: composed from batches, and published whole or not at all.
+"""Merged objects and manifests in S3: each is published whole or not at all.
 
-Key ``{sessionId}.{format}``; metadata ``digest`` says which listing it was made from. What fits one
-streamed part is a single put, anything larger a multipart upload. Either becomes visible only by a
-write that cannot overwrite (``If-None-Match: *``) and that S3 refuses unless size and CRC-32 are
-those of the batches as they arrived.
+Object ``{sessionId}.{format}``; its metadata ``digest`` is that of the listing. If it fits one
+streamed part it is a single put, else a multipart upload. Both become visible only by a write that
+cannot overwrite (``If-None-Match: *``), and that S3 refuses unless size and CRC-32 are those of the
+batches as they arrived.
 
-Beside it, and before it, ``{sessionId}.manifest.json``: what each batch brought, and where it is.
+Manifest ``{sessionId}.manifest.json``, written just before: what each batch holds, and where.
 
 Permissions: on both ``s3:PutObject``, ``s3:GetObject``, and ``s3:DeleteObject`` to delete them; on
 merged objects also ``s3:AbortMultipartUpload``, ``s3:ListMultipartUploadParts``; on batches
-``s3:GetObject``; on the merged bucket ``s3:ListBucket`` to be told 404, not 403.
+``s3:GetObject``; on the merged bucket ``s3:ListBucket`` to get 404 instead of 403.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,25 +37,25 @@ if TYPE_CHECKING:
 
 _NOT_FOUND: Final = 404
 _BATCH_GONE: Final = {"NoSuchKey", "PreconditionFailed"}
-"""What S3 says of a copy whose source is no longer there, or another object."""
+"""Error codes of a copy whose source no longer exists, or has another ETag."""
 
 
 class ForeignObjectError(Exception):
-    """The merged key holds an object that was not made from the session's decision."""
+    """The merged object is not the decided one."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A merged object that is there for all to see."""
+    """A visible merged object."""
 
     sums: Sums
     at: int
-    """S3's date of the object, or of its manifest where that is older, seconds since 1970. By it
-    they expire. An object in parts has that of the beginning of its upload."""
+    """S3's date of the object or of its manifest, whichever is older, seconds since 1970. They
+    expire by it. S3 dates an object in parts by the start of its upload."""
 
 
 class MergedStore:
-    """The merged bucket; parts are copied into it from the batches bucket."""
+    """The merged bucket. Parts are copied into it from the batches bucket."""
 
     def __init__(self, client: "S3Client", bucket: str, batches_bucket: str) -> None:
         self._client = client
@@ -73,10 +73,10 @@ class MergedStore:
         return f"{session.session_id}.manifest.json"
 
     def find_published(self, session: Session, decision: Decision) -> "Published | None":
-        """The object that ``decision`` tells of, if it exists: 1 read, and 1 more if it does.
+        """The decided object, if it exists: 1 read, and 1 more if it does.
 
-        An object whose older manifest has expired counts as not there: the same can be written
-        again. Raises ForeignObjectError if the key holds anything else.
+        Returns None if its manifest, which may be older, has expired: both can be written again.
+        Raises ForeignObjectError if the key holds another object.
         """
         head = self._head(self.key(session))
         if head is None:
@@ -101,11 +101,11 @@ class MergedStore:
     def write_manifest(
         self, session: Session, decision: Decision, batches: Sequence[BatchMetadata]
     ) -> bool:
-        """Write what each of ``batches`` brought to the merged object: 1 write.
+        """Write the manifest of ``batches``: 1 write.
 
-        Returns whether S3 answered the first request, so that none is under way any more. Every
-        attempt writes the same, so one that exists is as good. Raises ForeignObjectError if
-        ``batches`` are not what was decided.
+        Returns whether S3 answered the first request, so that none is still under way. Every
+        attempt writes the same content, so an existing one is fine. Raises ForeignObjectError if
+        ``batches`` are not the decided ones.
         """
         totals = session.format.whole(RunTotals.of(batches))
         if (totals.records, totals.bytes) != (decision.records, decision.bytes):
@@ -124,7 +124,7 @@ class MergedStore:
         return False
 
     def create_upload(self, session: Session, digest: str) -> str:
-        """Begin a multipart upload of the batches whose listing has ``digest``; returns its id."""
+        """Begin a multipart upload, with the digest of the listing: 1 write. Returns its id."""
         return self._client.create_multipart_upload(
             Bucket=self._bucket,
             Key=self.key(session),
@@ -137,7 +137,7 @@ class MergedStore:
     def copy_part(
         self, session: Session, upload_id: str, number: int, batch: StoredBatch
     ) -> "CompletedPartTypeDef":
-        """Make part ``number`` of one batch, of the listed ETag, inside S3: 1 write.
+        """Copy one batch, of the listed ETag, into part ``number``: 1 write.
 
         Raises BatchesGoneError if it no longer exists.
         """
@@ -162,7 +162,7 @@ class MergedStore:
     def upload_part(
         self, session: Session, upload_id: str, number: int, body: BytesIO, crc32: str
     ) -> "CompletedPartTypeDef":
-        """Send part ``number``, of which S3 proves the CRC-32: 1 write."""
+        """Upload part ``number``; S3 checks its CRC-32: 1 write."""
         etag = self._client.upload_part(
             Bucket=self._bucket,
             Key=self.key(session),
@@ -175,9 +175,9 @@ class MergedStore:
         return {"PartNumber": number, "ETag": etag}
 
     def parts(self, session: Session, upload_id: str) -> "list[CompletedPartTypeDef]":
-        """The parts that are in place: 1 request per 1,000.
+        """The uploaded parts: 1 request per 1,000.
 
-        Raises ``NoSuchUpload`` (a ClientError) where the upload was completed or aborted.
+        Raises ``NoSuchUpload`` (a ClientError) if the upload was completed or aborted.
         """
         pages = self._client.get_paginator("list_parts").paginate(
             Bucket=self._bucket, Key=self.key(session), UploadId=upload_id
@@ -189,7 +189,7 @@ class MergedStore:
         ]
 
     def parts_done(self, session: Session, upload_id: str) -> int | None:
-        """How many parts are in place; None where the upload was completed or aborted."""
+        """How many parts are uploaded; None if the upload was completed or aborted."""
         try:
             return len(self.parts(session, upload_id))
         except self._client.exceptions.NoSuchUpload:
@@ -203,10 +203,10 @@ class MergedStore:
         decision: Decision,
         crc32: str,
     ) -> bool:
-        """Make the object of ``parts`` visible, whole: 1 write. Returns whether S3 says it did so.
+        """Make the object of ``parts`` visible: 1 write. Returns whether S3 confirmed it.
 
-        A write that seems to fail may have landed, and another attempt may have been faster: then
-        the object must be the decided one. Raises ForeignObjectError if it is not.
+        A write that seems to fail may have landed, or another attempt may have been faster: then
+        an object exists. Raises ForeignObjectError if it is not the decided one.
         """
         with _unless_there(lambda: self.find_published(session, decision)):
             self._client.complete_multipart_upload(
@@ -223,9 +223,9 @@ class MergedStore:
         return False
 
     def put(self, session: Session, body: BytesIO, decision: Decision, crc32: str) -> bool:
-        """Write an object that needs no parts: 1 write. As ``complete_upload``.
+        """Write an object of one part: 1 write. Raises like ``complete_upload``.
 
-        Returns whether S3 answered the first request, so that none is under way any more.
+        Returns whether S3 answered the first request, so that none is still under way.
         """
         with _unless_there(lambda: self.find_published(session, decision)):
             answer = self._client.put_object(
@@ -242,26 +242,26 @@ class MergedStore:
         return False
 
     def delete(self, session: Session) -> None:
-        """Delete the merged object and its manifest; again does nothing: 2 deletions."""
+        """Delete the merged object and its manifest: 2 deletions. Repeating it does nothing."""
         for key in (self.key(session), self.manifest_key(session)):
             self._client.delete_object(Bucket=self._bucket, Key=key)
 
     def abort_upload(self, session: Session, upload_id: str) -> None:
-        """Abort a multipart upload; again, or if it was completed, does nothing."""
+        """Abort a multipart upload: 1 write. Does nothing if it was aborted or completed."""
         with suppress(self._client.exceptions.NoSuchUpload):
             self._client.abort_multipart_upload(
                 Bucket=self._bucket, Key=self.key(session), UploadId=upload_id
             )
 
     def try_abort_upload(self, session: Session, upload_id: str) -> None:
-        """The same; if it fails, the bucket's lifecycle rule does it."""
+        """Abort an upload. If that fails, the bucket's lifecycle rule does it later."""
         with suppress(ClientError, HTTPClientError, errors.StorageBusyError):
             self.abort_upload(session, upload_id)
 
     def presign(self, key: str, name: str, *, inflated: bool = False) -> str:
-        """A link to an object that works for ``limits.PRESIGNED_URL_SECONDS``.
+        """A link to an object, valid for ``limits.PRESIGNED_URL_SECONDS``, to be saved as ``name``.
 
-        It is saved as ``name``. ``inflated``: a gzip object is given as NDJSON that is encoded so.
+        ``inflated``: S3 sends a gzip object as NDJSON with ``Content-Encoding: gzip``.
         """
         params: dict[str, str] = {"Bucket": self._bucket, "Key": key}
         if inflated:
@@ -279,7 +279,7 @@ def _at_once(metadata: "ResponseMetadataTypeDef") -> bool:
 
 @contextmanager
 def _unless_there(find: "Callable[[], object | None]") -> Iterator[None]:
-    """A write that creates an object may fail where ``find`` then finds it."""
+    """Ignore a failed write inside if ``find`` then finds the object."""
     try:
         yield
     except (ClientError, HTTPClientError) as error:
@@ -289,7 +289,7 @@ def _unless_there(find: "Callable[[], object | None]") -> Iterator[None]:
             isinstance(error, ClientError)
             and error.response["Error"]["Code"] == "ConditionalRequestConflict"
         ):
-            # Another write of the key was under way, and has not made the object.
+            # Another write of the key was under way, and has not created the object.
             raise errors.StorageBusyError(
                 "Another write of this object is under way. Call finish again after Retry-After."
             ) from None

@@ -1,4 +1,4 @@
-"""What a finish comes to, and the two moves that store its answer: fail and succeed."""
+"""The outcome of a finish, and the two moves that store it: re-open, or commit."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finish came to."""
+    """The outcome of one call to finish."""
 
     result: "Result | None"
-    """The answer; None while another attempt holds the session."""
+    """The answer; None while a merge runs."""
     missing_batches: int = 0
     """How many batches this attempt found missing."""
     merge_seconds: float | None = None
-    """How long this attempt composed, if it did."""
+    """How long this attempt merged, if it did."""
     finishing_since: int | None = None
-    """Since when the session is ``FINISHING``, by this attempt or those before it."""
+    """Since when the session is ``FINISHING``, seconds since 1970."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The answers of finish."""
+    """Makes and stores the answers of finish."""
 
     sessions: "SessionStore"
     reports: "ReportStore"
@@ -40,11 +40,10 @@ class Outcomes:
     """Seconds."""
 
     def outcome_from(self, session: Session, asked: Totals) -> Outcome:
-        """What ``session``, as another call left it, says to a finish with these totals.
+        """The answer to a finish that stated ``asked`` and found ``session``, as another left it.
 
-        The only place that does, whichever move of that finish was refused. Raises
-        SessionExpiredError, SessionExpiringError, SessionAbortedError, TotalsConflictError or
-        MissingTotalError.
+        Every refused move of a finish ends here. Raises SessionExpiredError, SessionAbortedError,
+        TotalsConflictError, MissingTotalError or SessionExpiringError.
         """
         now = self.clock()
         if session.require_unexpired(now).state is State.ABORTED:
@@ -60,7 +59,7 @@ class Outcomes:
         return Outcome(None, finishing_since=session.finishing_since)
 
     def fail(self, session: Session, failure: "Failure", counted: Counted | None = None) -> Outcome:
-        """Re-open a session that this attempt has sealed and not decided.
+        """Re-open a session that this attempt sealed and did not decide: 1 or 2 writes.
 
         Raises StaleAttemptError.
         """
@@ -77,10 +76,10 @@ class Outcomes:
         *,
         alone: bool = False,
     ) -> Outcome:
-        """Commit a session whose object and manifest are ``published``.
+        """Commit a session whose object and manifest are ``published``: 1 write.
 
-        ``alone``: by this attempt, and as ``Session.publisher`` says. The answer is made of the
-        decision alone, whatever was asked. Raises StaleAttemptError.
+        ``alone``: this attempt becomes ``Session.publisher``. The answer depends only on the
+        decision, not on what this finish stated. Raises StaleAttemptError.
         """
         session_id = session.session_id
         result: Result = {
@@ -94,8 +93,8 @@ class Outcomes:
             "manifest": self.merged.manifest_key(session),
             **published.sums.members(session.format),
         }
-        # The session expires before its object and manifest, whose ages S3 counts by their dates.
-        # If one of them is old already, the answer is kept for a while all the same.
+        # The session must expire before its object and manifest, whose age S3 counts from their
+        # dates. Even if one is old already, the answer is kept for a while.
         now = self.clock()
         until = max(published.at + self.merged_retention, now + limits.LEAST_RETENTION_SECONDS)
         session = self.sessions.commit(session, decision, result, until, now=now, alone=alone)
@@ -103,7 +102,7 @@ class Outcomes:
 
 
 def _has_failed_by(session: Session, asked: Totals) -> bool:
-    """Whether what has re-opened the session was judged by exactly these totals."""
+    """Whether the session is open again after a ``Failed`` by exactly these totals."""
     if session.state is not State.OPEN or session.result is None:
         return False
     judged = session.result.get("totalRecord"), session.result.get("expectedBatches")

@@ -1,6 +1,6 @@
-"""How a merged object is put together: which batches make which part, and who makes it. Pure.
+"""The plan of a merge: which batches make which part, and which parts make which share. Pure.
 
-A part is a run of whole batches, or one batch that S3 copies by itself without our reading it.
+A part is several whole batches, or one large batch that S3 copies without our reading it.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from uploads.batch import StoredBatch
 from uploads.formats import Format
 
 _HALVINGS: Final = 10
-"""After so many, no share has more than one part."""
+"""After this many, no share has more than one part."""
 
 
 @dataclass(frozen=True)
@@ -21,31 +21,31 @@ class Part:
 
     batches: Sequence[StoredBatch]
     size: int
-    """Bytes; in the first part the format's header is counted."""
+    """Bytes; the first part's include the format's header."""
     copied: bool
-    """True where the part is one batch that S3 copies by itself (UploadPartCopy)."""
+    """True if S3 copies the part, which is one batch (UploadPartCopy)."""
 
     @property
     def seconds(self) -> float:
-        """How long one function takes for it, amid others, at most; an estimate."""
+        """Estimate of how much longer this part makes a function's work, at most."""
         if self.copied:
             return limits.COPY_SECONDS
         return len(self.batches) / limits.READS_PER_SECOND + self.size / limits.BYTES_PER_SECOND
 
 
 def plan_parts(batches: Sequence[StoredBatch], format_: Format = Format.NDJSON) -> list[Part]:
-    """The parts of the merged object of ``batches``, without one for its trailer alone.
+    """The parts of the merged object of ``batches``, without a part for the trailer only.
 
-    Every part but the last has at least the smallest size S3 takes, and there are never more than
-    10,000: the least size of a part grows with the total, and every part but the last reaches it.
-    If a trailer follows (``last_part``), every part of several does.
+    Every part but the last reaches the smallest size that S3 takes. That size grows with the total,
+    so there are never more than 10,000 parts. If a part for the trailer follows (``last_part``),
+    all of them reach it.
     """
     total = sum(batch.size for batch in batches) + format_.frame_bytes
     min_part = max(limits.MIN_PART_BYTES, -(-total // (limits.MAX_PARTS - 1)))
     target_part = max(limits.PART_BYTES, min_part)
     parts: list[Part] = []
     run: list[StoredBatch] = []
-    # The header makes the first part one that is streamed: what S3 copies has none.
+    # A header before the first batch: S3 cannot copy such a part.
     size = len(format_.header)
 
     def close_run() -> None:
@@ -55,7 +55,7 @@ def plan_parts(batches: Sequence[StoredBatch], format_: Format = Format.NDJSON) 
             run, size = [], 0
 
     for batch in batches:
-        # Before a copied batch the run must be able to stand as a part of its own.
+        # A copied batch ends the run before it, which must be large enough for a part.
         if batch.size >= min_part and (not size or size >= min_part):
             close_run()
             parts.append(Part([batch], batch.size, copied=True))
@@ -65,7 +65,7 @@ def plan_parts(batches: Sequence[StoredBatch], format_: Format = Format.NDJSON) 
         if size >= target_part:
             close_run()
     if run and parts and size < min_part and format_.frame_bytes:
-        # The trailer comes after it, so that it is not the last part.
+        # The part for the trailer follows, so this one would be too small.
         before = parts.pop()
         run, size = [*before.batches, *run], before.size + size
     close_run()
@@ -75,13 +75,13 @@ def plan_parts(batches: Sequence[StoredBatch], format_: Format = Format.NDJSON) 
 def last_part(parts: Sequence[Part], format_: Format) -> int:
     """The number of the object's last part.
 
-    A trailer is a part by itself, unless one part holds all: it could be too small before it.
+    The trailer has a part of its own, except in an object of one part.
     """
     return max(1, len(parts)) + (format_.frame_bytes > 0 and len(parts) > 1)
 
 
 def max_concurrency(parts: Sequence[Part]) -> int:
-    """How many functions may compose ``parts`` at a time, for S3 to keep up with their reads."""
+    """How many functions may compose ``parts`` concurrently without exceeding S3's read rate."""
     reads = sum(len(part.batches) for part in parts)
     seconds = sum(part.seconds for part in parts)
     fit = int(limits.PREFIX_READS_PER_SECOND * seconds / reads) if reads else 1
@@ -89,10 +89,10 @@ def max_concurrency(parts: Sequence[Part]) -> int:
 
 
 def plan_shares(parts: Sequence[Part], died: int = 0) -> list[range]:
-    """``parts`` in runs of about the same time for as many functions: their indexes.
+    """Divide ``parts`` into shares of about the same time: ranges of indexes.
 
-    ``died`` is how many attempts have come to no end: after each, a function gets half as much, for
-    all is slower here than the estimates say.
+    ``died`` is how many attempts died. Each halves the shares, because the merge may be slower than
+    the estimates.
     """
     total = sum(part.seconds for part in parts)
     most = min(limits.CHILD_SECONDS, total / limits.CHILDREN) / 2 ** min(died, _HALVINGS)

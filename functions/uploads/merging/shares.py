@@ -1,10 +1,10 @@
-"""The plan of a long merge, and what came of it, in the batches bucket.
+"""The plan of a long merge and its progress, in the batches bucket.
 
-Under ``merges/{sessionId}/{attempt}/``: ``plan.json``, the shares for Step Functions to hand out;
-``share-{n:05d}.json``, the parts of one share; ``done-{n:05d}.json``, what its batches hold, there
-once its parts are in place. All are the same whichever try of a task writes them, and expire with
-the batches. Each has a version; what is not known here is ignored, whether a member of an object or
-the end of a list. Shares of the release before are the lists alone.
+Under ``merges/{sessionId}/{attempt}/``: ``plan.json``, the list of shares for Step Functions;
+``share-{n:05d}.json``, the parts of one share; ``done-{n:05d}.json``, the metadata of its batches,
+written when its parts are uploaded. Every try of a task writes the same content, and all expire
+with the batches. Each has a version; readers ignore unknown members and list elements. Older
+releases wrote shares as lists without a version.
 
 Permissions: ``s3:PutObject`` and ``s3:GetObject`` on them, and ``s3:ListBucket`` on the bucket.
 """
@@ -48,12 +48,12 @@ class _Metadata(msgspec.Struct, array_like=True, gc=False):
     size: int
     sha256: str
     crc32: int
-    # The release before knew one format, in which a batch is its own content.
+    # Older releases knew only uncompressed batches.
     content_size: int | None = None
     content_crc32: int | None = None
 
     def of_batch(self) -> BatchMetadata:
-        """The same, whole."""
+        """The metadata with all fields."""
         size = self.size if self.content_size is None else self.content_size
         crc32 = self.crc32 if self.content_crc32 is None else self.content_crc32
         return BatchMetadata(self.records, self.size, self.sha256, self.crc32, size, crc32)
@@ -74,10 +74,10 @@ class ShareStore:
         self._store = store
 
     def write(self, execution: "Execution", parts: Sequence[Part], shares: Sequence[range]) -> str:
-        """Write ``parts`` in ``shares``: 1 write a share, and 1. Returns the key of the plan."""
+        """Write ``shares`` and the plan: 1 write each. Returns the key of the plan."""
 
         def write_share(number: int) -> None:
-            # Parts of a multipart upload are counted from 1.
+            # Part numbers of a multipart upload start at 1.
             content = [
                 (index + 1, parts[index].copied, parts[index].batches) for index in shares[number]
             ]
@@ -89,13 +89,13 @@ class ShareStore:
         return self._put(execution, "plan", plan)
 
     def read_share(self, execution: "Execution", number: int) -> dict[int, Part]:
-        """The parts of a share, by their numbers: 1 read."""
+        """The parts of a share by number: 1 read."""
         content = self._get(execution, f"share-{number:05d}")
         stored = msgspec.json.decode(content, type=_Share | list[_Part])
         share = {}
         for part in stored if isinstance(stored, list) else stored.parts:
             batches = [StoredBatch(each.seq_num, each.size, each.etag) for each in part.batches]
-            # Its memory; the first part's header is not counted.
+            # Used to bound memory, so the first part's header does not matter.
             size = sum(batch.size for batch in batches)
             share[part.number] = Part(batches, size, copied=part.copied)
         return share
@@ -103,15 +103,14 @@ class ShareStore:
     def write_done(
         self, execution: "Execution", number: int, batches: Iterable[BatchMetadata]
     ) -> None:
-        """Note what the batches of a share hold: 1 write."""
-        # Each is an array, as a share has its batches.
+        """Record the metadata of a share's batches: 1 write."""
         content = list(batches)
         self._put(execution, f"done-{number:05d}", {"version": _VERSION, "batches": content})
 
     def read_done(self, execution: "Execution", shares: int) -> list[BatchMetadata]:
-        """What all batches hold, in ``seqNum`` order: 1 read a share.
+        """The metadata of all batches in ``seqNum`` order: 1 read a share.
 
-        Raises FileNotFoundError where a share is not done.
+        Raises FileNotFoundError if a share is not done.
         """
 
         def read(number: int) -> list[BatchMetadata]:

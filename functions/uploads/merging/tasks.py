@@ -1,7 +1,7 @@
-"""The tasks of a long merge: plan, compose (many at a time), complete; release if one fails.
+"""The tasks of a long merge: plan, compose (many in parallel), complete; release if one fails.
 
-``statemachine/merge.asl.json`` says in which order. Each renews the lease of its own attempt, may
-die after any single call to AWS, and may be run again.
+``statemachine/merge.asl.json`` has their order. Each renews the lease of its own attempt, may die
+after any call to AWS, and may run again.
 """
 
 from collections.abc import Iterator
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 
 class PlanOutput(msgspec.Struct, frozen=True):
-    """What planning passes to the tasks after it, whichever release runs them."""
+    """The output of plan, for the tasks after it. Another release may run those."""
 
     key: str
-    """Of the plan, in the batches bucket."""
+    """Key of the plan in the batches bucket."""
     shares: int
     max_concurrency: int = msgspec.field(name="at_once")
-    """How many shares to compose at a time."""
+    """How many shares are composed concurrently."""
     upload_id: str
 
 
 @dataclass(frozen=True)
 class MergeTasks:
-    """The tasks, as Step Functions calls them."""
+    """The tasks that Step Functions calls."""
 
     sessions: "SessionStore"
     batches: "BatchStore"
@@ -69,7 +69,7 @@ class MergeTasks:
         return PlanOutput(key, len(shares), max_concurrency(parts), upload.upload_id)
 
     def compose(self, execution: "Execution", upload_id: str, share: int) -> None:
-        """Bring the parts of a share into place."""
+        """Upload the parts of a share, and record what its batches hold."""
         with self._abort_if_stale(upload_id):
             session = self._renew_lease(execution)
         parts = self.shares.read_share(execution, share)
@@ -79,12 +79,12 @@ class MergeTasks:
         )
 
     def complete(self, execution: "Execution", planned: PlanOutput) -> "Outcome":
-        """Count, decide, publish, commit; what finish answers from now on."""
+        """Count, decide, publish, commit; returns the answer of finish."""
         try:
             with self._abort_if_stale(planned.upload_id):
                 return self._complete(execution, planned)
         except StaleAttemptError as stale:
-            # An earlier try of this task may have got to its end, or who has taken over.
+            # An earlier try of this task may have completed, or an attempt that took over.
             ended = stale.session.state is State.FINISHED
             if not ended and stale.session.attempt != execution.attempt:
                 raise
@@ -124,9 +124,9 @@ class MergeTasks:
         return outcome
 
     def release(self, execution: "Execution", upload_id: str | None) -> None:
-        """Clean up after a task that failed for good, so that the next finish starts immediately.
+        """Release the session after a task failed for good, so the next finish starts immediately.
 
-        A session that is decided stays so, and its next finish completes it. Any other re-opens.
+        A decided session stays decided, and its next finish completes it. Any other re-opens.
         """
         session = self.sessions.get(execution.session_id, execution.owner)
         ours = session.state is State.FINISHING and session.attempt == execution.attempt
@@ -135,12 +135,12 @@ class MergeTasks:
         if ours:
             totals = session.judged_by(execution.totals)
             failure = validation.merge_failed(session, totals, execution.batches)
-            # A session that another call has moved by now stays as it is.
+            # If another call has moved the session by now, it stays as it is.
             with suppress(StaleAttemptError):
                 if session.decision:
                     self._renew_lease(execution, until=self.clock())
                 else:
-                    # Nothing was said about the listing, so the attempt counts as died.
+                    # The listing was not judged, so the attempt counts as died.
                     self.sessions.reopen(session, failure.result, verdict=False)
         if upload_id:
             self.composer.merged.abort_upload(session, upload_id)
@@ -148,10 +148,7 @@ class MergeTasks:
     def _renew_lease(
         self, execution: "Execution", upload: Upload | None = None, until: int | None = None
     ) -> Session:
-        """Hold the session for this attempt, for another task or ``until``.
-
-        Raises StaleAttemptError.
-        """
+        """Renew this attempt's lease for one task, or ``until``. Raises StaleAttemptError."""
         until = self.clock() + limits.TASK_LEASE_SECONDS if until is None else until
         return self.sessions.renew_lease(
             execution.session_id, execution.owner, execution.attempt, until, upload
@@ -159,7 +156,7 @@ class MergeTasks:
 
     @contextmanager
     def _abort_if_stale(self, upload_id: str) -> Iterator[None]:
-        """Abort the attempt's own upload if another attempt has the session, or none any more."""
+        """Abort the attempt's own upload if it no longer holds the session."""
         try:
             yield
         except StaleAttemptError as stale:
@@ -168,5 +165,5 @@ class MergeTasks:
 
 
 def _last_part(session: Session) -> int:
-    """The number of the last part of the session's upload, which exists."""
+    """The number of the last part of the session's upload."""
     return session.upload.parts if session.upload else 1

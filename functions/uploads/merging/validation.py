@@ -1,4 +1,4 @@
-"""Whether a session's batches are what it was opened for. Pure."""
+"""Do a session's batches match its totals? The result is a decision or a ``Failed``. Pure."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ class Failure:
 
     session: Session
     totals: Totals
-    """By which it was judged."""
+    """The totals that it was judged by."""
     reason: str
     detail: str
     batches: int
-    """How many there are."""
+    """How many batches are stored."""
     missing: Sequence[gaps.Range] = ()
     unexpected: Sequence[gaps.Range] = ()
     received: int | None = None
-    """Records, if they were counted."""
+    """Number of records, if they were counted."""
 
     @property
     def missing_batches(self) -> int:
@@ -35,7 +35,7 @@ class Failure:
 
     @property
     def result(self) -> Result:
-        """What finish answers."""
+        """The answer of finish."""
         numbers = {
             "totalRecord": self.totals.records,
             "receivedRecord": self.received,
@@ -55,7 +55,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a listing shows: a failure, a decision, or neither: its records must be counted."""
+    """What a listing shows: a failure, a decision, or neither if its records must be counted."""
 
     digest: str
     """Of the listing."""
@@ -64,9 +64,9 @@ class Verdict:
 
 
 def validate(session: Session, totals: Totals, listing: Listing) -> Verdict:
-    """Judge the ``listing`` of a session that is sealed: by ``totals``, unless it is decided.
+    """Judge the ``listing`` of a sealed session: by its decision, or else by ``totals``.
 
-    Raises BatchesGoneError if the session is decided, and this is not what was decided.
+    Raises BatchesGoneError if the listing is not the decided one.
     """
     digest = listing_digest(listing)
     if session.decision:
@@ -82,7 +82,7 @@ def validate(session: Session, totals: Totals, listing: Listing) -> Verdict:
         records = session.counted.records
         return Verdict(digest, _record_count(session, totals, len(listing), records))
     if session.batch_size and session.total_record is not None:
-        # Each batch was counted when it came, so the listing tells how many records there are.
+        # Each batch had the right number of records when it arrived, so none need be counted.
         return Verdict(digest, None, Decision(len(listing), session.total_record, size, digest))
     return Verdict(digest)
 
@@ -90,32 +90,32 @@ def validate(session: Session, totals: Totals, listing: Listing) -> Verdict:
 def validate_count(
     session: Session, totals: Totals, digest: str, batches: int, run: RunTotals
 ) -> Failure | Decision:
-    """Judge what was counted, ``run``, of all ``batches``, whose listing has ``digest``."""
+    """Judge the totals ``run`` of a merged object of ``batches``; ``digest`` is their listing's."""
     return _record_count(session, totals, batches, run.records) or Decision(
         batches, run.records, run.bytes, digest
     )
 
 
 def merge_failed(session: Session, totals: Totals, batches: int) -> Failure:
-    """The failure of a long merge whose tasks could not be carried out."""
+    """The failure of a long merge whose tasks failed for good."""
     detail = "The merge failed. Nothing is lost and nothing became visible: finish again."
     return Failure(session, totals, "merge_failed", detail, batches)
 
 
 def _wrong_batches(session: Session, totals: Totals, present: list[int]) -> Failure | None:
-    """The failure of batches that are missing, or that there must not be."""
+    """The failure of missing or unexpected batches."""
     expected = session.expected_batches
     if expected is None:
         expected = totals.batches
     within = bisect_left(present, expected) if expected is not None else len(present)
     missing = list(gaps.missing(present[:within], expected))
-    # Send them all, and there are still too many: that is the reason, if there are both.
+    # Unexpected batches come first: sending what is missing would not be enough.
     unexpected = list(gaps.runs(present[within:]))
     lacking = f"{_some(missing)} missing. " if missing else ""
     if unexpected:
         detail = (
-            f"{lacking}{_some(unexpected)} beyond the {expected} that finish has named. Stored"
-            " batches never change: finish with the number that there are, or start a new session."
+            f"{lacking}{_some(unexpected)} beyond the {expected} that this finish stated. Stored"
+            " batches never change: finish with the right number, or start a new session."
         )
         return Failure(
             session, totals, "unexpected_batches", detail, len(present), missing, unexpected
@@ -145,15 +145,15 @@ def _record_count(session: Session, totals: Totals, batches: int, received: int)
     more = received - totals.records
     again = "finish again"
     if totals.batches is not None:
-        again += " with the number of batches that makes"
+        again += " with the new number of batches"
     if more > 0:
         heal = (
             "this session cannot succeed: start a new one"
             if session.total_record is not None
-            else "finish with the number that is right, or start a new session"
+            else "finish with the right number, or start a new session"
         )
         detail = (
-            f"{received} records arrived, {more} more than totalRecord says. Stored batches never"
+            f"{received} records arrived, {more} more than totalRecord. Stored batches never"
             f" change, so {heal}."
         )
     elif batches:
