@@ -1,11 +1,11 @@
 // @ts-check
 /**
- * Sends a file of records to Gapless in numbered batches, from a browser.
+ * Sends a file of records to Gapless in numbered batches, from a browser or Node.
  *
- * The file is read twice, a piece at a time and never whole: once to check and count the records and
- * to note where each batch begins, once to send them. Both times the CRC-32 of each batch is taken,
- * so that nothing is sent but what was checked. JSON travels as the bytes it is in the file.
- * docs/web.md tells how to use this module, docs/protocol.md what it speaks.
+ * The file is read twice, in pieces: first to check and count the records and to find where each batch
+ * begins, then to send them. Each pass computes the CRC-32 of every batch, so that only checked records
+ * are sent. JSON records are sent byte for byte. docs/web.md documents this module, docs/protocol.md
+ * the API. The module has no dependency on the page, the DOM or storage.
  *
  * @module
  */
@@ -18,67 +18,66 @@ const NDJSON = { "Content-Type": "application/x-ndjson" };
 /** @type {MergedFormat[]} */
 const FORMATS = ["ndjson", "ndjson.gz"];
 
-/** A session takes no more batches than this. */
+/** The most batches in a session. */
 export const MAX_BATCHES = 100_000;
 
-// As the service says in docs/protocol.md.
+// Limits of the service: docs/protocol.md.
 const MAX_BODY = 4_500_000;
 const MAX_INFLATED = 64 * 1024 * 1024;
-// A batch of this many bytes is within every limit of the service, however badly it compresses.
+// Within every limit of the service, even if it does not compress.
 const SAFE_BATCH_BYTES = 4_000_000;
-// Large enough that requests cost little, small enough that a lost one costs little.
+// Batch sizes in bytes that balance the cost of a request against the cost of repeating it.
 const LARGEST_USUAL_BATCH = 1_000_000;
 const SMALLEST_USUAL_BATCH = 64_000;
 const USUAL_BATCHES = 100;
-// Of so many records the first pass remembers the place; of a longer file of every 2nd, 4th, 8th …
+// The first pass notes the positions of at most this many records: in a long file of every 2nd, 4th, 8th …
 const PLACES = 2 * MAX_BATCHES;
 
-// API Gateway answers within 30 seconds. So long may nothing at all be heard of the service.
+// A request times out after this long without any data. API Gateway answers within 30 seconds.
 const SILENCE_SECONDS = 40;
 const LONGEST_SILENCE = 320;
-// Requests that take so long are too many for the line; where they take less, there may be more.
+// Slower requests reduce the concurrency; faster ones raise it.
 const SLOW_SECONDS = 10;
 const QUICK_SECONDS = 5;
-// So long nothing need succeed before an upload gives up. Time offline or asleep does not count.
+// An upload fails after this long without a success. Time offline or asleep does not count.
 const PATIENCE_SECONDS = 300;
 const PATIENCE_TO_BEGIN_SECONDS = 20;
 const FIRST_PAUSE = 0.5;
 const LONGEST_PAUSE = 20;
-const FINISHING_SECONDS = 40; // After that whoever was at work may have died.
+const FINISHING_SECONDS = 40; // without progress; then the finish attempt may have died
 const RATE_SECONDS = 10;
 
-// So many refused records are told; then nothing more is sent.
+// Sending stops after this many invalid records.
 const MOST_INVALID = 100;
 
 const LF = 10;
 const LINE_FEED = Uint8Array.of(LF);
 
-/** What is known of a batch; the values of {@link Upload#batches}. */
+/** The state of a batch; the values of {@link Upload#batches}. */
 export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING: 3, CONFLICT: 4 });
 
 /**
  * @typedef {"new" | "scanning" | "ready" | "sending" | "paused" | "sent" | "finishing" | "finished"
  *   | "incomplete" | "failed" | "aborted"} State
  *
- * @typedef {"ndjson" | "ndjson.gz"} MergedFormat Lines, or these in one gzip file.
+ * @typedef {"ndjson" | "ndjson.gz"} MergedFormat NDJSON, or NDJSON in one gzip file.
  *
  * @typedef {object} Options
- * @property {string} [url] Where the API is: `https://host`. The page's own origin by default.
+ * @property {string} [url] Address of the API: `https://host`. Default: the page's origin.
  * @property {string} [token] A bearer token.
- * @property {number} [batchSize] Records in a batch. Chosen to suit the file by default.
- * @property {number} [concurrency] The most requests at a time; 8 by default.
+ * @property {number} [batchSize] Records in a batch. Default: depends on the file.
+ * @property {number} [concurrency] The most concurrent requests; 8 by default.
  * @property {MergedFormat} [format] Of the merged object; `ndjson` by default.
- * @property {string} [schema] The name of the schema that the service holds the records against.
- * @property {Record<string, string>} [metadata] Of the session, beside its `name`, which is that of
- *   the merged file unless it is given.
- * @property {import("./readers.js").Wanted} [reading] What decides where the file can be read in
- *   more than one way.
- * @property {typeof request} [fetch] Used instead of {@link request}, to sign requests for example.
- * @property {Saved} [saved] An upload to go on with; see {@link Upload#saved}.
- * @property {Asked | null} [asked] A request for a session that was not answered; see
- *   {@link Upload#asked}.
+ * @property {string} [schema] Name of the schema that the service validates the records against.
+ * @property {Record<string, string>} [metadata] Of the session. `name` defaults to that of the merged
+ *   file.
+ * @property {import("./readers.js").Wanted} [reading] How to read the file if name and content are
+ *   ambiguous.
+ * @property {typeof request} [fetch] Replaces {@link request}, for example to sign requests.
+ * @property {Saved} [saved] An upload to resume; see {@link Upload#saved}.
+ * @property {Asked | null} [asked] An unanswered request for a session; see {@link Upload#asked}.
  *
- * @typedef {object} Saved What an upload needs to be gone on with, as JSON.
+ * @typedef {object} Saved What is needed to resume an upload, as JSON.
  * @property {string} sessionId
  * @property {string} url
  * @property {string} name
@@ -86,14 +85,14 @@ export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING:
  * @property {number} [lastModified]
  * @property {number} records
  * @property {number} batchSize
- * @property {number} [crc32] Of all records. Without it no record is compared before it is sent; the
- *   service compares each batch, and `finish` all of them.
- * @property {MergedFormat} [format] Of the merged object; `ndjson` where there is none.
+ * @property {number} [crc32] Of all records. Without it the file is not compared before sending; the
+ *   service compares each batch, and `finish` the whole.
+ * @property {MergedFormat} [format] Of the merged object; `ndjson` by default.
  * @property {string} [schema]
  * @property {string} [expiresAt] When the session ends, by the clock of the service.
  *
- * @typedef {{key: string, body: string}} Asked A request for a session: its `Idempotency-Key`, and its
- *   body. The same once more gives the same session.
+ * @typedef {{key: string, body: string}} Asked A request for a session: its `Idempotency-Key` and its
+ *   body. Repeating it returns the same session.
  *
  * @typedef {object} Listed A session of the list.
  * @property {string} sessionId
@@ -106,20 +105,20 @@ export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING:
  * @property {string} expiresAt
  * @property {string | null} fileDeletedAt
  *
- * @typedef {{line: number, path: string, message: string}} Invalid A record that does not satisfy the
- *   schema: its line in the file, from 1, and a JSON Pointer to what is wrong in it.
+ * @typedef {{line: number, path: string, message: string}} Invalid A record that violates the schema:
+ *   its line in the file, from 1, and a JSON Pointer to the wrong value.
  *
- * @typedef {{from: number, to: number}} Gap A range of batches; both ends are included.
+ * @typedef {{from: number, to: number}} Gap A range of missing batches, both ends included.
  *
  * @typedef {object} Progress
- * @property {number} scanned Bytes that the first pass has read.
- * @property {number} batches How many there are.
- * @property {number} stored How many of them are stored.
- * @property {number} records How many there are.
- * @property {number} storedRecords How many of them are stored.
- * @property {number} bytesPerSecond Of the file, lately.
- * @property {number} recordsPerSecond Lately.
- * @property {number | null} secondsLeft Null while nobody can tell.
+ * @property {number} scanned Bytes read by the first pass.
+ * @property {number} batches Number of batches.
+ * @property {number} stored Number of stored batches.
+ * @property {number} records Number of records.
+ * @property {number} storedRecords Number of stored records.
+ * @property {number} bytesPerSecond Of the file, over the last 10 seconds.
+ * @property {number} recordsPerSecond Over the last 10 seconds.
+ * @property {number | null} secondsLeft Null while unknown.
  *
  * @typedef {object} Result The answer of finish.
  * @property {"Success" | "Failed"} validationResult
@@ -128,44 +127,43 @@ export const Batch = Object.freeze({ WAITING: 0, SENDING: 1, STORED: 2, MISSING:
  * @property {Gap[]} [missing]
  * @property {boolean} [missingTruncated]
  * @property {number} [receivedRecord]
- * @property {number} [bytes] Of the merged object as it is stored, as the checksum is.
- * @property {{algorithm: string, value: string}} [checksum]
- * @property {{bytes: number, checksum: {algorithm: string, value: string}}} [content] Of the lines
- *   in a merged object of the format `ndjson.gz`.
- * @property {boolean} [verified] Whether size and checksum of the lines are those of the file. Set by
- *   this module.
+ * @property {number} [bytes] Size of the merged object as stored.
+ * @property {{algorithm: string, value: string}} [checksum] Of the merged object as stored.
+ * @property {{bytes: number, checksum: {algorithm: string, value: string}}} [content] Of the
+ *   uncompressed NDJSON, if the format is `ndjson.gz`.
+ * @property {boolean} [verified] Set by this module: size and checksum of the NDJSON match the file.
  */
 
-/** Why an upload cannot go on. */
+/** Why an upload failed. */
 export class UploadError extends Error {
   /**
-   * @param {string} code A code of docs/errors.md; `http_<status>` where API Gateway answered;
-   *   `no_answer`; `not_the_service` where something else answered; `bad_address`, `bad_token`;
-   *   `stopped` where another method was called meanwhile; or one about the file: `file_changed`,
+   * @param {string} code A code of docs/errors.md; `http_<status>` if API Gateway answered;
+   *   `no_answer`; `not_the_service` if something else answered; `bad_address`, `bad_token`;
+   *   `stopped` if another method was called meanwhile; or about the file: `file_changed`,
    *   `different_file`, `too_many_batches`, `checksum_mismatch`, or a code of docs/web.md, "What is
    *   refused".
-   * @param {string} message What to do, for people.
+   * @param {string} message What is wrong and what to do, for people.
    * @param {{status?: number, line?: number, seqNums?: number[], invalid?: Invalid[], body?: any}} [about]
    */
   constructor(code, message, about = {}) {
     super(message);
     this.name = "UploadError";
     this.code = code;
-    /** The HTTP status, where there is one. */
+    /** The HTTP status, if any. */
     this.status = about.status;
-    /** The line of the file, counted from 1, where that is known. */
+    /** The line of the file, from 1, if known. */
     this.line = about.line;
-    /** The batches that are in conflict. */
+    /** The batches in conflict. */
     this.seqNums = about.seqNums;
-    /** The first records that the service refused, by line. */
+    /** The first invalid records, by line. */
     this.invalid = about.invalid;
-    /** The answer, where it is JSON. */
+    /** The response, if it is JSON. */
     this.body = about.body;
   }
 }
 
 /**
- * One file on its way.
+ * The upload of one file.
  *
  * Events: `state`; `batch`, with `detail` `{seqNum, batch}`; `progress`, with a {@link Progress};
  * `merge`, with `{parts, done}`, while the service merges.
@@ -182,19 +180,19 @@ export class Upload extends EventTarget {
   #reading;
   /** @type {Records | null} */
   #reader = null;
-  #sendsHeld = /** @type {Promise<void> | null} */ (null);
+  #held = /** @type {Promise<void> | null} */ (null);
   #release = () => {};
   #ended = new AbortController();
-  /** Where each batch begins, and the end. @type {Place[]} */
+  /** The start of each batch, and the end of the last. @type {Place[]} */
   #places = [];
   #perBatch;
   #scanned = 0;
   #stored = 0;
   #concurrency;
-  // Doubled in each round until something tells the limit.
+  // The current concurrency. Doubles in each round until the first sign of a limit.
   #allowed = 2;
   #hasLimit = false;
-  #underWay = 0;
+  #running = 0;
   /** @type {((value: void) => void)[]} */
   #waiting = [];
   /** @type {Promise<void> | null} */
@@ -234,13 +232,13 @@ export class Upload extends EventTarget {
     this.#concurrency = Math.min(options.concurrency ?? 8, mostConnections());
     this.#allowed = Math.min(this.#allowed, this.#concurrency);
     this.#fetch = options.fetch ?? request;
-    /** What is known of each batch, by `seqNum`: see {@link Batch}. */
+    /** The state of each batch, by `seqNum`: see {@link Batch}. */
     this.batches = new Uint8Array();
     /** @type {Result | null} The last answer of finish. */
     this.result = null;
     /** @type {unknown} Why the state is `failed`. */
     this.error = null;
-    /** @type {UploadError | null} Why nothing goes on just now, while it is tried again. */
+    /** @type {UploadError | null} The error that is being retried. */
     this.trouble = null;
   }
 
@@ -249,27 +247,27 @@ export class Upload extends EventTarget {
     return this.#state;
   }
 
-  /** Records in the file, once it is scanned. */
+  /** Number of records in the file, after the scan. */
   get records() {
     return this.#records;
   }
 
-  /** How the file is read, once that is known. */
+  /** How the file is read, once known. */
   get reading() {
     return this.#reader?.reading ?? null;
   }
 
-  /** Blank lines of the file, once it is scanned. They are no records. */
+  /** Number of blank lines in the file, after the scan. They are not records. */
   get blank() {
     return this.#reader?.blank ?? 0;
   }
 
-  /** Records in every batch but the last. */
+  /** Records in each batch except the last. */
   get batchSize() {
     return this.#perBatch;
   }
 
-  /** Of the merged object. May be set as long as no session is open, which keeps the one it has. */
+  /** Format of the merged object. Setting it has no effect on an open session. */
   get format() {
     return this.#saved?.format ?? this.#format;
   }
@@ -278,7 +276,7 @@ export class Upload extends EventTarget {
     this.#format = knownFormat(format);
   }
 
-  /** The name of a schema, or an empty string. Once a session is open it is fixed. */
+  /** Name of the schema, or an empty string. Setting it has no effect on an open session. */
   get schema() {
     return this.#schema;
   }
@@ -287,25 +285,25 @@ export class Upload extends EventTarget {
     if (!this.#saved) this.#schema = name;
   }
 
-  /** The open session's id, or an empty string. */
+  /** Id of the open session, or an empty string. */
   get sessionId() {
     return this.#saved?.sessionId ?? "";
   }
 
-  /** @returns {Saved | null} Keep this, to go on after the page is gone; null without a session. */
+  /** @returns {Saved | null} Store this to resume the upload later; null without a session. */
   get saved() {
     return this.#saved;
   }
 
   /**
-   * Where the page is gone before a session is answered, keep this to get the same one.
-   * @returns {Asked | null} The request that is not answered yet.
+   * Store this to get the same session if the answer is lost.
+   * @returns {Asked | null} The unanswered request for a session.
    */
   get asked() {
     return this.#asked;
   }
 
-  /** @returns {Gap[]} What the service said is missing, and has not been stored since. */
+  /** @returns {Gap[]} What the service reported missing, less what was stored since. */
   get missing() {
     /** @type {Gap[]} */
     const gaps = [];
@@ -339,30 +337,29 @@ export class Upload extends EventTarget {
   }
 
   /**
-   * Check and count the records; nothing is sent. `start` does this where it was not done.
+   * Check and count the records, without sending anything. `start` calls this if needed.
    *
    * @throws {UploadError} A code of docs/web.md, "What is refused", with the line;
-   *   `too_many_batches`, `file_changed`; with `saved`, `different_file` where the records are not
-   *   the same ones.
+   *   `too_many_batches`, `file_changed`; with `saved`, `different_file` if the records differ.
    */
   async scan() {
     if (this.#state !== "new") return;
     this.#change("scanning");
-    await this.#failing(async () => {
+    await this.#run(async () => {
       await this.#scan();
       const saved = this.#saved;
       if (saved && (saved.records !== this.#records || (saved.crc32 ?? this.#crc) !== this.#crc)) {
         this.#places = [];
         throw new UploadError(
           "different_file",
-          `This is not the file whose upload was begun: ${saved.name}, of ${saved.records} records.`,
+          `This is not the file of the upload to resume: ${saved.name}, with ${saved.records} records.`,
         );
       }
       this.#change("ready");
     });
   }
 
-  /** Stop a scan that runs: the state is `new` again, and nothing is lost. */
+  /** Stop a running scan. The state is `new` again. */
   cancel() {
     if (this.#state !== "scanning") return;
     this.#ended.abort(new UploadError("stopped", "The check was cancelled."));
@@ -370,17 +367,17 @@ export class Upload extends EventTarget {
   }
 
   /**
-   * Ask the service what it has of the upload that was given as `saved`; `start` does so too. Where
-   * the session is gone `saved` becomes null, so that `start` opens another.
+   * Ask the service what it has stored of the upload to resume; `start` does this too. If the session
+   * is gone, `saved` becomes null and `start` opens a new session.
    *
    * @returns {Promise<UploadError | null>} Why the session is gone.
-   * @throws {UploadError} Where there is no answer.
+   * @throws {UploadError} If the service does not answer.
    */
   async look() {
     if (this.#state !== "ready" || !this.#saved) return null;
     const ended = this.#ended.signal;
     try {
-      await this.#look();
+      await this.#askMissing();
     } catch (error) {
       if (!(error instanceof UploadError) || !isGone(error) || ended.aborted) throw error;
       this.#saved = null;
@@ -392,8 +389,8 @@ export class Upload extends EventTarget {
   }
 
   /**
-   * Send every batch that the service does not have. Gives true once all are stored, which may be
-   * after a pause. After an error it may be called again; it asks the service what is missing.
+   * Send every batch that is not stored yet. Returns true when all are stored, which may be after a
+   * pause. It may be called again after an error: it first asks the service what is missing.
    *
    * @throws {UploadError}
    */
@@ -402,9 +399,9 @@ export class Upload extends EventTarget {
       this.#state = "new";
       await this.scan();
     }
-    return this.#failing(async () => {
+    return this.#run(async () => {
       this.#change("sending");
-      if (this.#saved) await this.#look();
+      if (this.#saved) await this.#askMissing();
       else await this.#open();
       await this.#send();
       this.#change("sent");
@@ -412,31 +409,31 @@ export class Upload extends EventTarget {
     });
   }
 
-  /** Send nothing more until `resume`. What is under way arrives. */
+  /** Start no new requests until `resume`. Running ones complete. */
   pause() {
     if (this.#state !== "sending") return;
-    this.#sendsHeld = new Promise((resolve) => (this.#release = resolve));
+    this.#held = new Promise((resolve) => (this.#release = resolve));
     this.#change("paused");
   }
 
-  /** Go on after `pause`. */
+  /** Continue after `pause`. */
   resume() {
     if (this.#state !== "paused") return;
-    this.#go();
+    this.#unhold();
     this.#change("sending");
   }
 
   /**
-   * Have the service check for gaps and merge; nothing more is sent. `Failed` is an answer, not an
-   * error: see `missing`, `start` again, finish again. Repeatable.
+   * Ask the service to check for gaps and to merge. `Failed` is an answer, not an error: see `missing`,
+   * then call `start` and `finish` again. Repeatable.
    *
    * @returns {Promise<Result>}
-   * @throws {UploadError} `checksum_mismatch` if the merged object is not what was sent.
+   * @throws {UploadError} `checksum_mismatch` if the merged object differs from the file.
    */
   async finish() {
-    return this.#failing(async () => {
+    return this.#run(async () => {
       this.#change("finishing");
-      // What was sent is what was checked. That it is still what is in the file, the browser knows.
+      // Fails if the file was changed after it was sent.
       await this.file.slice(0, 1).arrayBuffer();
       const result = await this.#merged();
       this.result = result;
@@ -447,12 +444,12 @@ export class Upload extends EventTarget {
         if (!result.verified) {
           throw new UploadError(
             "checksum_mismatch",
-            `The merged object has another ${isChecksum ? "size" : "checksum"} than the file. Do not use it.`,
+            `The ${isChecksum ? "size" : "checksum"} of the merged object differs from that of the file. Do not use it.`,
           );
         }
         for (let n = 0; n < this.batches.length; n++) this.#set(n, Batch.STORED);
       } else {
-        this.#take(result.missing ?? [], result.missingTruncated ?? false);
+        this.#applyReport(result.missing ?? [], result.missingTruncated ?? false);
       }
       this.#change(result.validationResult === "Success" ? "finished" : "incomplete");
       return result;
@@ -460,8 +457,8 @@ export class Upload extends EventTarget {
   }
 
   /**
-   * A link to the merged object. It works without a token, for some minutes. A browser gets lines
-   * by it in either format: it inflates what comes as gzip.
+   * A link to the merged object that works without a token, for some minutes. A browser downloads
+   * NDJSON from it in either format, because it decompresses `Content-Encoding: gzip`.
    *
    * @returns {Promise<{url: string, expiresAt: string}>}
    */
@@ -471,9 +468,9 @@ export class Upload extends EventTarget {
     return bodyOf(answer, "url");
   }
 
-  /** Give up: stop sending, and have the service delete what it has. Repeatable. */
+  /** Stop sending, and delete what the service has stored. Repeatable. */
   async abort() {
-    return this.#failing(async () => {
+    return this.#run(async () => {
       if (this.#saved) {
         await this.#call("DELETE", this.#path, [204]).catch((error) => {
           if (!isGone(error)) throw error;
@@ -485,19 +482,18 @@ export class Upload extends EventTarget {
     });
   }
 
-  /** Delete the merged object and its manifest, for good. Repeatable. @throws {UploadError} */
+  /** Delete the merged object and its manifest permanently. Repeatable. @throws {UploadError} */
   async deleteFile() {
     await this.#call("DELETE", `${this.#path}/file`, [204]);
   }
 
   /**
-   * The caller's sessions, newest first, a page of them. An upload into one of them is made with a
-   * `saved` of its numbers.
+   * One page of the caller's sessions, newest first. To resume one, build a `saved` from it.
    *
    * @param {Pick<Options, "url" | "token" | "fetch"> & {state?: string, cursor?: string | null}} [options]
-   *   `cursor` is that of the page before.
-   * @returns {Promise<{sessions: Listed[], cursor: string | null}>} No `cursor` at the end.
-   * @throws {UploadError} `no_list` where the service does not know who calls.
+   *   `cursor` is that of the previous page.
+   * @returns {Promise<{sessions: Listed[], cursor: string | null}>} `cursor` is null at the end.
+   * @throws {UploadError} `no_list` if the service does not authenticate callers.
    */
   static async list({ state, cursor, ...options } = {}) {
     const query = new URLSearchParams({ ...(state && { state }), ...(cursor && { cursor }) }).toString();
@@ -539,7 +535,7 @@ export class Upload extends EventTarget {
         for (const [text, line] of large.splice(0)) await mustFit(text, line);
         signal.throwIfAborted();
         this.#scanned = reader.consumed;
-        this.#tell();
+        this.#emitProgress();
       },
     );
     places.push({ at: reader.end, bytes, crc, line: 0 });
@@ -570,7 +566,7 @@ export class Upload extends EventTarget {
       metadata: { name: downloadName(this.file.name), ...this.#metadata },
     };
     const { sessionId, expiresAt } = await this.#opened(JSON.stringify(asked)).catch((error) => {
-      // Another version of this module wrote that request in another way.
+      // The saved request is of another version of this module, which wrote it differently.
       if (error.code !== "idempotency_key_reused") throw error;
       this.#asked = null;
       return this.#opened(JSON.stringify(asked));
@@ -585,39 +581,39 @@ export class Upload extends EventTarget {
     this.dispatchEvent(new Event("state"));
   }
 
-  /** Open a session, or get the one that the same request has opened. @param {string} body */
+  /** Open a session, or get the one that the same request opened before. @param {string} body */
   async #opened(body) {
     if (this.#asked?.body !== body) this.#asked = { key: randomKey(), body };
-    // Now it can be kept: what is lost from here on is the answer alone.
+    // The caller can store `asked` before the request is sent.
     this.dispatchEvent(new Event("state"));
     const headers = { "Content-Type": "application/json", "Idempotency-Key": this.#asked.key };
     return bodyOf(await this.#call("POST", SESSIONS, [201], body, headers), "sessionId");
   }
 
-  /** Ask the service what it has. */
-  async #look() {
+  /** Ask the service which batches are missing. */
+  async #askMissing() {
     const session = bodyOf(await this.#call("GET", this.#path, [200]), "state");
     if (session.state === "ABORTED") {
       throw new UploadError("session_aborted", "This upload was aborted. Start a new one.");
     }
-    // A session that finishes has what it needs, or finish will tell what it lacks.
-    this.#take(session.state === "OPEN" ? session.missing : [], session.missingTruncated ?? false, Batch.WAITING);
+    // While a session is finishing, only finish can tell what is missing.
+    this.#applyReport(session.state === "OPEN" ? session.missing : [], session.missingTruncated ?? false, Batch.WAITING);
   }
 
   /**
-   * Take over a gap report.
+   * Apply a gap report.
    * @param {Gap[]} missing
    * @param {boolean} truncated
-   * @param {number} as What a batch is that the service does not have.
+   * @param {number} as The state of a missing batch.
    */
-  #take(missing, truncated, as = Batch.MISSING) {
+  #applyReport(missing, truncated, as = Batch.MISSING) {
     const known = truncated ? (missing.at(-1)?.to ?? -1) : Infinity;
     const found = new Uint8Array(this.batches.length);
-    // Of what comes after a truncated report nothing is known; sending it again is safe.
+    // Nothing is known of batches after the end of a truncated report; sending them again is safe.
     found.forEach((_, n) => (found[n] = n > known ? Batch.WAITING : Batch.STORED));
     for (const { from, to } of missing) found.fill(as, from, to + 1);
     found.forEach((batch, n) => this.#set(n, batch));
-    this.#tell();
+    this.#emitProgress();
   }
 
   async #send() {
@@ -635,15 +631,15 @@ export class Upload extends EventTarget {
       while (!failure && running.size >= Math.max(1, Math.floor(this.#allowed))) {
         await Promise.race(running);
       }
-      if (this.#sendsHeld) {
-        await this.#sendsHeld;
+      if (this.#held) {
+        await this.#held;
         this.#samples = [];
         this.#sample();
       }
       signal.throwIfAborted();
-      // The other batches are sent all the same, so that all of their records are told.
+      // Invalid records do not stop the other batches: one run reports as many of them as possible.
       if (failure || refused >= MOST_INVALID) break;
-      // One after the other: what is not plain text can be read forward only.
+      // Sequentially, because gzip and UTF-16 can only be read forward.
       const { body, lines } = await this.#body(n);
       const task = this.#sendBatch(n, body)
         .catch((error) => {
@@ -656,30 +652,29 @@ export class Upload extends EventTarget {
             conflicts.push(n);
           } else {
             failure ??= error;
-            this.#go();
+            this.#unhold();
           }
         })
         .finally(() => running.delete(task));
       running.add(task);
     }
     while (running.size && !failure) await Promise.race(running);
-    // Somebody else has finished it meanwhile, another tab perhaps: finish tells what is in it.
+    // Another client, perhaps another tab, has finished the session: finish returns its result.
     if (failure instanceof UploadError && failure.code === "session_finished") failure = null;
     if (failure) throw failure;
     if (refused) {
       const records = refused === 1 ? "1 record does" : `${refused}${refused < MOST_INVALID ? "" : " or more"} records do`;
       throw new UploadError(
         "invalid_records",
-        `${records} not satisfy the schema, so nothing of their batches is stored. Correct them in the` +
-          " file, and upload it as a new one.",
+        `${records} not satisfy the schema, so their batches are not stored. Correct the file, and upload it as a new one.`,
         { status: 422, invalid: invalid.sort((a, b) => a.line - b.line).slice(0, MOST_INVALID) },
       );
     }
     if (conflicts.length) {
       throw new UploadError(
         "batch_conflict",
-        `${conflicts.length} of ${this.batches.length} batches cannot be stored: others have their` +
-          " numbers, and what is stored never changes. Start a new upload.",
+        `${conflicts.length} of ${this.batches.length} batches cannot be stored: other records are stored` +
+          " under their numbers, and a stored batch never changes. Start a new upload.",
         { status: 409, seqNums: conflicts.sort((a, b) => a - b) },
       );
     }
@@ -702,12 +697,12 @@ export class Upload extends EventTarget {
     await this.#call("PUT", `${this.#path}/batches/${n}`, [204], sent, headers, n);
     this.#set(n, Batch.STORED);
     this.#sample();
-    this.#tell();
+    this.#emitProgress();
   }
 
   /**
-   * The body of a batch, as NDJSON: the bytes that are stored of it; and the line of each record in
-   * the file. Raises where it is not what was checked.
+   * The body of a batch, as NDJSON, and the line of each record in the file. Throws `file_changed` if
+   * the records are not those of the scan.
    * @param {number} n
    */
   async #body(n) {
@@ -718,7 +713,7 @@ export class Upload extends EventTarget {
     let before = 0;
     try {
       await /** @type {Records} */ (this.#reader).eachBetween(start.at, end.at, (record, _, line) => {
-        // It counts from where it began.
+        // The reader counts lines from the start of the batch.
         if (!lines.length) before = start.line - line;
         lines.push(before + line);
         const text = oneLine(record);
@@ -727,7 +722,7 @@ export class Upload extends EventTarget {
         body[length++] = LF;
       });
     } catch (error) {
-      // What does not fit in, or cannot be read any more, is not what was checked.
+      // The records no longer fit, or can no longer be read.
       if (error instanceof ReadingError || error instanceof RangeError) throw fileChanged();
       throw error;
     }
@@ -765,14 +760,14 @@ export class Upload extends EventTarget {
   // --- Requests ---
 
   /**
-   * Send a request until there is an answer that means something, and give it if it is a success.
+   * Send a request, with retries. Returns a success, throws the error of any other final answer.
    *
    * @param {string} method
    * @param {string} path
    * @param {number[]} successes
    * @param {string | Uint8Array<ArrayBuffer>} [body]
    * @param {Record<string, string>} [headers]
-   * @param {number} [seqNum] The batch that it sends.
+   * @param {number} [seqNum] The batch that the request sends.
    * @returns {Promise<Answer>}
    */
   async #call(method, path, successes, body, headers = {}, seqNum = -1) {
@@ -782,7 +777,7 @@ export class Upload extends EventTarget {
     let [tried, digests, spent] = [0, 0, 0];
     let before = this.#successes;
     for (;;) {
-      // One that is tried again waits for its turn too: a line that is full takes no more of them.
+      // A retry waits for its turn, too, so that the concurrency limit holds.
       if (isBatch) {
         await this.#turn(ended);
         this.#set(seqNum, Batch.SENDING);
@@ -793,7 +788,7 @@ export class Upload extends EventTarget {
       let isTimeout;
       try {
         [answer, isTimeout] = await this.#once(method, path, body, headers, ended);
-        // Before the next one's turn, which this decides.
+        // Adjust the concurrency before the next batch gets its turn.
         if (answer && successes.includes(answer.status)) {
           this.#succeeded(startedAt, isBatch);
           return answer;
@@ -808,40 +803,40 @@ export class Upload extends EventTarget {
       const error = answer ? await problem(answer) : noAnswer();
       if (error.code === "digest_mismatch" && ++digests > 2) throw error;
       if (!mayBeRepeated(error)) throw error;
-      // Not what the clock says, which goes on while the machine sleeps.
+      // Capped, because the clock runs on while the machine sleeps.
       spent += Math.min((performance.now() - startedAt) / 1000, this.#silence);
       const isOffline = globalThis.navigator?.onLine === false;
       if (before !== this.#successes || isOffline) [spent, tried] = [0, 0];
       before = this.#successes;
-      // Where nothing was begun, the address may well be wrong.
+      // Without a session, the address may be wrong.
       if (spent > (this.#saved ? PATIENCE_SECONDS : PATIENCE_TO_BEGIN_SECONDS)) throw error;
-      this.#troubled(isOffline ? offline() : error);
+      this.#setTrouble(isOffline ? offline() : error);
       const longest = Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** tried++);
       const pause = (answer ? (retryAfter(answer) ?? 0) : 0) + Math.random() * longest;
-      // Some browsers say that they are offline when they are not.
+      // Some browsers report that they are offline when they are not.
       await this.#pause(isOffline ? LONGEST_PAUSE : pause, ended);
       spent += pause;
       if (!answer && isBatch) await (this.#probing ??= this.#probe(ended).finally(() => (this.#probing = null)));
     }
   }
 
-  /** Wait until one more batch may be on its way. @param {AbortSignal} ended */
+  /** Wait until one more batch may be sent. @param {AbortSignal} ended */
   async #turn(ended) {
-    // Who waits here is woken by one that is under way, however that one ends.
-    while (this.#sendsHeld || this.#underWay >= Math.max(1, Math.floor(this.#allowed))) {
-      await (this.#sendsHeld ?? new Promise((resolve) => this.#waiting.push(resolve)));
+    // `#leave` wakes all waiters when a running request ends, in whatever way.
+    while (this.#held || this.#running >= Math.max(1, Math.floor(this.#allowed))) {
+      await (this.#held ?? new Promise((resolve) => this.#waiting.push(resolve)));
       ended.throwIfAborted();
     }
-    this.#underWay++;
+    this.#running++;
   }
 
   #leave() {
-    this.#underWay--;
+    this.#running--;
     for (const wake of this.#waiting.splice(0)) wake();
   }
 
   /**
-   * Wait, but no longer than until the browser is online again.
+   * Wait, at most until the browser is online again.
    *
    * @param {number} seconds
    * @param {AbortSignal} ended
@@ -858,8 +853,8 @@ export class Upload extends EventTarget {
   }
 
   /**
-   * Ask by a small request whether the service is there before a batch is sent again. It also shows
-   * a redirect to a log-in, which the sending of a batch does not tell from a lost connection.
+   * Check with a small request that the service is reachable before a batch is sent again. This also
+   * detects a redirect to a login page, which looks like a lost connection when a batch is sent.
    *
    * @param {AbortSignal} ended
    */
@@ -873,7 +868,7 @@ export class Upload extends EventTarget {
   /** @param {number} startedAt @param {boolean} isBatch */
   #succeeded(startedAt, isBatch) {
     this.#successes++;
-    this.#troubled(null);
+    this.#setTrouble(null);
     if (!isBatch) return;
     const seconds = (performance.now() - startedAt) / 1000;
     this.#silence = Math.min(LONGEST_SILENCE, Math.max(SILENCE_SECONDS, 3 * seconds));
@@ -884,31 +879,31 @@ export class Upload extends EventTarget {
   }
 
   /**
-   * The line or the service is too busy for so many requests at a time.
+   * Halve the concurrency: the connection or the service is too busy.
    *
    * @param {number} startedAt
    * @param {boolean} isTimeout
    */
   #cut(startedAt, isTimeout = false) {
     this.#hasLimit = true;
-    // Requests that were under way at the last cut tell nothing that it did not.
+    // Ignore requests that were started before the last cut.
     if (startedAt < this.#lastCut) return;
-    // A single one that takes too long needs longer.
+    // A single request timed out: allow the next one more time.
     if (isTimeout && this.#allowed < 2) this.#silence = Math.min(LONGEST_SILENCE, 2 * this.#silence);
     this.#allowed = Math.max(1, this.#allowed / 2);
     this.#lastCut = performance.now();
   }
 
   /** @param {UploadError | null} error */
-  #troubled(error) {
+  #setTrouble(error) {
     if (this.trouble?.code === error?.code) return;
     this.trouble = error;
     this.dispatchEvent(new Event("state"));
   }
 
   /**
-   * Gives null in place of an answer where there was none, and whether that was for silence: nothing
-   * was heard of this request, nor of any other.
+   * Send a request once. Returns the answer, or null, and whether the request timed out: no data
+   * arrived for this request or any other.
    *
    * @param {string} method
    * @param {string} path
@@ -919,12 +914,12 @@ export class Upload extends EventTarget {
    */
   async #once(method, path, body, headers, ended) {
     ended.throwIfAborted();
-    // A token or an address that cannot be one is an error here, and no lost connection below.
+    // An invalid address or token must not look like a lost connection below.
     const url = new URL(this.#url + path);
     const named = new Headers(headers);
     const token = this.token.trim();
     if (token && !/^[\x21-\x7e]+$/.test(token)) {
-      throw new UploadError("bad_token", "The token holds a character that no token has.");
+      throw new UploadError("bad_token", "The token contains a character that is not allowed in a token.");
     }
     if (token) named.set("Authorization", `Bearer ${token}`);
     const sent = new AbortController();
@@ -942,8 +937,8 @@ export class Upload extends EventTarget {
     ended.addEventListener("abort", stop);
     try {
       const answer = await this.#fetch(url, { method, body, headers: named, signal: sent.signal, onProgress });
-      if (answer.type === "opaqueredirect" || answer.redirected) throw notTheService("it leads to another address");
-      // Read here, so that a body that breaks off counts as no answer.
+      if (answer.type === "opaqueredirect" || answer.redirected) throw notTheService("it redirects to another address");
+      // Read the body here: a truncated one counts as no answer.
       const text = await (await answer.blob()).text();
       onProgress();
       return [{ status: answer.status, headers: answer.headers, text }, false];
@@ -957,7 +952,7 @@ export class Upload extends EventTarget {
     }
   }
 
-  // --- What others see ---
+  // --- State and events ---
 
   /** @param {State} state */
   #change(state) {
@@ -977,7 +972,7 @@ export class Upload extends EventTarget {
     this.dispatchEvent(new CustomEvent("batch", { detail: { seqNum, batch } }));
   }
 
-  #tell() {
+  #emitProgress() {
     this.dispatchEvent(new CustomEvent("progress", { detail: this.progress }));
   }
 
@@ -997,20 +992,20 @@ export class Upload extends EventTarget {
     }
   }
 
-  #go() {
-    this.#sendsHeld = null;
+  #unhold() {
+    this.#held = null;
     this.#release();
   }
 
   /**
-   * Run `work` in place of what runs; where it fails, the upload has failed and nothing goes on.
+   * Stop what runs and run `work`. If it fails, the state is `failed`.
    * @template T
    * @param {() => Promise<T>} work
    * @returns {Promise<T>}
    */
-  async #failing(work) {
-    this.#ended.abort(new UploadError("stopped", "Something else was asked for."));
-    this.#go();
+  async #run(work) {
+    this.#ended.abort(new UploadError("stopped", "Another method of this upload was called."));
+    this.#unhold();
     const ended = (this.#ended = new AbortController());
     this.error = null;
     try {
@@ -1019,7 +1014,7 @@ export class Upload extends EventTarget {
       const known = asUploadError(error);
       if (!ended.signal.aborted) {
         ended.abort(known);
-        this.#go();
+        this.#unhold();
         this.error = known;
         this.#change("failed");
       }
@@ -1030,15 +1025,15 @@ export class Upload extends EventTarget {
 
 // --- Batches ---
 
-/** @typedef {{at: number, bytes: number, crc: number, line: number}} Place Where a record begins in the
- *  text of the file, on which line, and the bytes and the CRC-32 of all records before it, each on one
- *  line. */
+/** @typedef {{at: number, bytes: number, crc: number, line: number}} Place The start of a record: its
+ *  position and line in the text of the file, and the size and CRC-32 of all records before it as
+ *  NDJSON. */
 
 /**
- * How many steps of records go into a batch.
+ * How many steps go into a batch. A step is the records from one place to the next.
  *
- * @param {Place[]} places Where each step begins, and the end.
- * @param {number} exactSteps
+ * @param {Place[]} places The start of each step, and the end of the last.
+ * @param {number} exactSteps Number of steps; the last may be a fraction.
  */
 function batchesOf(places, exactSteps) {
   const steps = Math.ceil(exactSteps);
@@ -1046,7 +1041,7 @@ function batchesOf(places, exactSteps) {
   const usual = Math.min(Math.max(size / USUAL_BATCHES, SMALLEST_USUAL_BATCH), LARGEST_USUAL_BATCH);
   const fewest = Math.max(1, Math.ceil(exactSteps / MAX_BATCHES));
   let together = Math.max(fewest, Math.floor((usual * steps) / Math.max(1, size)));
-  // Records may be large where the average is small.
+  // Some records may be much larger than the average.
   const largest = () => {
     let most = 0;
     for (let i = 0; i < steps; i += together) {
@@ -1061,7 +1056,7 @@ function batchesOf(places, exactSteps) {
 }
 
 /**
- * Raise where the service would not take `record` even in a batch of its own.
+ * Throw `too_large` if the service would not accept `record` even as a batch of one.
  *
  * @param {Uint8Array<ArrayBuffer>} record
  * @param {number} line
@@ -1071,12 +1066,12 @@ async function mustFit(record, line) {
   if (packed.length <= MAX_BODY && record.length < MAX_INFLATED) return;
   throw new UploadError(
     "too_large",
-    `Line ${line} holds a record of ${record.length} bytes. That is more than the service takes in a request.`,
+    `Line ${line} holds a record of ${record.length} bytes. That is more than the service accepts in a request.`,
     { line },
   );
 }
 
-/** What a browser saves the merged file as: lines, whatever the file was. @param {string} name */
+/** Name of the downloaded file, which is NDJSON whatever the format of the source. @param {string} name */
 export function downloadName(name) {
   const stem = name.replace(/\.gz$/i, "").replace(/\.(ndjson|jsonl|json|csv|tsv|tab|txt)$/i, "");
   return `${stem.replace(/[\p{C}/\\]/gu, "_").slice(0, 100) || "records"}.ndjson`;
@@ -1085,10 +1080,10 @@ export function downloadName(name) {
 /** @param {MergedFormat} [format] */
 function knownFormat(format = FORMATS[0]) {
   if (FORMATS.includes(format)) return format;
-  throw new UploadError("option", `“${format}” is no format of a merged object: ${FORMATS.join(" or ")}.`);
+  throw new UploadError("option", `“${format}” is not a format of the merged object. Use ${FORMATS.join(" or ")}.`);
 }
 
-/** 32 digits that nobody guesses; `crypto.randomUUID` is there over HTTPS alone. */
+/** 32 random hexadecimal digits. `crypto.randomUUID` requires HTTPS. */
 function randomKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -1097,7 +1092,7 @@ function randomKey() {
 // --- Bodies ---
 
 /**
- * Null where the browser cannot.
+ * Returns null if the browser has no CompressionStream.
  * @param {Uint8Array<ArrayBuffer>} bytes
  * @returns {Promise<Uint8Array<ArrayBuffer> | null>}
  */
@@ -1108,7 +1103,7 @@ async function gzip(bytes) {
 }
 
 /**
- * The header, or nothing where the page was not loaded over HTTPS.
+ * The header, or nothing if the page was not loaded over HTTPS.
  * @param {Uint8Array<ArrayBuffer>} bytes
  * @returns {Promise<Record<string, string>>}
  */
@@ -1130,7 +1125,7 @@ const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, n) => {
 });
 
 /**
- * The CRC-32 of `bytes` after what has the CRC-32 `crc`.
+ * Continue the CRC-32 `crc` with `bytes`.
  *
  * @param {Uint8Array} bytes
  * @param {number} crc
@@ -1146,7 +1141,8 @@ function crc32(bytes, crc) {
 /** @typedef {{status: number, headers: Headers, text: string}} Answer */
 
 /**
- * Send a request. As `fetch`, but tells when something of it has moved, and follows no redirect.
+ * Send a request: a `fetch` that reports progress and does not follow redirects. Without
+ * XMLHttpRequest, as in Node, it reports no progress of a body.
  *
  * @param {URL} url
  * @param {{method: string, body?: string | Uint8Array<ArrayBuffer>, headers: Headers,
@@ -1154,7 +1150,7 @@ function crc32(bytes, crc) {
  * @returns {Promise<Pick<Response, "status" | "headers" | "type" | "redirected" | "blob">>}
  */
 export function request(url, { method, body, headers, signal, onProgress }) {
-  // Only an XMLHttpRequest says how its body gets on, and only a fetch does not follow redirects.
+  // Only XMLHttpRequest reports upload progress; only fetch can refuse redirects.
   if (!(body instanceof Uint8Array) || typeof XMLHttpRequest === "undefined") {
     return fetch(url, {
       ...{ method, body, headers, signal },
@@ -1187,7 +1183,7 @@ export function request(url, { method, body, headers, signal, onProgress }) {
 }
 
 /**
- * The JSON of a success, which has a member of this name.
+ * The JSON of a success. Throws `not_the_service` if it lacks this member.
  *
  * @param {Answer} answer
  * @param {string} member
@@ -1195,7 +1191,7 @@ export function request(url, { method, body, headers, signal, onProgress }) {
 function bodyOf(answer, member) {
   const body = parsed(answer);
   if (body && member in body) return body;
-  throw notTheService(`it answered ${answer.status} with something else than the service does`);
+  throw notTheService(`the answer (${answer.status}) is not one of the service`);
 }
 
 /** @param {Answer} answer */
@@ -1209,7 +1205,7 @@ function parsed(answer) {
 }
 
 /**
- * An answer that is no success: of the service, of API Gateway, or of something in between.
+ * The error of an unsuccessful answer: of the service, of API Gateway, or of something in between.
  * @param {Answer} answer
  */
 async function problem(answer) {
@@ -1218,7 +1214,7 @@ async function problem(answer) {
   const said = body?.detail ?? body?.title ?? body?.message;
   const isBusy = BUSY.includes(status);
   if (status < 400 || (!said && !isBusy)) {
-    return notTheService(`it answered ${status} with something else than the service does`, status);
+    return notTheService(`the answer (${status}) is not one of the service`, status);
   }
   return new UploadError(body?.code ?? `http_${status}`, said || `The answer was ${status}.`, { status, body });
 }
@@ -1229,13 +1225,13 @@ const BUSY = [429, 500, 502, 503, 504];
 const mayBeRepeated = (error) =>
   ["no_answer", "session_finishing", "digest_mismatch"].includes(error.code) || BUSY.includes(error.status ?? 0);
 
-/** Whether the session can never be filled any more. @param {UploadError} error */
+/** Whether the session can no longer be filled. @param {UploadError} error */
 const isGone = (error) =>
   ["session_not_found", "session_expired", "session_aborted", "batches_gone"].includes(error.code);
 
 /**
- * A browser opens 6 connections to a host of HTTP/1.1. Were all busy with batches, the page could not
- * even be loaded again before one of them ends.
+ * Over HTTP/1.1 a browser opens 6 connections to a host. One is left free, so that the page can be
+ * reloaded during an upload.
  */
 function mostConnections() {
   const [page] = globalThis.performance?.getEntriesByType?.("navigation") ?? [];
@@ -1244,7 +1240,7 @@ function mostConnections() {
 }
 
 /**
- * The address without a slash at the end, or the path of the sessions.
+ * The address of the API, without a trailing slash or the path of the sessions.
  *
  * @param {string} url
  */
@@ -1254,11 +1250,11 @@ export function serviceUrl(url) {
   try {
     found = new URL(url.trim(), globalThis.location?.href);
   } catch {
-    throw bad("is no address");
+    throw bad("is not a valid URL");
   }
-  if (!/^https?:$/.test(found.protocol)) throw bad("is no HTTP address");
-  if (found.search || found.hash) throw bad("has a part behind ? or #, which an address of the service has not");
-  if (found.username || found.password) throw new UploadError("bad_address", "An address holds no password. Set a token.");
+  if (!/^https?:$/.test(found.protocol)) throw bad("is not an HTTP or HTTPS URL");
+  if (found.search || found.hash) throw bad("must not have a part after ? or #");
+  if (found.username || found.password) throw new UploadError("bad_address", "The URL must not contain a password. Set a token.");
   return found.origin + found.pathname.replace(/\/+$/, "").replace(/\/api\/upload\/sessions$/, "");
 }
 
@@ -1291,15 +1287,15 @@ function sleep(seconds, ended) {
 }
 
 const noAnswer = () =>
-  new UploadError("no_answer", "The service cannot be reached. Look at the connection and the address.");
+  new UploadError("no_answer", "The service cannot be reached. Check the connection and the address.");
 
-const offline = () => new UploadError("offline", "The upload goes on by itself when the connection is back.");
+const offline = () => new UploadError("offline", "The upload continues when the connection is back.");
 
 /** @param {string} what @param {number} [status] */
 const notTheService = (what, status) =>
   new UploadError(
     "not_the_service",
-    `Something else answered: ${what}. It may be the log-in page of a network or a proxy, or the address is wrong.`,
+    `Something else answered: ${what}. It may be the login page of a network or a proxy, or the address is wrong.`,
     { status },
   );
 
@@ -1310,7 +1306,7 @@ function asUploadError(error) {
 }
 
 const fileChanged = () =>
-  new UploadError("file_changed", "It has changed since it was checked, or it cannot be read. Choose it again.");
+  new UploadError("file_changed", "The file has changed since it was checked, or it cannot be read. Choose it again.");
 
 /**
  * @param {number} size
@@ -1321,6 +1317,6 @@ function tooManyBatches(size, position, records) {
   const least = Math.ceil(((size / position) * records) / MAX_BATCHES);
   return new UploadError(
     "too_many_batches",
-    `A session takes ${MAX_BATCHES} batches: put at least ${least} records into each.`,
+    `A session can have at most ${MAX_BATCHES} batches: put at least ${least} records into each.`,
   );
 }

@@ -1,5 +1,5 @@
 // @ts-check
-/** The page: shows an upload, and keeps what is needed to go on with it after a reload. */
+/** The page: displays uploads, and stores what is needed to resume them after a reload. */
 
 import { Batch, Upload, UploadError, downloadName, serviceUrl } from "./gapless.js";
 
@@ -20,7 +20,7 @@ let upload = null;
 
 // --- The map ---
 
-/** All batches as cells. Where there are too many, a cell stands for several. */
+/** All batches as cells. If there are too many, a cell represents several. */
 class BatchMap {
   static MOST_CELLS = 20_000;
   static HEIGHT = 300;
@@ -53,7 +53,7 @@ class BatchMap {
     if (!batches.length || !room) return;
     this.#together = Math.ceil(batches.length / BatchMap.MOST_CELLS);
     this.#cells = Math.ceil(batches.length / this.#together);
-    // The largest squares that fit; few batches share the width instead.
+    // The largest squares that fit. A few batches share the whole width.
     let side = Math.min(28, Math.floor(Math.sqrt((room * BatchMap.HEIGHT) / this.#cells)));
     while (side > 2 && Math.ceil(this.#cells / Math.floor(room / side)) * side > BatchMap.HEIGHT) side--;
     this.#columns = Math.min(Math.floor(room / side), this.#cells);
@@ -75,7 +75,7 @@ class BatchMap {
     this.#draw(Math.floor(seqNum / this.#together));
   }
 
-  /** What a cell shows: the worst of its batches. @param {number} cell */
+  /** State of a cell: the worst of its batches. @param {number} cell */
   #state(cell) {
     const batches = this.#batches.subarray(cell * this.#together, (cell + 1) * this.#together);
     const worst = [Batch.CONFLICT, Batch.MISSING, Batch.SENDING, Batch.WAITING];
@@ -140,7 +140,7 @@ const map = new BatchMap();
 const batchesText = ({ from, to }) =>
   from === to ? `Batch ${count.format(from)}` : `Batches ${count.format(from)} – ${count.format(to)}`;
 
-/** The records of some batches, counted from 1. @param {import("./gapless.js").Gap} gap */
+/** First and last record of a range of batches, from 1. @param {import("./gapless.js").Gap} gap */
 function recordsOf({ from, to }) {
   const size = upload?.batchSize ?? 0;
   return [from * size + 1, Math.min((to + 1) * size, upload?.records ?? 0)];
@@ -176,7 +176,7 @@ const FORMATS = { ndjson: "NDJSON", json: "JSON", csv: "CSV", tsv: "TSV" };
 /** @type {Record<string, string>} */
 const DELIMITERS = { ",": "", ";": "with semicolons", "\t": "with tabs", "|": "with pipes" };
 
-/** How a file is read. @param {import("./readers.js").Reading | null} reading */
+/** @param {import("./readers.js").Reading | null} reading */
 function readingText(reading) {
   if (!reading) return "";
   const { format, delimiter, encoding, gzip } = reading;
@@ -186,9 +186,9 @@ function readingText(reading) {
   return parts.filter(Boolean).join(", ");
 }
 
-// --- What is kept ---
+// --- Storage ---
 
-/** Where storage is blocked, nothing is kept. @param {"localStorage" | "sessionStorage"} area @returns {Storage | null} */
+/** Null if storage is blocked. @param {"localStorage" | "sessionStorage"} area @returns {Storage | null} */
 function storage(area) {
   try {
     return window[area];
@@ -197,7 +197,7 @@ function storage(area) {
   }
 }
 
-/** @param {"localStorage" | "sessionStorage"} area @param {string} key @param {string} value Whether it is kept. */
+/** Returns whether the value was stored. @param {"localStorage" | "sessionStorage"} area @param {string} key @param {string} value */
 function keep(area, key, value) {
   try {
     storage(area)?.setItem(key, value);
@@ -210,10 +210,10 @@ function keep(area, key, value) {
 const settings = {
   url: () => {
     const url = serviceUrl(get("url").value.trim() || defaultUrl());
-    // What the Content-Security-Policy in index.html lets this page talk to.
+    // As the Content-Security-Policy in index.html.
     const isOpen = url.startsWith(`${location.origin}/`) || url === location.origin;
     if (!isOpen && !/^(https:|http:\/\/(localhost|127\.0\.0\.1)(:|\/|$))/.test(url)) {
-      throw new Error("Only an HTTPS address is safe: what is sent to another one can be read by others.");
+      throw new Error("Use an HTTPS address: what is sent to any other can be read by others.");
     }
     return url;
   },
@@ -240,7 +240,7 @@ function unfinished() {
   return kept.flatMap(([key, value]) => {
     try {
       const saved = JSON.parse(value);
-      // The clocks may differ. What the service has long forgotten is of no use.
+      // A day's margin, because the clocks may differ.
       if (Date.now() > Date.parse(saved.expiresAt) + DAY) forget(saved.sessionId);
       else if (KEPT + saved.sessionId === key && saved.url === settings.url()) return [saved];
       return [];
@@ -251,7 +251,7 @@ function unfinished() {
 }
 
 /**
- * Under which name a request for a session is kept that was not answered.
+ * The key under which an unanswered request for a session is stored.
  * @param {File} file
  */
 const askedFor = (file) => ASKED + [settings.url(), file.name, file.size, file.lastModified].join("|");
@@ -260,7 +260,7 @@ const askedFor = (file) => ASKED + [settings.url(), file.name, file.size, file.l
 function unanswered(name) {
   try {
     const { key, body, at } = JSON.parse(storage("localStorage")?.getItem(name) ?? "");
-    // A day later the service has forgotten it.
+    // The service forgets it after a day.
     return Date.now() - at < DAY ? { key, body } : null;
   } catch {
     return null;
@@ -271,8 +271,8 @@ function unanswered(name) {
 const forget = (sessionId) => storage("localStorage")?.removeItem(KEPT + sessionId);
 
 /**
- * Keep other tabs from an upload, for as long as this one is open. Gives what ends that; null where
- * another tab has the upload.
+ * Lock an upload for this tab while it is open. Returns a function that unlocks it, or null if another
+ * tab has the lock.
  *
  * @param {string} sessionId
  * @returns {Promise<(() => void) | null>}
@@ -293,7 +293,7 @@ function keepSettings() {
   keep("localStorage", "gapless.url", get("url").value.trim());
   keep("localStorage", "gapless.merged", settings.merged());
   keep("localStorage", "gapless.schema", settings.schema());
-  // A token is worth more than an upload: it goes with the tab.
+  // The token is forgotten when the tab is closed.
   keep("sessionStorage", "gapless.token", settings.token());
   for (const { upload: one } of entries) {
     one.token = settings.token();
@@ -318,7 +318,7 @@ async function showUnfinished() {
       name.textContent = saved.name;
       const about = document.createElement("small");
       const isBusy = busy.has(KEPT + saved.sessionId);
-      const next = isBusy ? "Another tab is uploading it." : "Choose the same file again to go on.";
+      const next = isBusy ? "Another tab is uploading it." : "Choose the same file again to resume.";
       about.textContent = `${many(saved.records, "record")}, ${size(saved.size ?? 0)}. ${next}`;
       text.append(name, about);
       item.append(text);
@@ -339,7 +339,7 @@ async function showUnfinished() {
         forget(saved.sessionId);
         showUnfinished();
         get("file").focus();
-        // What cannot be deleted now expires by itself.
+        // If it cannot be deleted now, it expires.
         await gone.abort().catch(() => {});
       });
       item.append(choose, discard);
@@ -352,14 +352,14 @@ async function showUnfinished() {
 
 /** @typedef {import("./gapless.js").Listed} Listed */
 
-/** What the next page of the list begins with. @type {string | null} */
+/** Where the next page of the list begins. @type {string | null} */
 let cursor = null;
-/** Counts how often the list was asked for: an answer that is late is of no use. */
+/** Number of requests for the list: only the answer to the last one counts. */
 let listing = 0;
-/** The session that the next file is for. @type {import("./gapless.js").Saved | null} */
+/** The session that the next chosen file belongs to. @type {import("./gapless.js").Saved | null} */
 let wanted = null;
 
-/** The sessions of who calls, where the service knows who that is. */
+/** List the caller's sessions, if the service authenticates callers. */
 async function showSessions(isMore = false) {
   const asked = ++listing;
   const list = get("sessions-list");
@@ -372,7 +372,7 @@ async function showSessions(isMore = false) {
   } catch (error) {
     if (asked !== listing) return;
     const { code, status, message } = /** @type {any} */ (error);
-    // Nobody is known here, or nobody has said yet who they are: there are no sessions to show.
+    // The service does not authenticate callers, or there is no token yet.
     const isNobody = code === "no_list" || code === "bad_address" || [401, 403, 404].includes(status);
     get("sessions").hidden = isNobody && !isMore;
     noteSessions(`Your sessions cannot be listed: ${message ?? error}`, true);
@@ -391,8 +391,8 @@ async function showSessions(isMore = false) {
   get("sessions").hidden = false;
   get("sessions-more").hidden = cursor === null;
   get("sessions-more").textContent = "More";
-  noteSessions(list.children.length || cursor ? "" : "There are none yet. What you upload is listed here, for as long as it is kept.");
-  // The button may be gone, and with it the focus.
+  noteSessions(list.children.length || cursor ? "" : "No sessions yet. Your uploads are listed here until they expire.");
+  // The button may be hidden now: move the focus to the first new row.
   if (isMore) (rows[0] ?? list.children[before - 1])?.querySelector("strong")?.focus();
 }
 
@@ -464,7 +464,7 @@ function sessionRow(session) {
   if (state === "FINISHED" && !fileDeletedAt) {
     button("Download", async () => location.assign((await one().link()).url), "primary");
     button("Delete", async () => {
-      if (!(await confirmed("Delete this file?", "The merged file is deleted for good. Nobody can download it any more.", "Delete for good"))) return;
+      if (!(await confirmed("Delete this file?", "The merged file is deleted permanently. Nobody can download it any more.", "Delete permanently"))) return;
       await one().deleteFile();
       return { fileDeletedAt: new Date().toISOString() };
     });
@@ -484,26 +484,26 @@ function sessionRow(session) {
 // --- Files ---
 
 /**
- * @typedef {object} Entry A file that was chosen.
+ * @typedef {object} Entry A chosen file.
  * @property {Upload} upload
- * @property {[string, string] | null} note What there is to say of it.
- * @property {boolean} isKept Whether it can be gone on with when this tab is closed.
+ * @property {[string, string] | null} note Title and text of a note about it.
+ * @property {boolean} isKept Whether it can be resumed after this tab is closed.
  * @property {Promise<void>} checked
- * @property {() => void} release Lets other tabs have the upload.
- * @property {string} heldId The session that is kept from them.
- * @property {string} link To the merged file, as it was last asked for.
- * @property {string} askedAs Where a request for a session is kept until it is answered.
+ * @property {() => void} release Unlocks the upload for other tabs.
+ * @property {string} heldId The locked session.
+ * @property {string} link The latest link to the merged file.
+ * @property {string} askedAs Key of the stored request for a session until it is answered.
  */
 
 /** @type {Entry[]} */
 let entries = [];
-/** @type {Entry | null} The one that is shown. */
+/** @type {Entry | null} The file that is displayed. */
 let shown = null;
-/** The files are checked one after the other, and so they are sent. @type {Promise<void>} */
+/** Files are checked, and uploaded, one after another. @type {Promise<void>} */
 let checks = Promise.resolve();
 let isSending = false;
 
-/** Whether the settings can be used; shows what is wrong with them. */
+/** Whether the settings are valid; shows what is wrong with them. */
 function areSettingsRight() {
   try {
     settings.url();
@@ -536,8 +536,8 @@ async function choose(files) {
 
 /**
  * @param {File} file
- * @param {boolean} isNew Whether an upload of this file that was begun is left alone.
- * @param {import("./gapless.js").Saved | null} into The session it is for.
+ * @param {boolean} isNew Whether to ignore an unfinished upload of this file.
+ * @param {import("./gapless.js").Saved | null} into The session that the file belongs to.
  * @returns {Promise<Entry>}
  */
 async function entryOf(file, isNew = false, into = null) {
@@ -564,7 +564,7 @@ async function entryOf(file, isNew = false, into = null) {
   const entry = {
     ...{ upload, isKept: true, checked: Promise.resolve(), link: "", askedAs: askedFor(file) },
     ...{ release: release ?? (() => {}), heldId: saved?.sessionId ?? "" },
-    note: begun.length && !release ? ["Another tab is uploading this file.", "This is an upload of its own."] : null,
+    note: begun.length && !release ? ["Another tab is uploading this file.", "This is a separate upload."] : null,
   };
   const mine = (/** @type {(event: any) => void} */ react) => (/** @type {Event} */ event) => {
     if (shown === entry) react(event);
@@ -586,7 +586,7 @@ async function entryOf(file, isNew = false, into = null) {
   return entry;
 }
 
-/** Keep what is needed to go on with an upload, for as long as it can be. @param {Entry} entry */
+/** Store what is needed to resume an upload, while it can be resumed. @param {Entry} entry */
 function remember(entry) {
   const { state, saved, asked } = entry.upload;
   if (asked) keep("localStorage", entry.askedAs, JSON.stringify({ ...asked, at: Date.now() }));
@@ -611,17 +611,17 @@ function check(entry) {
   entry.checked.then(() => lookAt(entry));
 }
 
-/** See what the service has of an upload that was begun before. @param {Entry} entry */
+/** Ask what the service has stored of an upload to resume. @param {Entry} entry */
 async function lookAt(entry) {
   const { saved } = entry.upload;
   const gone = await quietly(entry.upload.look());
   if (!saved || !gone) return;
   forget(saved.sessionId);
-  entry.note = ["The upload that was begun is gone. This is a new one.", gone.message];
+  entry.note = ["The unfinished upload is gone. This is a new one.", gone.message];
   if (shown === entry) showState();
 }
 
-/** What went wrong is in the state. @template T @param {Promise<T>} work */
+/** Ignore an UploadError, which is also in the state. @template T @param {Promise<T>} work */
 async function quietly(work) {
   try {
     return await work;
@@ -640,7 +640,7 @@ async function sendAndFinish(one) {
   );
 }
 
-/** Send every file whose turn it is, one after the other, whatever becomes of the others. */
+/** Upload all checked files, one after another. A failure does not stop the next. */
 async function sendAll() {
   if (isSending) return;
   isSending = true;
@@ -656,7 +656,7 @@ async function sendAll() {
   showFiles();
 }
 
-/** @param {Entry} entry @param {boolean} isAsked Whether somebody asked for it. */
+/** @param {Entry} entry @param {boolean} isAsked Whether the user asked for it. */
 function view(entry, isAsked = true) {
   shown = entry;
   upload = entry.upload;
@@ -682,7 +682,7 @@ function again() {
   get("file").focus();
 }
 
-/** Take the file that is shown off the list. */
+/** Remove the displayed file from the list. */
 function takeOff() {
   const entry = /** @type {Entry} */ (shown);
   const place = entries.indexOf(entry);
@@ -694,7 +694,7 @@ function takeOff() {
   else again();
 }
 
-/** Put another upload of the same file in the place of the one that is shown. @param {boolean} isNew */
+/** Replace the displayed upload by another upload of the same file. @param {boolean} isNew */
 async function replace(isNew) {
   const entry = /** @type {Entry} */ (shown);
   entry.upload.cancel();
@@ -721,27 +721,27 @@ function confirmed(title, about, label) {
 const abortConfirmed = () =>
   confirmed("Abort this upload?", "What has been sent so far is deleted.", "Abort and delete");
 
-// --- What can be done ---
+// --- Actions ---
 
-/** Errors after which the same session may still be filled. @param {any} error */
+/** Whether the session can still be completed after an error. @param {any} error */
 const mayGoOn = (error) =>
   ["no_answer", "not_the_service", "bad_token"].includes(error?.code) ||
   (error?.status !== undefined && ![404, 409, 410].includes(error.status) && error.code !== "invalid_records");
 
-/** Whether the file cannot be sent as it is read. @param {any} error */
+/** Whether the file itself is the problem. @param {any} error */
 const isAboutFile = (error) =>
   error?.status === undefined && !["different_file", "checksum_mismatch", "batch_too_large"].includes(error?.code) && !mayGoOn(error);
 
 const others = () => entries.filter((entry) => entry !== shown && ["new", "scanning", "ready"].includes(entry.upload.state));
 
-/** What the button does in each state. @returns {[string, (() => unknown) | null]} */
+/** Label and action of the main button in each state. @returns {[string, (() => unknown) | null]} */
 function primary() {
   const now = /** @type {Upload} */ (upload);
   const { state } = now;
   const error = /** @type {any} */ (now.error);
   if (state === "ready" && isSending) return ["Waiting for its turn", null];
   if (state === "ready" && others().length) return [`Upload ${others().length + 1} files`, sendAll];
-  if (state === "ready" && now.saved) return ["Continue the upload", sendAll];
+  if (state === "ready" && now.saved) return ["Resume the upload", sendAll];
   if (state === "ready") return [`Upload ${many(now.records, "record")}`, sendAll];
   if (state === "sending") return ["Pause", () => now.pause()];
   if (state === "paused") return ["Continue", () => now.resume()];
@@ -757,7 +757,7 @@ function primary() {
 
 async function tryAgain() {
   const now = /** @type {Upload} */ (upload);
-  // Where nothing was begun, the settings may be others now.
+  // Without a session, start again with the current settings.
   if (now.saved) return sendAndFinish(now);
   await replace(true);
   await shown?.checked;
@@ -766,25 +766,25 @@ async function tryAgain() {
 
 async function startNew() {
   const now = /** @type {Upload} */ (upload);
-  // Nothing can be done with that session any more, unless it is another file's.
+  // The session is of no use any more, unless it belongs to another file.
   if (now.sessionId && /** @type {any} */ (now.error)?.code !== "different_file") forget(now.sessionId);
   await replace(true);
 }
 
-/** The corrected file has other records: it is an upload of its own. */
+/** The corrected file has other records, so it needs a new session. */
 function correct() {
   const now = /** @type {Upload} */ (upload);
   forget(now.sessionId);
   pickOrStart();
 }
 
-/** Another file: in place of this one, or beside it where there are several. */
+/** Choose another file: instead of this one, or in addition if there are several. */
 function pickOrStart() {
   if (entries.length > 1) get("file").click();
   else again();
 }
 
-// --- What is shown ---
+// --- Display ---
 
 function showState() {
   const now = /** @type {Upload} */ (upload);
@@ -798,7 +798,7 @@ function showState() {
   const act = showPrimary();
   get("check").hidden = state !== "paused";
   get("cancel").hidden = !["new", "scanning"].includes(state) && !(state === "ready" && entries.length > 1);
-  get("cancel").textContent = state === "ready" ? "Take off the list" : "Cancel";
+  get("cancel").textContent = state === "ready" ? "Remove from the list" : "Cancel";
   get("another").hidden = !["ready", "finished", "incomplete", "failed"].includes(state) || act === pickOrStart;
   get("another").textContent = entries.length > 1 ? "Add files" : "Choose another file";
   const mayAbort = ["sending", "paused"].includes(state) || (saved && ["ready", "incomplete", "failed"].includes(state));
@@ -820,21 +820,21 @@ function showState() {
 /** @param {Upload} one */
 const isScanned = (one) => one.records > 0 || one.batches.length > 0 || !["new", "scanning", "failed"].includes(one.state);
 
-/** What the file is, and what becomes of it. */
+/** The line of facts about the file. */
 function showAbout() {
   if (!upload) return;
   const facts = [size(upload.file.size), readingText(upload.reading)];
   if (isScanned(upload)) {
     const each = upload.batches.length > 1 ? ` of ${count.format(upload.batchSize)}` : "";
     facts.push(`${many(upload.records, "record")} in ${many(upload.batches.length, "batch")}${each}`);
-    if (upload.blank) facts.push(`${many(upload.blank, "blank line")} left out`);
-    if (upload.format === "ndjson.gz") facts.push("kept as .ndjson.gz");
-    if (upload.schema) facts.push(`held against ${upload.schema}`);
+    if (upload.blank) facts.push(`${many(upload.blank, "blank line")} skipped`);
+    if (upload.format === "ndjson.gz") facts.push("merged as .ndjson.gz");
+    if (upload.schema) facts.push(`schema ${upload.schema}`);
   }
   get("about").textContent = facts.filter(Boolean).join(" · ");
 }
 
-/** Gives what the button does. */
+/** Returns the action of the button. */
 function showPrimary() {
   const [label, act] = primary();
   get("primary").textContent = label;
@@ -843,7 +843,7 @@ function showPrimary() {
   return act;
 }
 
-/** The list of files, where there are several. */
+/** The list of files, if there are several. */
 function showFiles() {
   get("files").hidden = entries.length < 2;
   if (entries.length < 2) return;
@@ -851,7 +851,7 @@ function showFiles() {
   const failed = entries.filter(({ upload: one }) => one.state === "failed").length;
   get("files-title").textContent =
     `${done} of ${many(entries.length, "file")} complete` + (failed ? `, ${failed} stopped` : "");
-  // The rows stay, so that the focus does.
+  // Rows are reused, so that the focus stays.
   const list = get("files-list");
   while (list.children.length > entries.length) list.lastElementChild.remove();
   entries.forEach((entry, n) => {
@@ -894,7 +894,7 @@ function show() {
   const isScanning = state === "new" || state === "scanning";
   const whole = isScanning ? progress.scanned / (file.size || 1) : progress.records ? progress.storedRecords / progress.records : 1;
   const isMerging = state === "sent" || state === "finishing";
-  // Without a value the bar says that something goes on, and not how far it is.
+  // A progress bar without a value is indeterminate.
   if (isMerging) get("progress").removeAttribute("value");
   else get("progress").value = whole;
   get("percent").textContent = isMerging ? "All sent" : `${Math.floor(whole * 100)} %`;
@@ -921,7 +921,7 @@ function show() {
   if (state === "sending" && performance.now() - spoken > SPOKEN_SECONDS * 1000) say();
 }
 
-/** Tell a screen reader; seldom enough to be listened to. */
+/** Announce the state to screen readers. Called rarely, so that it does not disturb. */
 function say() {
   const now = /** @type {Upload} */ (upload);
   const { storedRecords, records, secondsLeft } = now.progress;
@@ -939,19 +939,19 @@ function alertText() {
   const { state, error, result, saved, trouble, progress } = /** @type {any} */ (upload);
   if (state === "failed") {
     const isUnread = error.code === "file_changed" && !progress.batches;
-    const title = isUnread ? "The file cannot be read." : TITLES[error.code] ?? TITLES[error.status] ?? (isAboutFile(error) ? "Nothing was sent: the file cannot be read as it is." : "The upload has stopped.");
+    const title = isUnread ? "The file cannot be read." : TITLES[error.code] ?? TITLES[error.status] ?? (isAboutFile(error) ? "Nothing was sent: the file cannot be read as it is." : "The upload stopped.");
     return ["error", title, error.message];
   }
   if (state === "incomplete" && result.reason === "merge_failed") {
-    return ["warning", "The merge has failed. What was sent is stored.", result.detail ?? ""];
+    return ["warning", "The merge failed. What was sent is stored.", result.detail ?? ""];
   }
-  if (state === "incomplete") return ["warning", "The service does not have everything yet.", result.detail ?? ""];
-  if (state === "aborted") return ["note", "The upload was aborted.", "What had been sent is deleted."];
-  if (trouble) return ["warning", TITLES[trouble.code] ?? TITLES[trouble.status] ?? "The service has a fault.", trouble.code === "offline" ? trouble.message : `${trouble.message} It is tried again.`];
-  if (state === "finishing") return ["note", "All records are sent.", "The service checks that nothing is missing, and merges them."];
+  if (state === "incomplete") return ["warning", "Some records are still missing.", result.detail ?? ""];
+  if (state === "aborted") return ["note", "The upload was aborted.", "What was sent is deleted."];
+  if (trouble) return ["warning", TITLES[trouble.code] ?? TITLES[trouble.status] ?? "The service has a problem.", trouble.code === "offline" ? trouble.message : `${trouble.message} Retrying.`];
+  if (state === "finishing") return ["note", "All records are sent.", "The service checks for gaps and merges them."];
   if (state === "ready" && saved) {
     const stored = progress.stored ? ` ${count.format(progress.stored)} of ${many(progress.batches, "batch")} are stored.` : "";
-    return ["note", "This upload was begun before.", `It is the same file.${stored} Only what the service does not have is sent.`];
+    return ["note", "This upload was started before.", `It is the same file.${stored} Only the rest will be sent.`];
   }
   return shown?.note ? ["note", ...shown.note] : null;
 }
@@ -968,26 +968,26 @@ function showAlert() {
 
 /** @type {Record<string, string>} */
 const TITLES = {
-  malformed_record: "Nothing was sent: the file has a mistake.",
+  malformed_record: "Nothing was sent: the file has an invalid record.",
   too_many_batches: "Nothing was sent: the batches are too small.",
   batch_too_large: "The batches are too large.",
   too_large: "Nothing was sent: a record is too large.",
   file_changed: "The file has changed.",
-  different_file: "This file has other records.",
+  different_file: "This is a different file.",
   no_answer: "The connection is lost. What was stored stays stored.",
   offline: "You are offline. What was stored stays stored.",
   not_the_service: "This is not the service.",
-  bad_token: "The token cannot be used. Set it in the settings.",
-  invalid_records: "Some records are not as the schema says.",
-  schema_required: "The service takes records of a schema alone. Set its name in the settings.",
-  unknown_schema: "The service has no schema of this name. Look at the settings.",
-  schema_changed: "The schema has changed since this upload was begun.",
+  bad_token: "The token is invalid. Correct it in the settings.",
+  invalid_records: "Some records do not match the schema.",
+  schema_required: "The service requires a schema. Set its name in the settings.",
+  unknown_schema: "The service has no schema of this name. Check the settings.",
+  schema_changed: "The schema has changed since this upload was started.",
   batch_conflict: "Other records are stored under the same numbers.",
-  checksum_mismatch: "The merged file is not the one that was sent.",
+  checksum_mismatch: "The merged file differs from the file that was sent.",
   session_not_found: "The service does not know this upload any more.",
-  session_expired: "The upload has taken too long.",
+  session_expired: "The upload took too long.",
   session_aborted: "The upload was aborted.",
-  401: "The service wants a valid token. Set it in the settings.",
+  401: "The service requires a valid token. Set it in the settings.",
   403: "The service does not allow this. Set a token in the settings.",
   429: "The service is too busy.",
   503: "The service is too busy.",
@@ -1002,9 +1002,9 @@ function showDone() {
   const result = /** @type {any} */ (now.result);
   const { bytes, checksum } = result.content ?? result;
   get("done-about").textContent =
-    `${many(now.records, "record")}, ${size(bytes)}. The checksum ${checksum.value} is that of what was read from your file` +
+    `${many(now.records, "record")}, ${size(bytes)}. The checksum ${checksum.value} matches what was read from your file` +
     ` (${readingText(now.reading)}).` +
-    (result.content ? ` They are kept as a gzip file: ${size(result.bytes)}, checksum ${result.checksum.value}.` : "");
+    (result.content ? ` Stored as a gzip file of ${size(result.bytes)}, checksum ${result.checksum.value}.` : "");
   get("download").download = downloadName(now.file.name);
   get("download").href = shown?.link || "#download";
   if (!wasDone && entries.length < 2) get("done-title").focus();
@@ -1034,7 +1034,7 @@ function showGaps() {
   fill("gaps-rows", rows);
 }
 
-/** Put rows into a table. @param {string} id @param {string[][]} rows */
+/** Fill a table. @param {string} id @param {string[][]} rows */
 function fill(id, rows) {
   get(id).replaceChildren(
     ...rows.map((texts) => {
@@ -1045,7 +1045,7 @@ function fill(id, rows) {
   );
 }
 
-// --- What the user does ---
+// --- User input ---
 
 get("file").addEventListener("change", () => choose(get("file").files));
 get("primary").addEventListener("click", () => primary()[1]?.());
@@ -1060,12 +1060,12 @@ get("abort").addEventListener("click", async () => {
 });
 get("download").addEventListener("click", async (/** @type {MouseEvent} */ event) => {
   const entry = /** @type {Entry} */ (shown);
-  // A link works for some minutes only, and this page may have been open for long.
+  // A link works for some minutes, so get a new one.
   event.preventDefault();
   try {
     await renewLink(entry);
   } catch (error) {
-    entry.note = ["There is no link to the file just now.", /** @type {Error} */ (error).message];
+    entry.note = ["The file cannot be downloaded now.", /** @type {Error} */ (error).message];
     return showAlert();
   }
   location.assign(entry.link);
@@ -1078,7 +1078,7 @@ get("settings-form").addEventListener("input", keepSettings);
 for (const id of ["url", "token"]) get(id).addEventListener("change", () => showSessions());
 get("settings-form").addEventListener("submit", (/** @type {Event} */ event) => event.preventDefault());
 for (const id of ["format", "delimiter", "encoding", "header", "typed"]) {
-  // They are for the file that is shown too, as long as nothing of it was sent.
+  // They also apply to the displayed file if nothing of it was sent.
   get(id).addEventListener("change", () => {
     const isUnread = upload?.state === "failed" && isAboutFile(upload.error) && !upload.saved;
     if (isUnread || (upload?.state === "ready" && !upload.saved)) replace(false);
@@ -1096,7 +1096,7 @@ addEventListener("online", () => {
   }
 });
 
-// A file may be dropped anywhere on the page: missing the box must not open the file instead.
+// Accept a drop anywhere on the page: next to the box, the browser would open the file.
 addEventListener("dragover", (event) => {
   event.preventDefault();
   document.body.classList.add("is-dragging");

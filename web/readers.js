@@ -1,19 +1,20 @@
 // @ts-check
 /**
- * Reads a file as records: NDJSON, a JSON array, CSV or TSV, also gzip and UTF-16.
+ * Reads a file as records: NDJSON, a JSON array, CSV or TSV, optionally gzip or UTF-16.
  *
- * What a file holds is told by its content as well as by its name. The same rules, on the same
- * cases, hold for the command: docs/client.md tells them. Nothing is held but a piece of the file.
+ * Name and content of a file decide the format. The rules are those of the command (docs/client.md),
+ * tested with the same cases. Only a piece of the file is in memory. The module knows nothing of the
+ * service.
  *
  * @module
  */
 
 const PIECE = 1024 * 1024;
-// 1,000 times as much may come out of a piece of gzip.
+// gzip can expand 1,000 times.
 const GZIP_PIECE = 16 * 1024;
 const HEAD = 64 * 1024;
 
-/** Largest record, bytes. The service takes none that is larger. */
+/** Largest record that the service accepts, in bytes. */
 const MAX_RECORD = 64 * 1024 * 1024;
 
 const TAB = 9;
@@ -30,29 +31,30 @@ const RECORD_SEPARATOR = 30;
 /**
  * @typedef {"ndjson" | "json" | "csv" | "tsv"} Format
  *
- * @typedef {object} Wanted What decides where a file can be read in more than one way.
- * @property {Format} [format] Told by the name and the content by default.
+ * @typedef {object} Wanted How to read a file; what is not set is detected.
+ * @property {Format} [format] Detected from name and content by default.
  * @property {string} [delimiter] Of CSV: one character.
- * @property {string} [encoding] A label that `TextDecoder` knows.
- * @property {boolean} [header] Whether the first row of a table names the columns. It does by
- *   default, unless it begins with a number.
- * @property {boolean} [typed] Whether cells that read as numbers, booleans or null become those.
+ * @property {string} [encoding] A label of `TextDecoder`.
+ * @property {boolean} [header] Whether the first row of a table names the columns. By default it
+ *   does, and must not begin with a number.
+ * @property {boolean} [typed] Whether numbers, booleans and null in cells become JSON values of these
+ *   types. By default all cells are strings.
  *
  * @typedef {object} Reading How a file is read.
  * @property {Format} format
- * @property {string} delimiter Of CSV and TSV; else empty.
+ * @property {string} delimiter Of CSV and TSV; otherwise empty.
  * @property {string} encoding
  * @property {boolean} gzip
  *
  * @typedef {(record: Uint8Array<ArrayBuffer>, position: number, line: number) => void} Take
- *   Gets a record as JSON, where it begins in the text, and its line, from 1.
+ *   Receives a record as JSON, its position in the text, and its line, from 1.
  */
 
 /** Why a file cannot be read as records. */
 export class ReadingError extends Error {
   /**
    * @param {string} code
-   * @param {string} message What to do, for people.
+   * @param {string} message What is wrong and what to do, for people.
    * @param {number} [line] Of the file, from 1.
    */
   constructor(code, message, line) {
@@ -68,11 +70,11 @@ export class ReadingError extends Error {
  * @param {string} why
  */
 const malformed = (line, why) =>
-  new ReadingError("malformed_record", `Line ${line} does not hold a record: ${why}.`, line);
+  new ReadingError("malformed_record", `Line ${line} is not a valid record: ${why}.`, line);
 
 // --- The text of a file ---
 
-/** A file's text as UTF-8, from any place; places are counted in that text. */
+/** A file's text as UTF-8, readable from any position. Positions are bytes of that text. */
 class Text {
   /** @type {Blob} */
   #file;
@@ -85,14 +87,14 @@ class Text {
   #rest = new Uint8Array();
   #at = 0;
 
-  /** Bytes of the file that have been read. */
+  /** Bytes of the file read so far. */
   consumed = 0;
 
   /**
    * @param {Blob} file
    * @param {boolean} isGzip
    * @param {string} encoding As TextDecoder names it.
-   * @param {number} mark Bytes of the byte order mark, which is no text.
+   * @param {number} mark Length of the byte order mark, which is not part of the text.
    */
   constructor(file, isGzip, encoding, mark) {
     this.#file = file;
@@ -102,8 +104,8 @@ class Text {
   }
 
   /**
-   * `length` bytes from `from` on; fewer only at the end. Cheap anywhere in a file that is UTF-8
-   * already; in another one only forward, for it is read anew from its start to go back.
+   * Read `length` bytes from `from`; fewer only at the end. Random access is cheap in plain UTF-8. In
+   * gzip or another encoding, going back means reading from the start again.
    *
    * @param {number} from
    * @param {number} length
@@ -159,12 +161,12 @@ class Text {
 }
 
 /**
- * The content of gzip, of all members: the browser's own DecompressionStream stops after the first.
+ * Decompress all members of gzip. The native DecompressionStream stops after the first.
  * @param {AsyncIterable<Uint8Array<ArrayBuffer>>} pieces
  */
 async function* inflate(pieces) {
   const { Inflate } = await import("./pako.js");
-  const damaged = () => new ReadingError("gzip", "The gzip is damaged, or cut off.");
+  const damaged = () => new ReadingError("gzip", "The gzip file is damaged or truncated.");
   /** @type {Uint8Array<ArrayBuffer>[]} */
   let found = [];
   /** @type {any} */
@@ -172,7 +174,7 @@ async function* inflate(pieces) {
   for await (let piece of pieces) {
     while (piece.length) {
       if (!member) {
-        // Zeros between members and behind them are padding.
+        // Zeros between and after members are padding.
         piece = piece.subarray(firstThat(piece, (byte) => byte !== 0));
         if (!piece.length) break;
         member = new Inflate({ windowBits: 31, chunkSize: PIECE });
@@ -192,7 +194,7 @@ async function* inflate(pieces) {
 
 /**
  * @param {AsyncIterable<Uint8Array<ArrayBuffer>>} pieces
- * @param {number} count How many bytes are left out at the start.
+ * @param {number} count Number of bytes to skip at the start.
  */
 async function* without(pieces, count) {
   for await (const piece of pieces) {
@@ -207,13 +209,13 @@ async function* without(pieces, count) {
  */
 async function* transcode(pieces, encoding) {
   const decoder = new TextDecoder(encoding, { fatal: true, ignoreBOM: true });
-  // The same, to find the place where that one fails.
+  // Finds the position at which the fatal decoder fails.
   const lenient = new TextDecoder(encoding, { ignoreBOM: true });
   const encoder = new TextEncoder();
   let line = 1;
   const decode = (/** @type {Uint8Array<ArrayBuffer>} */ bytes, /** @type {boolean} */ stream) => {
     const seen = lenient.decode(bytes, { stream });
-    // Of a code page it makes control characters of the bytes that it has not.
+    // It decodes undefined bytes of a code page as control characters.
     let wrong = encoding.startsWith("windows-") ? seen.search(/[\x80-\x9f]/) : -1;
     try {
       decoder.decode(bytes, { stream });
@@ -243,7 +245,7 @@ function firstThat(bytes, is) {
   return index < 0 ? bytes.length : index;
 }
 
-// --- Which reading is the right one ---
+// --- Detection of the format ---
 
 /** @type {Record<string, Format>} */
 const SUFFIXES = { ndjson: "ndjson", jsonl: "ndjson", json: "json", csv: "csv", tsv: "tsv", tab: "tsv" };
@@ -251,7 +253,7 @@ const SUFFIXES = { ndjson: "ndjson", jsonl: "ndjson", json: "json", csv: "csv", 
 /** @type {[string, string][]} */
 const DELIMITERS = [[",", "comma"], [";", "semicolon"], ["\t", "tab"], ["|", "pipe"]];
 
-/** What other files begin with, as Latin-1. @type {[string, "compressed" | "binary", string][]} */
+/** Magic numbers of other files, as Latin-1. @type {[string, "compressed" | "binary", string][]} */
 const OTHER_FILES = [
   ["\x1f\x8b", "compressed", "gzip within gzip"],
   ["BZh", "compressed", "compressed by bzip2"],
@@ -291,11 +293,11 @@ const shown = (delimiter) =>
 /** @param {string} text */
 const isBlank = (text) => /^[ \t\r\n]*$/.test(text);
 
-/** Raises a ReadingError where a file that begins so is no text. @param {string} start As Latin-1. */
+/** Throw a ReadingError if the file is known not to be text. @param {string} start Of the file, as Latin-1. */
 function refuseOtherFiles(start) {
   const refuse = (/** @type {string} */ kind, /** @type {string} */ code) => {
     const hint =
-      code === "compressed" ? "Only gzip is read: unpack it, or pack it as .gz." : "Export it as NDJSON, JSON or CSV.";
+      code === "compressed" ? "Only gzip is supported: unpack the file, or compress it with gzip." : "Export it as NDJSON, JSON or CSV.";
     throw new ReadingError(code, `The file is ${kind}. ${hint}`);
   };
   for (const [magic, code, kind] of OTHER_FILES) {
@@ -308,16 +310,16 @@ function refuseOtherFiles(start) {
 }
 
 /**
- * The options as they are meant. Raises a ReadingError (`option`) for one that cannot be.
+ * The options, normalized. Throws a ReadingError (`option`) if one is invalid.
  *
  * @param {Wanted} wanted
  */
 function optionsOf({ format, delimiter, encoding, header, typed = false }) {
   const refuse = (/** @type {string} */ why) => new ReadingError("option", why);
-  if (format && !Object.values(SUFFIXES).includes(format)) throw refuse(`“${format}” is no known format.`);
+  if (format && !Object.values(SUFFIXES).includes(format)) throw refuse(`“${format}” is not a known format.`);
   const mark = DELIMITERS.find(([, word]) => word === delimiter)?.[0] ?? (delimiter === "\\t" ? "\t" : delimiter);
   if (mark && (!/^.$/su.test(mark) || /["\r\n\0\ufeff]/.test(mark))) {
-    throw refuse("A delimiter is one character, and neither a quote nor a line end.");
+    throw refuse("A delimiter is one character other than a quote or a line end.");
   }
   if (mark && (format === "ndjson" || format === "json")) throw refuse(`${format} has no delimiter.`);
   return { format, delimiter: mark, encoding: encoding && labelOf(encoding), header, typed };
@@ -331,14 +333,14 @@ function labelOf(encoding) {
   try {
     return new TextDecoder(name.replace(/^utf-?16-?/, "utf-16")).encoding;
   } catch {
-    throw new ReadingError("option", `“${encoding}” is not a known encoding, as utf-8, utf-16le or windows-1252.`);
+    throw new ReadingError("option", `“${encoding}” is not a known encoding. Examples: utf-8, utf-16le, windows-1252.`);
   }
 }
 
 /**
- * The encoding of a file that begins so, and the bytes of its mark.
+ * The encoding of a file, and the length of its byte order mark.
  *
- * @param {string} start As Latin-1.
+ * @param {string} start Of the file, as Latin-1.
  * @param {string | undefined} given
  * @returns {[string, number]}
  */
@@ -347,7 +349,7 @@ function encodingOf(start, given) {
   for (const [mark, name] of MARKS) {
     if (!start.startsWith(mark)) continue;
     if (given && !name.startsWith(given)) {
-      throw refuse(`The file begins with the byte order mark of ${name}, and the encoding set is ${given}.`);
+      throw refuse(`The file begins with the byte order mark of ${name}, but the encoding is set to ${given}.`);
     }
     if (name.startsWith("utf-32")) throw refuse("The file is UTF-32. Save it as UTF-8.");
     return [name, mark.length];
@@ -355,14 +357,14 @@ function encodingOf(start, given) {
   let [even, odd] = [0, 0];
   for (let i = 0; i < start.length; i++) if (start[i] === "\0") i % 2 ? odd++ : even++;
   if (given) {
-    // A line end or a brace of UTF-16 has a zero byte.
+    // In UTF-16 every line end and brace has a zero byte.
     if (given.startsWith("utf-16") && !isBlank(start) && !even && !odd) {
-      throw refuse(`The file has no zero bytes, and is no ${given}. Set no encoding.`);
+      throw refuse(`The file has no zero bytes, so it is not ${given}. Do not set the encoding.`);
     }
     return [given === "utf-16" ? "utf-16le" : given, 0];
   }
   if ((even + odd) * 2 > start.length) {
-    throw refuse("More than half of the file's bytes are zero: it is UTF-32, or damaged. Save it as UTF-8.");
+    throw refuse("More than half of the bytes are zero: the file is UTF-32, or damaged. Save it as UTF-8.");
   }
   if (Math.max(even, odd) * 4 > start.length) {
     const likely = even > odd ? "utf-16be" : "utf-16le";
@@ -377,19 +379,19 @@ function encodingOf(start, given) {
  * @typedef {object} Chosen
  * @property {Format} format
  * @property {string} delimiter
- * @property {string} lineEnd `\r` where the head has no other.
- * @property {number} firstLine Where the table begins: 2 after a `sep=` line.
+ * @property {string} lineEnd `\r` if the head has no `\n`.
+ * @property {number} firstLine First line of the table: 2 after a `sep=` line.
  * @property {boolean} hasSeparators Whether records begin with U+001E (RFC 7464).
- * @property {boolean} isArray Whether one JSON array holds the records.
- * @property {boolean} isNamed Whether a name alone said that each line is a record.
- * @property {boolean} isGiven Whether an option gave the format.
+ * @property {boolean} isArray Whether the records are the elements of one JSON array.
+ * @property {boolean} isNamed Whether the name of the file says NDJSON.
+ * @property {boolean} isGiven Whether an option set the format.
  */
 
 /**
- * The reading of a text that begins with `head`.
+ * Choose the format of a text.
  *
- * @param {string} head Of at most HEAD bytes.
- * @param {boolean} isAll Whether that is all of the text.
+ * @param {string} head The first HEAD bytes of the text.
+ * @param {boolean} isAll Whether that is the whole text.
  * @param {string} name Of the file.
  * @param {ReturnType<typeof optionsOf>} options
  * @returns {Chosen}
@@ -399,20 +401,20 @@ function choose(head, isAll, name, options) {
   const text = head.replace(/^[ \t\r\n]+/, "");
   const usual = { delimiter: "", lineEnd: "\n", firstLine: 1, hasSeparators: false, isArray: false, isNamed: false, isGiven: false };
   if (!text) {
-    // No line at all is NDJSON of no records; JSON has at least its brackets, a table its header.
+    // An empty file is valid NDJSON. JSON has at least brackets, a table a header.
     if ((options.format ?? named) === "ndjson") return { ...usual, format: "ndjson", isNamed: true, isGiven: true };
-    throw new ReadingError("empty", "There is nothing in it. If that is right, read it as NDJSON: no records.");
+    throw new ReadingError("empty", "The file is empty. To upload no records, read it as NDJSON.");
   }
   const nul = head.indexOf("\0");
   if (nul >= 0) {
     const line = linesIn(head.slice(0, nul)) + 1;
-    throw new ReadingError("nul", `Line ${line} has a NUL byte. Is the file UTF-16? Then set the encoding.`, line);
+    throw new ReadingError("nul", `Line ${line} has a NUL byte. If the file is UTF-16, set the encoding.`, line);
   }
   const isMarkup = /^<(?:!doctype|\?xml|html|!--)/i.test(text);
   if (isMarkup || (!options.format && /^<[a-z]/i.test(text) && text.includes("</"))) {
     throw new ReadingError(
       "markup",
-      "The file is HTML or XML, perhaps the page of an error or a log-in. Export NDJSON, JSON or CSV.",
+      "The file is HTML or XML, perhaps an error page or a login page. Export NDJSON, JSON or CSV.",
     );
   }
   const lineEnd = text.indexOf("\n");
@@ -429,17 +431,17 @@ function choose(head, isAll, name, options) {
   let format;
   if (options.format) format = options.format;
   else if (isTable && "[{\x1e".includes(first)) {
-    throw unclear(`The name says ${words[named]}, the content looks like JSON.`, "ndjson", named);
+    throw unclear(`The name says ${words[named]}, but the content looks like JSON.`, "ndjson", named);
   } else if (isTable) format = named;
   else if (named === "ndjson" && isSpread) {
-    throw unclear("The name says one record a line, the first spreads over lines.", "json");
+    throw unclear("The name says one record per line, but the first record spans several lines.", "json");
   } else if (named === "ndjson" && first === "[") format = "ndjson";
   else if (isValues) format = "json";
   else if (first === "{" || !isWhole || isJson(line)) format = "ndjson";
   else {
     const row = unquoted(firstRows(head, true)[0]);
     const found = DELIMITERS.filter(([mark]) => row.includes(mark)).map(([mark]) => shown(mark));
-    const looks = found.length ? `looks like a table, delimited by ${found.join(" or ")}` : "is no JSON";
+    const looks = found.length ? `looks like a table, delimited by ${found.join(" or ")}` : "is not JSON";
     const says = named ? `The name says ${words[named]}, but the first line` : "The first line";
     throw unclear(`${says} ${looks}.`, found.join() === "a tab" ? "tsv" : "csv", named ?? "ndjson");
   }
@@ -469,7 +471,7 @@ function isJson(line) {
 /** @param {string} head @param {boolean} isAll @param {Chosen} chosen @param {ReturnType<typeof optionsOf>} options */
 function tableOf(head, isAll, chosen, options) {
   const isTsv = chosen.format === "tsv";
-  // A CR at the end of a full head may be followed by LF.
+  // A CR at the end of the head may be half of CR LF.
   const known = isAll ? head : head.replace(/\r$/, "");
   const sep = isTsv ? null : /^"?sep=([^\r\n"])"?[ \t]*(?:\r\n|\r|\n|$)/i.exec(head);
   const usual = isTsv && chosen.isGiven ? "\t" : undefined;
@@ -480,15 +482,15 @@ function tableOf(head, isAll, chosen, options) {
   };
 }
 
-/** Where one column may be several. @param {string} names @param {string[]} rows */
+/** Throw if what looks like one column may be several. @param {string} names @param {string[]} rows */
 function refuseOddDelimiter(names, rows) {
   const count = (/** @type {string} */ row, /** @type {string} */ mark) => row.split(mark).length;
-  const odd = { "\x01": "U+0001", "\x1f": "U+001F", "^": "“^”", "~": "“~”", "  ": "several spaces, which is none" };
+  const odd = { "\x01": "U+0001", "\x1f": "U+001F", "^": "“^”", "~": "“~”", "  ": "several spaces, which are not a delimiter" };
   for (const [mark, name] of Object.entries(odd)) {
     if (!rows.length || !names.includes(mark) || count(names, mark) !== count(rows[0], mark)) continue;
     throw new ReadingError(
       "delimiter_unclear",
-      `The first rows look delimited by ${name}. Set the delimiter: this, or a comma, if there is one column.`,
+      `The first rows look delimited by ${name}. Set the delimiter to it, or to a comma if there is only one column.`,
     );
   }
 }
@@ -502,7 +504,7 @@ function delimiterOf(head, isTsv) {
   let found = marks.filter((mark) => names.includes(mark));
   if (isTsv && found.includes(usual)) return usual;
   if (!found.length) {
-    // One column; or a title above the table.
+    // One column, or a title above the table.
     found = [";", "\t", "|", ","].filter((mark) => mark !== usual && rows.some((row) => row.includes(mark)));
     if (isTsv) found = found.filter((mark) => mark !== "\t");
     if (!found.length) {
@@ -514,13 +516,13 @@ function delimiterOf(head, isTsv) {
       const equal = found.filter((mark) => count(names, mark) === count(rows[0], mark));
       if (equal.length) found = equal;
     }
-    // A tab: databases write no quotes beside it, Excel does.
+    // Not so for a tab: with it, quotes are data in files of databases, but not in those of Excel.
     if (found.length === 1 && found[0] !== "\t") return found[0];
   }
   const hint = found.includes("\t") ? " Or read it as TSV, where quotes are data." : "";
   throw new ReadingError(
     "delimiter_unclear",
-    `The name says ${isTsv ? "TSV" : "CSV"}, and the first rows look delimited by ${found.map(shown).join(" or ")}.` +
+    `The name says ${isTsv ? "TSV" : "CSV"}, but the first rows look delimited by ${found.map(shown).join(" or ")}.` +
       ` Set the delimiter.${hint}`,
   );
 }
@@ -528,7 +530,7 @@ function delimiterOf(head, isTsv) {
 /** @param {string} row */
 const unquoted = (row) => row.replace(/"[^"]*"?/g, "");
 
-/** The first two that are not blank; at least one. @param {string} head @param {boolean} hasQuotes */
+/** The first two rows that are not blank; at least one row. @param {string} head @param {boolean} hasQuotes */
 function firstRows(head, hasQuotes) {
   const rows = [];
   for (const [row] of head.matchAll(hasQuotes ? /(?:"[^"]*(?:"|$)|[^"\r\n])+/g : /[^\r\n]+/g)) {
@@ -538,16 +540,16 @@ function firstRows(head, hasQuotes) {
   return rows.length ? rows : [""];
 }
 
-// --- Where a record ends ---
+// --- Splitting a text into records ---
 
 /** @param {number} byte */
 const isSpace = (byte) => byte === SPACE || byte === LF || byte === CR || byte === TAB;
 
-/** One record on each line. Blank lines are none. */
+/** One record per line. Blank lines are skipped. */
 class Lines {
   #line;
 
-  /** How many blank lines there were. */
+  /** Number of blank lines. */
   blank = 0;
 
   /** @param {number} line */
@@ -556,8 +558,8 @@ class Lines {
   }
 
   /**
-   * Hand on the records that are whole in `bytes`, which begin at `position` of the file; gives how
-   * many bytes that were.
+   * Pass on the complete records in `bytes`, which begin at `position` of the text. Returns the number
+   * of bytes used.
    *
    * @param {Uint8Array<ArrayBuffer>} bytes
    * @param {number} position
@@ -581,7 +583,7 @@ class Lines {
 
   end() {}
 
-  /** The fault of a record that does not end. @param {string} _text */
+  /** The error of a record that does not end. @param {string} _text */
   unended(_text) {
     return tooLarge(this.#line + 1);
   }
@@ -596,7 +598,7 @@ class ArrayElements {
 
   /**
    * @param {number} line
-   * @param {boolean} isInside Whether what comes begins within the array.
+   * @param {boolean} isInside Whether to start within the array.
    */
   constructor(line, isInside) {
     this.#line = line;
@@ -604,7 +606,7 @@ class ArrayElements {
   }
 
   /**
-   * As that of Lines. A record that is cut off is looked at again, from its start, with more of it.
+   * See Lines. An incomplete record is scanned again from its start with the next piece.
    *
    * @param {Uint8Array<ArrayBuffer>} bytes
    * @param {number} position
@@ -646,28 +648,28 @@ class ArrayElements {
       }
     }
     const [start, end] = trimmed(bytes, from, bytes.length);
-    // The rest of a file that breaks off is no record, and the check will say so.
+    // In a truncated file, the check refuses this rest.
     if (this.#state === "inside" && isLast && start < end) record(bytes.length);
     if (this.#state === "after") {
       pass(start);
-      if (start < end) throw new ReadingError("format_unclear", `Line ${this.#line}: there is text after the array. If each line is a record, read it as NDJSON.`, this.#line);
+      if (start < end) throw new ReadingError("format_unclear", `Line ${this.#line}: text follows the array. If each line is a record, read the file as NDJSON.`, this.#line);
       return bytes.length;
     }
     return from;
   }
 
-  /** Raises where the array is not closed. */
+  /** Throw if the array is not closed. */
   end() {
     if (this.#state !== "after") throw malformed(this.#line, "the array is not closed");
   }
 
-  /** The fault of a record that does not end. @param {string} _text */
+  /** The error of a record that does not end. @param {string} _text */
   unended(_text) {
     return tooLarge(this.#line);
   }
 }
 
-/** JSON values one after the other, with space between them. */
+/** JSON values separated by white space. */
 class Values {
   #line;
   #hasSeparators;
@@ -683,7 +685,7 @@ class Values {
   }
 
   /**
-   * As that of Lines.
+   * See Lines.
    *
    * @param {Uint8Array<ArrayBuffer>} bytes
    * @param {number} position
@@ -731,7 +733,7 @@ class Values {
 
   end() {}
 
-  /** The fault of a record that does not end. @param {string} _text */
+  /** The error of a record that does not end. @param {string} _text */
   unended(_text) {
     return tooLarge(this.#line);
   }
@@ -739,7 +741,7 @@ class Values {
 
 const NUMBER = /^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$/;
 
-/** Rows as objects, by the names in the first; as arrays where there is no header. */
+/** Rows as objects, with the names of the header; as arrays without a header. */
 class Table {
   #Papa;
   #chosen;
@@ -747,12 +749,12 @@ class Table {
   #decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   #encoder = new TextEncoder();
   #line;
-  /** A row that quotes stand in as RFC 4180 has them. The parser takes more. */
+  /** A row with quotes as in RFC 4180. The parser is more lenient. */
   #isStrict;
   #toSkip;
   blank = 0;
 
-  /** @type {{width: number, keys: string[] | null} | null} What each row is like. */
+  /** @type {{width: number, keys: string[] | null} | null} Number and names of the columns. */
   columns;
 
   /**
@@ -760,7 +762,7 @@ class Table {
    * @param {Chosen} chosen
    * @param {ReturnType<typeof optionsOf>} options
    * @param {number} line
-   * @param {Table["columns"]} columns Where what comes begins below the header.
+   * @param {Table["columns"]} columns To start below the header.
    */
   constructor(Papa, chosen, options, line, columns = null) {
     this.#Papa = Papa;
@@ -775,7 +777,7 @@ class Table {
   }
 
   /**
-   * As that of Lines.
+   * See Lines.
    *
    * @param {Uint8Array<ArrayBuffer>} bytes
    * @param {number} position
@@ -808,7 +810,7 @@ class Table {
 
   end() {}
 
-  /** The fault of a row that does not end. @param {string} text */
+  /** The error of a row that does not end. @param {string} text */
   unended(text) {
     if (!text.includes('"')) return tooLarge(this.#line);
     const { lineEnd, delimiter } = this.#chosen;
@@ -816,10 +818,10 @@ class Table {
     return this.#quoted(text, rows.errors[0]?.index ?? 0, "is never closed");
   }
 
-  /** @param {string} text From the row on. @param {number} at @param {string} how */
+  /** @param {string} text From the start of the row. @param {number} at @param {string} how */
   #quoted(text, at, how) {
     const line = this.#line + text.slice(0, at).split(this.#chosen.lineEnd).length - 1;
-    return new ReadingError("quote", `Line ${line}: the quote that opens there ${how}.`, line);
+    return new ReadingError("quote", `Line ${line}: the quote opened there ${how}.`, line);
   }
 
   /** @param {Uint8Array<ArrayBuffer>} bytes */
@@ -836,10 +838,10 @@ class Table {
   }
 
   /**
-   * A row as JSON; nothing for one that is no record.
+   * A row as JSON; an empty string if it is not a record.
    *
    * @param {string[]} cells
-   * @param {string} raw The row as it is written.
+   * @param {string} raw The text of the row.
    * @param {boolean} isWrong
    */
   #record(cells, raw, isWrong) {
@@ -847,9 +849,9 @@ class Table {
     const hasQuotes = !isTsv && raw.includes('"');
     if (isWrong || (hasQuotes && !this.#isStrict.test(raw))) {
       if (!isWrong && /[\r\n]/.test(unquoted(raw).replace(/[\r\n]+$/, ""))) throw this.#lineEnd();
-      throw this.#wrong("quote", "a quote stands within a cell that does not begin with one, or text behind one that ends with one. If quotes are data, read it as TSV with the delimiter set");
+      throw this.#wrong("quote", "a quote is inside a cell that does not begin with one, or text follows a closing quote. If quotes are data, read the file as TSV with the delimiter set");
     }
-    // The parser leaves the CR of CR LF in the cell before it, unless that is in quotes.
+    // The parser leaves the CR of CR LF in the last cell, unless that cell is quoted.
     const last = cells.length - 1;
     if (!hasQuotes || !/"[\r\n]*$/.test(raw)) cells[last] = cells[last].replace(/[\r\n]+$/, "");
     if (!hasQuotes && /[\r\n]/.test(raw.replace(/[\r\n]+$/, ""))) throw this.#lineEnd();
@@ -862,7 +864,7 @@ class Table {
       return "";
     }
     if (cells[0].startsWith("\ufeff")) {
-      throw this.#wrong("encoding", "the row begins with a byte order mark, as where files were put one after the other. Send each by itself");
+      throw this.#wrong("encoding", "the row begins with a byte order mark, as in concatenated files. Upload each file separately");
     }
     if (!this.columns) {
       const keys = this.#options.header === false ? null : this.#keys(cells);
@@ -871,28 +873,28 @@ class Table {
     }
     const { width, keys } = this.columns;
     if (cells.length !== width) {
-      throw this.#wrong("ragged", `the row has ${cells.length} cells, ${keys ? "the header" : "the first"} ${width}`);
+      throw this.#wrong("ragged", `the row has ${cells.length} cells, but ${keys ? "the header" : "the first row"} has ${width}`);
     }
-    // A single cell may well hold what its column is called.
+    // A single cell may well equal the name of its column.
     if (width > 1 && keys?.every((key, i) => key === `${quoted(cells[i])}:`)) {
-      throw this.#wrong("header_repeated", "the row is the header once more, as where files were put one after the other. Send each by itself");
+      throw this.#wrong("header_repeated", "the row repeats the header, as in concatenated files. Upload each file separately");
     }
     const values = cells.map(this.#options.typed ? typedCell : quoted);
     return keys ? `{${keys.map((key, i) => key + values[i]).join(",")}}` : `[${values.join(",")}]`;
   }
 
-  /** What stands before each value. @param {string[]} names */
+  /** The text before each value. @param {string[]} names */
   #keys(names) {
     if (this.#options.header === undefined) {
       const isNote = /^sep=/i.test(names[0]) || (names.length === 1 && names[0].startsWith("#"));
       if (isNote || /^[-+.]?[0-9]/.test(names[0])) {
-        throw this.#wrong("header_unclear", `the first row should name the columns, and begins with ${names[0]}`);
+        throw this.#wrong("header_unclear", `the first row should name the columns, but begins with ${names[0]}`);
       }
     }
     if (this.#chosen.format === "tsv" && !this.#chosen.isGiven) {
       const name = names.find((one) => one.length > 1 && one.startsWith('"') && one.endsWith('"'));
       if (name) {
-        throw this.#wrong("format_unclear", `the name ${name} is in quotes, which TSV has not. Read it as TSV if the quotes are data, as CSV with a tab as delimiter if they are not`);
+        throw this.#wrong("format_unclear", `the name ${name} is in quotes, which TSV does not use. Read the file as TSV if quotes are data, or as CSV with a tab as delimiter if not`);
       }
     }
     names.forEach((name, i) => {
@@ -905,7 +907,7 @@ class Table {
   }
 
   #lineEnd() {
-    return this.#wrong("line_end", "a line end of another kind than the others stands outside quotes");
+    return this.#wrong("line_end", "a line end outside quotes differs from the others");
   }
 
   /** @param {string} code @param {string} why */
@@ -920,7 +922,7 @@ const isBlankLine = (raw) => /^[\r\n]*$/.test(raw);
 /** @param {string} cell */
 const quoted = (cell) => JSON.stringify(cell);
 
-/** A cell that reads as a number, boolean or null, as that: digits stay as they are written. @param {string} cell */
+/** A cell as number, boolean or null if it looks like one. Digits are kept as written. @param {string} cell */
 function typedCell(cell) {
   if (cell === "") return "null";
   return ["true", "false", "null"].includes(cell) || NUMBER.test(cell) ? cell : quoted(cell);
@@ -932,21 +934,21 @@ const tooLarge = (line) =>
 
 /** @param {number} line */
 const notUtf8 = (line) =>
-  new ReadingError("encoding", `Line ${line} is not UTF-8. Set the encoding that it has, for instance windows-1252.`, line);
+  new ReadingError("encoding", `Line ${line} is not UTF-8. Set the encoding of the file, for example windows-1252.`, line);
 
-/** Bytes of `text` in UTF-8. @param {string} text */
+/** Length of `text` in UTF-8, in bytes. @param {string} text */
 function utf8Length(text) {
   let length = text.length;
   for (let i = 0; i < text.length; i++) {
     const code = text.charCodeAt(i);
-    // Half of a pair makes two of the four bytes.
+    // A surrogate is two of the four bytes of its pair.
     if (code > 0x7f) length += code > 0x7ff && (code < 0xd800 || code > 0xdfff) ? 2 : 1;
   }
   return length;
 }
 
 /**
- * Without the space around.
+ * The range without white space at its ends.
  *
  * @param {Uint8Array} bytes
  * @param {number} from
@@ -959,7 +961,7 @@ function trimmed(bytes, from, to) {
 }
 
 /**
- * Raise where the service would not take `record`.
+ * Throw if the service would refuse `record`.
  *
  * @param {Uint8Array<ArrayBuffer>} record
  * @param {TextDecoder} decoder
@@ -977,17 +979,17 @@ function check(record, decoder, line) {
   } catch (error) {
     throw malformed(line, error instanceof Error ? error.message : String(error));
   }
-  // JSON.parse takes half of a surrogate pair, which is no text that UTF-8 could hold.
+  // JSON.parse accepts a lone surrogate, which UTF-8 cannot encode.
   if (/\\u[dD][89a-fA-F]/.test(text)) {
     const halves = text
       .replace(/\\\\/g, "  ")
       .replace(/\\u[dD][89abAB]..\\u[dD][c-fC-F]/g, " ");
-    if (/\\u[dD][89a-fA-F]/.test(halves)) throw malformed(line, "an escape is half of a pair");
+    if (/\\u[dD][89a-fA-F]/.test(halves)) throw malformed(line, "an escape is a lone surrogate");
   }
 }
 
 /**
- * A record of several lines without the space between its tokens, as the service would store it.
+ * A record of several lines without white space between tokens, as the service would store it.
  *
  * @param {Uint8Array<ArrayBuffer>} record
  */
@@ -1004,10 +1006,9 @@ export function oneLine(record) {
   });
 }
 
-
 // --- A file as records ---
 
-/** A file as records, in the reading that was chosen for it. */
+/** The records of a file. */
 export class Records {
   #text;
   #from;
@@ -1022,10 +1023,10 @@ export class Records {
   /** @type {Reading} */
   reading;
 
-  /** How many blank lines there were; they are no records. */
+  /** Number of blank lines, which are skipped. */
   blank = 0;
 
-  /** Where the text ends, once it was read. */
+  /** Length of the text, once it was read. */
   end = 0;
 
   /**
@@ -1033,8 +1034,8 @@ export class Records {
    * @param {Chosen} chosen
    * @param {ReturnType<typeof optionsOf>} options
    * @param {Reading} reading
-   * @param {number} from Where the content begins.
-   * @param {number} line The same as a line.
+   * @param {number} from Position of the content.
+   * @param {number} line Line of the content.
    */
   constructor(text, chosen, options, reading, from, line) {
     this.#text = text;
@@ -1050,7 +1051,7 @@ export class Records {
    *
    * @param {File} file
    * @param {Wanted} wanted
-   * @throws {ReadingError} Where its name, its content and `wanted` do not agree on one reading.
+   * @throws {ReadingError} If name, content and `wanted` do not agree on one format.
    */
   static async of(file, wanted) {
     const options = optionsOf(wanted);
@@ -1061,7 +1062,7 @@ export class Records {
     refuseOtherFiles(start);
     const [encoding, mark] = encodingOf(start, options.encoding);
     const text = new Text(file, isGzip, encoding, mark);
-    // However long the space is before the content.
+    // Skip white space of any length before the content.
     let [from, line] = [0, 1];
     let head = await text.read(from, HEAD);
     while (head.length === HEAD && head.every(isSpace)) {
@@ -1076,16 +1077,16 @@ export class Records {
     return records;
   }
 
-  /** Bytes of the file that have been read. */
+  /** Bytes of the file read so far. */
   get consumed() {
     return this.#text.consumed;
   }
 
   /**
-   * Hand on every record, once it is checked, reading a piece at a time.
+   * Check every record and pass it on, reading the file in pieces.
    *
    * @param {Take} take
-   * @param {() => unknown} hasRead After each piece.
+   * @param {() => unknown} hasRead Called after each piece.
    */
   async each(take, hasRead) {
     const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
@@ -1107,8 +1108,8 @@ export class Records {
   }
 
   /**
-   * Hand on the records between two places, each the place of a record or the end of the text.
-   * Those of `each` before it, so that they are known.
+   * Pass on the records between two positions from `each`, which must have run: each is the position
+   * of a record or the end of the text.
    *
    * @param {number} from
    * @param {number} to
@@ -1137,8 +1138,7 @@ export class Records {
     /** @type {Uint8Array<ArrayBuffer>} */
     let rest = new Uint8Array();
     for (let isLast = false; !isLast; ) {
-      // The longer a record is that has not ended, the larger the next piece: no byte is looked at
-      // more than a few times.
+      // Pieces grow with an incomplete record, so that no byte is scanned more than a few times.
       const asked = Math.min(Math.max(PIECE, rest.length), to - from);
       const piece = await this.#text.read(from, asked);
       from += piece.length;
@@ -1157,13 +1157,13 @@ export class Records {
   }
 }
 
-/** Where the only record holds a list, that list is likely what was meant. @param {Uint8Array} record @param {Chosen} chosen */
+/** Throw if the only record contains a list: its elements are probably the records. @param {Uint8Array} record @param {Chosen} chosen */
 function refuseWrapper(record, chosen) {
   const value = JSON.parse(new TextDecoder().decode(record));
   if (Array.isArray(value)) {
     throw new ReadingError(
       "format_unclear",
-      "The only record is an array. Read it as JSON to send its elements, or as NDJSON to send it as one record.",
+      "The only record is an array. Read the file as JSON to upload its elements, or as NDJSON to upload it as one record.",
     );
   }
   if (chosen.isNamed || value === null || typeof value !== "object") return;
@@ -1177,8 +1177,8 @@ function refuseWrapper(record, chosen) {
       if (!member.some((one) => one !== null && typeof one === "object")) continue;
       throw new ReadingError(
         "wrapped",
-        `The file is one object, and its member “${name}” is a list of ${member.length}. Take the list out to send` +
-          " its records, or read the file as NDJSON to send the object as one record.",
+        `The file is one object with a list of ${member.length} in “${name}”. Extract the list to upload its` +
+          " records, or read the file as NDJSON to upload the object as one record.",
       );
     }
   }

@@ -1,4 +1,4 @@
-"""The page in Debian's Chromium, in front of the stack of this process."""
+"""The page in Chromium, served in front of the local stack."""
 
 import json
 import os
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 WEB = Path(__file__).parents[2] / "web"
 CHROMIUM = shutil.which("chromium")
 PATIENCE_SECONDS = 300
-"""However busy this machine is, what a test waits for has happened by then."""
+"""Longest wait of a test, with a margin for a busy machine."""
 expect.set_options(timeout=PATIENCE_SECONDS * 1_000)
 BATCH = re.compile(r"PUT /api/upload/sessions/\w+/batches/\d+")
 LIST = re.compile(r"GET /api/upload/sessions(\?.*)?")
 Orders = Callable[[int], Path]
-"""Writes a file of so many records."""
+"""Writes a file with the given number of records."""
 
 
 class Seen(NamedTuple):
@@ -43,17 +43,17 @@ class Seen(NamedTuple):
 
 
 class Instead(NamedTuple):
-    """An answer in place of the API's own."""
+    """A response that replaces that of the API."""
 
     status: int
-    """0 breaks the connection off."""
+    """0 closes the connection without a response."""
     headers: tuple[tuple[str, str], ...] = ()
     body: object = None
-    """JSON; or HTML, as bytes."""
+    """JSON, or HTML as bytes."""
 
 
 class Front:
-    """The page and the API, with what a test lets happen between them and the browser."""
+    """The page and the API. A test can record, replace and delay requests to the API."""
 
     def __init__(self, app: "WSGIApplication") -> None:
         self._app = app
@@ -62,14 +62,14 @@ class Front:
         self._hold_after = 10**9
         self.seen: list[Seen] = []
         self.instead: Callable[[str, int], Instead | None] = lambda _route, _count: None
-        """Of a route and the count of all requests so far."""
+        """Called with the route and the number of requests so far."""
         self.release()
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         route = f"{environ['REQUEST_METHOD']} {environ['RAW_URI']}"
-        # Every page asks for the list, before anything is done with it.
+        # Every page requests the list of sessions when it is loaded.
         if " /api/" not in route or LIST.fullmatch(route):
             return self._app(environ, start_response)
         with self._lock:
@@ -84,7 +84,7 @@ class Front:
             )
             instead = self.instead(route, len(self.seen))
             is_held = bool(BATCH.fullmatch(route)) and self.batches > self._hold_after
-        # One that may pass does so, even where the next one comes before it is through here.
+        # Decided under the lock, so that a later request cannot hold back an earlier one.
         if is_held:
             self._may_pass.wait(PATIENCE_SECONDS)
         if instead is None:
@@ -101,16 +101,16 @@ class Front:
 
     @property
     def batches(self) -> int:
-        """How many requests to store a batch there were."""
+        """Number of requests to store a batch."""
         return sum(BATCH.fullmatch(seen.route) is not None for seen in self.seen)
 
     def hold_after(self, batches: int) -> None:
-        """Let no more than so many batches through, until ``release``."""
+        """Hold back all batches after the first ``batches``, until ``release``."""
         self._may_pass.clear()
         self._hold_after = batches
 
     def release(self) -> None:
-        """Hold nothing."""
+        """Let all requests pass."""
         self._hold_after = 10**9
         self._may_pass.set()
 
@@ -141,7 +141,7 @@ def url(front: Front) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser, url: str) -> Iterator[Page]:
-    """The page, which may neither log an error nor break its Content-Security-Policy."""
+    """The page. Fails if it logs an error or violates its Content-Security-Policy."""
     context = browser.new_context(base_url=url, viewport={"width": 1120, "height": 900})
     context.set_default_timeout(PATIENCE_SECONDS * 1_000)
     page = context.new_page()
@@ -151,13 +151,13 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
     page.goto("/")
     yield page
     context.close()
-    # The browser itself logs every answer of 400 or more, and every lost connection.
+    # The browser logs every response of 400 or more, and every lost connection.
     assert [error for error in errors if "Failed to load resource" not in error] == []
 
 
 @pytest.fixture
 def orders(tmp_path: Path) -> Orders:
-    """Writes a file of so many records, which no detour through JavaScript's numbers survives."""
+    """Writes a file of records that parsing by JavaScript would change."""
 
     def write(count: int) -> Path:
         file = tmp_path / "orders.ndjson"

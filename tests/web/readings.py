@@ -1,4 +1,4 @@
-"""The table of readings, run by the page's reader in any JavaScript engine."""
+"""The cases of ``tests/readings``, for ``readers.js`` in any JavaScript engine."""
 
 import base64
 import json
@@ -42,7 +42,7 @@ READ = """async ([url, cases]) => {
   for (const one of cases) all[one.name] = await read(one);
   return all;
 }"""
-"""Reads all ``cases`` with the module at ``url``: of each the records, or why it is refused."""
+"""Reads ``cases`` with the module at ``url``. Returns the records of each, or its error."""
 
 
 def content(case: dict[str, Any]) -> bytes:
@@ -53,7 +53,7 @@ def content(case: dict[str, Any]) -> bytes:
 
 
 def inputs() -> list[dict[str, Any]]:
-    """The cases, as ``READ`` takes them."""
+    """The cases, as the argument of ``READ``."""
     return [
         {
             "name": name,
@@ -66,7 +66,7 @@ def inputs() -> list[dict[str, Any]]:
 
 
 def check(name: str, found: dict[str, Any]) -> None:
-    """Compare what was read of a case with what the table says."""
+    """Assert that a case was read as the table says."""
     case = CASES[name]
     assert found.get("refused") == case.get("refused"), found
     if "refused" in case:

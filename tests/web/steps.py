@@ -1,4 +1,4 @@
-"""What a user does with the page, and what a test waits for."""
+"""Actions of a user of the page, and waits."""
 
 import re
 import time
@@ -22,7 +22,7 @@ def choose(page: Page, file: Path, batch_size: int = 0) -> None:
 
 
 def begin(page: Page, front: Front, file: Path, batch_size: int, sent: int) -> None:
-    """Upload a file, of which no more than ``sent`` batches get through, and wait until they do."""
+    """Start an upload, and wait until its batches after the first ``sent`` are held back."""
     choose(page, file, batch_size)
     front.hold_after(sent)
     page.get_by_role("button", name=re.compile(r"^Upload [\d,]+ records$")).click()
@@ -34,7 +34,7 @@ def press(page: Page, button: str) -> None:
 
 
 def finished(page: Page) -> None:
-    expect(page.get_by_text("Every record is there.")).to_be_visible()
+    expect(page.get_by_text("All records are stored.")).to_be_visible()
 
 
 def downloaded(page: Page) -> bytes:
@@ -48,7 +48,7 @@ def session_id(page: Page) -> str:
 
 
 def held(front: Front, batches: int) -> None:
-    """Wait until the server holds back what it lets not through."""
+    """Wait until the server holds back a batch."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while front.batches <= batches:
         assert time.monotonic() < deadline
@@ -57,5 +57,5 @@ def held(front: Front, batches: int) -> None:
 
 def shoot(page: Page, name: str) -> None:
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    # What fades in or out has come to its end.
+    # Animations are disabled, so that pictures are reproducible.
     page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True, animations="disabled")

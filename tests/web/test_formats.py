@@ -1,4 +1,4 @@
-"""What the page sends, and the formats that a merged object is kept in."""
+"""What the page sends, and the formats of the merged object."""
 
 import base64
 import gzip
@@ -22,7 +22,7 @@ IN_GZIP = "NDJSON in gzip (.ndjson.gz)"
 
 def keep_as(page: Page, option: str) -> None:
     page.get_by_text("Settings").click()
-    page.get_by_label("Keep the merged file as").select_option(option)
+    page.get_by_label("Store the merged file as").select_option(option)
     page.get_by_text("Settings").click()
 
 
@@ -60,7 +60,7 @@ def test_without_compression(page: Page, front: Front, orders: Orders) -> None:
 def test_a_record_over_lines_is_the_same_batch_by_post(
     page: Page, front: Front, local: LocalStack, tmp_path: Path
 ) -> None:
-    """It is put on one line as the service puts it there."""
+    """The module joins its lines exactly as the service does."""
     records = [
         b'{"a" : "x, ]}\\"\\\\ \\n",\r\n\t"b": [1 ,\n2.50, -0, 1E400, 12345678901234567890 ] }',
         b'{"as" : "it is", "a": 1, "a": [ ]}',
@@ -73,7 +73,7 @@ def test_a_record_over_lines_is_the_same_batch_by_post(
     choose(page, file, batch_size=1)
     front.instead = lambda route, _: Instead(503) if route.endswith("/batches/4") else None
     press(page, "Upload 5 records")
-    expect(page.get_by_role("alert")).to_contain_text("It is tried again.")
+    expect(page.get_by_role("alert")).to_contain_text("Retrying.")
     expect(page.locator("[data-batch=stored] dd")).to_have_text("4")
     api = Api(through_gateway(local.gateway))
     for n, record in enumerate(records):
@@ -90,9 +90,9 @@ def test_a_merged_file_in_gzip(page: Page, front: Front, local: LocalStack, orde
     file = orders(2_000)
     content = file.read_bytes()
     choose(page, file, batch_size=100)
-    # It is for a file that was checked too, as long as nothing of it was sent.
+    # The setting also applies to a checked file if nothing of it was sent.
     keep_as(page, IN_GZIP)
-    expect(page.locator("#about")).to_contain_text("kept as .ndjson.gz")
+    expect(page.locator("#about")).to_contain_text("merged as .ndjson.gz")
     with page.expect_request(re.compile(r"/api/upload/sessions$")) as opened:
         press(page, "Upload 2,000 records")
     assert json.loads(opened.value.post_data or "")["format"] == GZ
@@ -101,12 +101,12 @@ def test_a_merged_file_in_gzip(page: Page, front: Front, local: LocalStack, orde
     assert gzip.decompress(stored) == content
     assert len(stored) < len(content) / 2
     expect(page.locator("#done-about")).to_have_text(
-        f"2,000 records, {kilobytes(content)}. The checksum {crc32(content)} is that of what was"
-        " read from your file (NDJSON). They are kept as a gzip file:"
+        f"2,000 records, {kilobytes(content)}. The checksum {crc32(content)} matches what was"
+        " read from your file (NDJSON). Stored as a gzip file of"
         f" {kilobytes(stored)}, checksum {crc32(stored)}."
     )
     shoot(page, "finished-gzip")
-    assert downloaded(page) == content, "the browser inflates it"
+    assert downloaded(page) == content, "the browser decompresses it"
     assert front.batches == 20
 
 
@@ -114,7 +114,7 @@ def kilobytes(content: bytes) -> str:
     return f"{float(f'{len(content) / 1_000:.3g}'):g} kB"
 
 
-def test_the_download_in_gzip_is_named_by_what_it_holds(page: Page, orders: Orders) -> None:
+def test_the_download_in_gzip_is_named_by_its_content(page: Page, orders: Orders) -> None:
     keep_as(page, IN_GZIP)
     choose(page, orders(100))
     press(page, "Upload 100 records")
@@ -125,10 +125,10 @@ def test_the_download_in_gzip_is_named_by_what_it_holds(page: Page, orders: Orde
     expect(page.get_by_role("link", name="Download")).to_have_attribute("download", "orders.ndjson")
 
 
-def test_the_setting_is_for_every_file_that_waits(
+def test_the_setting_applies_to_every_waiting_file(
     page: Page, front: Front, local: LocalStack, tmp_path: Path
 ) -> None:
-    """And for none of which something was sent."""
+    """And to no file of which something was sent."""
     files = [tmp_path / f"{n}.ndjson" for n in range(3)]
     for n, file in enumerate(files):
         file.write_text(f'{{"n": {n}}}\n')
@@ -149,30 +149,30 @@ def test_the_setting_is_for_every_file_that_waits(
 def test_an_upload_keeps_its_format(
     page: Page, front: Front, local: LocalStack, orders: Orders
 ) -> None:
-    """Whatever the setting is when it is gone on with; that is kept too, for the next ones."""
+    """Whatever the setting is on resume. The setting is stored, too, for later files."""
     file = orders(2_000)
     keep_as(page, IN_GZIP)
     begin(page, front, file, batch_size=100, sent=5)
     session = session_id(page)
     page.reload()
     front.release()
-    expect(page.get_by_label("Keep the merged file as")).to_have_value(GZ)
+    expect(page.get_by_label("Store the merged file as")).to_have_value(GZ)
     keep_as(page, "NDJSON")
     choose(page, file)
-    expect(page.locator("#about")).to_contain_text("kept as .ndjson.gz")
-    press(page, "Continue the upload")
+    expect(page.locator("#about")).to_contain_text("merged as .ndjson.gz")
+    press(page, "Resume the upload")
     finished(page)
     assert session_id(page) == session
     assert gzip.decompress(local.merged(session, GZ)) == file.read_bytes()
     assert downloaded(page) == file.read_bytes()
     page.reload()
-    expect(page.get_by_label("Keep the merged file as")).to_have_value("ndjson")
+    expect(page.get_by_label("Store the merged file as")).to_have_value("ndjson")
 
 
-def test_an_upload_that_was_begun_without_a_format(
+def test_a_saved_upload_without_a_format(
     page: Page, front: Front, local: LocalStack, orders: Orders
 ) -> None:
-    """By the page of the release before."""
+    """As an earlier release saved it."""
     file = orders(2_000)
     begin(page, front, file, batch_size=100, sent=5)
     session = session_id(page)
@@ -188,14 +188,14 @@ def test_an_upload_that_was_begun_without_a_format(
     keep_as(page, IN_GZIP)
     choose(page, file)
     expect(page.locator("#about")).not_to_contain_text("gz")
-    press(page, "Continue the upload")
+    press(page, "Resume the upload")
     finished(page)
     assert local.merged(session) == file.read_bytes()
 
 
 @pytest.mark.parametrize("wrong", ["bytes", "checksum"])
 @pytest.mark.parametrize("option", ["NDJSON", IN_GZIP])
-def test_a_merged_file_that_is_another_one(
+def test_a_merged_file_that_differs(
     page: Page, front: Front, orders: Orders, option: str, wrong: str
 ) -> None:
     file = orders(100)
@@ -212,7 +212,7 @@ def test_a_merged_file_that_is_another_one(
     choose(page, file)
     front.instead = lambda route, _: Instead(200, (), answer) if "/finish" in route else None
     press(page, "Upload 100 records")
-    expect(page.get_by_role("alert")).to_contain_text("not the one that was sent.")
+    expect(page.get_by_role("alert")).to_contain_text("differs from the file that was sent.")
     expect(page.get_by_role("link", name="Download")).to_be_hidden()
 
 
@@ -238,5 +238,5 @@ def test_the_format_of_the_module(page: Page, local: LocalStack, orders: Orders)
     assert found["refused"] == "option"
     assert (found["verified"], found["format"], found["kept"]) == (True, GZ, GZ)
     assert found["content"]["bytes"] == len(content)
-    assert found["text"].encode() == content, "the browser inflates it"
+    assert found["text"].encode() == content, "the browser decompresses it"
     assert gzip.decompress(local.merged(found["id"], GZ)) == content

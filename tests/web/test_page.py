@@ -1,4 +1,4 @@
-"""The page does what it says, in a browser."""
+"""The page in a browser: upload, resume, gaps, keyboard, accessibility, and the module."""
 
 import json
 import re
@@ -45,9 +45,9 @@ def test_a_reload_in_the_middle(
     expect(page.get_by_role("heading", name="Unfinished uploads")).to_be_visible()
     choose(page, file)
     expect(page.get_by_role("alert")).to_contain_text("It is the same file.")
-    press(page, "Continue the upload")
+    press(page, "Resume the upload")
     finished(page)
-    assert front.batches == 80, "each batch was sent once, before the reload or after it"
+    assert front.batches == 80, "each batch was sent once, before or after the reload"
     assert session_id(page) == session
     assert downloaded(page) == file.read_bytes()
     page.reload()
@@ -83,12 +83,12 @@ def test_a_busy_service_is_given_time(page: Page, front: Front, orders: Orders) 
     assert times[1] - times[0] >= 2
 
 
-def test_what_is_refused_is_not_sent_again(page: Page, front: Front, orders: Orders) -> None:
+def test_a_refused_request_is_not_retried(page: Page, front: Front, orders: Orders) -> None:
     choose(page, orders(100))
     refusal = Instead(401, (), {"message": "Unauthorized"})
     front.instead = lambda _route, _count: refusal
     press(page, "Upload 100 records")
-    expect(page.get_by_role("alert")).to_contain_text("The service wants a valid token.")
+    expect(page.get_by_role("alert")).to_contain_text("The service requires a valid token.")
     assert len(front.seen) == 1
     front.instead = lambda _route, _count: None
     press(page, "Try again")
@@ -110,7 +110,7 @@ def test_pause_and_continue(page: Page, front: Front, orders: Orders) -> None:
     assert downloaded(page) == file.read_bytes()
 
 
-def test_what_waits_for_the_end_of_a_pause_is_not_shown_as_sending(
+def test_a_batch_that_waits_in_a_pause_is_not_shown_as_sending(
     page: Page, front: Front, orders: Orders
 ) -> None:
     busy = Instead(503, (("Retry-After", "0"),), {"message": "Service Unavailable"})
@@ -133,7 +133,7 @@ def test_the_gap_report(page: Page, front: Front, local: LocalStack, orders: Ord
     press(page, "Pause")
     front.release()
     expect(page.locator("[data-batch=sending] dd")).to_have_text("0")
-    # Other batches come on another way.
+    # Another client stores batches.
     lines = file.read_bytes().splitlines()
     api = Api(through_gateway(local.gateway))
     lost = {57, *range(118, 123), 231, 232, 305, 400}
@@ -200,7 +200,7 @@ def test_an_unfinished_upload_is_discarded(
     page.reload()
     front.release()
     press(page, "Discard the upload of orders.ndjson")
-    # The page does not wait for the answer.
+    # The page does not wait for the response.
     with page.expect_response(lambda answer: answer.request.method == "DELETE"):
         press(page, "Abort and delete")
     expect(page.get_by_role("heading", name="Unfinished uploads")).to_be_hidden()
@@ -230,7 +230,7 @@ def test_a_merge_that_fails(page: Page, front: Front, orders: Orders) -> None:
     failed = {"validationResult": "Failed", "reason": "merge_failed", "detail": "Finish again."}
     front.instead = lambda route, _: Instead(200, (), failed) if "/finish" in route else None
     press(page, "Upload 100 records")
-    expect(page.get_by_role("alert")).to_contain_text("The merge has failed.")
+    expect(page.get_by_role("alert")).to_contain_text("The merge failed.")
     front.instead = lambda _route, _count: None
     press(page, "Finish again")
     finished(page)
@@ -243,7 +243,7 @@ def test_another_file_of_the_same_name_and_size(page: Page, front: Front, orders
     front.release()
     file.write_text(file.read_text().replace("Zoe", "Eve").replace(" 7", " 8"))
     choose(page, file)
-    expect(page.get_by_role("alert")).to_contain_text("This file has other records.")
+    expect(page.get_by_role("alert")).to_contain_text("This is a different file.")
     press(page, "Start a new upload")
     press(page, "Upload 2,000 records")
     finished(page)
@@ -253,10 +253,10 @@ def test_another_file_of_the_same_name_and_size(page: Page, front: Front, orders
 # --- Files ---
 
 
-def test_a_malformed_record_is_named_before_anything_is_sent(
+def test_a_malformed_record_is_reported_before_anything_is_sent(
     page: Page, front: Front, tmp_path: Path
 ) -> None:
-    """Every other kind of file, right or wrong, is in ``tests/readings``."""
+    """All other kinds of file, valid or not, are in ``tests/readings``."""
     file = tmp_path / "orders.ndjson"
     file.write_text('{"id": 1}\n\n{"id": 2}\r\n{"id": 3\n{"id": 4}\n', newline="")
     choose(page, file)
@@ -305,10 +305,10 @@ def test_ten_thousand_batches_are_drawn(page: Page, orders: Orders) -> None:
     shoot(page, "10000-batches")
 
 
-# --- Who may, and from where ---
+# --- Tokens and origins ---
 
 
-def test_the_token_is_sent_and_not_kept(page: Page, front: Front, orders: Orders) -> None:
+def test_the_token_is_sent_and_not_stored(page: Page, front: Front, orders: Orders) -> None:
     page.get_by_text("Settings").click()
     page.get_by_label("Bearer token").fill("header.claims.signature")
     page.get_by_text("Settings").click()
@@ -322,7 +322,7 @@ def test_the_token_is_sent_and_not_kept(page: Page, front: Front, orders: Orders
 
 
 def with_cors(app: "WSGIApplication") -> "WSGIApplication":
-    """As API Gateway does it, with what the template says."""
+    """CORS as API Gateway does it, configured from the template."""
     document = yaml.load(in_process.TEMPLATE.read_text(), _Loader)  # noqa: S506 - a SafeLoader
     cors = document["Resources"]["Api"]["Properties"]["CorsConfiguration"]["Fn::If"][1]
 
@@ -358,12 +358,12 @@ def test_hosted_on_another_origin(page: Page, local: LocalStack, orders: Orders)
         assert downloaded(page) == file.read_bytes()
 
 
-# --- Everybody ---
+# --- Accessibility ---
 
 
-def test_with_the_keyboard_alone(page: Page, front: Front, orders: Orders) -> None:
+def test_keyboard_only(page: Page, front: Front, orders: Orders) -> None:
     file = orders(2_000)
-    # From now on, for a dialog that opens at once is not seen by a listener that has just come.
+    # Listen early: the dialog may open before a later listener is added.
     page.on("filechooser", lambda chooser: chooser.set_files(file))
     page.keyboard.press("Tab")
     expect(page.get_by_text("Settings")).to_be_focused()
@@ -373,9 +373,9 @@ def test_with_the_keyboard_alone(page: Page, front: Front, orders: Orders) -> No
     page.keyboard.type("100")
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
-    expect(page.get_by_label("Keep the merged file as")).to_be_focused()
+    expect(page.get_by_label("Store the merged file as")).to_be_focused()
     page.keyboard.press("ArrowDown")
-    expect(page.get_by_label("Keep the merged file as")).to_have_value("ndjson.gz")
+    expect(page.get_by_label("Store the merged file as")).to_have_value("ndjson.gz")
     page.keyboard.press("Escape")
     expect(page.get_by_text("Settings")).to_be_focused()
     expect(page.get_by_label("Bearer token")).to_be_hidden()
@@ -394,7 +394,7 @@ def test_with_the_keyboard_alone(page: Page, front: Front, orders: Orders) -> No
     front.release()
     page.keyboard.press("Enter")
     finished(page)
-    expect(page.get_by_role("heading", name="Every record is there.")).to_be_focused()
+    expect(page.get_by_role("heading", name="All records are stored.")).to_be_focused()
     page.keyboard.press("Tab")
     with page.expect_download() as download:
         page.keyboard.press("Enter")
@@ -408,7 +408,7 @@ Look = Callable[[str], None]
 def looked_at(
     browser: Browser, url: str, request: pytest.FixtureRequest
 ) -> Iterator[tuple[Page, Look]]:
-    """The page, and what makes a picture of it and has axe-core look at it."""
+    """The page, and a function that takes a screenshot and runs axe-core."""
     scheme, width = request.param.split("-")
     page = browser.new_page(
         base_url=url,
@@ -422,7 +422,7 @@ def looked_at(
         report = Axe().run(page)
         assert report.violations_count == 0, report.generate_report()
         across = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        assert across <= 0, "nothing sticks out at the side"
+        assert across <= 0, "no horizontal overflow"
 
     page.goto("/")
     yield page, look
@@ -435,7 +435,7 @@ def test_every_state_is_accessible(
     page, look = looked_at
     look("empty")
     page.get_by_text("Settings").click()
-    page.get_by_label("Keep the merged file as").select_option("ndjson.gz")
+    page.get_by_label("Store the merged file as").select_option("ndjson.gz")
     look("settings")
     page.get_by_text("Settings").click()
     file = orders(20_000)
@@ -459,7 +459,7 @@ def test_every_state_is_accessible(
     choose(page, file)
     expect(page.get_by_role("alert")).to_contain_text("are stored.")
     look("resumed")
-    press(page, "Continue the upload")
+    press(page, "Resume the upload")
     finished(page)
     look("finished")
 
@@ -497,15 +497,15 @@ def test_every_trouble_is_accessible(
     look("queue-done")
 
 
-# --- The module alone ---
+# --- The module without the page ---
 
 
 def test_the_example_of_the_module(page: Page, orders: Orders) -> None:
     document = (ROOT / "docs" / "web.md").read_text()
     example = re.findall(r"^```js\n(.*?)^```", document, re.MULTILINE | re.DOTALL)[0]
-    # A script of the page may import, one that a test evaluates may too, but only by a function.
+    # A script that a test evaluates can only import dynamically.
     body = re.sub(r'^import (\{.*\}) from "(.*)";', r'const \1 = await import("\2");', example)
-    # The page that is replaced waits for no answer any more.
+    # The replaced page no longer waits for a response.
     page.wait_for_load_state("networkidle")
     page.set_content('<input type="file"><output></output><a>Download</a>')
     file = orders(300)

@@ -1,4 +1,4 @@
-"""Records that the service refuses: where the page shows which, and why."""
+"""Records that violate the schema: the page shows which, where and why."""
 
 import json
 import re
@@ -22,14 +22,14 @@ def name_schema(page: Page, name: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["ndjson", "json"])
-def test_what_is_refused_is_named_by_line_of_the_file(
+def test_invalid_records_are_listed_by_line_of_the_file(
     page: Page, front: Front, tmp_path: Path, form: str
 ) -> None:
     records = [GOOD] * 60
     records[7] = WRONG
     records[42] = '{"id": 0, "sku": "AB-1234", "quantity": 3}'
     file = tmp_path / f"orders.{form}"
-    # The first record is on the second line of either.
+    # In both formats the first record is on the second line.
     between, ends = ("\n", ("\n", "\n")) if form == "ndjson" else ("\n,", ("[\n", "\n]"))
     lines = between.join(records).join(ends)
     file.write_text(lines)
@@ -39,7 +39,7 @@ def test_what_is_refused_is_named_by_line_of_the_file(
     expect(page.get_by_role("alert")).to_contain_text("2 records do not satisfy the schema")
     rows = page.locator("#invalid-rows tr").all_inner_texts()
     assert rows == ["9\t/quantity\tis not of type integer", "44\t/id\tis less than 1"]
-    # What is wrong stays wrong: nothing is sent twice, and the other batches are stored.
+    # Nothing is sent twice, and the other batches are stored.
     assert front.batches == 6
     assert not any(seen.route.endswith("/finish") for seen in front.seen)
     expect(page.locator("#stored")).to_contain_text("40")
@@ -52,7 +52,7 @@ def test_what_is_refused_is_named_by_line_of_the_file(
     assert downloaded(page).splitlines()[7] == GOOD.encode()
 
 
-def test_a_service_that_asks_for_a_schema(page: Page, front: Front, tmp_path: Path) -> None:
+def test_a_service_that_requires_a_schema(page: Page, front: Front, tmp_path: Path) -> None:
     file = tmp_path / "orders.ndjson"
     file.write_text(GOOD)
     asked = "A session names a schema here."
@@ -69,7 +69,7 @@ def test_a_service_that_asks_for_a_schema(page: Page, front: Front, tmp_path: Pa
     name_schema(page, "orders.v3")
     press(page, "Try again")
     finished(page)
-    expect(page.locator("#about")).to_contain_text("held against orders.v3")
+    expect(page.locator("#about")).to_contain_text("schema orders.v3")
     assert sum(BATCH.fullmatch(seen.route) is not None for seen in front.seen) == 1
     kept = page.evaluate("JSON.stringify(localStorage)")
     assert json.loads(kept)["gapless.schema"] == "orders.v3"

@@ -1,4 +1,4 @@
-"""The page reads every input of the table as the command does, and ships its parsers unchanged."""
+"""The page reads files as the command does, and its vendored parsers are unchanged."""
 
 import hashlib
 import re
@@ -44,5 +44,5 @@ def test_a_parser_is_the_one_of_its_package(name: str) -> None:
     assert found
     body = found[2].removesuffix("\n")
     assert hashlib.sha256(body.encode()).hexdigest() == found[1]
-    assert "Permission is hereby granted" in text[: found.start()], "its licence goes with it"
+    assert "Permission is hereby granted" in text[: found.start()], "its licence is included"
     assert found[1] in (WEB.parent / "docs" / "web.md").read_text()

@@ -1,4 +1,4 @@
-"""The list of my sessions, in a browser, on a service that knows its callers."""
+"""My sessions, on a service that authenticates its callers."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ SESSIONS = "/api/upload/sessions"
 
 @pytest.fixture(scope="module")
 def known() -> Iterator[str]:
-    """A service whose callers are who their tokens say."""
+    """A service that identifies callers by their token."""
     with known_callers.running() as url:
         yield url
 
@@ -45,7 +45,7 @@ def identify(page: Page, token: str) -> None:
     page.get_by_text("Settings").click()
 
 
-def test_my_sessions_are_listed_and_gone_on_with(page: Page, known: str, orders: Orders) -> None:
+def test_my_sessions_are_listed_and_resumed(page: Page, known: str, orders: Orders) -> None:
     file = orders(4)
     with api(known, "zoe") as zoe, api(known, "somebody-else") as other:
         created(other, totalRecord=1, metadata={"name": "not-mine"})
@@ -58,7 +58,7 @@ def test_my_sessions_are_listed_and_gone_on_with(page: Page, known: str, orders:
     region = page.get_by_role("region", name="My sessions")
     rows = region.get_by_role("listitem")
     identify(page, "nobody-yet")
-    expect(region).to_contain_text("There are none yet.")
+    expect(region).to_contain_text("No sessions yet.")
     identify(page, "zoe")
     expect(rows).to_have_count(50)
     assert Axe().run(page).violations_count == 0
@@ -78,7 +78,7 @@ def test_my_sessions_are_listed_and_gone_on_with(page: Page, known: str, orders:
     press(page, "Keep it")
     expect(row).to_contain_text("Complete")
     row.get_by_role("button", name="Delete").click()
-    press(page, "Delete for good")
+    press(page, "Delete permanently")
     expect(row).to_contain_text("File deleted · 1 record")
     expect(row.get_by_role("button")).to_have_count(0)
 
@@ -92,13 +92,13 @@ def test_my_sessions_are_listed_and_gone_on_with(page: Page, known: str, orders:
     with page.expect_file_chooser() as chooser:
         row.get_by_role("button", name="Choose the file").click()
     chooser.value.set_files(file)
-    press(page, "Continue the upload")
+    press(page, "Resume the upload")
     finished(page)
     press(page, "Choose another file")
     expect(rows.filter(has_text="begun elsewhere")).to_contain_text("Complete")
 
 
-def test_what_cannot_be_done_is_said_in_its_place(page: Page, known: str) -> None:
+def test_an_error_is_shown_in_the_row_of_its_session(page: Page, known: str) -> None:
     with api(known, "max") as max_:
         session = created(max_, totalRecord=1, metadata={"name": "mine"})
         identify(page, "max")
@@ -110,10 +110,8 @@ def test_what_cannot_be_done_is_said_in_its_place(page: Page, known: str) -> Non
     expect(row.get_by_role("alert")).to_contain_text("finished")
 
 
-def test_a_session_whose_answer_is_lost_is_found_again(
-    page: Page, known: str, orders: Orders
-) -> None:
-    """Lost with the tab: the same file once more is the same session."""
+def test_a_session_whose_answer_is_lost_is_reused(page: Page, known: str, orders: Orders) -> None:
+    """Lost with the tab: choosing the same file again gets the same session."""
     file = orders(10)
     keys: list[str] = []
 
@@ -124,13 +122,13 @@ def test_a_session_whose_answer_is_lost_is_found_again(
         if len(keys) == 1:
             route.fetch()
             return route.abort()
-        return None  # is never answered: the tab is closed
+        return None  # never answered: the tab is closed
 
     identify(page, "eve")
     page.route(f"**{SESSIONS}", lose)
     choose(page, file)
     press(page, "Upload 10 records")
-    expect(page.get_by_role("alert")).to_contain_text("tried again")
+    expect(page.get_by_role("alert")).to_contain_text("Retrying.")
     page.unroute(f"**{SESSIONS}")
     with page.expect_request(
         lambda one: one.method == "POST" and one.url.endswith("/sessions")
@@ -146,7 +144,7 @@ def test_a_session_whose_answer_is_lost_is_found_again(
         assert len(eve.get(SESSIONS).json()["sessions"]) == 1
 
 
-def test_where_nobody_is_known_nothing_is_shown(browser: Browser, known: str) -> None:
+def test_without_authentication_nothing_is_shown(browser: Browser, known: str) -> None:
     page = browser.new_page(base_url=known)
     page.route(
         f"**{SESSIONS}",

@@ -1,4 +1,4 @@
-"""What goes wrong around an upload: lines, files, storage, and what answers instead."""
+"""Failures around an upload: connections, wrong servers, files, storage, other tabs."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ def routes(front: Front, ending: str) -> list[str]:
     return [seen.route for seen in front.seen if seen.route.endswith(ending)]
 
 
-# --- Lines ---
+# --- Connections ---
 
 
 def test_offline_and_back(page: Page, front: Front, orders: Orders) -> None:
@@ -44,7 +44,7 @@ def test_offline_and_back(page: Page, front: Front, orders: Orders) -> None:
     assert downloaded(page) == file.read_bytes()
 
 
-def test_an_hour_offline_is_no_end(page: Page, front: Front, orders: Orders) -> None:
+def test_an_hour_offline_does_not_end_an_upload(page: Page, front: Front, orders: Orders) -> None:
     page.clock.install()
     begin(page, front, orders(6_000), batch_size=100, sent=2)
     page.context.set_offline(True)
@@ -63,29 +63,29 @@ def test_a_time_out_is_congestion(page: Page, front: Front, orders: Orders) -> N
     file = orders(2_000)
     choose(page, file, batch_size=100)
     front.hold_after(6)
-    # What is stored in no time lets more be on their way; over HTTP/1.1 five at most.
+    # Quick responses raise the concurrency; over HTTP/1.1 up to five.
     page.clock.pause_at(datetime.now(UTC) + timedelta(minutes=1))
     press(page, "Upload 2,000 records")
     held(front, 10)
     page.clock.resume()
-    # Nothing is heard for as long as a request may be silent, and a little.
+    # Slightly longer than the time-out.
     page.clock.run_for(41_000)
     expect(page.get_by_role("alert")).to_contain_text("The connection is lost.")
-    # On a busy machine the clock did not always go on by itself after ``run_for``.
+    # On a busy machine the clock does not always run after ``run_for``.
     for _ in range(300):
         if front.batches > 12:
             break
         page.clock.run_for(100)
     page.wait_for_timeout(1_000)
-    assert front.batches == 13, "half as many at a time, those that are sent again too"
+    assert front.batches == 13, "half the concurrency, for retries too"
     front.release()
     page.clock.resume()
     finished(page)
     assert downloaded(page) == file.read_bytes()
 
 
-def test_a_slow_line_is_not_a_silent_one(page: Page, front: Front, tmp_path: Path) -> None:
-    """At 100 kB a second: what is on its way fits the line, and nothing is sent twice."""
+def test_a_slow_connection_does_not_time_out(page: Page, front: Front, tmp_path: Path) -> None:
+    """At 100 kB/s the concurrency adapts, and nothing is sent twice."""
     file = tmp_path / "noise.ndjson"
     with file.open("w") as lines:
         for _ in range(400):
@@ -109,19 +109,19 @@ def test_a_service_that_comes_back(page: Page, front: Front, orders: Orders) -> 
     front.instead = lambda route, _: Instead(503) if BATCH.fullmatch(route) else None
     press(page, "Upload 1,000 records")
     expect(page.get_by_role("alert")).to_contain_text("The service is too busy.")
-    expect(page.get_by_role("alert")).to_contain_text("It is tried again.")
+    expect(page.get_by_role("alert")).to_contain_text("Retrying.")
     shoot(page, "busy")
     front.instead = lambda _route, _count: None
     finished(page)
     expect(page.locator("#alert")).to_be_empty()
 
 
-# --- What answers in place of the service ---
+# --- Wrong servers and addresses ---
 
 
 @pytest.mark.parametrize("status", [200, 302, 404, 511])
 @pytest.mark.parametrize("request_", ["open", "batch", "finish", "abort"])
-def test_the_log_in_page_of_a_network(
+def test_the_login_page_of_a_network(
     page: Page, front: Front, orders: Orders, status: int, request_: str
 ) -> None:
     route = {
@@ -142,7 +142,7 @@ def test_the_log_in_page_of_a_network(
         press(page, "Abort")
         press(page, "Abort and delete")
     expect(page.get_by_role("alert")).to_contain_text("Something else answered")
-    expect(page.get_by_role("alert")).to_contain_text("log-in page of a network")
+    expect(page.get_by_role("alert")).to_contain_text("login page of a network")
     expect(page.locator("#badge")).to_have_text("Stopped")
     if request_ != "abort":
         front.instead = lambda _route, _count: None
@@ -151,7 +151,7 @@ def test_the_log_in_page_of_a_network(
 
 
 def test_an_address_with_a_path(page: Page, local: LocalStack, orders: Orders) -> None:
-    """That of a stage; or copied with the path of the sessions, and with space around."""
+    """As of a stage; here with the path of the sessions and with white space."""
     app = with_files(wsgi(local.gateway), WEB)
 
     def staged(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -177,13 +177,13 @@ def test_an_address_with_a_path(page: Page, local: LocalStack, orders: Orders) -
 @pytest.mark.parametrize(
     ("address", "why"),
     [
-        ("ftp://example.com/x", "is no HTTP address."),
-        ("https://example.com/?stage=prod", "has a part behind ? or #"),
-        ("https://me:SECRET@example.com", "An address holds no password."),
-        ("http://example.com", "Only an HTTPS address is safe"),
+        ("ftp://example.com/x", "is not an HTTP or HTTPS URL."),
+        ("https://example.com/?stage=prod", "must not have a part after ? or #"),
+        ("https://me:SECRET@example.com", "The URL must not contain a password."),
+        ("http://example.com", "Use an HTTPS address"),
     ],
 )
-def test_an_address_that_is_none(
+def test_an_invalid_address(
     page: Page, front: Front, orders: Orders, address: str, why: str
 ) -> None:
     page.get_by_text("Settings").click()
@@ -203,7 +203,7 @@ def test_a_port_where_nothing_listens(page: Page, front: Front, orders: Orders) 
     page.keyboard.press("Escape")
     choose(page, orders(10))
     press(page, "Upload 10 records")
-    expect(page.get_by_role("alert")).to_contain_text("Look at the connection and the address.")
+    expect(page.get_by_role("alert")).to_contain_text("Check the connection and the address.")
     while page.locator("#badge").inner_text() != "Stopped":
         page.clock.run_for(5_000)
     page.get_by_text("Settings").click()
@@ -215,13 +215,13 @@ def test_a_port_where_nothing_listens(page: Page, front: Front, orders: Orders) 
     assert front.batches == 1
 
 
-def test_a_token_that_no_header_may_hold(page: Page, front: Front, orders: Orders) -> None:
+def test_an_invalid_token(page: Page, front: Front, orders: Orders) -> None:
     page.get_by_text("Settings").click()
     page.get_by_label("Bearer token").fill("eyJ.SECRET\u20ac.x")
     page.keyboard.press("Escape")
     choose(page, orders(10))
     press(page, "Upload 10 records")
-    expect(page.get_by_role("alert")).to_contain_text("The token cannot be used.")
+    expect(page.get_by_role("alert")).to_contain_text("The token is invalid.")
     assert "SECRET" not in page.locator("body").inner_text()
     assert front.seen == []
 
@@ -230,7 +230,7 @@ def test_a_token_that_no_header_may_hold(page: Page, front: Front, orders: Order
 
 
 def changed(file: Path, change: str) -> None:
-    """As an editor, a log or a broken copy does it; the time may even stay the same."""
+    """Change a file as an editor, a log or a broken copy does, perhaps without a new time."""
     content = file.read_bytes()
     times = file.stat()
     if change == "edited":
@@ -256,7 +256,7 @@ def test_a_file_that_changes_while_it_is_sent(
     changed(file, change)
     front.release()
     expect(page.get_by_role("alert")).to_contain_text("The file has changed.")
-    assert routes(front, "/finish") == [], "nothing was made final"
+    assert routes(front, "/finish") == [], "finish was not called"
 
 
 def test_a_file_that_changes_before_finish(page: Page, front: Front, orders: Orders) -> None:
@@ -275,7 +275,7 @@ def test_a_file_that_changes_before_finish(page: Page, front: Front, orders: Ord
 
 
 def test_gzip_of_several_members(page: Page, front: Front, orders: Orders) -> None:
-    """Read in pieces, twice; and once more to fill what was not sent before a reload."""
+    """Read in pieces, twice; after a reload once more, for the rest."""
     content = orders(20_000).read_bytes()
     file = orders(1).with_name("orders.ndjson.gz")
     middle = content.index(b"\n", 500_000) + 1
@@ -288,7 +288,7 @@ def test_gzip_of_several_members(page: Page, front: Front, orders: Orders) -> No
     page.reload()
     front.release()
     choose(page, file)
-    press(page, "Continue the upload")
+    press(page, "Resume the upload")
     finished(page)
     assert downloaded(page) == content
 
@@ -304,14 +304,14 @@ def test_a_setting_decides_how_a_file_is_read(page: Page, front: Front, tmp_path
     expect(page.get_by_role("alert")).to_contain_text("Set the delimiter.")
     page.get_by_text("Settings").click()
     shoot(page, "settings-and-error")
-    page.get_by_label("Delimiter of CSV").select_option("Semicolon")
+    page.get_by_label("CSV delimiter").select_option("Semicolon")
     press(page, "Upload 1 record")
     finished(page)
     assert downloaded(page) == b'{"id":"1","b,c":"2,3"}\n'
     assert front.batches == 1
 
 
-def test_a_record_that_no_request_takes(page: Page, front: Front, tmp_path: Path) -> None:
+def test_a_record_too_large_for_a_request(page: Page, front: Front, tmp_path: Path) -> None:
     file = tmp_path / "large.ndjson"
     file.write_text(f'{{"a": 1}}\n"{os.urandom(5_000_000).hex()}"\n')
     choose(page, file)
@@ -332,7 +332,7 @@ def test_a_check_is_cancelled(page: Page, front: Front, orders: Orders) -> None:
     assert front.batches == 1
 
 
-def test_batches_that_no_request_takes(page: Page, front: Front, tmp_path: Path) -> None:
+def test_batches_too_large_for_a_request(page: Page, front: Front, tmp_path: Path) -> None:
     file = tmp_path / "noise.ndjson"
     file.write_text("".join(f'"{os.urandom(500_000).hex()}"\n' for _ in range(12)))
     choose(page, file, batch_size=12)
@@ -351,7 +351,7 @@ def test_batches_that_no_request_takes(page: Page, front: Front, tmp_path: Path)
 
 
 def test_three_files_are_queued(page: Page, front: Front, tmp_path: Path) -> None:
-    """Dropped on the page; the second has a mistake, and the third is sent all the same."""
+    """Dropped on the page. The second is invalid; the third is sent anyway."""
     contents = ['{"a": 1}\n', '{"a": x}\n', '{"a": 3}\n']
     page.evaluate(
         """(contents) => {
@@ -384,7 +384,7 @@ def test_three_files_are_queued(page: Page, front: Front, tmp_path: Path) -> Non
     expect(page.get_by_role("heading", name="3 of 4 files complete, 1 stopped")).to_be_visible()
 
 
-# --- What the page shows ---
+# --- Display ---
 
 
 def test_a_resumed_upload_shows_what_is_stored(page: Page, front: Front, orders: Orders) -> None:
@@ -403,14 +403,14 @@ def test_a_resumed_upload_shows_what_is_stored(page: Page, front: Front, orders:
     shoot(page, "resumed")
     press(page, "Abort")
     press(page, "Abort and delete")
-    expect(page.get_by_role("alert")).to_contain_text("What had been sent is deleted.")
+    expect(page.get_by_role("alert")).to_contain_text("What was sent is deleted.")
     expect(page.get_by_role("alert")).to_have_class("note")
     expect(page.locator("#map")).to_be_hidden()
     expect(stored).to_have_text("0")
     shoot(page, "aborted")
 
 
-def test_an_upload_that_is_gone(page: Page, front: Front, orders: Orders) -> None:
+def test_a_session_that_is_gone(page: Page, front: Front, orders: Orders) -> None:
     file = orders(2_000)
     begin(page, front, file, batch_size=100, sent=3)
     session = session_id(page)
@@ -419,14 +419,14 @@ def test_an_upload_that_is_gone(page: Page, front: Front, orders: Orders) -> Non
     gone = Instead(404, (), {"code": "session_not_found", "detail": "No session has this id."})
     front.instead = lambda route, _: gone if session in route else None
     choose(page, file)
-    expect(page.get_by_role("alert")).to_contain_text("The upload that was begun is gone.")
+    expect(page.get_by_role("alert")).to_contain_text("The unfinished upload is gone.")
     press(page, "Upload 2,000 records")
     finished(page)
     assert session_id(page) != session
     assert downloaded(page) == file.read_bytes()
 
 
-def test_all_sent_is_not_the_end(page: Page, front: Front, orders: Orders) -> None:
+def test_all_sent_is_not_shown_as_complete(page: Page, front: Front, orders: Orders) -> None:
     choose(page, orders(100))
     merging = Instead(202, (("Retry-After", "1"),), {"state": "FINISHING"})
     front.instead = lambda route, _: (
@@ -458,11 +458,11 @@ def test_the_download_has_the_name_of_the_file(page: Page, tmp_path: Path) -> No
     )
 
 
-def test_the_link_is_new_whenever_it_is_used(page: Page, front: Front, orders: Orders) -> None:
+def test_every_download_gets_a_new_link(page: Page, front: Front, orders: Orders) -> None:
     file = orders(100)
     choose(page, file)
     press(page, "Upload 100 records")
-    # The page has none yet, and is not about to ask again by itself.
+    # The page has no link yet, and does not retry on its own.
     front.instead = lambda route, _: Instead(404) if route.endswith("/file") else None
     finished(page)
     while not routes(front, "/file"):
@@ -479,7 +479,7 @@ def test_the_link_is_new_whenever_it_is_used(page: Page, front: Front, orders: O
 
 @pytest.fixture
 def blocked(browser: Browser, url: str, tmp_path: Path) -> Iterator[Page]:
-    """The page in a Chromium whose settings block all cookies, and with them all storage."""
+    """The page in a Chromium that blocks cookies, and so all storage."""
     profile = tmp_path / "profile"
     (profile / "Default").mkdir(parents=True)
     preferences = {"profile": {"default_content_setting_values": {"cookies": 2}}}
@@ -498,7 +498,7 @@ def blocked(browser: Browser, url: str, tmp_path: Path) -> Iterator[Page]:
     assert errors == []
 
 
-KEEPS_NOTHING = "This browser keeps nothing"
+STORAGE_BLOCKED = "Browser storage is blocked or full."
 
 
 def test_storage_is_blocked(blocked: Page, front: Front, orders: Orders) -> None:
@@ -509,11 +509,11 @@ def test_storage_is_blocked(blocked: Page, front: Front, orders: Orders) -> None
     blocked.get_by_label("Bearer token").fill("header.claims.signature")
     blocked.keyboard.press("Escape")
     choose(blocked, file, batch_size=100)
-    expect(blocked.get_by_text(KEEPS_NOTHING)).to_be_hidden()
+    expect(blocked.get_by_text(STORAGE_BLOCKED)).to_be_hidden()
     front.hold_after(3)
     press(blocked, "Upload 2,000 records")
     held(front, 3)
-    expect(blocked.get_by_text(KEEPS_NOTHING)).to_be_visible()
+    expect(blocked.get_by_text(STORAGE_BLOCKED)).to_be_visible()
     shoot(blocked, "storage-blocked")
     front.release()
     finished(blocked)
@@ -531,22 +531,22 @@ def test_storage_is_full(page: Page, front: Front, orders: Orders) -> None:
     )
     file = orders(2_000)
     begin(page, front, file, batch_size=100, sent=3)
-    expect(page.get_by_text(KEEPS_NOTHING)).to_be_visible()
+    expect(page.get_by_text(STORAGE_BLOCKED)).to_be_visible()
     front.release()
     finished(page)
     assert downloaded(page) == file.read_bytes()
 
 
-@pytest.mark.parametrize("spoilt", ["", "{", "null", "[]", '{"sessionId": 5}'])
-def test_what_is_kept_is_spoilt(page: Page, spoilt: str, orders: Orders) -> None:
-    page.evaluate("text => localStorage.setItem('gapless.upload.x', text)", spoilt)
+@pytest.mark.parametrize("corrupt", ["", "{", "null", "[]", '{"sessionId": 5}'])
+def test_stored_data_is_corrupt(page: Page, corrupt: str, orders: Orders) -> None:
+    page.evaluate("text => localStorage.setItem('gapless.upload.x', text)", corrupt)
     page.reload()
     choose(page, orders(10))
     press(page, "Upload 10 records")
     finished(page)
 
 
-def test_what_the_service_has_forgotten_is_forgotten(page: Page) -> None:
+def test_an_expired_upload_is_forgotten(page: Page) -> None:
     page.evaluate(
         """([url, days]) => days.forEach((day) => {
           const expiresAt = new Date(Date.now() - day * 86_400_000).toISOString();
@@ -569,7 +569,7 @@ def test_two_tabs_with_one_file(page: Page, front: Front, orders: Orders) -> Non
     expect(other.get_by_text("Another tab is uploading it.")).to_be_visible()
     expect(other.get_by_role("button", name="Discard")).to_have_count(0)
     choose(other, file, batch_size=100)
-    expect(other.get_by_role("alert")).to_contain_text("This is an upload of its own.")
+    expect(other.get_by_role("alert")).to_contain_text("This is a separate upload.")
     front.release()
     press(other, "Upload 2,000 records")
     finished(other)
@@ -578,9 +578,7 @@ def test_two_tabs_with_one_file(page: Page, front: Front, orders: Orders) -> Non
     assert downloaded(page) == downloaded(other) == file.read_bytes()
 
 
-def test_a_tab_that_was_closed_leaves_its_upload_to_others(
-    page: Page, front: Front, orders: Orders
-) -> None:
+def test_a_closed_tab_unlocks_its_upload(page: Page, front: Front, orders: Orders) -> None:
     file = orders(2_000)
     first = page.context.new_page()
     first.goto("/")
@@ -590,15 +588,15 @@ def test_a_tab_that_was_closed_leaves_its_upload_to_others(
     front.release()
     page.reload()
     choose(page, file)
-    press(page, "Continue the upload")
+    press(page, "Resume the upload")
     finished(page)
     assert session_id(page) == session
 
 
-def test_somebody_else_finishes(
+def test_another_client_finishes(
     page: Page, front: Front, local: LocalStack, orders: Orders
 ) -> None:
-    """What this page wanted has come about, and its checksum proves it."""
+    """The upload succeeds: the checksum proves that the result is right."""
     file = orders(2_000)
     begin(page, front, file, batch_size=100, sent=10)
     api = Api(through_gateway(local.gateway))
