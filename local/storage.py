@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
 from functools import cache, lru_cache
-from threading import Lock
+from itertools import islice, takewhile
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from .server import HOST, KeepAliveHandler, Server
 from .template import Template
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIApplication
 
 REGION: Final = "us-east-1"
 
@@ -43,7 +44,8 @@ def serve_moto(
 
     _look_up_attributes_by_name()
     _read_conditions_once()
-    app = _deleting_alone(Dispatcher(moto.create_backend_app))
+    _list_by_prefix()
+    app = Dispatcher(moto.create_backend_app)
     return Server(middleware(app), handler=Handler, host=host)
 
 
@@ -80,19 +82,62 @@ def _read_conditions_once() -> None:
     ConditionExpressionParser._lex_condition_expression = known  # type: ignore[assignment, method-assign] # noqa: SLF001
 
 
-def _deleting_alone(moto: "WSGIApplication") -> "WSGIApplication":
-    """Moto, which cannot list a bucket while objects are deleted from it."""
-    lock = Lock()
+@cache
+def _list_by_prefix() -> None:
+    """Let moto find the keys of a page, not copy the whole bucket, which fails during deletes."""
+    from moto.s3 import models, utils  # noqa: PLC0415
+    from sortedcontainers import SortedDict  # type: ignore[import-untyped] # noqa: PLC0415
 
-    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        query = environ.get("QUERY_STRING", "")
-        deletes = environ["REQUEST_METHOD"] == "DELETE" or query.startswith("delete")
-        if not deletes and "list-type" not in query:
-            return moto(environ, start_response)
-        with lock:
-            return moto(environ, start_response)
+    lock = RLock()
 
-    return answer
+    # Its bases are without types.
+    class Keys(utils._VersionedKeyStore, SortedDict):  # type: ignore[misc] # noqa: SLF001
+        """The keys of a bucket, in order."""
+
+        def __setitem__(self, key: str, value: object) -> None:
+            with lock:
+                super().__setitem__(key, value)
+
+        def setlist(self, key: str, list_: object) -> None:
+            with lock:
+                super().setlist(key, list_)
+
+        def pop(self, key: str) -> None:  # type: ignore[override]
+            with lock:
+                super().pop(key)
+
+        def items(self) -> Any:  # noqa: ANN401
+            with lock:
+                return iter([(key, self[key]) for key in self])
+
+        def after(self, start: str, prefix: str, most: int) -> list[Any]:
+            with lock:
+                keys = takewhile(
+                    lambda key: key.startswith(prefix), self.irange(max(start, prefix))
+                )
+                return [self[key] for key in islice(keys, most) if key != start]
+
+    whole = models.S3Backend.list_objects_v2
+
+    def page(
+        s3: Any,  # noqa: ANN401
+        bucket: Any,  # noqa: ANN401
+        prefix: str | None,
+        delimiter: str | None,
+        continuation_token: str | None,
+        start_after: str | None,
+        max_keys: int,
+    ) -> Any:  # noqa: ANN401
+        if delimiter or bucket.versioning_status:
+            return whole(s3, bucket, prefix, delimiter, continuation_token, start_after, max_keys)
+        token = s3._pagination_tokens.get(continuation_token or "")  # noqa: SLF001
+        start = token or start_after or ""
+        # One for the key that is skipped, and one to know whether there are more.
+        found = bucket.keys.after(start, prefix or "", max_keys + 2)
+        return s3._truncate_result(found, max_keys)  # noqa: SLF001
+
+    vars(models)["_VersionedKeyStore"] = Keys
+    models.S3Backend.list_objects_v2 = page  # type: ignore[assignment, method-assign]
 
 
 def point_to_moto(environ: MutableMapping[str, str], url: str) -> None:

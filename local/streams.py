@@ -86,6 +86,11 @@ class Stream:
                 if wanted:
                     _hand_over(source, function, wanted, pause)
 
+    def skip(self) -> None:
+        """Hand over nothing of what there is by now."""
+        for _ in self._batches():
+            pass
+
     def _batches(self) -> Iterator[list[Record]]:
         """The changes, in batches no larger than is asked for."""
         most = min(source.batch_size for source, _ in self._mappings)

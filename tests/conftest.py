@@ -152,10 +152,15 @@ class LocalStack(Stack):
         self.stream.expire()
 
 
+_STARTED = pytest.StashKey[Stack]()
+
+
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """The whole stack. All tests share it, since each uses its own sessions."""
-    yield from _deployed_stack() if DEPLOYED else _local_stack()
+    for stack in _deployed_stack() if DEPLOYED else _local_stack():
+        request.session.stash[_STARTED] = stack
+        yield stack
 
 
 def _deployed_stack() -> Iterator[Stack]:
@@ -230,6 +235,14 @@ def local(stack: Stack) -> LocalStack:
     """The stack, for tests that need it in this process."""
     assert isinstance(stack, LocalStack), "only a local stack can be looked into"
     return stack
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _skip_what_earlier_modules_changed(request: pytest.FixtureRequest) -> None:
+    """Otherwise the first clean-up of a module handles the sessions of all modules before it."""
+    stack = request.node.session.stash.get(_STARTED, None)
+    if isinstance(stack, LocalStack):
+        stack.stream.skip()
 
 
 @pytest.fixture(scope="session")
