@@ -1,7 +1,7 @@
-"""Situations in which upload tools have failed, each with the right behaviour.
+"""Situations in which upload tools have failed, each with the correct behaviour.
 
-A file that changes between the two passes; signals and time; state that is stale or is not saved;
-names and streams; output. How records are read is in test_client_readings.py.
+A file that changes between the two passes; signals and time; state that is stale or cannot be
+saved; names and streams; output. How records are read is in test_client_readings.py.
 """
 
 import json
@@ -50,7 +50,7 @@ PROVED = "what is stored is what was sent"
 
 
 def shell(line: str, environ: dict[str, str] | None = None, *, expect: int = 0) -> str:
-    """Run a line in a shell; returns all that it printed."""
+    """Run a line in a shell; returns standard output and error."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", line],
@@ -67,7 +67,7 @@ def shell(line: str, environ: dict[str, str] | None = None, *, expect: int = 0) 
 
 
 def advised(printed: str) -> str:
-    """The command that a message ends with."""
+    """The command at the end of a message."""
     return printed.rstrip().rpartition("with: ")[2]
 
 
@@ -118,7 +118,7 @@ def test_a_file_that_changes_while_it_is_sent_is_never_finished(
     change: str,
     touched: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    """Exit 3 before finish, though length and time may be as before; no new byte is sent."""
+    """Exit 3 before finish, even if size and time are unchanged; no changed byte is sent."""
     file = written(Path("in.ndjson"), lines(60_000))
     content, before = file.read_bytes(), file.stat()
     changed: list[str] = []
@@ -137,14 +137,14 @@ def test_a_file_that_changes_while_it_is_sent_is_never_finished(
     assert "in.ndjson has changed" in said
     assert finishes(front) == 0
     front.after = lambda _: None
-    # What is stored is of the file as it was: with the old content back it goes on.
+    # With the old content restored, the upload can be resumed.
     file.write_bytes(content)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     run("resume", file)
     assert merged() == content
 
 
-def test_what_is_printed_after_a_change_uploads_the_new_content(front: Front) -> None:
+def test_the_command_printed_after_a_change_uploads_the_new_content(front: Front) -> None:
     file = written(Path("in.ndjson"), lines(60_000))
     before = file.stat()
 
@@ -161,7 +161,7 @@ def test_what_is_printed_after_a_change_uploads_the_new_content(front: Front) ->
 
 
 @pytest.mark.parametrize("moved", [True, False])
-def test_a_file_that_is_only_touched_or_moved_away_is_what_it_was(
+def test_a_file_that_is_only_touched_or_moved_is_unchanged(
     front: Front,
     moved: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
@@ -187,7 +187,7 @@ def test_a_file_that_is_only_touched_or_moved_away_is_what_it_was(
         "gapless upload - < <(seq 1 5)",
     ],
 )
-def test_what_can_be_read_only_once_is_read_once(front: Front, line: str) -> None:
+def test_pipes_are_read_once(front: Front, line: str) -> None:
     printed = shell(line)
     assert "5 records" in printed
     assert PROVED in printed
@@ -198,7 +198,7 @@ def test_what_can_be_read_only_once_is_read_once(front: Front, line: str) -> Non
     "line",
     ["gapless upload <(false)", "false | gzip | gapless upload -", "gapless upload /dev/null"],
 )  # fmt: skip
-def test_a_producer_that_died_is_no_success(front: Front, line: str) -> None:
+def test_a_producer_that_died_is_an_error(front: Front, line: str) -> None:
     assert re.search("The (?:input|file) is empty", shell(line, expect=3))
     assert not front.seen
 
@@ -234,7 +234,7 @@ while True:
 
 @contextmanager
 def relay(upstream: str, rate: int) -> Iterator[str]:
-    """A line of ``rate`` bytes per second for all that is sent; it has buffers, as a modem has."""
+    """A proxy that sends ``rate`` bytes per second and buffers, as a modem does; its URL."""
     to = httpx.URL(upstream)
     line = [sys.executable, "-c", RELAY, to.host, str(to.port), str(rate)]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
@@ -244,7 +244,7 @@ def relay(upstream: str, rate: int) -> Iterator[str]:
 
 
 def test_a_slow_uplink_goes_through(front: Front) -> None:
-    """A body takes far longer than the silence that is allowed; two at once would take twice."""
+    """Sending a body takes much longer than ``silence``; two concurrent ones take twice as long."""
     records = [b'"%s"' % os.urandom(500).hex().encode() for _ in range(6000)]
     file = written(Path("in.ndjson"), records)
     with relay(os.environ["GAPLESS_URL"], 600_000) as url:
@@ -254,12 +254,12 @@ def test_a_slow_uplink_goes_through(front: Front) -> None:
 
 
 def test_a_time_out_and_a_slow_answer_are_congestion(front: Front) -> None:
-    """As a 429 is: half as many at once."""
+    """Like a 429: they halve the concurrency."""
     running = 0
     calls: list[int] = []
 
     class Line(httpx.AsyncBaseTransport):
-        """The first eight batches get no answer in time."""
+        """Some batches time out."""
 
         def __init__(self) -> None:
             self._inner = httpx.AsyncHTTPTransport()
@@ -295,7 +295,7 @@ def test_a_time_out_and_a_slow_answer_are_congestion(front: Front) -> None:
 
 
 class Clock:
-    """Time that passes only in pauses."""
+    """A clock that advances only in pauses."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -309,8 +309,8 @@ class Clock:
 
 
 @pytest.mark.parametrize("jump", [0.0, 30.0, 3600.0])
-def test_patience_starts_over_after_a_jump(front: Front, jump: float) -> None:
-    """Stopped, or asleep, for longer than its patience: it has not tried meanwhile."""
+def test_patience_restarts_after_a_jump(front: Front, jump: float) -> None:
+    """A process that was stopped or asleep for longer than its patience made no attempts."""
     clock = Clock()
     clock.jumps = {2: jump}
     refused = [0]
@@ -333,12 +333,12 @@ def test_patience_starts_over_after_a_jump(front: Front, jump: float) -> None:
     else:
         with pytest.raises(gapless.UnavailableError, match="without a good response"):
             send()
-        # 0.5 + 1 + 2 + 4 + 8 s, and what is left of the 20: the last attempt is at their end.
+        # 0.5 + 1 + 2 + 4 + 8 s, and the rest of the 20 s: the last attempt is at their end.
         assert (refused[0], clock.now) == (7, 1020.0)
 
 
-def test_what_is_refused_after_a_first_answer_is_tried_again(front: Front) -> None:
-    """A port where nothing listens any more is a service that restarts."""
+def test_a_closed_port_is_retried_after_a_first_response(front: Front) -> None:
+    """The service is restarting."""
     left = [3]
 
     class Restarting(httpx.AsyncBaseTransport):
@@ -363,7 +363,7 @@ def test_what_is_refused_after_a_first_answer_is_tried_again(front: Front) -> No
 
 @contextmanager
 def self_signed(folder: Path) -> Iterator[str]:
-    """An HTTPS server with a certificate that nothing trusts."""
+    """An HTTPS server with an untrusted certificate."""
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
@@ -401,8 +401,8 @@ def closed_port() -> int:
     return port
 
 
-def at_once(url: str, *options: str, expect: int = 5, names: str = "GAPLESS_URL") -> str:
-    """One line, no second attempt, and the name of what to look at."""
+def fails_immediately(url: str, *options: str, expect: int = 5, names: str = "GAPLESS_URL") -> str:
+    """Expect one line, no second attempt, and the name of the setting to check."""
     file = written(Path("in.ndjson"), [b"1"])
     out, said = run("upload", file, "--url", url, "--json", *options, expect=expect)
     events = [json.loads(line) for line in out.splitlines()]
@@ -413,17 +413,17 @@ def at_once(url: str, *options: str, expect: int = 5, names: str = "GAPLESS_URL"
     return str(events[-1]["message"])
 
 
-def test_a_permanent_fault_is_said_at_once(folder: Path) -> None:
-    assert "refused" in at_once(f"http://127.0.0.1:{closed_port()}")
-    assert "host name is unknown" in at_once("http://nobody.invalid")
+def test_a_permanent_fault_is_reported_immediately(folder: Path) -> None:
+    assert "refused" in fails_immediately(f"http://127.0.0.1:{closed_port()}")
+    assert "host name is unknown" in fails_immediately("http://nobody.invalid")
     with self_signed(folder) as url:
-        assert "not trusted" in at_once(url, names="SSL_CERT_FILE")
+        assert "not trusted" in fails_immediately(url, names="SSL_CERT_FILE")
         plain = url.replace("https", "http")
         out, _ = run("upload", "in.ndjson", "--url", plain, "--json", expect=5)
         assert "https://" in out
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert "TLS" in at_once(f"https://127.0.0.1:{server.server_port}")
+        assert "TLS" in fails_immediately(f"https://127.0.0.1:{server.server_port}")
         server.shutdown()
 
 
@@ -431,11 +431,11 @@ SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_signal_ends_it_at_once(
+def test_a_signal_ends_it_immediately(
     front: Front, folder: Path, number: signal.Signals, code: int, request: pytest.FixtureRequest
 ) -> None:
-    """While a pipe is waited for, and while a large file is read."""
-    # The tests themselves may run under nohup, and what is ignored stays ignored in a child.
+    """While it waits for a pipe, and while it reads a large file."""
+    # Under nohup the signal is ignored, and child processes inherit that.
     inherited = signal.signal(number, signal.SIG_DFL)
     request.addfinalizer(lambda: signal.signal(number, inherited))
     (folder / "tmp").mkdir()
@@ -451,7 +451,7 @@ def test_a_signal_ends_it_at_once(
         ) as process:
             assert process.stderr
             if sign is None:
-                with Path(name).open("wb") as pipe:  # it reads
+                with Path(name).open("wb") as pipe:  # the command reads it
                     pipe.write(b"1\n")
                     pipe.flush()
                     process.send_signal(number)
@@ -468,7 +468,7 @@ def test_a_signal_ends_it_at_once(
     assert not front.seen
 
 
-def test_what_an_interrupted_upload_prints_goes_on(front: Front) -> None:
+def test_the_command_an_interrupted_upload_prints_resumes_it(front: Front) -> None:
     file = written(Path("my orders.ndjson"), lines(1000))
     with subprocess.Popen(
         gapless_command("upload", file, "--batch-size", 10, "--parallel", 1),
@@ -501,7 +501,7 @@ def test_what_an_interrupted_upload_prints_goes_on(front: Front) -> None:
         {"GAPLESS_STATE_DIR": "loop"},
     ],
 )
-def test_an_upload_works_where_nothing_can_be_remembered(
+def test_an_upload_works_if_no_state_can_be_saved(
     front: Front, environ: dict[str, str], folder: Path
 ) -> None:
     Path("loop").symlink_to("loop")
@@ -530,8 +530,8 @@ def test_a_link_and_its_target_are_one_file(front: Front, link: Callable[[str, s
     assert merged("latest.ndjson") == file.read_bytes()
 
 
-def test_a_change_after_an_upload_is_no_unfinished_one(front: Front) -> None:
-    """What is finished cannot be given up: the advice uploads the new content."""
+def test_a_change_after_a_finished_upload_is_explained(front: Front) -> None:
+    """A finished session cannot be aborted: the advice uploads the new content."""
     assert front
     written(Path("a.ndjson"), [b"1"])
     run("upload", "a.ndjson")
@@ -544,7 +544,7 @@ def test_a_change_after_an_upload_is_no_unfinished_one(front: Front) -> None:
 
 
 def test_another_file_under_an_old_name_is_uploaded(front: Front) -> None:
-    """The job of the next night is not blocked by the crash of the last."""
+    """A crash last night must not block the job of tonight."""
     file = written(Path("in.ndjson"), lines(100))
     begin(front, file)
     session = json.loads(run("list", "--json")[0])["sessionId"]
@@ -552,7 +552,7 @@ def test_another_file_under_an_old_name_is_uploaded(front: Front) -> None:
     _, said = run("upload", file)
     assert f"session {session}" in said
     assert merged() == file.read_bytes()
-    # What is printed gives the old one up.
+    # The printed command aborts the old session.
     found = re.search(r"with: (gapless abort .*)\.$", said, re.MULTILINE)
     assert found
     assert "aborted" in shell(found[1])
@@ -566,7 +566,7 @@ GONE: dict[str, Said] = {
 
 
 @pytest.mark.parametrize("answer", GONE)
-def test_a_session_that_is_gone_is_explained(front: Front, answer: str) -> None:
+def test_a_session_that_no_longer_exists_is_explained(front: Front, answer: str) -> None:
     file = written(Path("my orders.ndjson"), lines(100))
     begin(front, file)
     old = json.loads(run("list", "--json")[0])["sessionId"]
@@ -596,14 +596,14 @@ def test_an_upload_starts_over_after_an_abort_by_id(front: Front) -> None:
     assert PROVED in run("upload", file)[0]
 
 
-def test_an_upload_to_another_service_is_not_in_the_way(front: Front, service: str) -> None:
+def test_an_upload_to_another_service_is_independent(front: Front, service: str) -> None:
     file = written(Path("in.ndjson"), lines(100))
     begin(front, file)
     assert PROVED in run("upload", file, "--url", service)[0]
     assert "gapless resume" in run("upload", file, expect=2)[1]
 
 
-def test_two_uploads_of_one_file_are_each_their_own(front: Front) -> None:
+def test_two_uploads_of_one_file_are_independent(front: Front) -> None:
     file = written(Path("in.ndjson"), lines(100))
     begin(front, file)
     first = json.loads(run("list", "--json")[0])["sessionId"]
@@ -628,7 +628,7 @@ def test_a_finished_upload_is_downloaded_beside_an_unfinished_one(front: Front) 
     assert "OPEN" in run("status", file)[0]
 
 
-def test_a_damaged_state_is_no_state(front: Front, folder: Path) -> None:
+def test_a_damaged_state_is_ignored(front: Front, folder: Path) -> None:
     file = written(Path("in.ndjson"), lines(100))
     begin(front, file)
     for place in (folder / "state").iterdir():
@@ -688,7 +688,7 @@ def test_streams_that_are_closed_or_broken_do_not_matter(front: Front, streams: 
     assert finishes(front) == 1
 
 
-def test_output_that_knows_no_unicode(front: Front) -> None:
+def test_output_without_unicode(front: Front) -> None:
     written(Path("é.ndjson"), lines(100))
     environ = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
     assert PROVED in shell("gapless upload $'\\xc3\\xa9.ndjson'", environ)
@@ -710,7 +710,7 @@ def test_output_that_knows_no_unicode(front: Front) -> None:
         ({"TMPDIR": "/nonexistent"}, 0, PROVED),
     ],
 )
-def test_variables_of_others_work_or_are_named(
+def test_standard_environment_variables_work_or_are_named(
     front: Front, environ: dict[str, str], code: int, says: str
 ) -> None:
     written(Path("a.ndjson"), [b"1"])
@@ -729,8 +729,8 @@ def test_variables_of_others_work_or_are_named(
      "http://[::1", "http://a b/", "http://user:s3cret@localhost:3000", "http://localhost/?key=s3cret",
      "ftp://user:s3cret@host", "http://:s3cret@host:x"],
 )  # fmt: skip
-def test_a_url_that_is_none_is_said_before_anything_is_read(url: str) -> None:
-    """Exit 2; it would wait for the pipe for ever."""
+def test_an_invalid_url_is_reported_before_anything_is_read(url: str) -> None:
+    """Exit 2; reading would wait for the pipe forever."""
     os.mkfifo("pipe")
     out, said = run("upload", "pipe", "--url", url, expect=2)
     assert "GAPLESS_URL" in said
@@ -738,7 +738,7 @@ def test_a_url_that_is_none_is_said_before_anything_is_read(url: str) -> None:
     assert "Traceback" not in said
 
 
-def test_a_line_end_behind_a_url_or_a_token_is_left_out(front: Front) -> None:
+def test_a_line_end_after_a_url_or_a_token_is_removed(front: Front) -> None:
     url = os.environ["GAPLESS_URL"]
     written(Path("a.ndjson"), [b"1"])
     environ = {"GAPLESS_URL": f" {url}/\r\n", "GAPLESS_TOKEN": "eyJ.SECRET\r\n"}
@@ -749,7 +749,7 @@ def test_a_line_end_behind_a_url_or_a_token_is_left_out(front: Front) -> None:
 @pytest.mark.parametrize(
     "token", ["eyJ.SEC\nRET", "eyJ.SECRÉT", "Bearer SECRET", "SEC\x00RET", " "]
 )
-def test_a_token_that_no_header_takes_is_never_printed(front: Front, token: str) -> None:
+def test_a_token_that_no_header_may_contain_is_never_printed(front: Front, token: str) -> None:
     written(Path("a.ndjson"), [b"1"])
     Path("token").write_text(token)
     line = "gapless upload a.ndjson --token-command 'cat token'"
@@ -764,21 +764,21 @@ def test_a_token_that_no_header_takes_is_never_printed(front: Front, token: str)
 
 @pytest.fixture
 def stored(front: Front) -> bytes:
-    """What ``a.ndjson`` is, which was uploaded."""
+    """Upload ``a.ndjson``; returns its content."""
     assert front
     content = written(Path("a.ndjson"), lines(100)).read_bytes()
     run("upload", "a.ndjson")
     return content
 
 
-def test_a_closed_standard_output_takes_no_download(stored: bytes) -> None:
+def test_a_closed_standard_output_fails_a_download(stored: bytes) -> None:
     assert stored
     printed = shell("gapless download a.ndjson -o - >&-", expect=1)
     assert "Standard output is closed" in printed
 
 
-def test_a_reader_that_has_enough_is_no_fault(stored: bytes) -> None:
-    """As a filter that SIGPIPE ended: nothing is said, and the exit code is not 0."""
+def test_a_reader_that_stops_early_is_not_an_error(stored: bytes) -> None:
+    """Like a filter that SIGPIPE ended: no message, and the exit code is not 0."""
     assert stored
     reader, writer = os.pipe()
     os.close(reader)
@@ -793,7 +793,7 @@ def test_a_reader_that_has_enough_is_no_fault(stored: bytes) -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_a_pipe_a_link_and_standard_output_are_written_into(stored: bytes) -> None:
+def test_a_pipe_a_link_and_standard_output_are_written(stored: bytes) -> None:
     os.mkfifo("pipe")
     assert shell("cat pipe > got & gapless download a.ndjson -o pipe; wait")
     assert stat.S_ISFIFO(Path("pipe").stat().st_mode)
@@ -815,7 +815,7 @@ def test_a_pipe_a_link_and_standard_output_are_written_into(stored: bytes) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a device")
-def test_a_device_stays_one(stored: bytes) -> None:
+def test_a_device_is_not_replaced(stored: bytes) -> None:
     assert stored
     try:
         os.mknod("null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
@@ -838,7 +838,7 @@ def test_a_device_stays_one(stored: bytes) -> None:
         ("漢" * 80 + ".ndjson", "漢" * 80 + ".merged.ndjson"),
     ],
 )
-def test_a_download_has_a_name_of_its_own(front: Front, name: str, copy: str) -> None:
+def test_a_download_gets_another_name_than_the_input(front: Front, name: str, copy: str) -> None:
     assert front
     file = Path(name)
     file.write_bytes(b"a,b\n1,2\n" if "csv" in name else b'{"a":1}\n')
@@ -848,7 +848,7 @@ def test_a_download_has_a_name_of_its_own(front: Front, name: str, copy: str) ->
     assert Path(copy).exists()
 
 
-def test_nothing_is_written_over_unasked(stored: bytes) -> None:
+def test_nothing_is_overwritten_without_force(stored: bytes) -> None:
     Path("a.merged.ndjson").write_text("mine")
     _, said = run("download", "a.ndjson", expect=2)
     assert "--force" in said
@@ -859,7 +859,7 @@ def test_nothing_is_written_over_unasked(stored: bytes) -> None:
     run("download", "a.ndjson", "--manifest", expect=2)
 
 
-def test_a_download_that_fails_leaves_nothing(stored: bytes, front: Front) -> None:
+def test_a_failed_download_leaves_no_file(stored: bytes, front: Front) -> None:
     assert stored
     front.rule = lambda seen: (
         Said(200, {"url": f"http://127.0.0.1:{closed_port()}/x?X-Amz-Signature=s3cret"})
@@ -884,10 +884,10 @@ def test_a_download_that_fails_leaves_nothing(stored: bytes, front: Front) -> No
         (Said(503, {}), 5, "Service Unavailable [503]"),
     ],
 )
-def test_what_stands_before_the_service_is_explained(
+def test_refusals_of_proxies_and_gateways_are_explained(
     front: Front, answer: Said, code: int, says: str
 ) -> None:
-    """A proxy knows none of the service's codes: what it says is said, and what to do."""
+    """They have none of the service's codes: the message has their text, and advice."""
     written(Path("a.ndjson"), [b"1"])
     front.rule = lambda seen: answer if seen.seq_num is not None else None
     out, said = run("upload", "a.ndjson", "--patience", 0, expect=code)
@@ -901,8 +901,8 @@ PORTAL = "<html><head><title>Welcome to the\n airport</title></head>please log i
 
 @pytest.mark.parametrize("status", [200, 201, 302, 307])
 @pytest.mark.parametrize("request_", ["create", "batch", "status", "finish", "abort"])
-def test_a_portal_is_an_error_that_says_so(front: Front, request_: str, status: int) -> None:
-    """The documented success alone is one: a 200 for a batch is none."""
+def test_a_captive_portal_is_an_error(front: Front, request_: str, status: int) -> None:
+    """Only the documented status is a success: a 200 for a batch is not."""
     file = written(Path("a.ndjson"), lines(100))
     if request_ in {"status", "abort"}:
         begin(front, file)
@@ -947,7 +947,7 @@ def test_several_files_are_all_tried(front: Front) -> None:
     assert (summary["event"], summary["uploaded"]) == ("summary", 0)
 
 
-def test_retries_are_one_line(front: Front) -> None:
+def test_repeated_retries_print_one_line(front: Front) -> None:
     left = [12]
 
     def rule(seen: Seen) -> Said | None:
@@ -964,7 +964,7 @@ def test_retries_are_one_line(front: Front) -> None:
     assert said.count("503") == 1
 
 
-def test_quiet_prints_errors_alone(front: Front) -> None:
+def test_quiet_prints_only_errors(front: Front) -> None:
     file = written(Path("in.ndjson"), lines(100))
     assert run("upload", file, "--quiet") == ("", "")
     assert run("download", file, "-q") == ("", "")
@@ -991,8 +991,8 @@ def test_no_help_is_cut_off(name: str) -> None:
 # --- No secret in any message ---------------------------------------------------------------------
 
 
-def test_no_output_holds_a_secret(front: Front, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever fails, with everything that logs turned on."""
+def test_no_output_contains_a_secret(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    """After all kinds of failures, with all logging enabled."""
     token = "eyJhbGciOi.eyJzdWIiOi.S3CR3Tsignature"
     echo = f"Bad token {token}: Bearer {token}; x-amz-security-token:S3CR3Tsession; //u:S3CR3T@host"
     presigned = "?X-Amz-Credential=S3CR3Tkey&X-Amz-Signature=S3CR3T&X-Amz-Security-Token=S3CR3T"
@@ -1042,7 +1042,7 @@ def test_no_output_holds_a_secret(front: Front, caplog: pytest.LogCaptureFixture
     assert "S3CR3T" not in printed
 
 
-def test_what_looks_like_a_secret_is_taken_out() -> None:
+def test_what_looks_like_a_secret_is_redacted() -> None:
     for text in (
         "https://user:S3CR3T@host/path",
         "GET https://bucket/key?X-Amz-Signature=S3CR3T&a=1",
@@ -1064,13 +1064,13 @@ def test_what_looks_like_a_secret_is_taken_out() -> None:
 # --- Conformance ----------------------------------------------------------------------------------
 
 
-def test_conformance_stops_where_nothing_answers() -> None:
+def test_conformance_stops_if_no_server_responds() -> None:
     out, said = run("conformance", f"http://127.0.0.1:{closed_port()}", expect=5)
     assert out == ""
     assert "refused" in said
 
 
-def test_conformance_stops_where_nothing_answers_any_more(
+def test_conformance_stops_if_the_server_stops_responding(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conformance, "_ATTEMPTS", 1)

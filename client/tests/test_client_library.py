@@ -1,4 +1,4 @@
-"""The library accepts records or refuses them, and returns what it stored in any form."""
+"""The library: which records it accepts and how it encodes them; clients, downloads, names."""
 
 import array
 import enum
@@ -59,7 +59,7 @@ class Row:
 
 
 class Frame:
-    """Iterates over the names of its columns, as tables of pandas and polars do in their ways."""
+    """Iterates over the names of its columns, like a table of pandas or polars."""
 
     columns = ("id", "name")
 
@@ -111,8 +111,8 @@ NO_LISTS: list[Callable[[], Any]] = [
 
 
 @pytest.mark.parametrize("made", NO_LISTS, ids=[str(n) for n in range(len(NO_LISTS))])
-def test_what_is_no_list_of_records_is_a_type_error(made: Callable[[], Any]) -> None:
-    """Before anything is sent: nothing listens there. A batch takes as little as an upload."""
+def test_other_objects_than_records_are_a_type_error(made: Callable[[], Any]) -> None:
+    """In uploads and in batches, before anything is sent: the port is closed."""
     url = "http://127.0.0.1:9"
     works: list[Callable[[Any], object]] = [
         lambda source: list(objects.encode(source)),
@@ -164,7 +164,7 @@ NOT_JSON: list[tuple[object, str]] = [
 
 @pytest.mark.parametrize("place", [lambda v: v, lambda v: {"v": v}, lambda v: [1, {"a": [v]}]])
 @pytest.mark.parametrize(("value", "said"), NOT_JSON, ids=[str(n) for n in range(len(NOT_JSON))])
-def test_what_json_has_no_word_for_is_refused_with_its_number(
+def test_a_record_that_json_cannot_represent_is_refused_with_its_number(
     value: object, said: str, place: Callable[[object], object]
 ) -> None:
     record = place(value)
@@ -177,7 +177,7 @@ def test_what_json_has_no_word_for_is_refused_with_its_number(
     assert str(raised.value).startswith("record 4: ")
 
 
-def test_a_record_that_holds_itself_is_refused() -> None:
+def test_a_record_that_contains_itself_is_refused() -> None:
     record: dict[str, object] = {}
     record["itself"] = [record]
     with pytest.raises(gapless.InvalidRecordError, match="record 1: it is nested too deeply"):
@@ -205,7 +205,7 @@ def test_a_record_that_holds_itself_is_refused() -> None:
         ({"a": "\0\x7f\u2028\U0001f600"}, '{"a":"\\u0000\x7f\u2028\U0001f600"}'.encode()),
     ],
 )
-def test_what_json_has_a_word_for_travels_exactly(record: object, line: bytes) -> None:
+def test_a_record_that_json_can_represent_is_encoded_exactly(record: object, line: bytes) -> None:
     assert list(objects.encode([record])) == [line + b"\n"]
 
 
@@ -241,7 +241,7 @@ ITERABLES: list[Callable[[], Any]] = [
 
 
 @pytest.mark.parametrize("made", ITERABLES)
-def test_iterables_of_records_are_taken(made: Callable[[], Any]) -> None:
+def test_iterables_of_records_are_accepted(made: Callable[[], Any]) -> None:
     assert b"".join(objects.encode(made())) == b'{"id":1}\n{"id":2}\n'
     assert list(objects.encode(array.array("i", [1, 2]))) == [b"1\n", b"2\n"]
 
@@ -258,7 +258,7 @@ def stored(result: gapless.Result) -> bytes:
 
 
 def test_sources_of_every_kind(front: Front) -> None:  # noqa: ARG001 - it is the service
-    """Paths, open files, generators of this thread alone, asynchronous generators: both ways."""
+    """Paths, open files, thread-bound and asynchronous generators; blocking and asynchronous."""
     url = os.environ["GAPLESS_URL"]
     expected = b'{"id":1}\n{"id":2}\n'
     path = Path("orders.ndjson")
@@ -297,7 +297,7 @@ def test_sources_of_every_kind(front: Front) -> None:  # noqa: ARG001 - it is th
 
 
 def test_no_records_are_an_empty_object(front: Front) -> None:  # noqa: ARG001
-    """An empty list is said on purpose; an empty pipe is a producer that failed."""
+    """An empty list is intended; an empty file object is probably a producer that failed."""
     url = os.environ["GAPLESS_URL"]
     records: Any
     for records in ([], iter(()), (record for record in list[int]())):
@@ -307,7 +307,7 @@ def test_no_records_are_an_empty_object(front: Front) -> None:  # noqa: ARG001
         gapless.upload(io.BytesIO(b""), url)
 
 
-def test_how_a_file_is_read_cannot_be_said_of_records() -> None:
+def test_options_for_reading_a_file_are_refused_for_records() -> None:
     option: Any
     for option in ({"format": "csv"}, {"typed": True}, {"skip_invalid": True}, {"header": False}):
         with pytest.raises(TypeError, match="cannot be used for records"):
@@ -339,7 +339,7 @@ def test_a_client_works_without_with(front: Front) -> None:  # noqa: ARG001
         client.create(1)
 
 
-def test_a_client_that_nobody_closes_ends_its_thread(front: Front) -> None:  # noqa: ARG001
+def test_a_client_that_is_not_closed_ends_its_thread(front: Front) -> None:  # noqa: ARG001
     before = set(threading.enumerate())
     client = gapless.Client(os.environ["GAPLESS_URL"])
     client.create(1)
@@ -405,7 +405,7 @@ def test_a_stream_that_fails_raises(front: Front) -> None:  # noqa: ARG001
 
 
 def test_the_public_names_stay() -> None:
-    """A name that goes breaks programs; one that is new is for docs/client.md to explain."""
+    """Removing a name breaks programs; a new one must be documented in docs/client.md."""
     assert " ".join(sorted(gapless.__all__)) == (
         "ApiError AsyncClient AsyncSession AuthError BatchConflictError Checksum ChecksumError"
         " Client Content ExpiredError FileChangedError Format GaplessError IncompleteError"
@@ -419,7 +419,7 @@ def test_the_public_names_stay() -> None:
 
 
 def test_nothing_loads_what_only_a_bar_or_the_conformance_checks_need() -> None:
-    """What httpx loads of rich, for its own command, is httpx's."""
+    """Only httpx itself may import rich, for its own command."""
     program = (
         "import sys, gapless.cli\n"
         "gapless.cli.cli(['list'], standalone_mode=False)\n"

@@ -1,4 +1,4 @@
-"""Objects in the format ``ndjson.gz``: asked for, remembered, downloaded and verified."""
+"""Objects in the format ``ndjson.gz``: requested, resumed, downloaded and verified."""
 
 import gzip
 import io
@@ -34,12 +34,12 @@ def crc32(content: bytes) -> Checksum:
 
 
 def result_of(stored: bytes, ndjson: bytes) -> Result:
-    """The result of a session whose object is ``stored``."""
+    """The result of a session with this merged object."""
     content = Content(len(ndjson), crc32(ndjson))
     return Result("0" * 32, "Success", bytes=len(stored), checksum=crc32(stored), content=content)
 
 
-# --- Asked for, and remembered --------------------------------------------------------------------
+# --- Requested and resumed ------------------------------------------------------------------------
 
 
 def test_the_format_is_asked_for_and_shown(front: Front) -> None:
@@ -66,7 +66,7 @@ def test_the_format_is_asked_for_and_shown(front: Front) -> None:
 def test_an_interrupted_upload_keeps_its_format(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here, and on another machine, where the session tells."""
+    """On the same machine, and on another one, where the session has the format."""
     file = written(Path("in.ndjson"), lines(100))
     begin(front, file, *GZIP)
     (unfinished,) = map(json.loads, run("list", "--json")[0].splitlines())
@@ -84,7 +84,7 @@ def test_an_interrupted_upload_keeps_its_format(
     assert events[-1]["content"]["bytes"] == file.stat().st_size
 
 
-def test_a_state_of_an_earlier_release_goes_on(front: Front, folder: Path) -> None:
+def test_a_state_of_an_earlier_release_can_be_resumed(front: Front, folder: Path) -> None:
     file = written(Path("in.ndjson"), lines(100))
     begin(front, file)
     (path,) = (folder / "state").glob("*.json")
@@ -113,7 +113,7 @@ def test_the_library_asks_for_it(front: Front) -> None:
 
 
 def test_what_is_stored_is_compared_by_its_content(front: Front) -> None:
-    """The bytes of the object are the service's; those of its NDJSON were sent."""
+    """The service chooses the bytes of the object; only those of its NDJSON were sent."""
 
     def lie(seen: Seen) -> Said | None:
         if not seen.path.endswith("/finish"):
@@ -134,7 +134,7 @@ def test_what_is_stored_is_compared_by_its_content(front: Front) -> None:
 
 @pytest.fixture
 def stored(front: Front) -> bytes:
-    """The lines of ``in.ndjson``, which was uploaded in three batches."""
+    """Upload ``in.ndjson`` in three batches; returns its content."""
     assert front
     content = written(Path("in.ndjson"), lines(3000)).read_bytes()
     run("upload", "in.ndjson", "--batch-size", 1000, *GZIP)
@@ -196,7 +196,7 @@ def test_the_library_downloads_both_forms(front: Front) -> None:
 
 @contextmanager
 def storage(content: bytes, most: int = 2**60) -> Iterator[tuple[str, list[str | None]]]:
-    """Storage that ends every connection after ``most`` bytes; its URL, and the ranges asked."""
+    """Storage that ends every connection after ``most`` bytes; its URL and the requested ranges."""
     ranges: list[str | None] = []
 
     class Store(BaseHTTPRequestHandler):
@@ -219,13 +219,13 @@ def storage(content: bytes, most: int = 2**60) -> Iterator[tuple[str, list[str |
 
 
 def serve(front: Front, link: str, what: str = "file") -> None:
-    """Let the service link to ``link``."""
+    """Make the service return this link."""
     front.rule = lambda seen: Said(200, {"url": link}) if seen.path.endswith(what) else None
 
 
 @pytest.mark.parametrize("inflate", [True, False])
-def test_a_download_that_breaks_off_goes_on(front: Front, inflate: bool) -> None:  # noqa: FBT001
-    """At the byte of the object as it is stored, wherever that is in its NDJSON."""
+def test_an_interrupted_download_continues(front: Front, inflate: bool) -> None:  # noqa: FBT001
+    """At the byte of the stored object, not of its NDJSON."""
     url = os.environ["GAPLESS_URL"]
     records = lines(5000)
     result = gapless.upload(records, url, batch_size=700, merged_format="ndjson.gz")
@@ -285,7 +285,7 @@ def test_a_damaged_download_is_found(front: Front) -> None:
 @pytest.mark.parametrize("inflate", [True, False])
 @pytest.mark.parametrize("change", [{"bytes": 3}, {"checksum": crc32(b"2\n")}])
 def test_content_that_is_not_what_the_result_says(change: dict[str, Any], inflate: bool) -> None:  # noqa: FBT001
-    """Though the object is: both checksums count, in both forms."""
+    """The object is correct, its content is not: both checksums count, in both forms."""
     stored = gzip.compress(b"1\n")
     good = result_of(stored, b"1\n")
     assert good.content
@@ -314,7 +314,7 @@ def test_blocks_of_any_size_give_small_pieces() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see memory")
 def test_inflating_takes_little_memory(front: Front) -> None:
-    """300 MB of records that are a thousandth of that as they are stored."""
+    """300 MB of records that compress to a thousandth."""
     part = b'"%s"\n' % (b"0" * 999_997)
     times, crc = 300, 0
     deflate = zlib.compressobj(9, wbits=31)
@@ -336,7 +336,7 @@ def test_inflating_takes_little_memory(front: Front) -> None:
     }
     with storage(whole) as (link, _):
         front.rule = lambda seen: Said(200, {"url": link} if "/file" in seen.path else status)
-        # Not getrusage: what it tells includes the process that this one was forked from.
+        # Not getrusage: it includes the process from which this one was forked.
         measure = (
             "import re, sys; from pathlib import Path; from gapless.cli import cli; "
             "cli(sys.argv[1:], standalone_mode=False); "

@@ -1,4 +1,4 @@
-"""Sessions that are named, repeatable, listed and deleted; for a service that knows its callers."""
+"""Idempotency keys, metadata, list and deletion, on a service that authenticates its callers."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def service() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def token(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every test is a caller of its own."""
+    """Each test is a different caller."""
     name = re.sub(r"\W", "-", request.node.name)
     monkeypatch.setenv("GAPLESS_TOKEN", name)
     return name
@@ -64,7 +64,7 @@ def listed(*arguments: str) -> list[dict[str, object]]:
 
 
 def lose_one(front: Front) -> None:
-    """The first session is created, and the answer is lost."""
+    """Lose the response to the first create; the session exists."""
 
     def drop(seen: Seen) -> None:
         if len(creates(front)) == 1 and seen.path == SESSIONS:
@@ -93,8 +93,8 @@ def test_a_lost_answer_leaves_no_session_behind(front: Front) -> None:
         assert len(set(again)) == 1
 
 
-def test_a_key_that_is_none_is_refused_before_anything_is_sent(front: Front) -> None:
-    """A variable that is not set is no key: the command would not be the same again."""
+def test_an_invalid_key_is_refused_before_anything_is_sent(front: Front) -> None:
+    """An unset shell variable is an empty key, which would not make the command repeatable."""
     rule = "idempotency key must have 1 to 255"
     with gapless.Client(os.environ["GAPLESS_URL"]) as client:
         for key in (
@@ -116,7 +116,7 @@ def test_a_key_that_is_none_is_refused_before_anything_is_sent(front: Front) -> 
 
 
 def kill_before_the_answer(front: Front, *arguments: object) -> Seen:
-    """Run a command that is killed when its session is created; returns that request."""
+    """Run a command, and kill it when its session is created; returns that request."""
     with subprocess.Popen(gapless_command(*arguments), stderr=subprocess.DEVNULL) as command:
 
         def kill(seen: Seen) -> None:
@@ -145,7 +145,7 @@ def test_killed_before_the_answer_it_gets_the_same_session(front: Front, folder:
 
 @pytest.mark.parametrize("new", [(), ("--new",)])
 def test_another_request_gets_another_session(front: Front, new: tuple[str, ...]) -> None:
-    """What nobody will ever send anything to is aborted, unless somebody else may."""
+    """A session that no client can use any more is aborted; with --new it may be another's."""
     file = written(Path("in.ndjson"), lines(10))
     killed = kill_before_the_answer(front, "upload", file)
     run("upload", file, "--merged-format", "ndjson.gz", *new)
@@ -164,8 +164,8 @@ def test_a_session_that_was_aborted_meanwhile_is_not_continued(front: Front) -> 
     assert merged() == file.read_bytes()
 
 
-def test_a_key_that_the_service_takes_for_another_request_is_given_up(front: Front) -> None:
-    """As after an update of the client that writes the request in another way."""
+def test_a_key_that_was_used_for_another_request_is_replaced(front: Front) -> None:
+    """For example after an update of the client that encodes the request differently."""
     file = written(Path("in.ndjson"), lines(10))
     kill_before_the_answer(front, "upload", file)
     reused = Said(422, {"code": "idempotency_key_reused", "detail": "Another body."})
@@ -174,7 +174,7 @@ def test_a_key_that_the_service_takes_for_another_request_is_given_up(front: Fro
     assert merged() == file.read_bytes()
 
 
-def test_what_another_process_waits_for_is_left_to_it(front: Front) -> None:
+def test_a_session_that_another_process_waits_for_is_kept(front: Front) -> None:
     file = written(Path("in.ndjson"), lines(10))
     may_pass = threading.Event()
 
@@ -209,7 +209,7 @@ def test_what_another_process_waits_for_is_left_to_it(front: Front) -> None:
         (["a=" + "é" * 1024], "2,048"),
     ],
 )
-def test_metadata_that_no_service_takes_is_refused(given: list[str], said: str) -> None:
+def test_invalid_metadata_is_refused(given: list[str], said: str) -> None:
     with pytest.raises(gapless.SettingError, match=re.escape(said)):
         metadata.parse(tuple(given))
 
@@ -225,7 +225,7 @@ def test_wrong_metadata_is_a_usage_error_before_anything_is_sent(front: Front) -
     assert front.seen == []
 
 
-def test_any_file_name_is_a_name_of_a_session() -> None:
+def test_any_file_name_can_name_a_session() -> None:
     assert metadata.with_name({}, "a.csv") == {"name": "a.csv"}
     assert metadata.with_name({"name": "b"}, "a.csv") == {"name": "b"}
     assert metadata.with_name({}, "two\nlines \udce9\u202e.csv") == {
@@ -300,7 +300,7 @@ def test_starting_over_repeats_every_option(front: Front) -> None:
 # --- The list -------------------------------------------------------------------------------------
 
 
-def test_my_sessions_are_listed_newest_first_and_nobody_elses(front: Front) -> None:
+def test_only_the_callers_sessions_are_listed_newest_first(front: Front) -> None:
     file = written(Path("in.ndjson"), lines(100))
     run("upload", file)
     begin(front, file)
@@ -336,27 +336,27 @@ def test_pages_are_fetched_when_they_are_needed(front: Front) -> None:
 
 def test_the_list_is_checked_by_conformance(service: str, token: str) -> None:
     class Lying(conformance.Service):
-        """Takes every cursor."""
+        """Accepts every cursor."""
 
         def call(self, *arguments: Any, **named: Any) -> conformance.Response:  # noqa: ANN401
             answer = super().call(*arguments, **named)
             return super().call("GET", "") if b"invalid_cursor" in answer.body else answer
 
-    # The caller's others of the same second, which have no order, come in between.
+    # Other sessions of the caller in the same second, which have no order.
     auth = gapless.TokenAuth(token)
     with gapless.Client(service, auth=auth) as client:
         for kind, refused in ((conformance.Service, ""), (Lying, "invalid_cursor")):
             for _ in range(5):
                 client.create(1)
             tested = kind(service, auth)
-            (outcome,) = conformance.run(tested, ["my sessions"])
+            (outcome,) = conformance.run(tested, ["own sessions"])
             tested.close()
             assert (outcome.passed, refused in outcome.detail) == (not refused, True), outcome
-            # It waits for nothing that will not come.
+            # The check must not wait for sessions that the list will never have.
             assert tested.requests < 50
 
 
-def test_a_service_that_knows_nobody_has_no_list(front: Front) -> None:
+def test_a_service_without_authentication_has_no_list(front: Front) -> None:
     front.rule = lambda _: Said(
         403, {"code": "no_list", "title": "x", "detail": "In AuthMode NONE there is no list."}
     )
@@ -369,7 +369,7 @@ def test_a_service_that_knows_nobody_has_no_list(front: Front) -> None:
 
 
 def on_a_terminal(command: str, typed: str, *, expect: int = 0) -> str:
-    """What is printed on a terminal, without what moves its cursor."""
+    """What is printed on a terminal, without control sequences."""
     done = subprocess.run(
         ["script", "-qec", f"{sys.executable} -m gapless {command}", "/dev/null"],
         input=f"{typed}\n".encode(),
@@ -391,7 +391,7 @@ def test_the_merged_object_is_deleted_for_good(front: Front) -> None:
     assert "--yes" in run("delete", file, expect=2)[1]
     assert front.seen == []
     session = json.loads(run("status", file, "--json")[0])["sessionId"]
-    # On a terminal it asks, where the answer can be seen, and lines are as long as they are.
+    # On a terminal it asks for confirmation, and does not wrap lines.
     printed = on_a_terminal("delete in.ndjson", "n", expect=1)
     assert printed.startswith("Delete the merged object of in.ndjson for good? [y/N]: ")
     assert "Aborted!" in printed

@@ -1,4 +1,4 @@
-"""The readers, beside the standard library's json and csv."""
+"""The readers and the division into batches, compared with the standard library's json and csv."""
 
 import csv
 import gzip
@@ -34,7 +34,7 @@ ascii_or_not = st.booleans()
 
 
 def reader(content: bytes, format_: Format, **settings: Any) -> Reader:  # noqa: ANN401
-    """A reader of the content, by the options that are among the settings."""
+    """A reader of ``content``; ``settings`` are read options and arguments of ``Reader``."""
     names = {"delimiter", "header", "typed"} & settings.keys()
     options = read_options(format=format_, **{name: settings.pop(name) for name in names})
     file: Any = io.BufferedReader(io.BytesIO(content))
@@ -42,7 +42,7 @@ def reader(content: bytes, format_: Format, **settings: Any) -> Reader:  # noqa:
 
 
 def read(content: bytes, format_: Format, **settings: Any) -> bytes:  # noqa: ANN401
-    """All records, as NDJSON."""
+    """All records as NDJSON."""
     return b"".join(chunk.lines for chunk in reader(content, format_, **settings))
 
 
@@ -68,7 +68,7 @@ def test_a_json_array(
     escape: bool,  # noqa: FBT001
     block: int,
 ) -> None:
-    """Whatever the space around the elements, and wherever the reads end."""
+    """With any space around the elements, and reads that end anywhere."""
     content = (space + json.dumps(found, indent=indent, ensure_ascii=escape) + space).encode()
     with patch.object(readers, "CHUNK", block), patch.object(formats, "HEAD", block):
         lines = read(content, Format.JSON)
@@ -80,8 +80,8 @@ def test_a_json_array(
 
 @quickly
 @given(st.binary(max_size=60) | text.map(str.encode))
-def test_what_ndjson_takes_is_what_json_takes(content: bytes) -> None:
-    """Any bytes: every line is one JSON value, or the whole is refused."""
+def test_ndjson_accepts_what_json_accepts(content: bytes) -> None:
+    """For any bytes: every line is one JSON value, or the input is refused."""
     assume(content[:2] not in {b"\xff\xfe", b"\xfe\xff"})  # read as UTF-16
     lines = [line.strip(b" \t\r") for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
     try:
@@ -202,7 +202,7 @@ def test_small_records_make_a_strict_session() -> None:
 def test_batches_are_no_larger_than_their_number_makes_them(
     sizes: Sequence[int], most: int, batches: int
 ) -> None:
-    """A batch of several MB may not compress into a request: none is larger for nothing."""
+    """A batch of several MB may not fit into a request, so none is larger than necessary."""
     lines = [b"x" * (size - 1) + b"\n" for size in sizes]
     chunk = Chunk(b"".join(lines), [line[:-1] for line in lines])
     found = batching.make_plan([chunk], flexible=True, max_bytes=most, max_batches=batches)
@@ -212,7 +212,7 @@ def test_batches_are_no_larger_than_their_number_makes_them(
 
 
 def test_a_terabyte_is_sent_in_batches_that_compress_into_a_request() -> None:
-    """They were of 32 MB, and a quarter of that is too much for a request."""
+    """Batches were 32 MB, which even at a quarter of the size exceed a request."""
     line = b"1" * 99
     chunks = [Chunk((line + b"\n") * 10, [line] * 10)] * 100
     plan = batching.make_plan(chunks, max_bytes=400, max_batches=10)
@@ -220,8 +220,8 @@ def test_a_terabyte_is_sent_in_batches_that_compress_into_a_request() -> None:
     assert plan.batch_bytes == 11_212
 
 
-def test_regression_a_record_over_several_lines_is_no_ndjson() -> None:
-    """It was taken for one record, counted as one, and sent with commas for its line ends."""
+def test_regression_a_record_over_several_lines_is_not_ndjson() -> None:
+    """It was accepted as one record, and sent with commas instead of its line ends."""
     with pytest.raises(InvalidRecordError, match="line 1, column 2"):
         read(b'{\n"a":1\n}\n', Format.NDJSON)
     left_out: list[bytes] = []
@@ -266,7 +266,7 @@ def test_regression_the_header_after_blank_lines_keeps_its_first_name() -> None:
     assert read(content, Format.CSV) == b'{" a":"1","b":"2"}\n'
 
 
-def test_a_blank_line_before_the_content_is_no_longer_than_a_line_may_be() -> None:
+def test_a_blank_line_before_the_content_has_the_maximum_length_of_a_line() -> None:
     content = b"\n\n" + b" " * 3_000_000
     with patch.object(readers, "MAX_RECORD", 2_000_000), pytest.raises(InputError) as caught:
         read(content + b"1\n", Format.NDJSON)
@@ -274,8 +274,8 @@ def test_a_blank_line_before_the_content_is_no_longer_than_a_line_may_be() -> No
     assert read(content + b"1\n", Format.NDJSON) == b"1\n"
 
 
-def test_regression_a_carriage_return_in_a_record_is_taken_out() -> None:
-    """The service takes it out too: the checksum would not be that of what was sent."""
+def test_regression_a_carriage_return_in_a_record_is_removed() -> None:
+    """The service removes it too, so the checksum would differ."""
     found = reader(b'{"a":1,\r"b":[\r2 ]}\n3\n', Format.NDJSON)
     assert b"".join(chunk.lines for chunk in found) == b'{"a":1,"b":[2]}\n3\n'
     assert found.modified
@@ -292,7 +292,7 @@ def test_regression_a_damaged_gzip_is_an_input_error(format_: Format) -> None:
     "encoding",
     ["idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "rot13", "hex", ""],
 )
-def test_what_python_calls_encodings_and_no_file_is_written_in_is_no_option(encoding: str) -> None:
+def test_a_codec_that_is_not_an_encoding_of_files_is_refused(encoding: str) -> None:
     with pytest.raises(InputError, match="is not a known encoding") as raised:
         read_options(encoding=encoding)
     assert raised.value.code == "option"
@@ -318,7 +318,7 @@ def test_quotes_of_windows_are_not_control_characters(encoding: str) -> None:
         (b'{"a":1},', "Extra data"),
     ],
 )
-def test_a_line_that_is_no_record_says_what_may_help(line: bytes, said: str) -> None:
+def test_an_invalid_line_is_refused_with_advice(line: bytes, said: str) -> None:
     file: Any = io.BufferedReader(io.BytesIO(b'{"b":1}\n' + line + b"\n"))
     with pytest.raises(InvalidRecordError, match=said) as raised:
         list(Reader(file, "a.ndjson"))
@@ -329,7 +329,7 @@ def test_a_line_that_is_no_record_says_what_may_help(line: bytes, said: str) -> 
     ("mark", "said"),
     [("\x01", r"--delimiter \$'\\x01'"), ("\x1f", r"\$'\\x1f'"), ("^", r"'\^'"), ("  ", "spaces")],
 )
-def test_an_odd_delimiter_is_said_as_it_is_typed(mark: str, said: str) -> None:
+def test_an_odd_delimiter_is_named_as_the_option_takes_it(mark: str, said: str) -> None:
     file: Any = io.BufferedReader(io.BytesIO(f"a{mark}b\n1{mark}2\n".encode()))
     with pytest.raises(InputError, match=said) as raised:
         list(Reader(file, "a.csv"))

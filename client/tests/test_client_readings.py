@@ -1,6 +1,6 @@
-"""The table of readings (tests/readings): the same bytes are the same records, or are refused.
+"""The table of readings (tests/readings): how the client reads inputs, or why it refuses them.
 
-The page's reader is tested by the same table.
+The web page is tested with the same table.
 """
 
 import io
@@ -27,14 +27,14 @@ Piece = Sequence[Any]
 
 
 def content(case: dict[str, Any]) -> bytes:
-    """The bytes of the file: each character is one; [[part, times], …] where they are many."""
+    """The bytes of the file: one per character; a list is [[part, times], …]."""
     found = case["bytes"]
     pieces: list[Piece] = [(found, 1)] if isinstance(found, str) else found
     return b"".join(part.encode("latin-1") * times for part, times in pieces)
 
 
 def read(case: dict[str, Any]) -> tuple[list[bytes], readers.Reader, int]:
-    """The lines, the reader after the last of them, and how many records were left out."""
+    """The lines, the reader at the end, and the number of records left out."""
     options = dict(case.get("options", {}))
     skipped: list[bytes] = []
     more: dict[str, Any] = {}
@@ -46,7 +46,7 @@ def read(case: dict[str, Any]) -> tuple[list[bytes], readers.Reader, int]:
     return lines, reader, len(skipped)
 
 
-def test_the_table_is_well_made() -> None:
+def test_the_table_is_well_formed() -> None:
     names = [case["name"] for case in CASES]
     assert len(names) == len(set(names)) >= 80
     for case in CASES:
@@ -89,7 +89,7 @@ def test_every_code_is_documented() -> None:
 
 
 def run(*arguments: str, stdin: bytes | None = None, expect: int = 0) -> str:
-    """What the command prints; no service is there to send anything to."""
+    """What the command prints; there is no service."""
     environ = os.environ | {"GAPLESS_URL": "http://127.0.0.1:9"}
     done = subprocess.run(
         gapless_command(*arguments),
@@ -119,11 +119,11 @@ def test_inspect_shows_the_reading_and_sends_nothing() -> None:
 
 @pytest.mark.parametrize("options", [(), ("--format", "ndjson"), ("--format", "csv")])
 @pytest.mark.parametrize("command", ["upload", "inspect"])
-def test_an_empty_pipe_is_no_success(command: str, options: tuple[str, ...]) -> None:
+def test_an_empty_pipe_is_an_error(command: str, options: tuple[str, ...]) -> None:
     assert "The input is empty" in run(command, "-", *options, stdin=b"", expect=3)
 
 
-def test_what_disagrees_is_refused_before_anything_is_sent() -> None:
+def test_a_name_that_contradicts_the_content_is_refused_before_anything_is_sent() -> None:
     Path("tabs.csv").write_text("id\tname\n1\tAnna\n")
     assert "--delimiter" in run("upload", "tabs.csv", expect=3)
     error = json.loads(run("upload", "tabs.csv", "--json", expect=3))
@@ -136,11 +136,11 @@ def test_what_disagrees_is_refused_before_anything_is_sent() -> None:
     [("--encoding", "utf-17"), ("--delimiter", ";;"), ("--delimiter", ""), ("--format", "xml"),
      ("--format", "json", "--delimiter", ";")],
 )  # fmt: skip
-def test_an_option_that_cannot_be_is_a_usage_error(command: str, wrong: tuple[str, ...]) -> None:
-    """Exit 2, before anything is read: it would wait for the pipe for ever."""
+def test_an_invalid_option_is_a_usage_error(command: str, wrong: tuple[str, ...]) -> None:
+    """Exit 2 before anything is read: reading would wait for the pipe forever."""
     os.mkfifo("pipe")
     printed = run(command, "pipe", *wrong, "--json", expect=2)
-    if wrong[-1] != "xml":  # click's own
+    if wrong[-1] != "xml":  # click has its own message
         error = json.loads(printed)
         assert (error["event"], error["code"], error["exitCode"]) == ("error", "option", 2)
 
@@ -156,7 +156,7 @@ def test_an_option_that_cannot_be_is_a_usage_error(command: str, wrong: tuple[st
 def test_a_record_that_is_too_large_is_found_in_the_check(
     name: str, before: bytes, after: bytes, line: int
 ) -> None:
-    """15 MB that no compression makes small; and 15 MB that are small once compressed."""
+    """15 MB that do not compress are refused; 15 MB that compress well are accepted."""
     noise = random.Random(1).randbytes(7_500_000).hex().encode()
     quote = b"" if name == "a.csv" else b'"'
     Path(name).write_bytes(before + quote + noise + quote + after)

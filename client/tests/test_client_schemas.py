@@ -1,4 +1,4 @@
-"""Records and schemas: the client judges as the service does, and names what is wrong by line."""
+"""Schemas: the client decides as the service does, and reports invalid records by line."""
 
 import gzip
 import io
@@ -27,7 +27,7 @@ from uploads.decode.records import RecordCheck
 
 SCHEMAS: Final = Path(__file__).parents[2] / "tests/schemas"
 ORDERS: Final = (SCHEMAS / "orders.v3.json").read_bytes()
-"""Deployed with the tests' stack."""
+"""The schemas of the service under test."""
 
 
 def judged_here(text: bytes, records: list[bytes]) -> list[tuple[int, str, str]]:
@@ -36,13 +36,13 @@ def judged_here(text: bytes, records: list[bytes]) -> list[tuple[int, str, str]]
 
 
 def judged_there(text: bytes, records: list[bytes]) -> list[tuple[int, str, str]]:
-    """The service's verdict on batches of a record, which has no bound for many."""
+    """The service's decision on each record in a batch of one."""
     check = RecordCheck(text)
     found = []
     for index, record in enumerate(records):
         _, alone = check.check(record + b"\n", float)
         found += [(index, one.path, one.message) for one in alone]
-    # What it says of all together is the same, up to its limit.
+    # Its decision on all records together is the same, up to its limit.
     count, together = check.check(b"".join(record + b"\n" for record in records), float)
     assert count == len(found)
     if not ('"anyOf"' in text.decode() or '"oneOf"' in text.decode()):
@@ -63,8 +63,8 @@ def test_the_limits_are_those_of_the_service() -> None:
     )
 
 
-def test_what_is_wrong_is_said_by_the_same_code() -> None:
-    # The client does not import the functions, and is installed without them.
+def test_the_messages_are_made_by_the_same_code() -> None:
+    # A copy, because the client is installed without the functions.
     assert Path(violations.__file__).read_bytes() == Path(of_service.__file__).read_bytes()
 
 
@@ -126,7 +126,7 @@ HARD: Final = [
 
 
 @pytest.mark.parametrize("text", MANY, ids=lambda text: text[:40].decode())
-def test_records_on_the_edges_are_judged_as_by_the_service(text: bytes) -> None:
+def test_edge_cases_are_decided_as_by_the_service(text: bytes) -> None:
     assert judged_here(text, HARD) == judged_there(text, HARD)
 
 
@@ -145,7 +145,7 @@ ORDERLY: Final = st.fixed_dictionaries(
 
 @given(st.sampled_from(MANY), st.lists(VALUES | ORDERLY, min_size=1, max_size=30))
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_any_records_are_judged_as_by_the_service(text: bytes, values: list[object]) -> None:
+def test_any_records_are_decided_as_by_the_service(text: bytes, values: list[object]) -> None:
     records = [json.dumps(value).encode() for value in values]
     assert judged_here(text, records) == judged_there(text, records)
 
@@ -159,7 +159,7 @@ WRONG: Final = (
     (b'{"id": 1, "sku": "AB-1234"}', "", 'lacks the property "quantity"'),
 )
 BAD: Final = sorted((7 + 541 * n * n) % RECORDS for n in range(37))
-"""Which of them are wrong, from 0."""
+"""The indexes of the invalid ones, from 0."""
 
 
 def records() -> list[bytes]:
@@ -174,13 +174,13 @@ def told(error: gapless.InvalidRecordsError) -> list[tuple[int, str, str]]:
 
 
 def expected(line: Callable[[int], int]) -> list[tuple[int, str, str]]:
-    """By line, pointer and reason; ``line`` is that of each record."""
+    """Line, pointer and reason of each invalid record; ``line`` has that of every record."""
     return [(line(at), *WRONG[n % 3][1:]) for n, at in enumerate(BAD)]
 
 
 @pytest.fixture
 def rules(folder: Path) -> Path:
-    """The deployed schema, as its receiver hands it out."""
+    """The file of the deployed schema."""
     (folder / "handed out").mkdir()
     found = folder / "handed out" / "orders.v3.json"
     found.write_bytes(ORDERS)
@@ -188,7 +188,7 @@ def rules(folder: Path) -> Path:
 
 
 def forms() -> Iterator[tuple[str, bytes, Any, dict[str, Any]]]:
-    """Every form of file: its name, its content, the line of each record, and options."""
+    """Each format: name and content of the file, the line of each record, options."""
     all_of_them = records()
     yield "in.ndjson", b"\n".join(all_of_them), lambda at: at + 1, {}
     spaced = b"\n" + b"".join(b"%b\n" % one + b" \n" * (n % 2) for n, one in enumerate(all_of_them))
@@ -201,7 +201,7 @@ def forms() -> Iterator[tuple[str, bytes, Any, dict[str, Any]]]:
 
 
 def _row(record: dict[str, Any]) -> bytes:
-    """A row of two lines, for its note has a line end."""
+    """A row over two lines: its note has a line end."""
     quantity = record.get("quantity", "")
     return f'{record["id"]},{record["sku"]},{quantity},"a\nnote"\n'.encode()
 
@@ -231,7 +231,7 @@ def test_the_first_pass_and_the_service_name_the_same_records_by_line_of_the_fil
     assert told(here.value) == told(there.value) == form_of(found)
     assert here.value.count == there.value.count == 37
     assert (here.value.by_service, there.value.by_service) == (False, True)
-    # Each batch was sent once, and all but those with such records are stored.
+    # Each batch was sent once; all are stored except those with invalid records.
     sent = [seen.seq_num for seen in front.seen if seen.seq_num is not None]
     assert sorted(sent) == list(range(40))
     assert sorted(front.batches()) == sorted(set(range(40)) - {at // 500 for at in BAD})
@@ -239,9 +239,7 @@ def test_the_first_pass_and_the_service_name_the_same_records_by_line_of_the_fil
 
 
 @pytest.mark.parametrize("kind", ["file", "generator", "async generator"])
-def test_what_is_read_once_is_checked_before_its_batch_is_sent(
-    front: Front, rules: Path, kind: str
-) -> None:
+def test_a_pipe_is_checked_before_each_batch_is_sent(front: Front, rules: Path, kind: str) -> None:
     all_of_them = records()[:9_000]
 
     async def slowly() -> AsyncIterator[bytes]:
@@ -268,7 +266,7 @@ def test_what_is_read_once_is_checked_before_its_batch_is_sent(
     assert there.value.errors[0].record == record
 
 
-def test_such_records_are_set_aside_with_the_reason_and_the_rest_is_uploaded(
+def test_invalid_records_are_left_out_with_reasons_and_the_rest_is_uploaded(
     front: Front, rules: Path, folder: Path
 ) -> None:
     everything = records()[:3_000]
@@ -297,14 +295,14 @@ def test_such_records_are_set_aside_with_the_reason_and_the_rest_is_uploaded(
     assert not list(folder.glob("in.ndjson.invalid-3*"))
 
 
-def test_a_resumed_upload_sets_the_same_records_aside(front: Front, rules: Path) -> None:
+def test_a_resumed_upload_leaves_out_the_same_records(front: Front, rules: Path) -> None:
     everything = [WRONG[0][0] if at % 7 == 3 else GOOD for at in range(300)]
     Path("in.ndjson").write_bytes(b"\n".join(everything) + b"\n")
     front.rule = lambda seen: Said(403, {"message": "Forbidden"}) if seen.seq_num == 4 else None
     given = ("--schema", rules, "--skip-invalid", "--batch-size", 10, "--parallel", 1)
     run("upload", "in.ndjson", *given, expect=6)
     front.rule = lambda _: None
-    # The receiver has a new version meanwhile.
+    # Meanwhile the schema's file has changed.
     rules.write_text("false")
     run("resume", "in.ndjson", expect=8)
     assert merged() == (GOOD + b"\n") * everything.count(GOOD)
@@ -329,7 +327,7 @@ def test_validate_shows_a_table_of_the_file(rules: Path) -> None:
     assert "1 record" in out
 
 
-def test_the_answer_of_the_service_is_a_table_too(front: Front) -> None:
+def test_a_refusal_of_the_service_is_a_table_too(front: Front) -> None:
     Path("in.ndjson").write_bytes(b"\n\n" + WRONG[0][0])
     out, err = run("upload", "in.ndjson", "--schema", "orders.v3", expect=3)
     assert [one.strip() for one in out.splitlines()[-2].strip("│").split("│")] == [
@@ -364,7 +362,7 @@ def test_a_schema_that_cannot_be_used(front: Front, folder: Path) -> None:
     assert unknown.value.code == "unknown_schema"
 
 
-def test_without_the_library_it_is_said_how_to_get_it(
+def test_without_the_library_the_message_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, rules: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "jsonschema_rs", None)
@@ -401,6 +399,6 @@ def test_sync_and_async_clients_create_sessions_with_a_schema(front: Front) -> N
     assert [seen.status for seen in front.seen].count(422) == 1
 
 
-def test_all_else_works_without_the_extra() -> None:
+def test_everything_else_works_without_the_extra() -> None:
     script = "import sys; sys.modules['jsonschema_rs'] = None; from gapless import __main__"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""What is read once is sent as it is read, and finished at its end; or it says how far it got."""
+"""Uploads in one pass: sent while they are read, finished at the end, resumed after a failure."""
 
 import gzip
 import io
@@ -27,7 +27,7 @@ from front import Front, Said, gapless_command, lines, run
 from gapless.batching import Splitter
 
 CUT = 100
-"""Records in a batch."""
+"""Records per batch."""
 
 Facts = list[tuple[str, dict[str, Any]]]
 
@@ -64,8 +64,8 @@ def creates(front: Front) -> list[object]:
 
 @settings(deadline=None, max_examples=200)
 @given(st.data())
-def test_the_division_depends_on_the_records_alone(data: st.DataObject) -> None:
-    """However the bytes come, and whether records or bytes are counted."""
+def test_only_the_records_determine_the_batches(data: st.DataObject) -> None:
+    """Not the pieces in which they arrive; for batches by records and by bytes."""
     records = data.draw(st.lists(st.binary(max_size=12).map(lambda b: b.replace(b"\n", b"x"))))
     content = ndjson(records)
     cuts = data.draw(st.lists(st.integers(0, len(content)), max_size=6).map(sorted))
@@ -99,7 +99,7 @@ def test_more_records_than_a_batch_may_have_are_refused_before_they_are_held() -
 
 
 def test_a_pipe_is_sent_while_it_is_read(front: Front) -> None:
-    """The next records are made only when the first are stored."""
+    """The producer writes more only after the first batch is stored."""
     records = lines(5 * CUT)
     arrived = threading.Event()
     front.after = lambda seen: arrived.set() if seen.seq_num == 1 else None
@@ -117,7 +117,7 @@ def test_a_pipe_is_sent_while_it_is_read(front: Front) -> None:
     assert sorted(front.batches()) == [0, 1, 2, 3, 4]
 
 
-def test_every_way_to_read_once_is_one_pass(front: Front) -> None:
+def test_every_input_that_is_read_once_is_sent_in_one_pass(front: Front) -> None:
     records = lines(2 * CUT + 1)
     content = ndjson(records)
     url = os.environ["GAPLESS_URL"]
@@ -150,8 +150,8 @@ def test_every_way_to_read_once_is_one_pass(front: Front) -> None:
     assert finishes(front) == [{"totalRecord": 2 * CUT + 1, "batches": 3}] * 9
 
 
-def test_a_short_read_is_no_end(front: Front) -> None:  # noqa: ARG001 - it is the service
-    """Raw files and sockets return what they have."""
+def test_a_short_read_is_not_the_end(front: Front) -> None:  # noqa: ARG001 - it is the service
+    """Raw files and sockets return the bytes that are available."""
     content = ndjson(lines(50))
 
     class Slow(io.RawIOBase):
@@ -175,7 +175,7 @@ def test_a_short_read_is_no_end(front: Front) -> None:  # noqa: ARG001 - it is t
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", gzip.compress(b"")])
 @pytest.mark.parametrize("options", [(), ("--format", "ndjson")])
-def test_a_pipe_without_records_is_no_success(
+def test_a_pipe_without_records_is_an_error(
     front: Front, content: bytes, options: tuple[str, ...]
 ) -> None:
     _, said = run("upload", "-", *options, stdin=content, expect=3)
@@ -187,19 +187,19 @@ def test_a_pipe_without_records_is_no_success(
 
 
 def write_some(pipe: IO[bytes], content: bytes) -> None:
-    """As a producer that does not end; the reader may."""
+    """Write as a producer does; ignores that the reader has closed the pipe."""
     with suppress(BrokenPipeError):
         while content:
             content = content[pipe.write(content) :]
 
 
 class BrokenError(Exception):
-    """The caller's own."""
+    """An exception of the caller."""
 
 
 @pytest.mark.parametrize("kind", ["thread", "loop", "asynchronous"])
 def test_a_generator_that_raises_is_not_finished(front: Front, kind: str) -> None:
-    """What was complete is stored, the error is the caller's, and it says where to go on."""
+    """Complete batches are stored; the caller's exception is raised with a note how to resume."""
     records = lines(5 * CUT)
     events: Facts = []
     url = os.environ["GAPLESS_URL"]
@@ -240,8 +240,8 @@ def test_a_generator_that_raises_is_not_finished(front: Front, kind: str) -> Non
     assert len(creates(front)) == 1
 
 
-def test_the_records_that_are_safe_have_no_hole(front: Front) -> None:
-    """Batch 2 is refused: what came after it does not count."""
+def test_the_records_reported_as_stored_have_no_gap(front: Front) -> None:
+    """Batch 2 is refused: later ones do not count."""
     events: Facts = []
 
     def refuse(seen: Any) -> Said | None:  # noqa: ANN401
@@ -272,7 +272,7 @@ def test_another_input_is_a_conflict_and_changes_nothing(front: Front) -> None:
     assert raised.value.reason == "unexpected_batches"
     result = gapless.upload(iter([1, 2, 3, 4]), url, session_id=session_id, batch_size=2)
     assert stored(session_id) == b"1\n2\n3\n4\n"
-    # Once more: nothing is sent, and what is there is what this would have been.
+    # Once more: nothing is sent, the input is only compared with the result.
     front.seen.clear()
     again = gapless.upload(iter([1, 2, 3, 4]), url, session_id=session_id, batch_size=2)
     assert again == result
@@ -324,7 +324,7 @@ def test_killed_and_repeated_it_is_complete(
 
 
 def test_the_same_command_with_the_same_key_completes_it(front: Front) -> None:
-    """Killed by a signal that nothing can tell of, and again after the end: one session."""
+    """After a SIGKILL, and again after the end: one session."""
     content = ndjson(lines(40 * CUT))
     command = ["upload", "-", "--batch-size", str(CUT), "--metadata", "partner=acme"]
     command += ["--idempotency-key", "nightly-2026-11-25-of-acme"]
@@ -355,8 +355,8 @@ def test_the_same_command_with_the_same_key_completes_it(front: Front) -> None:
 
 
 @pytest.mark.parametrize("end", [b'{"id":', b"\xff\n", b'{"id":1}}\n'])
-def test_an_input_that_breaks_off_says_what_is_safe(front: Front, end: bytes) -> None:
-    """A truncated line, other bytes, an invalid record; and a gzip without its end."""
+def test_a_faulty_input_reports_what_is_stored(front: Front, end: bytes) -> None:
+    """By a truncated line, other bytes, or an invalid record."""
     content = ndjson(lines(4 * CUT + 3))
     options = ["--batch-size", str(CUT), "--json", "--format", "ndjson"]
     out, _ = run("upload", "-", *options, stdin=content + end, expect=3)
@@ -366,7 +366,7 @@ def test_an_input_that_breaks_off_says_what_is_safe(front: Front, end: bytes) ->
     assert finishes(front) == []
 
 
-def test_a_gzip_that_breaks_off_is_not_finished(front: Front) -> None:
+def test_a_truncated_gzip_is_not_finished(front: Front) -> None:
     content = ndjson(lines(40_000))
     broken = gzip.compress(content)[:-200]
     _, said = run("upload", "-", "--batch-size", 1000, stdin=broken, expect=3)
@@ -381,8 +381,8 @@ def test_a_gzip_that_breaks_off_is_not_finished(front: Front) -> None:
     assert stored(session[1]) == content
 
 
-def test_a_silent_pipe_does_not_hold_up_an_error(front: Front) -> None:
-    """The producer neither writes nor ends; the command that failed does, at once."""
+def test_a_silent_pipe_does_not_delay_an_error(front: Front) -> None:
+    """The producer neither writes nor ends; the failed command exits immediately."""
     front.rule = lambda seen: Said(403, {"message": "Forbidden"}) if seen.seq_num else None
     with subprocess.Popen(
         gapless_command("upload", "-", "--batch-size", CUT, "--format", "ndjson"),
@@ -402,7 +402,7 @@ def test_a_silent_pipe_does_not_hold_up_an_error(front: Front) -> None:
 
 
 def finished(front: Front, answers: list[dict[str, Any]], **totals: int) -> gapless.Result:
-    """What finish returns if its first answer is a 202, and the states that follow are these."""
+    """What finish returns after a 202, if these are the next responses of status."""
     states = iter(answers)
     first = [True]
 
@@ -457,16 +457,16 @@ def test_the_merge_of_another_finish_with_other_totals_is_a_conflict(front: Fron
         result("Failed", 2, reason="merge_failed", batches=1, expectedBatches=1),
     ],
 )
-def test_the_failure_of_another_finish_is_no_answer(
+def test_the_failure_of_another_finish_is_ignored(
     front: Front, other: dict[str, Any] | None
 ) -> None:
-    """It is finished again, with the same numbers."""
+    """The client sends finish again with the same totals."""
     found = finished(front, [{"state": "OPEN", "finish": other}], **OURS)
     assert found.ok
     assert finishes(front) == [{"totalRecord": 2, "batches": 1}] * 2
 
 
-def test_the_own_failure_is_the_answer(front: Front) -> None:
+def test_the_failure_of_this_finish_is_the_result(front: Front) -> None:
     own = result("Failed", 3, reason="record_count", batches=1, expectedBatches=1)
     found = finished(front, [{"state": "OPEN", "finish": own}], total_record=3, batches=1)
     assert (found.ok, found.reason, found.expected_batches) == (False, "record_count", 1)
@@ -517,7 +517,7 @@ print(result.received_record, int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) * 1
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see memory")
 @pytest.mark.parametrize("kind", ["generator", "asynchronous", "pipe"])
 def test_one_pass_takes_little_memory_and_no_file(front: Front, kind: str) -> None:  # noqa: ARG001
-    """300,000 records of 80 bytes, 24 MB: more than the bound if they were held."""
+    """300,000 records of 80 bytes, 24 MB: more than the bound."""
     count = 300_000
     given = b""
     if kind == "pipe":

@@ -37,7 +37,7 @@ from front import (
 from local.server import Server
 
 
-def test_killed_in_the_middle_it_goes_on_and_sends_nothing_again(front: Front) -> None:
+def test_a_killed_upload_is_resumed_and_sends_nothing_again(front: Front) -> None:
     records = int(os.environ.get("KILLED_RECORDS", "100000"))
     size = records // 100
     file = written(Path("in.ndjson"), lines(records))
@@ -62,7 +62,7 @@ def test_killed_in_the_middle_it_goes_on_and_sends_nothing_again(front: Front) -
     assert merged() == file.read_bytes()
 
 
-def test_another_machine_goes_on_with_the_file_and_the_session(
+def test_another_machine_resumes_with_the_file_and_the_session_id(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = written(Path("in.ndjson"), lines(100))
@@ -81,8 +81,8 @@ def test_another_machine_goes_on_with_the_file_and_the_session(
     assert merged() == file.read_bytes()
 
 
-def test_a_session_without_a_batch_size_goes_on_too(front: Front) -> None:
-    """One record is so large that no fixed number of records makes good batches."""
+def test_a_session_without_a_batch_size_is_resumed_too(front: Front) -> None:
+    """One record is so large that no fixed number of records per batch is efficient."""
     file = written(
         Path("in.ndjson"), [*lines(40_000), b'"' + b"x" * 3_900_000 + b'"', *lines(60_000)]
     )
@@ -97,7 +97,7 @@ def test_a_session_without_a_batch_size_goes_on_too(front: Front) -> None:
     assert merged() == file.read_bytes()
 
 
-def test_malformed_records_are_left_out_and_kept_aside(front: Front) -> None:
+def test_malformed_records_are_left_out_and_written_to_a_file(front: Front) -> None:
     file = written(Path("in.ndjson"), [b"1", b'{"a": }', b"3", b"\xff", b"1 2"])
     _, said = run("upload", file, "--skip-invalid")
     assert "3 left out" in said
@@ -123,7 +123,7 @@ def test_a_file_that_has_changed_is_refused(front: Front) -> None:
     assert changed == file.read_bytes()
 
 
-def test_a_file_that_was_only_touched_is_not(front: Front) -> None:
+def test_a_file_that_was_only_touched_is_resumed(front: Front) -> None:
     file = written(Path("in.ndjson"), lines(100))
     begin(front, file)
     os.utime(file, (1, 1))
@@ -131,7 +131,7 @@ def test_a_file_that_was_only_touched_is_not(front: Front) -> None:
     assert merged() == file.read_bytes()
 
 
-def test_an_unfinished_upload_is_not_begun_again_unasked(front: Front) -> None:
+def test_an_unfinished_upload_is_not_silently_started_over(front: Front) -> None:
     file = written(Path("in.ndjson"), lines(100))
     begin(front, file)
     _, said = run("upload", file, expect=2)
@@ -141,7 +141,7 @@ def test_an_unfinished_upload_is_not_begun_again_unasked(front: Front) -> None:
     assert merged() == file.read_bytes()
 
 
-def test_the_state_holds_no_secret(front: Front, folder: Path) -> None:
+def test_the_state_contains_no_secret(front: Front, folder: Path) -> None:
     file = written(Path("in.ndjson"), lines(100))
     run("upload", file, "--token", "s3cret")
     assert {seen.authorization for seen in front.seen} == {"Bearer s3cret"}
@@ -149,7 +149,7 @@ def test_the_state_holds_no_secret(front: Front, folder: Path) -> None:
     assert b"s3cret" not in state.read_bytes()
 
 
-def test_a_token_that_runs_out_is_renewed_by_its_command(front: Front, folder: Path) -> None:
+def test_an_expired_token_is_renewed_by_its_command(front: Front, folder: Path) -> None:
     valid = ["Bearer t1"]
 
     def check(seen: Seen) -> Said | None:
@@ -172,7 +172,7 @@ def test_a_token_that_runs_out_is_renewed_by_its_command(front: Front, folder: P
     assert merged() == file.read_bytes()
 
 
-def test_a_token_that_runs_out_can_be_replaced(front: Front) -> None:
+def test_an_expired_token_can_be_replaced(front: Front) -> None:
     front.rule = lambda seen: (
         Said(401, {"message": "Unauthorized"})
         if seen.authorization == "Bearer old" and len(front.batches()) >= 3
@@ -226,8 +226,10 @@ def upload(
     ("header", "least"),
     [({}, 0), ({"Retry-After": "7"}, 7), ({"Retry-After": formatdate(1_000_009)}, 9)],
 )
-def test_later_is_heeded(front: Front, status: int, header: dict[str, str], least: float) -> None:
-    """In API Gateway's own form, with and without Retry-After, as seconds and as a date."""
+def test_retry_after_is_obeyed(
+    front: Front, status: int, header: dict[str, str], least: float
+) -> None:
+    """In the service's and in API Gateway's responses, as seconds and as a date."""
     left = [3]
 
     def refuse(seen: Seen) -> Said | None:
@@ -281,7 +283,7 @@ def test_a_refusal_is_not_sent_again(
     assert [seen.seq_num for seen in front.seen] == [None, 0]
 
 
-def test_a_batch_that_meets_a_finish_is_sent_again(front: Front) -> None:
+def test_a_batch_that_a_running_finish_refuses_is_sent_again(front: Front) -> None:
     left = [1]
 
     def refuse(seen: Seen) -> Said | None:
@@ -334,7 +336,7 @@ def test_gaps_are_reported_and_filled(front: Front) -> None:
     assert not front.batches() or set(front.batches()) == {0, 1, 2}
 
 
-def test_a_result_that_is_not_what_was_sent_is_found(front: Front) -> None:
+def test_a_result_that_differs_from_what_was_sent_is_detected(front: Front) -> None:
     def lie(seen: Seen) -> Said | None:
         if not seen.path.endswith("/finish"):
             return None
@@ -348,7 +350,7 @@ def test_a_result_that_is_not_what_was_sent_is_found(front: Front) -> None:
 
 
 def test_a_long_merge_is_waited_for(front: Front) -> None:
-    """202, then a state that moves on, then the answer; the merge is told of."""
+    """202, then progress, then the result; the merge is reported."""
     told: list[object] = []
     states = iter([{"parts": 4, "done": 1}, {"parts": 4, "done": 3}, None])
     result: dict[str, Any] = {}
@@ -380,14 +382,14 @@ def test_a_long_merge_is_waited_for(front: Front) -> None:
     assert sum(seen.path.endswith("/finish") for seen in front.seen) == 1
 
 
-def test_a_download_that_breaks_off_goes_on(front: Front) -> None:
+def test_an_interrupted_download_continues(front: Front) -> None:
     content = written(Path("in.ndjson"), lines(20_000)).read_bytes()
     result, _ = upload(front, lines(20_000))
     step = 300_000
     ranges: list[str | None] = []
 
     class Store(BaseHTTPRequestHandler):
-        """Promises everything, and ends after some of it."""
+        """Announces the whole object, and ends the connection after a part of it."""
 
         def do_GET(self) -> None:
             ranges.append(self.headers["Range"])
@@ -412,8 +414,8 @@ def test_a_download_that_breaks_off_goes_on(front: Front) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see memory")
-def test_the_memory_it_takes_has_a_bound(front: Front, folder: Path) -> None:
-    """300 MB of records in a gzip of 30 members, to a service that keeps nothing."""
+def test_memory_is_bounded(front: Front, folder: Path) -> None:
+    """300 MB of records in a gzip of 30 members, to a service that stores nothing."""
     part = b"".join(record + b"\n" for record in lines(190_000))
     times = 300_000_000 // len(part) + 1
     Path("in.ndjson.gz").write_bytes(gzip.compress(part, 1) * times)
@@ -438,7 +440,7 @@ def test_the_memory_it_takes_has_a_bound(front: Front, folder: Path) -> None:
         return Said(status, answer)
 
     front.rule = sink
-    # Not getrusage: what it tells includes the process that this one was forked from.
+    # Not getrusage: it includes the process from which this one was forked.
     measure = (
         "import re, sys; from pathlib import Path; from gapless.cli import cli; "
         "cli(sys.argv[1:], standalone_mode=False); "
