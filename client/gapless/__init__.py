@@ -4,7 +4,7 @@
 
     import gapless
 
-    result = gapless.upload("orders.ndjson", "https://…")            # or any records
+    result = gapless.upload("orders.ndjson", "https://…")            # or records
     result = await gapless.upload_async(records, "https://…", auth=gapless.TokenAuth("…"))
 
     with gapless.Client("https://…") as client:
@@ -13,6 +13,8 @@
         session.send(1, [{"id": 3}])
         session.finish()
         session.download("orders.ndjson")
+
+The public interface is what ``__all__`` names; every other name may change.
 """
 
 import os
@@ -138,27 +140,26 @@ async def upload_async(
 ) -> Result:
     """Upload a file, or records, and finish; the result is ``ok`` and verified.
 
-    A ``str`` is a path; an open binary file is read from its current position. Anything else is an
-    iterable of records, synchronous or asynchronous: Python objects, or ``bytes`` of JSON; see
-    ``gapless.objects``. Open files and records are read once, and sent while they are read; the
-    session is finished only if they come to their end.
+    ``source``: a ``str`` is a path; an open binary file is read from its current position. Anything
+    else is a synchronous or asynchronous iterable of records: Python objects, or ``bytes`` of JSON;
+    see ``gapless.objects``. Open files and records are read once and sent while they are read; the
+    session is finished only if they are read to their end.
 
-    ``merged_format`` is that of the merged object, ``ndjson`` or ``ndjson.gz``. ``metadata`` is
-    shown wherever the session is, and gets the name of a file unless it has one. ``format`` to
-    ``skip_invalid`` are only for files. They, ``batch_size`` (records) and ``new`` are the options
-    of ``gapless upload``; the others are those of ``AsyncClient``.
+    ``merged_format`` is ``ndjson`` or ``ndjson.gz``. ``metadata`` is stored with the session; the
+    name of a file is added, unless it has a ``name``. ``format`` to ``skip_invalid`` are only for
+    files. They, ``batch_size`` (records per batch) and ``new`` are the options of
+    ``gapless upload``; the others are those of ``AsyncClient``.
 
-    ``schema`` is the file of a JSON Schema, called like the one that is deployed
-    (``orders.v3.json``): records are checked here too, with the extra ``gapless[schema]``; or its
-    name alone, by which the service checks. Either raises InvalidRecordsError, whose ``errors`` are
-    the records by line.
+    ``schema`` is the file of a JSON Schema, named like the deployed one (``orders.v3.json``), and
+    records are checked before they are sent (requires ``gapless[schema]``); or only its name, and
+    the service checks them. Both raise InvalidRecordsError, whose ``errors`` are sorted by line.
 
-    ``session_id`` is that of an interrupted upload of the same records, to complete it: it is in
-    the events ``session`` and ``interrupted``. What is stored already is compared, and kept. An
-    upload with an ``idempotency_key`` is completed by the same call again; see ``create``.
+    ``session_id`` completes an interrupted upload of the same records; the events ``session`` and
+    ``interrupted`` have it. Batches that are stored already are compared, not replaced. With an
+    ``idempotency_key``, repeating the call completes the upload; see ``AsyncClient.create``.
 
-    Raises TypeError if ``source`` is neither a file nor records; GaplessError, see
-    ``gapless.errors``; and any error that iterating over ``source`` raises.
+    Raises TypeError if ``source`` is neither a file nor records; GaplessError (see
+    ``gapless.errors``); and any error that iterating over ``source`` raises.
     """
     named = check(metadata or {})
     options = read_options(
@@ -237,8 +238,8 @@ async def resume_async(
 ) -> Result:
     """Resume the upload of ``file`` that was started on this machine, and finish.
 
-    ``url`` is the current URL of the service, if it has moved. Raises StateError if there is no
-    such upload, FileChangedError if the file has changed, or any other GaplessError.
+    ``url`` is needed only if the URL of the service has changed. Raises StateError if no such
+    upload is known, FileChangedError if the file has changed, or another GaplessError.
     """
     saved_state = state.load(pathlib.Path(file))
     if saved_state is None:
@@ -309,11 +310,11 @@ def upload(
         **timing,
     )
     more = (client, merged_format, named, batch_size, session_id, idempotency_key, new)
-    # Not anyio.run: in a notebook this thread runs an event loop already.
+    # Not anyio.run: in a notebook this thread already runs an event loop.
     with start_blocking_portal() as portal:
         if isinstance(found, Source) or isinstance(source, AsyncIterable):
             return portal.call(_upload, found, *more)
-        # Read in this thread: a generator may work only in the thread that made it, as sqlite3's.
+        # Read in this thread: some generators work only in the thread that made them (sqlite3).
         channel = Channel()
         running = portal.start_task_soon(_upload, Fed(found, channel), *more)
         running.add_done_callback(lambda _: channel.close())

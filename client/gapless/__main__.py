@@ -1,4 +1,4 @@
-"""``python -m gapless`` is the command ``gapless``."""
+"""``python -m gapless`` runs the command ``gapless``."""
 
 from gapless.cli import main
 

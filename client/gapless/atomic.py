@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all."""
+"""Writes files atomically: complete, or not at all. Imports no other module of the package."""
 
 import errno
 import io
@@ -17,7 +17,7 @@ _temporary: Final[set[str]] = set()
 
 
 def delete_temporary_files() -> None:
-    """Delete every temporary file of this process, which is about to exit."""
+    """Delete every temporary file of this process, before it exits."""
     for path in list(_temporary):
         with suppress(OSError):
             os.unlink(path)  # noqa: PTH108 - a signal handler does as little as possible
@@ -56,8 +56,8 @@ def write(path: Path) -> Iterator[IO[bytes]]:
 
 def _replaced(path: Path) -> Iterator[IO[bytes]]:
     path = Path(os.path.realpath(path))
-    # In the same folder, because renaming is atomic only within one file system; and with a short
-    # name, because names have a maximum length.
+    # Renaming is atomic only within one file system, so use the same folder. The name is short
+    # because names have a maximum length.
     temporary = path.with_name(f"{_PREFIX}{secrets.token_hex(8)}")
     with _registered(temporary):
         with temporary.open("xb") as file:
@@ -71,7 +71,7 @@ def _replaced(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_for_writing(to: str | os.PathLike[str] | IO[bytes]) -> Iterator[IO[bytes]]:
-    """``to`` itself if it is an open file; otherwise a file that appears complete or not at all."""
+    """``to`` itself if it is an open binary file; otherwise see ``write``. Raises TypeError."""
     if isinstance(to, (str, os.PathLike)):
         with write(Path(to)) as file:
             yield file
@@ -84,14 +84,14 @@ def open_for_writing(to: str | os.PathLike[str] | IO[bytes]) -> Iterator[IO[byte
 
 
 def write_all(file: IO[bytes], block: bytes) -> None:
-    """Write the whole block; an unbuffered file may write only some of it at a time."""
+    """Write the whole block; an unbuffered file may write only a part of it per call."""
     rest = memoryview(block)
     while rest:
         rest = rest[file.write(rest) :]
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Whether ``path`` may be replaced by another file: it is a regular file, or does not exist."""
+    """Whether ``path`` is a regular file or does not exist, so that renaming may replace it."""
     # /dev/stdout may be a regular file that another process writes to.
     if os.fspath(path).startswith(("/dev/", "/proc/")):
         return False

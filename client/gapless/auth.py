@@ -1,4 +1,7 @@
-"""Authentication of requests. Any other ``httpx.Auth`` works as well."""
+"""Authentication of requests. Any other ``httpx.Auth`` works as well.
+
+An auth's attribute ``secrets``, if it has one, lists strings that no message may contain.
+"""
 
 import re
 import shlex
@@ -19,11 +22,11 @@ _UNSENDABLE: Final = re.compile(r"[^!-~]")
 
 
 class TokenError(GaplessError):
-    """There are no usable credentials: an invalid token, or a command that failed."""
+    """No usable credentials: an invalid token, or a token command that failed."""
 
 
 class TokenAuth(httpx.Auth):
-    """A bearer token; ``get`` is called for one, and again after a 401.
+    """A bearer token; ``get`` returns one, and is called again after a 401.
 
     ``get`` may block and may be called from any thread.
     """
@@ -50,10 +53,10 @@ class TokenAuth(httpx.Auth):
 
     @classmethod
     def from_command(cls, command: str) -> "TokenAuth":
-        """A token that ``command`` prints; it is run without a shell."""
+        """The token that ``command`` prints; it runs without a shell."""
 
         def run() -> str:
-            # Its arguments and its output may be secret: no message contains them.
+            # Arguments and output may be secret: no message may contain them.
             try:
                 program, *arguments = shlex.split(command)
                 done = subprocess.run(  # noqa: S603 - the user's own command
@@ -81,7 +84,7 @@ class TokenAuth(httpx.Auth):
     def sync_auth_flow(
         self, request: httpx.Request
     ) -> Generator[httpx.Request, httpx.Response, None]:
-        """Send, and once more with a new token if the first was refused."""
+        """Send the request; after a 401 send it once more with a new token."""
         token = self._token or self._renew("")
         request.headers["Authorization"] = f"Bearer {token}"
         response = yield request
@@ -103,10 +106,10 @@ class TokenAuth(httpx.Auth):
 
 
 class SigV4Auth(httpx.Auth):
-    """Signs requests for AWS with botocore's chain of credentials. Needs ``gapless[aws]``.
+    """Signs requests with AWS Signature Version 4. Requires ``gapless[aws]``.
 
-    The default region is that in an API Gateway's URL, or else that of the environment or profile.
-    botocore renews expired credentials.
+    botocore finds the credentials, and renews expired ones. The default region is the one in the
+    API Gateway URL, or else that of the environment or profile.
     """
 
     requires_request_body = True

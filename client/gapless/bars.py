@@ -1,4 +1,4 @@
-"""The progress bar on a terminal."""
+"""The progress bar on a terminal. Imports rich, which is slow: import it only for a terminal."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Facts(ProgressColumn):
-    """Amount, rate and time left, as far as they are known; else the elapsed time."""
+    """Amount, rate and time left if they are known; otherwise the elapsed time."""
 
     def render(self, task: Task) -> Text:
         if task.total is None and task.completed:
@@ -39,7 +39,7 @@ class Bars(Display):
 
     def __init__(self, secrets: Callable[[], Sequence[str]] = tuple) -> None:
         super().__init__(secrets)
-        # While the bar is shown, sys.stdout breaks lines where the terminal ends.
+        # While the bar is shown, rich's sys.stdout wraps lines at the width of the terminal.
         self._stdout = sys.stdout
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),

@@ -1,8 +1,8 @@
-"""How records are divided into batches: one pass over the input plans it, before any is sent.
+"""Divides records into batches.
 
-The division depends on the input alone, so that another process, on another machine, makes the same
-batches. If a fixed number of records makes good batches the session is strict: its ``batchSize`` is
-all it takes to make them again.
+A first pass over the input makes the plan, before anything is sent. Only the input determines the
+batches, so that another process on another machine makes the same ones. If a fixed number of
+records per batch is efficient, the session is strict, and its ``batchSize`` reproduces the batches.
 """
 
 import operator
@@ -15,18 +15,18 @@ from gapless.errors import InputError
 from gapless.readers import MAX_RECORD, Chunk
 
 TARGET_BYTES: Final = 4_000_000
-"""Largest batch, bytes of NDJSON, unless a single record is larger: it fits into a request of
-4,500,000 bytes even if it does not compress."""
+"""Largest batch, bytes of NDJSON, unless a single record is larger. Even if it does not compress,
+it fits into a request of 4,500,000 bytes."""
 
 MAX_BATCHES: Final = 100_000
-"""Batches in a session (docs/protocol.md, Limits)."""
+"""Maximum number of batches in a session (docs/protocol.md, Limits)."""
 
 _MAX_OVERHEAD: Final = 4
-"""How many times the minimum of batches a strict session may have; beyond, it is flexible."""
+"""If fixed batches need more than this many times the minimum number, the session is flexible."""
 
 _LEVEL: Final = 6
 _GROUP: Final = 2**_LEVEL
-"""Small records that are counted together."""
+"""Number of small records that are counted together."""
 
 
 @dataclass(frozen=True)
@@ -45,24 +45,24 @@ class Plan:
 
     @property
     def batches(self) -> int | None:
-        """How many batches; None if only dividing them tells."""
+        """Number of batches; None if it is known only after dividing."""
         return None if self.batch_size is None else -(-self.records // self.batch_size)
 
 
 class BatchSizeFinder:
-    """Finds the largest of 1, 2, 4, 8 … records for which every batch fits into ``max_bytes``.
+    """Finds the largest power of two for which every batch fits into ``max_bytes``.
 
-    One pass in little memory: a run of 2ⁿ records is two runs of 2ⁿ⁻¹.
+    It needs one pass and little memory, because a run of 2ⁿ records is two runs of 2ⁿ⁻¹.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._waiting: list[int] = []
-        """Lengths of fewer records than ``_GROUP``."""
+        """Lengths of the last records, fewer than ``_GROUP``."""
         self._held: list[list[int]] = [[] for _ in range(_LEVEL + 1)]
-        """Per level, the one run without its other half."""
+        """Per level, the sizes of runs that are not combined yet: at most one after ``_add``."""
         self._levels: int | None = None
-        """How many levels fit, as soon as one does not."""
+        """The first level that does not fit; None while all fit."""
 
     def add(self, lengths: list[int]) -> None:
         """Add the lengths of the next records, in bytes, without line ends."""
@@ -81,7 +81,7 @@ class BatchSizeFinder:
             if level == len(self._held):
                 self._held.append([])
             lengths = self._held[level] + lengths
-            # If all of them fit into one batch, each of them fits.
+            # If all runs together fit into one batch, each of them fits.
             ends = 2**level
             if (
                 sum(lengths) + len(lengths) * ends > self._max_bytes
@@ -115,10 +115,10 @@ def make_plan(
     max_bytes: int = TARGET_BYTES,
     max_batches: int = MAX_BATCHES,
 ) -> Plan:
-    """Plan the upload of ``chunks``. Raises InputError if a session cannot hold so many batches.
+    """Plan the upload of ``chunks``. Raises InputError if it has more than ``max_batches`` batches.
 
-    ``batch_size``, or ``flexible`` if it has none, is that of an existing session. The service
-    accepts ``max_bytes`` in a body and ``max_batches`` in a session.
+    For an existing session pass its ``batch_size``, or ``flexible`` if it has none. ``max_bytes``
+    is the largest request body that the service accepts.
     """
     records = size = crc = longest = 0
     target = min(TARGET_BYTES, max_bytes)
@@ -131,8 +131,9 @@ def make_plan(
         longest = max(longest, *lengths, 0)
         if batch_size is None and not flexible:
             finder.add(lengths)
-    # If there would be too many, larger ones may fit when compressed: no larger than it takes. A
-    # batch, but the last, lacks less than a line, and two neighbours have more than the target.
+    # If there would be too many batches, use larger ones, which may fit when compressed, but no
+    # larger than necessary. Every batch but the last is less than one line below the target, and
+    # two neighbours together are above it.
     each = -(-size // max(1, max_batches - 1))
     target = max(target, min(each + longest + 1, 2 * each))
     if batch_size is None and not flexible:
@@ -151,7 +152,7 @@ class Batch(NamedTuple):
     pieces: Sequence[bytes]
     records: int
     first: int = 0
-    """How many records are before it."""
+    """Number of records before it."""
 
     @property
     def bytes(self) -> int:
@@ -160,7 +161,7 @@ class Batch(NamedTuple):
 
 
 def split(chunks: Iterable[Chunk], plan: Plan) -> Iterator[Batch]:
-    """The batches, in order."""
+    """Divide ``chunks`` into batches, in order. Raises InputError."""
     splitter = Splitter(plan.batch_size, plan.batch_bytes)
     for chunk in chunks:
         yield from splitter.add(chunk.lines)
@@ -168,9 +169,9 @@ def split(chunks: Iterable[Chunk], plan: Plan) -> Iterator[Batch]:
 
 
 class Splitter:
-    """Divides NDJSON into batches of ``batch_size`` records, or of ``batch_bytes`` without one.
+    """Divides NDJSON into batches of ``batch_size`` records or, without it, ``batch_bytes`` bytes.
 
-    The division depends on the records alone, not on the pieces in which they come.
+    Only the records determine the batches, not the pieces in which they arrive.
     """
 
     def __init__(self, batch_size: int | None = None, batch_bytes: int = TARGET_BYTES) -> None:
@@ -180,14 +181,14 @@ class Splitter:
         self._held: list[bytes] = []
         self._bytes = 0
         self._records = 0
-        """How many records are in batches."""
+        """Number of records in the batches so far."""
 
     def add(self, lines: bytes) -> Iterator[Batch]:
-        """The batches that ``lines``, the next ones, complete. Raises InputError."""
+        """Add the next ``lines``; returns the batches that they complete. Raises InputError."""
         return self._by_bytes(lines) if self._size is None else self._by_count(lines, self._size)
 
     def end(self) -> Iterator[Batch]:
-        """The last batch, if there is one."""
+        """The last batch, if records are left."""
         if any(self._held):
             yield self._batch(self._held, sum(piece.count(b"\n") for piece in self._held))
 
@@ -222,7 +223,7 @@ class Splitter:
             return
         held = b"".join(self._held)
         at = 0
-        # The rest may grow with the next lines: it is no batch yet.
+        # The rest is not a batch yet: the next lines may belong to it.
         while len(held) - at > self._max_bytes:
             end = held.rfind(b"\n", at, at + self._max_bytes) + 1 or held.find(b"\n", at) + 1
             if not end:

@@ -1,4 +1,4 @@
-"""The blocking client: runs the asynchronous one on an event loop in its own thread."""
+"""The blocking client. It runs the asynchronous client on an event loop in a background thread."""
 
 import os
 import weakref
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Client:
     """Connections to one service; use it in ``with``, or call ``close``. See ``AsyncClient``.
 
-    Its methods may be called from several threads at the same time.
+    Thread-safe.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close all connections, and end the thread. May be repeated."""
+        """Close all connections and end the thread. May be repeated."""
         with self._lock:
             self._closed = True
             portal, self._portal = self._portal, None
@@ -82,7 +82,7 @@ class Client:
                 raise RuntimeError("The client is closed.")
             if self._portal is None:
                 ready: Future[BlockingPortal] = Future()
-                # A daemon: a client that is not closed must not keep the process alive.
+                # A daemon thread: a client that is not closed must not keep the process alive.
                 self._thread = Thread(
                     target=anyio.run, args=(_serve, ready), name="gapless", daemon=True
                 )
@@ -101,7 +101,7 @@ class Client:
         schema: str | None = None,
         idempotency_key: str | None = None,
     ) -> "Session":
-        """Open a session; without ``total_record`` finish brings it. Raises GaplessError."""
+        """Open a session; see ``AsyncClient.create``. Raises GaplessError."""
         create = partial(
             self._client.create,
             merged_format=merged_format,
@@ -112,7 +112,7 @@ class Client:
         return Session(self, self.portal.call(create, total_record, batch_size))
 
     def list_sessions(self, state: str | None = None) -> Iterator[Listed]:
-        """The caller's sessions, newest first; each page is fetched when it is needed."""
+        """The caller's sessions, newest first; pages are fetched lazily."""
         cursor: str | None = ""
         while cursor is not None:
             page = self.portal.call(self._client.list_page, state, cursor)
@@ -131,7 +131,7 @@ async def _serve(ready: "Future[BlockingPortal]") -> None:
 
 
 def _abandon(portal: BlockingPortal, client: AsyncClient) -> None:
-    # Do not wait: the garbage collector may run in any thread, even the portal's own.
+    # Do not wait: the garbage collector may run in any thread, even in the portal's.
     async def end() -> None:
         await client.aclose()
         await portal.stop()
@@ -140,14 +140,14 @@ def _abandon(portal: BlockingPortal, client: AsyncClient) -> None:
 
 
 class Session:
-    """One session of a service; each method runs that of ``AsyncSession``."""
+    """One session of a service; each method runs the one of ``AsyncSession``."""
 
     def __init__(self, client: Client, session: AsyncSession) -> None:
         self._client = client
         self._session = session
         self.session_id = session.session_id
         self.expires_at: datetime | None = session.expires_at
-        """When its batches are deleted; None unless this client opened it, then see ``status``."""
+        """When its batches are deleted; None if another client opened it (see ``status``)."""
 
     @property
     def limits(self) -> Limits:
@@ -159,7 +159,7 @@ class Session:
         if isinstance(records, AsyncIterable):
             self._client.portal.call(self._session.send, seq_num, records)
         else:
-            # In this thread: a generator may work only in the thread that made it, as sqlite3's.
+            # In this thread: some generators work only in the thread that made them (sqlite3).
             ndjson = b"".join(objects.encode(records))
             self._client.portal.call(self._session.send_ndjson, seq_num, ndjson)
 
@@ -168,7 +168,7 @@ class Session:
         return self._client.portal.call(self._session.status)
 
     def missing(self) -> list[Range]:
-        """The batches that are not stored."""
+        """The batches that are missing."""
         return self._client.portal.call(self._session.missing)
 
     def finish(
@@ -187,21 +187,21 @@ class Session:
         self._client.portal.call(self._session.abort)
 
     def delete_file(self) -> None:
-        """Delete the merged object and its manifest, for good. May be repeated."""
+        """Permanently delete the merged object and its manifest. May be repeated."""
         self._client.portal.call(self._session.delete_file)
 
     def download(
         self, to: str | os.PathLike[str] | IO[bytes], *, inflate: bool | None = None
     ) -> int:
-        """Write the merged object to ``to``, a path or an open binary file; returns its size."""
+        """Write the merged object to a path or an open binary file; returns the bytes written."""
         return self._client.portal.call(partial(self._session.download, inflate=inflate), to)
 
     def manifest(self, to: str | os.PathLike[str] | IO[bytes]) -> int:
-        """Write the manifest to ``to``; returns its size."""
+        """Write the manifest to a path or an open binary file; returns the bytes written."""
         return self._client.portal.call(self._session.manifest, to)
 
     def stream(self, *, inflate: bool = True) -> Iterator[bytes]:
-        """The merged object, in pieces; its checksums are verified after the last."""
+        """The merged object, in pieces; its checksums are verified after the last piece."""
         portal = self._client.portal
         send, receive = anyio.create_memory_object_stream[bytes](1)
 

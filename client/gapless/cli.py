@@ -1,17 +1,19 @@
-"""The ``gapless`` command.
+"""The ``gapless`` command: options, help texts, messages and exit codes.
 
-Exit codes, for scripts:
+The work is done by ``uploads``, ``sessions`` and the other modules; none of them imports this one.
+
+Exit codes:
 
 ====  =============================================================================
 0     done, and what is stored is what was sent
-1     the service refused, or something else failed; the message says what
-2     an option or a variable cannot be used, or no upload of the file is known
+1     the service refused, or another failure; the message says what
+2     an option or a variable is invalid, or no upload of the file is known
 3     the input cannot be sent: a malformed record, or a file that has changed
 4     the session is incomplete: send what is missing, then finish again
 5     the service could not be reached in time: run ``gapless resume`` later
 6     the credentials were refused: run ``gapless resume`` with new ones
 7     a checksum does not match: what is stored, or downloaded, is not what was sent
-8     done, without the records that --schema and --skip-invalid have set aside
+8     done, without the invalid records that --schema and --skip-invalid left out
 130   interrupted: run ``gapless resume``; 143 and 129 after SIGTERM and SIGHUP
 141   ``download -o -``: the reader closed the pipe
 ====  =============================================================================
@@ -81,16 +83,16 @@ _USAGE: Final = 2
 _SET_ASIDE: Final = 8
 _SIGNALED: Final = 128
 _SIGNAL_SECONDS: Final = 0.5
-"""How long the main thread may take to handle a signal."""
+"""Time that the main thread has to handle a signal."""
 _CLOSED_PIPE: Final = 141
-"""The exit code of a process that SIGPIPE ended, in a shell."""
+"""128 + SIGPIPE, as a shell reports it."""
 _SESSION_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def _options(*, sends: bool = False, quiet: bool = True) -> Callable[[_Command], _Command]:
-    """Decorator: the options of every command, and of the commands that send."""
+    """Decorator: the common options; with ``sends`` also those of commands that send batches."""
     common = [
         click.option("--url", envvar="GAPLESS_URL", help="The URL of the service. [GAPLESS_URL]"),
         click.option(
@@ -113,7 +115,7 @@ def _options(*, sends: bool = False, quiet: bool = True) -> Callable[[_Command],
             type=click.FloatRange(min=0),
             default=300.0,
             show_default=True,
-            help="Seconds to retry without a good response.",
+            help="Seconds to keep retrying while no request succeeds.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line."),
     ]
@@ -125,7 +127,7 @@ def _options(*, sends: bool = False, quiet: bool = True) -> Callable[[_Command],
             type=click.IntRange(1, 64),
             default=8,
             show_default=True,
-            help="Maximum number of concurrent requests; fewer when the service is busy.",
+            help="Maximum number of concurrent requests; fewer while the service is busy.",
         ),
         click.option("--no-gzip", is_flag=True, help="Send batches uncompressed."),
     ]
@@ -142,22 +144,22 @@ _INPUT_OPTIONS: Final = [
     click.option(
         "--format",
         type=click.Choice([choice.value for choice in Format]),
-        help="The format of the file; by default from its name and content.",
+        help="The format of the file. Default: from its name and content.",
     ),
     click.option(
         "--delimiter",
         metavar="CHARACTER",
-        help="For CSV and TSV: a character, or comma, semicolon, tab, pipe.",
+        help="For CSV and TSV: one character, or comma, semicolon, tab or pipe.",
     ),
     click.option(
         "--encoding",
-        help="The encoding, if it is neither UTF-8 nor UTF-16 with a byte order mark:"
-        " windows-1252, utf-16le …",
+        help="The encoding of the file, such as windows-1252 or utf-16le. Default: UTF-8, or UTF-16"
+        " with a byte order mark.",
     ),
     click.option(
         "--header/--no-header",
         default=None,
-        help="Whether the first row of CSV and TSV names the columns. If not, rows become arrays.",
+        help="For CSV and TSV: whether the first row names columns. If not, rows become arrays.",
     ),
     click.option(
         "--typed",
@@ -168,27 +170,27 @@ _INPUT_OPTIONS: Final = [
     click.option(
         "--schema",
         metavar="FILE|NAME",
-        help="A JSON Schema that is deployed: its FILE, called like it, orders.v3.json, checks the"
-        " records before they are sent; by its NAME, orders.v3, only the service does.",
+        help="A JSON Schema that the service knows. FILE (orders.v3.json): records are checked"
+        " before they are sent. NAME (orders.v3): only the service checks them.",
     ),
     click.option(
         "--skip-invalid",
         is_flag=True,
-        help="Leave out malformed records, and write them to FILE.invalid. With a schema's file,"
-        " also those that do not satisfy it, with the reasons, to FILE.invalid.ndjson.",
+        help="Leave out malformed records, and write them to FILE.invalid. With the file of a"
+        " schema, also those that do not satisfy it, with reasons, to FILE.invalid.ndjson.",
     ),
 ]
 
 
 def _reading_options(command: _Command) -> _Command:
-    """Those that say how a file is read."""
+    """Decorator: the options that say how a file is read."""
     for option in reversed(_INPUT_OPTIONS[:-2]):
         command = option(command)
     return command
 
 
 def _input_options(command: _Command) -> _Command:
-    """Those, and what becomes of its records."""
+    """Decorator: the reading options, and those for invalid records."""
     for option in reversed(_INPUT_OPTIONS[-2:]):
         command = option(command)
     return _reading_options(command)
@@ -206,10 +208,10 @@ def cli() -> None:
       gapless resume orders.ndjson          after a crash: send what is missing
       gapless list                          unfinished uploads of this machine
       gapless list --remote                 your sessions on the service
-      gapless download orders.ndjson        into orders.merged.ndjson
+      gapless download orders.ndjson        write orders.merged.ndjson
       pg_dump_as_json | gapless upload -    from a pipe
       gapless status 1f6d0e9c52b84a7fb3d27c0a94e8f615
-      gapless conformance https://…         check a service
+      gapless conformance https://…         check that a service is correct
 
     \b
     Shell completion (zsh and fish likewise):
@@ -227,38 +229,41 @@ def cli() -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
 @_input_options
 @click.option(
-    "--batch-size", type=click.IntRange(1), help="Records in a batch; by default computed."
+    "--batch-size", type=click.IntRange(1), help="Records per batch. Default: up to 4 MB of them."
 )
 @click.option(
     "--merged-format",
     type=click.Choice([choice.value for choice in MergedFormat]),
     default=MergedFormat.NDJSON.value,
     show_default=True,
-    help="The format of the merged object; ndjson.gz stores everything compressed.",
+    help="The format of the merged object. ndjson.gz stores batches and object compressed.",
 )
 @click.option(
     "--metadata",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Shown wherever the session is; may be repeated. name is the file's, unless given.",
+    help="Stored with the session, and shown by status and list; may be repeated. Default:"
+    " name=FILE.",
 )
 @click.option(
     "--idempotency-key",
     metavar="KEY",
-    help="For a pipe: the same command with the same key, and the same input, completes an"
+    help="For a pipe: repeat the command with the same key and the same input to complete an"
     " interrupted upload. A secret of at least 22 characters.",
 )
-@click.option("--new", "start_over", is_flag=True, help="Start over if an upload is unfinished.")
+@click.option(
+    "--new", "start_over", is_flag=True, help="Start over even if an upload is unfinished."
+)
 @_options(sends=True)
 def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - click's
-    """Upload FILES, each into its own session; finish; verify the checksum.
+    """Upload each of FILES into a session, finish it, and verify the checksum.
 
-    NDJSON, a JSON array, CSV or TSV, each also as .gz. The whole file is checked before anything is
-    sent: the message for a malformed record has its line and column. If a file fails, the others
-    are still uploaded.
+    A file is NDJSON, a JSON array, CSV or TSV, plain or gzip. It is checked completely before
+    anything is sent; the message for a malformed record shows its line and column. If one file
+    fails, the others are still uploaded.
 
-    - is standard input. It and pipes are sent while they are read, and finished at their end. If
-    that is interrupted, the message has the command to pass the same input to again.
+    Standard input (-) and other pipes are sent while they are read. If that is interrupted, the
+    message shows how to resume: pass the same input to the command that it contains.
 
     \b
     Examples:
@@ -268,7 +273,7 @@ def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - c
       gapless upload orders.ndjson --metadata partner=acme
       gapless upload orders.ndjson --schema orders.v3.json
       zcat orders.gz | gapless upload - --format ndjson
-      gapless upload orders.ndjson --aws                signed, AuthMode IAM
+      gapless upload orders.ndjson --aws      for a service with AuthMode IAM
       gapless upload orders.ndjson --token-command "get-token --scope uploads"
     """
     job = _Job(options, sends=True)
@@ -317,7 +322,7 @@ def upload(files: tuple[Path, ...], **options: Any) -> None:  # noqa: ANN401 - c
 @_input_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 def inspect(file: Path, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Show how FILE is read, its first records and their number; sends nothing.
+    """Show how FILE is read, its first records and their number. Sends nothing.
 
     \b
     Examples:
@@ -368,15 +373,15 @@ def inspect(file: Path, **options: Any) -> None:  # noqa: ANN401 - click's
     metavar="FILE",
     required=True,
     type=click.Path(path_type=Path),
-    help="The file of a JSON Schema, whatever it is called.",
+    help="The file of a JSON Schema, with any name.",
 )
 @_reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 def validate(file: Path, rules: Path, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Check the records of FILE against a schema, as upload and the service do; sends nothing.
+    """Check the records of FILE against a schema, as upload and the service do. Sends nothing.
 
-    Prints the line of each record that does not satisfy it, a JSON Pointer to what is wrong in it,
-    and why; the first 100, and the number of all. Exits with 1 if there are any.
+    For each of the first 100 invalid records, prints its line, a JSON Pointer to the invalid value
+    and the reason; then the number of all. Exits with 1 if there are any.
 
     \b
     Examples:
@@ -401,16 +406,16 @@ def validate(file: Path, rules: Path, **options: Any) -> None:  # noqa: ANN401 -
 
 @cli.command(short_help="Resume an upload: send only what is missing.")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--session", help="The session id, if this machine does not know it.")
+@click.option("--session", help="The session id, if the upload was started elsewhere.")
 @_input_options
 @click.option(
-    "--batch-size", type=click.IntRange(1), help="For a pipe: that of the upload, if it had one."
+    "--batch-size", type=click.IntRange(1), help="For a pipe: the --batch-size of its upload."
 )
 @_options(sends=True)
 def resume(file: Path, session: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
     """Resume the upload of FILE: send only what the service has not stored, and finish.
 
-    A pipe is read, and sent, from its start: what is stored already is compared, and kept.
+    A pipe is read from its start; batches that are stored already are compared, not replaced.
 
     \b
     Examples:
@@ -463,10 +468,10 @@ def resume(file: Path, session: str | None, **options: Any) -> None:  # noqa: AN
 )
 @_options(quiet=False)
 def list_(remote: bool, wanted: str | None, **options: Any) -> None:  # noqa: ANN401 - click's
-    """List the unfinished uploads of this machine; sends nothing.
+    """List the unfinished uploads of this machine. Sends nothing.
 
-    With --remote, list your sessions on the service, newest first, whichever machine opened them. A
-    service that does not know its callers (AuthMode NONE) has no list.
+    With --remote, list your sessions on the service, newest first, from all machines. A service
+    without authentication (AuthMode NONE) has no such list.
 
     \b
     Examples:
@@ -523,7 +528,7 @@ async def _list_remote(wanted: str | None, client: AsyncClient, shown: Display) 
 
 
 def _named(metadata: Mapping[str, str]) -> list[str]:
-    """Metadata for a line: the name first."""
+    """Metadata in one line, the name first."""
     others = [f"{name}={value}" for name, value in sorted(metadata.items()) if name != "name"]
     named = [metadata["name"], *others] if "name" in metadata else others
     return [printable(word) for word in named]
@@ -533,7 +538,7 @@ def _named(metadata: Mapping[str, str]) -> list[str]:
 @click.argument("target")
 @_options(quiet=False)
 def status(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Show what is stored of TARGET, a file or a session id, and what is missing.
+    """Show which batches of TARGET, a file or a session id, are stored or missing.
 
     \b
     Examples:
@@ -567,9 +572,9 @@ def status(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
 @click.argument("target")
 @_options()
 def finish(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Check TARGET, a file or a session id, for gaps, and merge it; sends no batches.
+    """Check TARGET, a file or a session id, for gaps, and merge it. Sends no batches.
 
-    May be repeated. If the session is incomplete, prints what is missing and exits with 4.
+    May be repeated. If batches are missing, prints them and exits with 4.
 
     \b
     Example:
@@ -601,17 +606,19 @@ def finish(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="Output file, - for standard output; by default NAME.merged.ndjson in this folder.",
+    help="Output file; - is standard output. Default: NAME.merged.ndjson in this folder.",
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.option(
     "--inflate/--no-inflate",
     default=None,
-    help="Write an object in the format ndjson.gz as NDJSON, or as it is stored. By default it is"
-    " inflated, unless the name of the output file ends with .gz or .gzip.",
+    help="Decompress an ndjson.gz object, or write it as stored. Default: decompress, unless the"
+    " name of the output file ends with .gz or .gzip.",
 )
 @click.option(
-    "--manifest", is_flag=True, help="Download the manifest: offset and SHA-256 of each batch."
+    "--manifest",
+    is_flag=True,
+    help="Download the manifest: offset and SHA-256 of each batch.",
 )
 @_options()
 def download(
@@ -622,10 +629,11 @@ def download(
     manifest: bool,
     **options: Any,  # noqa: ANN401 - click's
 ) -> None:
-    """Download the merged object of TARGET, a file or a session id: complete, or not at all.
+    """Download the merged object of TARGET, a file or a session id, and verify it.
 
-    Without --output an existing file is overwritten only with --force. Devices and pipes are
-    written directly, and the target of a link is replaced, not the link.
+    The output file appears only when it is complete. Without --output an existing file is
+    overwritten only with --force. Devices and pipes are written directly. If the output is a
+    symbolic link, its target is replaced.
 
     \b
     Examples:
@@ -653,7 +661,7 @@ def download(
                 with atomic.standard_output() as stream:
                     size = await get(stream)
             except BrokenPipeError:
-                # The reader has enough, like head: not an error, but not the complete file either.
+                # The reader stopped early, as head does: no error, but not a complete file either.
                 sys.exit(_CLOSED_PIPE)
             if not options["quiet"]:
                 shown.say(count(size, "byte") + ("" if manifest else ", the checksum matches"))
@@ -672,7 +680,7 @@ def download(
 @click.argument("target")
 @_options()
 def abort(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Abort TARGET, the upload of a file or a session id; the service deletes its batches.
+    """Abort the upload of TARGET, a file or a session id. The service deletes its batches.
 
     \b
     Example:
@@ -695,15 +703,15 @@ def abort(target: str, **options: Any) -> None:  # noqa: ANN401 - click's
     _run_on_session(target, work, options)
 
 
-@cli.command(short_help="Delete the merged object, for good.")
+@cli.command(short_help="Delete the merged object permanently.")
 @click.argument("target")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @_options()
 def delete(target: str, yes: bool, **options: Any) -> None:  # noqa: ANN401 - click's
-    """Delete the merged object of TARGET, a file or a session id, and its manifest, for good.
+    """Permanently delete the merged object and the manifest of TARGET, a file or a session id.
 
-    Asks first; without a terminal it requires --yes. Your own file stays. May be repeated. To end
-    an upload that is not finished, use gapless abort.
+    Asks for confirmation; without a terminal it requires --yes. Your local file is kept. May be
+    repeated. To end an unfinished upload, use gapless abort.
 
     \b
     Examples:
@@ -729,7 +737,7 @@ def delete(target: str, yes: bool, **options: Any) -> None:  # noqa: ANN401 - cl
     _run_on_session(target, work, options, finished=True)
 
 
-@cli.command(short_help="Check that a service keeps the guarantees.")
+@cli.command(short_help="Check that a service keeps its guarantees.")
 @click.argument("service", required=False)
 @click.option(
     "--only", multiple=True, help="Run only checks whose name contains this; may be repeated."
@@ -747,8 +755,7 @@ def conformance(service: str | None, only: tuple[str, ...], **options: Any) -> N
       gapless conformance https://….amazonaws.com --aws --json
       gapless conformance --only finish --only gap
     """
-    # Other commands do not need the suite.
-    from gapless.conformance import Service, run  # noqa: PLC0415
+    from gapless.conformance import Service, run  # noqa: PLC0415 - other commands start faster
 
     def check(url: str, shown: Display) -> None:
         tested = Service(url, _auth(options))
@@ -776,7 +783,7 @@ def _read_options(options: dict[str, Any]) -> ReadOptions:
 
 
 def _schema(options: dict[str, Any]) -> Schema | None:
-    """The schema of ``--schema``; read once."""
+    """The schema of ``--schema``, cached in ``options``."""
     if isinstance(options["schema"], str):
         options["schema"] = read_schema(options["schema"])
     found: Schema | None = options["schema"]
@@ -803,13 +810,13 @@ def _source(file: Path, options: dict[str, Any], job: "_Job") -> Iterator[Source
         return
     if sys.stdin is None:
         raise InputError("Standard input is closed.")
-    # Not sys.stdin: where a thread is reading that, the process cannot end.
+    # Not sys.stdin: a process cannot exit while a thread reads it.
     with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stream:
         yield replace(source, stream=stream, label="standard input")
 
 
 def _stem(name: str) -> str:
-    """A file name without the suffixes of formats."""
+    """A file name without the suffix of its format."""
     stem = re.sub(r"(?i)\.(?:gz|gzip)$", "", name)
     return re.sub(r"(?i)\.(?:ndjson|jsonl|json|csv|tsv|tab|txt)$", "", stem)
 
@@ -866,7 +873,7 @@ def _name(file: Path) -> str:
 
 @dataclass
 class _Job:
-    """What a command works on, and the command that resumes it."""
+    """What a command works on, and the advice after an error or a signal."""
 
     options: dict[str, Any]
     sends: bool = False
@@ -875,20 +882,20 @@ class _Job:
     url: str = ""
     remembered: bool = False
     uploaded_with: Sequence[str] = ()
-    """The options that say what is uploaded, as words."""
+    """The command-line words of the options that say what is uploaded."""
     stored: int | None = None
-    """Records of a pipe, from the first on, that are stored; None if it is no pipe."""
+    """How many records of a pipe are stored, from the first on without a gap; None for a file."""
 
     def __post_init__(self) -> None:
         self.connection = _given("url", "aws", "region", "patience")
-        """The options that reach the service, as words."""
+        """The words of the options that say how to reach the service."""
         self.sending = _given("parallel", "no_gzip")
-        """Those that say how to send."""
+        """The words of the options that say how to send."""
 
     def start(
         self, file: Path, session_id: str = "", saved_state: "state.State | None" = None
     ) -> None:
-        """Begin with another file."""
+        """Start work on another file."""
         self.file, self.session_id = file, session_id
         self.remembered = saved_state is not None
         if saved_state is not None:
@@ -896,7 +903,7 @@ class _Job:
         self.stored = None
 
     def note(self, event: str, facts: dict[str, Any]) -> None:
-        """Take the session from the events."""
+        """Keep what the events say about the session."""
         if event == "session":
             self.session_id, self.url = facts["sessionId"], facts["url"]
             self.remembered = facts["remembered"]
@@ -905,7 +912,7 @@ class _Job:
             self.stored = facts["safeRecords"]
 
     def advice(self, error: BaseException | None) -> str:
-        """What to do next; "" if the error says it, or there is nothing to do."""
+        """What to do next; "" if the error says it, or nothing can be done."""
         refused = isinstance(error, InvalidRecordsError) and error.by_service
         explained = InputError if self.stored is None or refused else FileChangedError
         if self.file is None or isinstance(error, (explained, StateError, SettingError)):
@@ -950,7 +957,7 @@ class _Job:
 
 
 def _is_over(error: BaseException | None) -> bool:
-    """Whether the session can never be what the input is."""
+    """Whether the session can never be completed with this input."""
     if isinstance(error, IncompleteError):
         return error.reason == "unexpected_batches"
     ended = {"session_not_found", "session_aborted", "totals_conflict", "schema_changed"}
@@ -960,7 +967,7 @@ def _is_over(error: BaseException | None) -> bool:
 
 
 def _given(*names: str) -> list[str]:
-    """Those of the options that were given on the command line, as words."""
+    """The words of those of the named options that are on the command line."""
     context = click.get_current_context()
     words = []
     for option in context.command.params:
@@ -980,7 +987,7 @@ _WorkOn = Callable[[AsyncClient, Display, str, "state.State | None"], Awaitable[
 def _run_on_session(
     target: str, work: _WorkOn, options: dict[str, Any], *, finished: bool = False
 ) -> None:
-    """Run ``work`` on the session of ``target``; ``finished`` ones are preferred if it is set."""
+    """Run ``work`` on the session of ``target``; with ``finished``, prefer a finished one."""
     saved_state = state.load(Path(target), finished=finished) or state.find_by_session(target)
     session_id = saved_state.session_id if saved_state else target
     job = _Job(options)
@@ -1002,7 +1009,7 @@ def _run_on_session(
 
 
 def _run(work: _Work, options: dict[str, Any], url: str | None, job: _Job | None = None) -> None:
-    """Run ``work`` with a client; if it fails, exit with the code of the error."""
+    """Run ``work`` with a client. On failure, exit with the code of the error."""
     job = job or _Job(options)
     auths: list[Any] = []
 
@@ -1040,7 +1047,7 @@ def _run(work: _Work, options: dict[str, Any], url: str | None, job: _Job | None
 
 @contextmanager
 def _reporting_errors(shown: Display, job: "_Job") -> Iterator[None]:
-    """Report an error, and exit with its code."""
+    """Report an error and exit with its code."""
     try:
         yield
     except (GaplessError, OSError) as error:
@@ -1056,7 +1063,7 @@ def _reporting_errors(shown: Display, job: "_Job") -> Iterator[None]:
 def _report_error(
     shown: Display, error: GaplessError | OSError, job: _Job, code: int | None = None
 ) -> int:
-    """Report an error and what to do; returns the exit code, that of its kind by default."""
+    """Report an error and what to do. Returns ``code``, by default that of the error's class."""
     code = code or next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
     if isinstance(error, InputError) and error.code == "option":
         code = _USAGE
@@ -1087,10 +1094,10 @@ def _report_error(
 
 
 def _handle_signals(shown: Display, job: _Job) -> None:
-    """Exit immediately on a signal, whatever the threads do, and delete temporary files.
+    """On a signal, delete temporary files and exit immediately, without waiting for threads.
 
-    Acknowledged batches are stored, and the state was saved when the session was opened: there is
-    nothing to wait for.
+    That loses nothing: acknowledged batches are stored, and the state was saved before the session
+    was opened.
     """
     ending = threading.Lock()
     handled = set()
@@ -1122,9 +1129,9 @@ def _handle_signals(shown: Display, job: _Job) -> None:
 
 
 def _watch(numbers: set[int], end: Callable[[int], None]) -> None:
-    """Call ``end`` from a thread if the main thread does not.
+    """Call ``end`` from a thread if the main thread does not handle the signal in time.
 
-    A signal that arrives just before the main thread blocks is handled only when it wakes up.
+    Python handles a signal that arrives just before a blocking call only after that call.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

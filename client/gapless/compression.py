@@ -1,4 +1,4 @@
-"""gzip and CRC-32, by ISA-L if it has a wheel for this platform: several times as fast."""
+"""gzip and CRC-32: ISA-L if it is installed (several times as fast), else the standard library."""
 
 import gzip
 import zlib

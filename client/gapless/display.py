@@ -1,7 +1,7 @@
 """The command's output: a progress bar on a terminal, plain lines elsewhere, or JSON.
 
-Results go to standard output, progress to standard error; JSON goes to standard output only. A
-closed or broken stream does not stop an upload.
+Results go to standard output, progress to standard error; with JSON everything goes to standard
+output. A closed or broken stream never stops an upload, and no secret is ever printed.
 """
 
 import io
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 _STANDARD_ERROR: Final = 2
 MB: Final = 1_000_000
 _STEPS: Final = 10
-"""Plain lines report progress at every tenth."""
+"""Plain lines report progress at every tenth of the total."""
 
 _EVERY: Final = 1000 * MB
-"""Plain lines report progress so often where the total is not known."""
+"""Bytes after which plain lines report progress if the total is unknown."""
 
 _REPEAT_SECONDS: Final = 60.0
-"""The same reason for a retry is shown at most once in this time, not once per request."""
+"""The same reason for a retry is shown at most once in this time."""
 
 
 _WAITS: Final = {
@@ -64,7 +64,7 @@ class _TolerantStream(io.TextIOWrapper):
 
 def tolerate_broken_streams() -> None:
     """Replace standard output and error: writing to a closed or broken stream does nothing."""
-    # No file that is opened later may get the descriptor of a closed stream.
+    # Prevent files that are opened later from getting the descriptor of a closed stream.
     while (number := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
         pass
     os.close(number)
@@ -87,7 +87,7 @@ def tolerate_broken_streams() -> None:
 
 
 class Display:
-    """Shows plain lines; the base class of the others."""
+    """Shows plain lines; base class of the other displays."""
 
     def __init__(self, secrets: Callable[[], Sequence[str]] = tuple) -> None:
         self._secrets = secrets
@@ -141,7 +141,7 @@ class Display:
         self._what = what
         if total is None and what == "sending" and done // _EVERY > before // _EVERY:
             self.say(f"sending: {done / MB:,.0f} MB so far")
-        # Small amounts are done before a line is of use.
+        # For small amounts a line would come too late to be useful.
         if total and total > MB and done * _STEPS // total > before * _STEPS // total:
             self.say(f"{what}: {100 * done // total} %")
 
@@ -165,7 +165,7 @@ class Display:
         print(self.clean(text), flush=True)
 
     def heading(self, text: str) -> None:
-        """Print the heading of a table, on a terminal: for programs all lines are alike."""
+        """Print the heading of a table, only on a terminal: programs expect uniform lines."""
         if sys.stdout.isatty():
             self.result(text, {})
 
@@ -186,7 +186,7 @@ class Display:
         Console(file=sys.stdout).print(table)
 
     def violations(self, errors: Sequence[dict[str, Any]], number: int) -> None:
-        """Print the records that do not satisfy a schema as a table; there are ``number``."""
+        """Print a table of records that do not satisfy a schema; ``number`` is how many exist."""
         from rich.console import Console  # noqa: PLC0415 - slow to import, and rarely used
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
@@ -206,7 +206,7 @@ class Display:
         self.say(f"gapless: {message}")
 
     def restore(self) -> None:
-        """Restore the terminal: the process is about to exit."""
+        """Restore the terminal before the process exits."""
 
 
 class Quiet(Display):
@@ -219,10 +219,10 @@ class Quiet(Display):
         """Show nothing."""
 
     def gaps(self, missing: Sequence[dict[str, int]], batch_size: int | None, total: int) -> None:
-        """Show nothing: the error says how many are missing."""
+        """Show nothing: the error contains the number."""
 
     def violations(self, errors: Sequence[dict[str, Any]], number: int) -> None:
-        """Show nothing: the error says how many there are, and the first."""
+        """Show nothing: the error contains the number and the first one."""
 
 
 class Json(Display):

@@ -1,27 +1,28 @@
-"""All errors, as one tree.
+"""All errors of the package, as one tree. Imports only ``text``.
 
 ::
 
     GaplessError
     ├── InputError               the input cannot be sent; nothing was sent
-    │   ├── InvalidRecordError   with the line and column of the fault
-    │   ├── InvalidRecordsError  records do not satisfy the schema; has errors, one for each
+    │   ├── InvalidRecordError   has line and column
+    │   ├── InvalidRecordsError  records do not satisfy the schema; has a list of errors
     │   ├── RecordTooLargeError
-    │   └── FileChangedError     the session was opened for another content
+    │   └── FileChangedError     the session was opened for other content
     ├── StateError               no unfinished upload is known, or one must be resumed first
-    ├── SettingError             an option or an environment variable cannot be used
-    ├── UnavailableError         no good response until patience ended; retry later
-    │   └── UnreachableError     no server responds at all: the request was not retried
+    ├── SettingError             an option or an environment variable is invalid
+    ├── TokenError               no usable credentials (in gapless.auth)
+    ├── UnavailableError         no request succeeded while patience lasted; retry later
+    │   └── UnreachableError     no server responds: the request was not retried
     ├── UnexpectedAnswerError    the response is not from the service: a portal, a login page
     ├── IncompleteError          finish found missing batches or records
     ├── ChecksumError            what is stored, or was downloaded, is not what was sent
-    └── ApiError                 the service refused; has status, code and the problem
-        ├── RequestError         the service does not accept the body, or a number in it
+    └── ApiError                 the service refused; has status, code and problem
+        ├── RequestError         the service does not accept the request
         ├── AuthError            401, 403
         ├── NotFoundError        404
         ├── BatchConflictError   another batch is stored under this seqNum
-        ├── SessionStateError    the session is not in a state for this
-        ├── ExpiredError         410
+        ├── SessionStateError    not possible in the session's state
+        ├── ExpiredError         410: the session or its batches were deleted
         ├── TooLargeError        413
         └── ServerError          5xx and 429
 """
@@ -43,7 +44,7 @@ class GaplessError(Exception):
 
 
 class InputError(GaplessError):
-    """The input cannot be sent; ``code`` is a stable word for why (docs/client.md)."""
+    """The input cannot be sent; ``code`` is the stable reason (docs/client.md)."""
 
     def __init__(self, message: str, code: str = "input") -> None:
         super().__init__(message)
@@ -87,14 +88,14 @@ class ViolationError(InvalidRecordError):
 
 
 MAX_VIOLATIONS: Final = 100
-"""Most records that an error has."""
+"""Maximum number of records in one error."""
 
 
 class InvalidRecordsError(InputError):
-    """Records do not satisfy the schema: by the first pass, or by the service's answer.
+    """Records do not satisfy the schema.
 
-    ``count`` is the number of such records, and ``errors`` has the first 100 of them, by line.
-    ``by_service`` is whether the service has refused them: then the session stays open.
+    ``count`` is their number; ``errors`` are the first 100, sorted by line. ``by_service`` is True
+    if the service refused them; then the session stays open.
     """
 
     def __init__(
@@ -124,15 +125,15 @@ class StateError(GaplessError):
 
 
 class UnavailableError(GaplessError):
-    """The service gave no good response until patience ended."""
+    """No request succeeded while ``patience`` lasted."""
 
 
 class SettingError(GaplessError):
-    """An option or an environment variable cannot be used; the message names it."""
+    """An option or an environment variable is invalid; the message names it."""
 
 
 class UnreachableError(UnavailableError):
-    """No server responds: a closed port, an unknown host, an untrusted certificate."""
+    """No server responds: closed port, unknown host or untrusted certificate."""
 
 
 class UnexpectedAnswerError(GaplessError):
@@ -150,14 +151,14 @@ class IncompleteError(GaplessError):
 
 
 class ChecksumError(GaplessError):
-    """What is stored, or what was downloaded, is not what was sent."""
+    """The stored object, or the download, is not what was sent."""
 
 
 class ApiError(GaplessError):
     """The service, or API Gateway in front of it, refused a request.
 
-    ``status`` is the HTTP status, ``code`` the service's stable code or "" if API Gateway
-    responded, and ``problem`` the response body, with the members that docs/errors.md lists.
+    ``status`` is the HTTP status; ``code`` the service's stable code, "" if API Gateway responded;
+    ``problem`` the response body, with the members in docs/errors.md.
     """
 
     def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
@@ -175,7 +176,7 @@ class ApiError(GaplessError):
 
 
 class RequestError(ApiError):
-    """The service does not accept the body, or a number in it."""
+    """The service does not accept the request: its body, or a value in it."""
 
 
 class AuthError(ApiError):
@@ -183,11 +184,11 @@ class AuthError(ApiError):
 
 
 class NotFoundError(ApiError):
-    """There is no such session, or it belongs to another user, or there is no such route."""
+    """The session does not exist or belongs to another user, or the route does not exist."""
 
 
 class BatchConflictError(ApiError):
-    """Another batch is stored under this ``seqNum``, and is kept."""
+    """A different batch is already stored under this ``seqNum``; it is kept."""
 
 
 class SessionStateError(ApiError):
@@ -195,7 +196,7 @@ class SessionStateError(ApiError):
 
 
 class ExpiredError(ApiError):
-    """The session, or its batches, were deleted. Start over."""
+    """The session or its batches were deleted. Start over."""
 
 
 class TooLargeError(ApiError):
@@ -226,15 +227,15 @@ _BY_CODE: Final[dict[str, type[ApiError]]] = {
 
 
 def api_error(status: int, body: bytes, secrets: Iterable[str] = ()) -> ApiError:
-    """The error of a response of the service, API Gateway or a proxy.
+    """The error for a response of the service, API Gateway or a proxy.
 
-    A response may repeat the request: credentials are removed, and ``secrets``.
+    A response may repeat the request: credentials and ``secrets`` are removed.
     """
     text = redact(body.decode(errors="replace"), secrets)
     try:
         problem = msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, msgspec.ValidationError):
-        # The best summary is the title of a web page, and the code of an error of S3.
+        # Summarize a web page by its title, an S3 error by its code.
         found = _SUMMARY.search(text)
         summary = found[1] if found else "" if text.lstrip().startswith("<") else text
         problem = {"message": " ".join(summary.split())[:200]}

@@ -1,7 +1,7 @@
 """Detects a file that changed between the two passes over it.
 
 The first pass computes the CRC-32 of each block; the second compares each block before it returns
-any of it. So no edited content is ever sent, whatever the file's modification time.
+any of it. So edited content is never sent, even if the modification time is unchanged.
 """
 
 import io
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 BLOCK: Final = 1 << 20
-"""Bytes."""
+"""Block size, bytes."""
 
 _DIGITS: Final = 8
 
@@ -23,10 +23,10 @@ CHANGED: Final = "The file has changed since it was read first."
 
 
 class BlockReader(io.RawIOBase):
-    """Reads a file in blocks; ``sums`` are the CRC-32 of those read so far.
+    """Reads a file in blocks; ``sums`` are the CRC-32 of the blocks read so far.
 
-    ``see`` is called with each block. Raises FileChangedError, before it returns any of a block,
-    if the block's sum is not the ``expected`` one.
+    ``see`` is called with each block. If the CRC-32 of a block is not the ``expected`` one, raises
+    FileChangedError before it returns any of that block.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class BlockReader(io.RawIOBase):
         return cast("io.BufferedReader", io.BufferedReader(self, BLOCK))
 
     def readable(self) -> bool:
-        """Yes."""
+        """Always True."""
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Some bytes of the current block, or of the next."""
+        """Read some bytes of the current block, or of the next."""
         if not self._block and not self._ended:
             self._next()
         target = memoryview(buffer).cast("B")

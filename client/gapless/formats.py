@@ -1,7 +1,7 @@
-"""The format, encoding and delimiter of an input, from its content, name and options.
+"""Determines the format, encoding and delimiter of an input from its content, name and options.
 
-The rules are in tests/readings/README.md. The web page follows the same ones, and one table of
-cases tests both. If name and content disagree nothing is guessed: an InputError says what was seen,
+The rules are in tests/readings/README.md; the web page follows the same rules, and one table of
+cases tests both. It never guesses: if name and content disagree, an InputError says what was seen
 and which option decides.
 """
 
@@ -18,7 +18,7 @@ import msgspec
 from gapless.errors import InputError, InvalidRecordError
 
 HEAD: Final = 65_536
-"""Bytes that the format is chosen from."""
+"""Number of bytes at the start of the input that determine the format."""
 
 _BLANK: Final = b" \t\r\n"
 _CONTINUES: Final = (b"[", b"{", b",", b":")
@@ -69,7 +69,7 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """How an input is read."""
+    """How an input is read: the result of ``choose``."""
 
     format: Format
     encoding: str = "utf-8"
@@ -80,13 +80,13 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the first row names the columns."""
     typed: bool = False
     line_end: str = "\n"
-    """``\\r`` if the head has no other."""
+    """``\\r`` if the head has no other line end."""
     first_line: int = 1
-    """The line where the table begins: 2 after a ``sep=`` line."""
+    """The first line of the table: 2 after a ``sep=`` line."""
     separators: bool = False
     """Whether records begin with U+001E (RFC 7464)."""
     named: bool = False
-    """Whether the name alone determined NDJSON."""
+    """Whether the file's name says NDJSON."""
     given: bool = False
     """Whether an option determined the format."""
 
@@ -132,12 +132,12 @@ _WORDS: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "\\t"
 
 
 def delimiter_name(delimiter: str) -> str:
-    """A delimiter by its name."""
+    """The name of a delimiter in messages."""
     return _DELIMITERS.get(delimiter, repr(delimiter))
 
 
 def delimiter_word(delimiter: str) -> str:
-    """A delimiter as the option takes it."""
+    """The value of ``--delimiter`` for a delimiter."""
     return next((word for word, mark in _WORDS.items() if mark == delimiter), delimiter)
 
 
@@ -173,7 +173,7 @@ def read_options(
 
 
 _ESCAPES: Final = {"idna", "punycode", "raw-unicode-escape", "unicode-escape"}
-"""Encodings of Python that no file is written in."""
+"""Python codecs that are not encodings of files."""
 
 
 def _codec(name: str) -> str:
@@ -290,7 +290,7 @@ _C1: Final = re.compile(r"[\x80-\x9f]")
 
 
 def transcoded(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
-    """``blocks`` in UTF-8. Raises InvalidRecordError (``encoding``)."""
+    """``blocks`` converted to UTF-8. Raises InvalidRecordError (``encoding``)."""
     decoder = codecs.getincrementaldecoder(encoding)()
     line = 1
     ended = False
@@ -309,8 +309,8 @@ def transcoded(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
                 "encoding",
             ) from None
         if encoding.startswith("iso8859") and (found := _C1.search(text)):
-            # ISO 8859 has control characters here, which do not occur in text: this is the Windows
-            # code page of a similar name.
+            # In ISO 8859 these are control characters, which text does not contain. The encoding is
+            # probably the similar Windows code page.
             before = text[: found.start()]
             raise InvalidRecordError(
                 line + before.count("\n"),
@@ -325,10 +325,10 @@ def transcoded(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
 
 
 def choose(head: bytes, name: str, options: ReadOptions, line_number: int = 1) -> Reading:
-    """How to read a text in UTF-8 that begins with ``head``, of at most ``HEAD`` bytes.
+    """How to read a UTF-8 text that begins with ``head``, at most ``HEAD`` bytes.
 
-    ``line_number`` is where the head begins, from 1.
-    Raises InputError if name, content and options disagree.
+    ``line_number`` is that of the first line in the head, from 1. Raises InputError if name,
+    content and options disagree.
     """
     named = _format_of(name)
     text = head.lstrip(_BLANK)
@@ -364,7 +364,7 @@ def choose(head: bytes, name: str, options: ReadOptions, line_number: int = 1) -
 
 
 def _json_form(head: bytes, line: bytes | None, first: bytes, named: Format | None) -> Format:
-    """NDJSON or JSON, by the first ``line``; None if its end is not in the head."""
+    """NDJSON or JSON, by the first ``line``, which is None if it is longer than the head."""
     continues = line is not None and line.endswith(_CONTINUES) and first in b"[{"
     if named is Format.NDJSON and continues:
         _unclear("The name says one record per line, but the first spans several lines.", "json")
@@ -383,7 +383,7 @@ def _format_of(name: str) -> Format | None:
 
 
 def _empty(named: Format | None, options: ReadOptions) -> Reading:
-    # Empty NDJSON has no records; JSON has at least brackets, a table a header.
+    # Only NDJSON may be empty: JSON has at least brackets, a table at least a header.
     format_ = options.format or named
     if format_ is Format.NDJSON:
         return Reading(format=format_, named=True, given=True)
@@ -415,7 +415,7 @@ def _unclear(seen: str, *formats: Format | str) -> NoReturn:
 
 
 def _refuse_text(head: bytes, named: Format | None) -> NoReturn:
-    """Refuse a first line that is not JSON, in a file without the name of a table."""
+    """Refuse a first line that is not JSON, if the file's name does not say CSV or TSV."""
     first = _first_records(head, quotes=True)[0]
     found = [name for mark, name in _DELIMITERS.items() if mark.encode() in _unquoted(first)]
     looks = f"looks like a table, delimited by {' or '.join(found)}" if found else "is not JSON"
@@ -440,7 +440,7 @@ _SEP: Final = re.compile(r'"?sep=([^\r\n"])"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORE
 
 
 def _table(head: bytes, reading: Reading, options: ReadOptions) -> Reading:
-    """CSV or TSV, with its delimiter."""
+    """How to read CSV or TSV."""
     tsv = reading.format is Format.TSV
     # A CR at the end of a full head may be followed by LF.
     known = head[:-1] if len(head) == HEAD else head
@@ -474,7 +474,7 @@ def _delimiter(head: bytes, *, tsv: bool) -> str:
     if tsv and usual in found:
         return usual
     if not found:
-        # One column; or a title above the table.
+        # Either one column, or a title above the table.
         others = [mark for mark in ";\t|," if mark != "," or tsv]
         if not any(mark.encode() in row for row in rows for mark in others):
             _refuse_odd_delimiter(names, rows)
@@ -503,7 +503,7 @@ def _delimiter(head: bytes, *, tsv: bool) -> str:
 
 
 def _refuse_odd_delimiter(names: bytes, rows: list[bytes]) -> None:
-    """Refuse what may be several columns: those of Hive, old databases, and aligned columns."""
+    """Refuse rows that may have several columns: of Hive, old databases, or aligned by spaces."""
     for mark, advice in _ODD_DELIMITERS.items():
         if rows and names.count(mark) == rows[0].count(mark) > 0:
             raise InputError(
@@ -527,7 +527,7 @@ def _unquoted(record: bytes) -> bytes:
 
 
 def _first_records(head: bytes, *, quotes: bool) -> list[bytes]:
-    """The first two that are not blank; at least one."""
+    """The first two records that are not blank; one empty record if all are blank."""
     one = rb'(?:"[^"]*(?:"|\Z)|[^"\r\n])+' if quotes else rb"[^\r\n]+"
     found: list[bytes] = []
     for record in re.finditer(one, head):

@@ -1,4 +1,7 @@
-"""Requests to the service: retried with backoff, with adaptive concurrency."""
+"""Sends requests to the service: retries with backoff, limits concurrency adaptively.
+
+It knows HTTP and the service's errors, but not sessions. No message may contain a credential.
+"""
 
 import email.utils
 import random
@@ -24,7 +27,7 @@ from gapless.text import count, redact
 from gapless.transport import ChunkedBody, describe_error, permanent_error
 
 Report = Callable[[str, dict[str, Any]], None]
-"""Called with the name of each event and its facts, from any thread; it must not block."""
+"""Called with the name and the facts of each event, from any thread; it must not block."""
 
 _BUSY: Final = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _RETRYABLE: Final = _BUSY | {
@@ -38,21 +41,21 @@ _MAX_PAUSE: Final = 20.0
 _MIN_PAUSE: Final = 0.001
 
 SILENCE: Final = 40.0
-"""Seconds without any progress until a request counts as lost. API Gateway responds within 30 s of
-the last byte, whatever happens behind it."""
+"""Seconds without progress after which a request counts as lost. API Gateway always responds within
+30 s of the last byte."""
 
 _CONNECT_SECONDS: Final = 10.0
 _BUFFERED_RATE: Final = 50_000
-"""Bytes per second at which network buffers, which hide progress, are assumed to empty."""
+"""Assumed rate, bytes per second, at which network buffers, which hide progress, are emptied."""
 
 _SLOW_SECONDS: Final = 10.0
-"""A slower response counts as congestion, so that concurrency fits the bandwidth."""
+"""A slower response counts as congestion, so that concurrency adapts to the bandwidth."""
 
 _JUMP_SECONDS: Final = 5.0
-"""A pause that took this much longer means that the process was stopped, or the machine slept."""
+"""If a pause takes this much longer, the process was stopped or the machine slept."""
 
 _FIRST_ATTEMPTS: Final = 3
-"""Attempts at a host that has never responded: it drops connections, or does not accept them."""
+"""Attempts to connect to a host that has never responded."""
 
 _MAX_CORRUPTIONS: Final = 2
 """How often a body that was damaged in transit is sent again (docs/errors.md)."""
@@ -65,9 +68,9 @@ def ignore_events(event: str, facts: dict[str, Any]) -> None:
 class AdaptiveLimiter:
     """Limits concurrent requests by additive increase and multiplicative decrease (AIMD).
 
-    The limit begins with 1 and grows by 1 with each success. Congestion, that is a refusal, a
-    time-out or a slow response, halves it; from then on it grows by 1 per round of successes.
-    Congestion counts once for all requests that were under way when it showed.
+    The limit starts at 1 and grows by 1 with each success. Congestion (a 429 or 503, a time-out or
+    a slow response) halves it; after that it grows by 1 per round of successes. All requests that
+    are in flight when congestion occurs count once.
     """
 
     def __init__(self, maximum: int) -> None:
@@ -79,7 +82,7 @@ class AdaptiveLimiter:
         self._changed: anyio.Event | None = None
 
     async def acquire(self) -> None:
-        """Wait for a slot, and take it until ``release``; any task may release it."""
+        """Wait for a slot and take it until ``release``; any task may release it."""
         while self._running >= int(self.limit):
             if self._changed is None or self._changed.is_set():
                 self._changed = anyio.Event()
@@ -108,7 +111,7 @@ class AdaptiveLimiter:
         self._notify()
 
     def congested(self, congestions: int) -> None:
-        """Halve the limit, unless it was halved since a request began with ``congestions``."""
+        """Halve the limit, unless it was halved since the request began, with ``congestions``."""
         if congestions == self.congestions:
             self.limit = max(1.0, self.limit / 2)
             self.congestions += 1
@@ -117,9 +120,8 @@ class AdaptiveLimiter:
 class Backoff:
     """The pauses between the attempts of one request, until ``patience`` ends.
 
-    Patience begins with the first failure. It starts over with each good response to any request,
-    and after a jump of the clock: a process that was stopped, or a machine that slept, has not
-    tried meanwhile.
+    Patience starts with the first failure. It restarts when any request succeeds, and after a jump
+    of the clock: a stopped process or a sleeping machine made no attempts.
     """
 
     def __init__(self, http: "Http") -> None:
@@ -132,7 +134,7 @@ class Backoff:
     async def wait(
         self, reason: str, cause: Exception, *, response: httpx.Response | None = None
     ) -> None:
-        """Wait for the next attempt. Raises UnavailableError if patience ends before it."""
+        """Wait until the next attempt. Raises UnavailableError if patience ends before it."""
         http = self._http
         if self._since is None:
             self._since = http.clock()
@@ -152,7 +154,7 @@ class Backoff:
                 f"Stopped after {count(self._failures, 'attempt')}, {waited:.0f} s without a good"
                 f" response: {reason.rstrip('.')}. Nothing that was acknowledged is lost."
             ) from cause
-        # The last attempt is made when patience ends, not after a longer pause.
+        # Make the last attempt when patience ends, not after a longer pause.
         seconds = min(seconds, left)
         facts = {"reason": reason, "seconds": round(seconds, 1), "attempt": self._failures}
         http.report("retry", facts)
@@ -164,10 +166,9 @@ class Backoff:
 class Http:
     """Sends requests to one service.
 
-    ``patience`` is how many seconds without a good response a request is retried. ``now`` returns
-    seconds since 1970, ``clock`` monotonic seconds, ``chance`` a random number from 0 to 1, and
-    ``sleep`` pauses for some seconds. ``silence`` is how many seconds without progress a request
-    may take.
+    A request is retried until no request succeeds for ``patience`` seconds. ``now`` returns seconds
+    since 1970, ``clock`` monotonic seconds, ``chance`` a random number from 0 to 1; ``sleep``
+    pauses for some seconds. ``silence`` is the maximum time without progress, in seconds.
     """
 
     def __init__(
@@ -188,7 +189,7 @@ class Http:
         self._url = url
         self._host = httpx.URL(url).host
         self._transport = transport
-        # The transport looks for proxies.
+        # The transport handles proxies.
         self._client = httpx.AsyncClient(transport=transport, trust_env=False)
         self._limiter = limiter
         self._auth = auth
@@ -200,7 +201,7 @@ class Http:
         self._chance = chance
         self._silence = silence
         self._responded = False
-        """Whether anything ever responded."""
+        """Whether any request ever got a response."""
         self.last_success = self.last_jump = float("-inf")
 
     async def call(
@@ -212,16 +213,16 @@ class Http:
         *,
         expect: Collection[int] = (HTTPStatus.OK,),
     ) -> httpx.Response:
-        """Send a request until its response has a status in ``expect``, and return that.
+        """Send a request until its response has a status in ``expect``; returns that response.
 
-        Retries requests without a response, 429, 5xx, and 409 ``session_finishing`` and
-        ``file_settling`` (docs/errors.md). Raises an ApiError; UnreachableError if the first
-        request finds no server; UnavailableError if patience ends; UnexpectedAnswerError for
-        undocumented successes and for redirects.
+        Retries if there is no response, after 429 and 5xx, and after 409 ``session_finishing`` and
+        ``file_settling`` (docs/errors.md). Raises ApiError; UnreachableError if the first request
+        reaches no server; UnavailableError if patience ends; UnexpectedAnswerError for an
+        undocumented success or a redirect.
         """
         backoff = Backoff(self)
         corruptions = timeouts = 0
-        # Network buffers may hide the progress of a slow line; each time-out doubles the limit.
+        # Network buffers may hide progress on a slow line, so each time-out doubles the limit.
         read_timeout = self._silence * (1 + len(body or b"") / _BUFFERED_RATE / SILENCE)
         while True:
             congestions, began = self._limiter.congestions, self.clock()
@@ -254,9 +255,9 @@ class Http:
             self._limiter.succeeded()
 
     def _no_response(self, error: httpx.RequestError, attempts: int) -> str:
-        """Why; raises if another attempt would fail in the same way."""
+        """The reason; raises the error if another attempt would fail in the same way."""
         if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
-            # httpx's message may contain the header, and so the token.
+            # httpx's message may contain the header with the token.
             raise TokenError(
                 f"The request to {self._host} cannot be sent: a header contains a character that"
                 " HTTP does not allow. Check the token and the other credentials."
@@ -267,9 +268,9 @@ class Http:
         return f"no response from {self._host}: {describe_error(error)}"
 
     def _refusal(self, response: httpx.Response, *, resend: bool) -> ApiError:
-        """The error of a response, if it is retryable; raises it otherwise.
+        """The error of a response if it is retryable; otherwise raises it.
 
-        ``resend`` is whether a body that was damaged in transit may be sent again.
+        ``resend``: whether a body that was damaged in transit may be sent again.
         """
         if response.status_code < HTTPStatus.BAD_REQUEST:
             raise unexpected_response(response)
@@ -305,13 +306,13 @@ class Http:
         return getattr(self._auth, "secrets", ())
 
     def pause(self, attempt: int, response: httpx.Response | None) -> float:
-        """Full jitter: up to a bound that doubles with each attempt; never before Retry-After."""
+        """Seconds to wait: full jitter, the bound doubles per attempt; not before Retry-After."""
         bound = min(_MAX_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt, 10))
         pause = self._chance() * bound
         return pause if response is None else max(pause, self.retry_after(response) + pause / 10)
 
     def retry_after(self, response: httpx.Response) -> float:
-        """Seconds that ``Retry-After`` asks for, as a number or a date; 0 without it."""
+        """Seconds in ``Retry-After``, which is a number or a date; 0 without it."""
         value = response.headers.get("Retry-After", "").strip()
         if value.isascii() and value.isdecimal():
             return float(value)
@@ -322,13 +323,13 @@ class Http:
 
     @asynccontextmanager
     async def fetch(self, url: str, start: int) -> AsyncIterator[httpx.Response]:
-        """A file from byte ``start`` on, without the service's credentials: S3 refuses them."""
-        # As it is stored: what a server compresses anew cannot be continued at a byte.
+        """A file from byte ``start`` on, without the service's credentials, which S3 refuses."""
+        # A response that the server compresses could not be continued at a byte.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         request = self._client.build_request(
             "GET", url, headers=headers, timeout=self._timeout(self._silence, self._silence)
         )
-        # Not through the client: it logs URLs, and a presigned URL is a secret.
+        # Bypass httpx's client: it logs URLs, and a presigned URL is a secret.
         response = await self._transport.handle_async_request(request)
         response.request = request
         try:
@@ -341,14 +342,14 @@ class Http:
         await self._client.aclose()
 
     async def watch_clock(self) -> None:
-        """Notice jumps of the clock, until cancelled."""
+        """Detect jumps of the clock, until cancelled."""
         while True:
             before = self.clock()
             await anyio.sleep(1)
             self.notice_jump(before, 1)
 
     def notice_jump(self, before: float, seconds: float) -> None:
-        """Note a jump of the clock if a pause of ``seconds`` took much longer."""
+        """Record a jump of the clock if a pause of ``seconds`` took much longer."""
         if self.clock() - before > seconds + _JUMP_SECONDS:
             self.last_jump = self.clock()
 
@@ -383,7 +384,7 @@ _ADVICE: Final[dict[int, str]] = {
 
 
 def with_advice(failure: ApiError) -> ApiError:
-    """``failure``; if a proxy or a gateway refused the request, with what to do about it."""
+    """``failure``, with advice in its message if a proxy or gateway refused the request."""
     advice = _ADVICE.get(failure.status)
     if advice and not failure.code:
         failure.args = (f"{failure}. {advice}",)

@@ -1,4 +1,4 @@
-"""What an upload reads: a file, or what can be read only once, as a pipe."""
+"""The input of an upload: a file, or a pipe, which can be read only once. Sends nothing."""
 
 import hashlib
 import io
@@ -38,7 +38,7 @@ EMPTY: Final = (
 
 
 _MAGIC: Final = 2
-"""Bytes by which a gzip is recognized: the first read returns so many."""
+"""Length of the gzip signature; the first read returns at least this many bytes."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,17 @@ class Source:
     options: ReadOptions = ReadOptions()  # noqa: RUF009 - it is immutable
     skip_invalid: bool = False
     schema: Schema | None = None
-    """What the records are held against."""
+    """The schema that records must satisfy."""
     stream: IO[bytes] | None = None
-    """Read, once, instead of ``path``."""
+    """If set, it is read once instead of ``path``."""
     label: str = ""
-    """The name in messages, if not the path; its suffix tells the format."""
+    """The name in messages, by default the path; its suffix determines the format."""
     file_name: str | None = None
-    """The name for the session's metadata, if not that of the path; "" for none."""
+    """The name in the session's metadata, by default that of the path; "" for none."""
     connection: Sequence[str] = ()
-    """The options of the command that reach the service, as words, for commands in messages."""
+    """Command-line words that say how to reach the service, for commands in messages."""
     sending: Sequence[str] = ()
-    """Those that say how to send."""
+    """Command-line words that say how to send."""
 
     @property
     def name(self) -> str:
@@ -68,7 +68,7 @@ class Source:
 
     @property
     def base_name(self) -> str:
-        """The name of the file; "" if it has none: standard input, a device."""
+        """The name of the file; "" for standard input and devices."""
         if self.file_name is not None:
             return self.file_name
         return "" if is_unnamed(self.path) else self.path.name
@@ -79,7 +79,7 @@ class Source:
         path = Path("stdin") if is_unnamed(self.path) and self.is_read_once() else self.path
         if not self.has_rules:
             return with_suffix(path, ".invalid")
-        # What is in it may be all that is left of a record: it is never overwritten.
+        # Never overwrite such a file: it may contain the only copy of a record.
         number, found = 1, with_suffix(path, ".invalid.ndjson")
         while os.path.lexists(found):
             number += 1
@@ -88,11 +88,11 @@ class Source:
 
     @property
     def has_rules(self) -> bool:
-        """Whether records are checked against a schema here."""
+        """Whether the client checks records against a schema."""
         return self.schema is not None and bool(self.schema.text)
 
     def is_read_once(self) -> bool:
-        """Whether it can be read only once: a pipe, a device. Raises InputError for a folder."""
+        """Whether it is a pipe or a device, which is read once. Raises InputError for a folder."""
         if self.stream is not None:
             return True
         try:
@@ -129,7 +129,7 @@ def _buffered(file: IO[bytes]) -> io.BufferedReader:
 
 
 class _Available(io.BufferedReader):
-    """Returns what is there: a slow pipe is sent as it comes, not a megabyte at a time."""
+    """Returns available bytes without waiting for more: a slow pipe is sent as it arrives."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Some bytes, at most ``size``; none at the end."""
@@ -137,7 +137,7 @@ class _Available(io.BufferedReader):
 
 
 class ReadOnce(io.RawIOBase):
-    """A file that is read once, from where it stands. Raises InputError if nothing is there."""
+    """A file that is read once, from its current position. Raises InputError if it is empty."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -146,19 +146,19 @@ class ReadOnce(io.RawIOBase):
 
     @property
     def sha256(self) -> str:
-        """Of what was read."""
+        """SHA-256 of the bytes read so far, hexadecimal."""
         return self._digest.hexdigest()
 
     def readable(self) -> bool:
-        """Yes."""
+        """Always True."""
         return True
 
     def fileno(self) -> int:
-        """That of the file."""
+        """The descriptor of the file."""
         return self._file.fileno()
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Some of the next bytes; 0 at the end."""
+        """Read some of the next bytes; returns 0 at the end."""
         target = memoryview(buffer).cast("B")
         block = self._some(len(target))
         while not self._read and block and len(block) < _MAGIC:
@@ -176,14 +176,14 @@ class ReadOnce(io.RawIOBase):
     def _some(self, size: int) -> bytes:
         block: bytes | None = getattr(self._file, "read1", self._file.read)(size)
         if block is None:
-            # It would look like the end.
+            # Returning it would look like the end of the input.
             raise InputError("The input is in non-blocking mode. Pass it through a pipe: cat |")
         return block
 
 
 @contextmanager
 def naming(source: Source) -> Iterator[None]:
-    """Put the name of the source before the errors of its content."""
+    """Prefix the messages of errors with the name of the source."""
     try:
         yield
     except InputError as error:
@@ -195,16 +195,16 @@ def naming(source: Source) -> Iterator[None]:
 
 
 class Largest:
-    """Which records fit into a batch by themselves, and so can be sent at all."""
+    """Decides which records can be sent: those that fit into a batch of one record."""
 
     def __init__(self, limits: Limits, *, compress: bool) -> None:
         self._limits = limits
         self._compress = compress
         self.bytes = min(limits.max_body_bytes, limits.max_inflated_bytes) - 1
-        """A record of so many bytes fits, whatever is in it."""
+        """A record of at most this many bytes always fits."""
 
     def fits(self, record: bytes) -> bool:
-        """Whether a larger record fits when it is compressed."""
+        """Whether a larger record fits after compression."""
         if not self._compress or len(record) >= self._limits.max_inflated_bytes:
             return False
         body, _ = encode_batch([record + b"\n"], compress=True)
@@ -214,7 +214,7 @@ class Largest:
 def checked(
     source: Source, file: io.BufferedReader, rejects: "RejectsFile", largest: Largest
 ) -> readers.Reader:
-    """The records of ``source``, all of them checked."""
+    """A reader of ``source`` that checks every record."""
     return readers.Reader(
         file,
         source.name,
@@ -227,18 +227,18 @@ def checked(
 
 
 class RejectsFile:
-    """Takes invalid records: leaves them out, into FILE.invalid, or tells which they are.
+    """Handles invalid records: with ``skip_invalid`` writes them to a file, else reports them.
 
-    Without a schema the file has the records, unchanged, and the first invalid one is an error if
-    they are not left out. With a schema it is FILE.invalid.ndjson, which has the reason beside each
-    record, and all of them are told together.
+    Without a schema the file is FILE.invalid with the unchanged records; without ``skip_invalid``
+    the first invalid record is the error. With a schema the file is FILE.invalid.ndjson, which has
+    a reason for each record; without ``skip_invalid`` one error reports all invalid records.
     """
 
     def __init__(self, source: Source, *, keep: bool) -> None:
         self.count = 0
-        """Records that were left out."""
+        """Number of records that were left out."""
         self.path: Path | None = None
-        """The file, if there is one."""
+        """The file; None if none was written."""
         self._keep = keep
         self._source = source
         self._file: IO[bytes] | None = None
@@ -246,7 +246,7 @@ class RejectsFile:
         self._errors: list[ViolationError] = []
 
     def __call__(self, error: InvalidRecordError, record: bytes) -> None:
-        """Handle an invalid record. Raises ``error`` where it is the only one to be told."""
+        """Handle an invalid record. Raises ``error`` if the first one is to stop the upload."""
         if not self._source.skip_invalid:
             if not self._source.has_rules:
                 raise error
@@ -268,10 +268,10 @@ class RejectsFile:
         self._file.write((_explained(error, record) if self._source.has_rules else record) + b"\n")
 
     def tell(self, advice: str) -> None:
-        """Raise InvalidRecordsError if there are records to tell of, with what to do."""
+        """Raise InvalidRecordsError, with ``advice``, if there are records to report."""
         if not self._told:
             return
-        # Malformed ones are found first, a piece of the file at a time.
+        # In each piece of the file malformed records are found first.
         errors = sorted(self._errors, key=lambda error: error.line)
         schema = self._source.schema
         name = f" {schema.name!r}" if schema and schema.name else ""
@@ -292,14 +292,14 @@ class RejectsFile:
 
 
 def _as_violation(error: InvalidRecordError) -> ViolationError:
-    """A malformed record has no place within it but a column."""
+    """A malformed record as a violation: it has a column, but no JSON Pointer."""
     if isinstance(error, ViolationError):
         return error
     return ViolationError(error.line, "", f"column {error.column}: {error.reason}")
 
 
 def _explained(error: InvalidRecordError, record: bytes) -> bytes:
-    """A line of FILE.invalid.ndjson: a record that is JSON as it is, another one as a text."""
+    """A line of FILE.invalid.ndjson; a record that is not JSON becomes a string."""
     is_json = isinstance(error, ViolationError)
     found = _as_violation(error)
     return msgspec.json.encode(
