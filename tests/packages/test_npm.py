@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -76,6 +77,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 
 def test_the_package_contains_the_module_and_nothing_else(installed: Installed) -> None:
+    project = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())["project"]
+    assert installed.packed["version"] == project["version"]
     assert {file["path"] for file in installed.packed["files"]} == FILES
     for name in FILES - {"LICENSE", "types/gapless.d.ts", "types/readers.d.ts"}:
         assert (installed.consumer / "node_modules/gapless" / name).read_bytes() == (
