@@ -1,1 +1,1 @@
-"""Numbers that anybody can measure again; each module tells how it is run."""
+"""Reproducible benchmarks. Each module's docstring says how to run it."""

@@ -1,11 +1,11 @@
-"""Measures everything in one go, beside what there is to compare with.
+"""Run all benchmarks, with the alternatives that they compare Gapless with.
 
     make bench                    a quarter of an hour
-    make bench BENCH_FULL=1       10,000,000 records, too
+    make bench BENCH_FULL=1       also with 10,000,000 records
     make bench ONLY=compose       one benchmark
-    make bench DOCS=1             puts tables into docs/performance.md and scale.md, and plots
+    make bench DOCS=1             update the tables in docs/performance.md and scale.md, and plots
 
-What it compares with comes from PyPI and npm, into ``build/bench``. There are the results too:
+The alternatives are installed from PyPI and npm into ``build/bench``. Results are written there:
 ``results.json``, ``report.md`` and the plots.
 """
 
@@ -30,12 +30,12 @@ DOCS: Final = ROOT / "docs"
 PLOTS: Final = DOCS / "performance"
 PYTHON: Final = BUILD / "venv" / "bin" / "python"
 WITH_THE_DEVELOPERS: Final = ("cold_start",)
-"""Need what a developer needs, and start the functions' own Python by themselves."""
+"""Run in the developer's environment, and start the functions' Python themselves."""
 BENCHMARKS: Final = ("batch_path", "compose", "whole", "cold_start", "cost")
 
 
 def install() -> None:
-    """Install what is compared with, unless that is done."""
+    """Install the alternatives, once."""
     python = f"{folder}/{RUNTIME}" if (folder := runtime_bin()) else sys.executable
     for name, requirements in {
         "venv": "requirements.txt",
@@ -63,7 +63,7 @@ def install() -> None:
 
 
 def run(names: Iterable[str]) -> bool:
-    """Run benchmarks, one after the other. Gives whether every target was met."""
+    """Run benchmarks one after the other; return whether all targets were met."""
     met = True
     for name in names:
         print(f"\n== {name}", flush=True)
@@ -79,7 +79,7 @@ def run(names: Iterable[str]) -> bool:
 
 
 def tables(found: dict[str, Any]) -> dict[str, str]:
-    """Every table in Markdown, by ``benchmark.title``."""
+    """All tables in Markdown, by ``benchmark.title``."""
     made = {
         f"{name}.{title}": report.markdown(rows)
         for name, chapter in found.items()
@@ -92,7 +92,7 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
 
 
 def document(made: dict[str, str], plots: Iterable[Path]) -> None:
-    """Put the tables between their marks in the documents, and the plots beside them."""
+    """Write the tables between their marks in the documents, and the plots beside them."""
     for path in (DOCS / "performance.md", DOCS / "scale.md"):
         text = path.read_text()
         for title, table in made.items():
@@ -106,7 +106,7 @@ def document(made: dict[str, str], plots: Iterable[Path]) -> None:
 
 
 def main() -> None:
-    """Run all, or what ``ONLY`` names, and write down what was found."""
+    """Run all, or the benchmark named by ``ONLY``, and write the results."""
     only = os.environ.get("ONLY")
     install()
     met = run(only.split(",") if only else BENCHMARKS)
@@ -125,7 +125,7 @@ def main() -> None:
     (BUILD / "report.md").write_text("\n".join(f"## {name}\n\n{made[name]}" for name in made))
     subprocess.run([PYTHON, "-m", "benchmarks.plots"], cwd=ROOT, check=True)
     if os.environ.get("DOCS"):
-        # Of some benchmarks the table of targets would be shorter.
+        # If only some ran, the table of targets would be incomplete.
         all_ran = len(found) == len(BENCHMARKS)
         shown = made if all_ran else {name: made[name] for name in made if name != "targets"}
         document(shown, BUILD.glob("*.svg"))

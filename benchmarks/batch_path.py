@@ -1,10 +1,10 @@
-"""CPU of the batch path by the shape of records, beside what cannot be done without.
+"""CPU of the batch path, by the shape of records, compared with its unavoidable work.
 
     make bench ONLY=batch_path
 
-The handler is the deployed one; only its calls to AWS do nothing, but for the last table, where
-they go to ``tests.stand_in`` in another process. All ways take the same event and make the same
-NDJSON, in alternating rounds of one process. CPU time, medians, per MB (10⁶ bytes) of JSON.
+The handler is the deployed one. Its calls to AWS do nothing, except for the last table, where they
+go to ``tests.stand_in`` in another process. All ways take the same event and make the same NDJSON,
+in alternating rounds in one process. Results are medians of CPU time per MB (10⁶ bytes) of JSON.
 """
 
 import base64
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 
 ROUNDS: Final = 11
 ROUND_BYTES: Final = 2_000_000
-"""Each way takes so many bytes in a round, at least."""
+"""Minimum bytes that each way takes in a round."""
 INVOCATIONS: Final = 20
-"""So many in a round."""
+"""Per round."""
 INVOKED: Final = ("100 objects of 100 B", "1,000 objects of 100 B", "10,000 objects of 100 B")
 COMPRESSED: Final = (*INVOKED, "1,000 objects of 1 KB", "10,000 rows of 10 numbers")
 SESSION: Final = Session("0" * 32, "anybody", 2**40, None, 0, 2**40, 2**40)
@@ -60,7 +60,7 @@ Ways = Mapping[str, Callable[[], object]]
 
 
 class NoStore:
-    """Stands for S3 and DynamoDB: takes everything, at no cost."""
+    """Stands for S3 and DynamoDB; accepts everything at no cost."""
 
     stored = b""
 
@@ -80,7 +80,7 @@ class NoStore:
 
 
 def shapes() -> dict[str, str]:
-    """Bodies by what they hold."""
+    """Bodies by their content."""
     rows = data.records(40_000)
     return {
         "100 objects of 100 B": data.body(0, rows[:100]),
@@ -101,20 +101,20 @@ def shapes() -> dict[str, str]:
 
 
 def plainly(body: str | bytes) -> bytes:
-    """What the handler makes of ``body``, by the standard library."""
+    """The handler's result for ``body``, by the standard library."""
     found = json.loads(body)["data"]
     lines = (json.dumps(record, separators=(",", ":"), ensure_ascii=False) for record in found)
     return "".join(line + "\n" for line in lines).encode()
 
 
 def by_orjson(body: str | bytes) -> bytes:
-    """The same, by the fastest parser that makes objects."""
+    """The same by the fastest parser that builds objects."""
     found = orjson.loads(body)["data"]
     return b"".join([orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in found])
 
 
 def cpu(work: Callable[[], object], times: int = 1) -> float:
-    """Milliseconds of CPU that ``work`` takes, in all threads."""
+    """CPU of ``work`` in all threads, milliseconds."""
     start = time.process_time_ns()
     for _ in range(times):
         work()
@@ -122,7 +122,7 @@ def cpu(work: Callable[[], object], times: int = 1) -> float:
 
 
 def on_nothing(nothing: NoStore) -> "Handler":
-    """The batch function's handler, on ``nothing``."""
+    """The batch function's handler, with ``nothing`` as its storage."""
     import batches
 
     config = SimpleNamespace(auth_mode=AuthMode.NONE, sessions_table="")
@@ -136,11 +136,11 @@ def _zero(_: bytes) -> int:
 
 @contextmanager
 def without_checksums() -> Iterator[None]:
-    """Reading a batch makes no checksum inside."""
+    """Disable the checksums that reading a batch computes."""
     no_digest = SimpleNamespace(hexdigest=lambda: "")
     with (
         mock.patch.object(batch, "hashlib", SimpleNamespace(sha256=lambda _: no_digest)),
-        # A mock would take longer than the checksum.
+        # A mock would take longer than the checksum does.
         mock.patch.object(isal_zlib, "crc32", _zero),
     ):
         yield
@@ -150,7 +150,7 @@ _SCAN: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
 def plain_ways(body: str, handler: "Handler") -> Ways:
-    """The ways to take a body that comes as it is."""
+    """The ways to take an uncompressed body."""
     content, received = body.encode(), event(BATCH, SESSION.session_id, body)
     invocation = json.dumps(received, ensure_ascii=False).encode()
     return {
@@ -165,7 +165,7 @@ def plain_ways(body: str, handler: "Handler") -> Ways:
 
 
 def gzip_ways(body: str, handler: "Handler") -> Ways:
-    """The ways to take a body that comes compressed."""
+    """The ways to take a compressed body."""
     content = gzip.compress(body.encode(), 6)
     received = event(BATCH, SESSION.session_id, content)
     invocation = json.dumps(received).encode()
@@ -187,7 +187,7 @@ def gzip_ways(body: str, handler: "Handler") -> Ways:
 
 
 def line_ways(body: str, handler: "Handler", compressing: "Handler") -> Ways:
-    """The ways to take the same records as NDJSON, all of it as gzip but for the scans."""
+    """The ways to take the same records as NDJSON; all but the scans take gzip."""
     lines = by_orjson(body).splitlines(keepends=True)
     ndjson = b"".join(lines)
     array = b"[" + b",".join(lines) + b"]"
@@ -218,14 +218,14 @@ def line_ways(body: str, handler: "Handler", compressing: "Handler") -> Ways:
 
 
 def measure(ways: Ways, size: int) -> dict[str, list[float]]:
-    """Milliseconds of CPU per MB of JSON, round by round."""
+    """CPU per MB of JSON in each round, milliseconds."""
     times = max(1, ROUND_BYTES // size)
 
     def one(way: str) -> float:
         if way == "record work":
             with without_checksums():
                 return cpu(ways[way], times) / (size / 1e6)
-        # The parsers are so slow that once is enough.
+        # The parsers are slow, so once is enough.
         return cpu(ways[way], 1 if way in {"json", "orjson"} else times) / (size / 1e6)
 
     for way in ways:
@@ -234,7 +234,7 @@ def measure(ways: Ways, size: int) -> dict[str, list[float]]:
 
 
 def row(shape: str, size: int, found: Mapping[str, list[float]]) -> report.Row:
-    """A line of the table."""
+    """A row of the table."""
     medians = {way: statistics.median(values) for way, values in found.items()}
     return {
         "records": shape,
@@ -246,7 +246,7 @@ def row(shape: str, size: int, found: Mapping[str, list[float]]) -> report.Row:
 
 
 def line_row(shape: str, size: int, found: Mapping[str, list[float]]) -> report.Row:
-    """A line of the table of NDJSON."""
+    """A row of the table of NDJSON."""
     return {
         "records": shape,
         "KB": round(size / 1000),
@@ -261,7 +261,7 @@ def line_row(shape: str, size: int, found: Mapping[str, list[float]]) -> report.
 
 
 def with_clients(body: str) -> dict[str, list[float]]:
-    """Milliseconds of CPU of whole invocations: S3 and DynamoDB are in another process."""
+    """CPU of whole invocations, milliseconds; S3 and DynamoDB are in another process."""
     with stand_in.serve() as s3:
         functions = Functions(s3.url)
         session_id = functions.create(2**40)
@@ -287,7 +287,7 @@ def main() -> None:
     made = shapes()
     tables: dict[str, list[report.Row]] = {"plain": [], "gzip": [], "ndjson": [], "invocations": []}
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        # The log and metric lines are part of the work, but not of the output.
+        # Writing logs and metrics is part of the work, but they are not printed.
         handler = on_nothing(nothing)
         compressing = on_nothing(NoStore(replace(SESSION, format=Format.NDJSON_GZ)))
         for shape, body in made.items():

@@ -1,11 +1,11 @@
-"""Cold starts: import and construct each handler, beside those of a plain stack.
+"""Cold starts: importing and building each handler, compared with a plain stack.
 
     make bench ONLY=cold_start
 
-The handlers are those that ``sam build`` packs. The plain stack is what a handler of this kind is
-usually made of: boto3's clients of S3 and DynamoDB, and Powertools' Logger, Metrics and HTTP
-resolver, of the same versions, compiled too. Each start is a process of its own, of the functions'
-Python, in alternating rounds; printed are medians of wall time, without the start of Python itself.
+The handlers are those that ``sam build`` packs. The plain stack is the usual one: boto3's clients
+of S3 and DynamoDB, and Powertools' Logger, Metrics and HTTP resolver, in the same versions and
+compiled, too. Each start is a process of the functions' Python, in alternating rounds. Results are
+medians of wall time without the start of Python itself.
 """
 
 import os
@@ -63,7 +63,7 @@ from aws_lambda_powertools.metrics import EphemeralMetrics
 Logger()""",
     "msgspec and isal": "import msgspec, isal.igzip",
 }
-"""What the batch function's start is made of: each by itself, from its package."""
+"""The parts of the batch function's start, each measured separately."""
 
 START: Final = """
 import sys, time
@@ -75,7 +75,7 @@ print((time.perf_counter() - start) * 1000, len(sys.modules))
 
 
 def pack_plain(target: Path) -> None:
-    """Install the plain stack, as a deployment without packing of its own would, and compile it."""
+    """Install and compile the plain stack, like a deployment without special packaging."""
     pinned = (sam.ROOT / "functions" / "requirements.txt").read_text()
     needs = re.findall(r"^(?:aws-lambda-powertools|boto3|botocore)==.*", pinned, re.MULTILINE)
     subprocess.run(
@@ -91,7 +91,7 @@ def pack_plain(target: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    """What Lambda sets, and ``template.yaml``."""
+    """The variables that Lambda and ``template.yaml`` set."""
     settings = Template.load(in_process.TEMPLATE).environment(in_process.LOCAL_VALUES)
     settings |= {
         "AWS_REGION": "us-east-1",
@@ -100,14 +100,14 @@ def environment() -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": "none",
         "PATH": os.environ["PATH"],
     }
-    # Lambda's system has all root certificates in one file, not also one by one as Debian.
+    # Lambda has all root certificates in one file; Debian also has one file each.
     if bundle := ssl.get_default_verify_paths().cafile:
         settings["SSL_CERT_FILE"] = bundle
     return settings
 
 
 def start(package: Path, statement: str, environ: dict[str, str]) -> tuple[float, int]:
-    """Milliseconds that a start takes, and how many modules it imports."""
+    """Milliseconds of a start, and the number of modules it imports."""
     done = subprocess.run(
         [PYTHON, "-I", "-B", "-c", START.format(statement=statement)],
         cwd=package,
@@ -121,7 +121,7 @@ def start(package: Path, statement: str, environ: dict[str, str]) -> tuple[float
 
 
 def mebibytes(package: Path) -> float:
-    """The size of a package, unzipped."""
+    """The unzipped size of a package, MiB."""
     return sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) / 2**20
 
 

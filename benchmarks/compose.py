@@ -1,12 +1,11 @@
-"""Composing in line, beside other ways to make one object of many, and as a session grows.
+"""Composing in one call, compared with other ways to join objects, and as a session grows.
 
     make bench ONLY=compose
 
-Runs the deployed modules, and what anybody would write with boto3, smart_open and s3fs, against the
-stand-in of ``tests.stand_in``. The limit is what cannot be done without: read all, then
-write all, by the fastest client there is, in as much memory as that takes. Each run is a process of
-its own; the ways alternate, and medians are shown: wall seconds, CPU seconds, and the peak of
-resident memory above the start.
+It runs the deployed modules, and typical code with boto3, smart_open and s3fs, against
+``tests.stand_in``. The limit is the unavoidable work: the fastest client reads all, then writes
+all, with as much memory as that needs. Each run is a process, the ways alternate, and results are
+medians of wall seconds, CPU seconds, and peak resident memory above the start.
 """
 
 import json
@@ -26,7 +25,7 @@ from tests.composing import SESSION
 
 NO_NETWORK: Final = (0, 0)
 NETWORK: Final = (15, 30)
-"""Milliseconds a read and a write."""
+"""Milliseconds of a read and of a write."""
 CASES: Final = (
     (1_000, 10_000, *NO_NETWORK),
     (1_000, 100_000, *NO_NETWORK),
@@ -37,24 +36,24 @@ CASES: Final = (
     (300, 1_000_000, *NETWORK),
     (50, 6_000_000, *NETWORK),
 )
-"""Batches, their bytes, milliseconds a read and a write."""
+"""Number of batches, bytes of each, milliseconds of a read and of a write."""
 PART: Final = 8 * 2**20
 STANDARD: Final = (1_000, 100_000)
 ROUNDS: Final = 3
 SLOW: Final = ("smart_open", "s3fs", "boto3, 64 threads")
-"""Ways that run once."""
+"""Ways that run only once."""
 RATIO: Final = 4
 """How many times smaller ``ndjson.gz`` is stored."""
 FORMATS: Final = ((300, 100_000), (300, 1_000_000), (1_000, 1_000_000))
-"""Batches, and their bytes of NDJSON, that finish merges in either format."""
+"""Number of batches, and bytes of NDJSON of each, that finish merges in either format."""
 STANDARD_FORMATS: Final = (1_000, 1_000_000)
 FORMAT_ROUNDS: Final = 5
 GROWTH: Final = (10, 100, 1_000, 10_000, 100_000)
-"""Batches of 10 KB. As long as it is in line: finish would hand the last two over."""
+"""Numbers of 10 KB batches, all composed in one call. Finish would hand the last two over."""
 
 
 def boto3_threads(threads: int, endpoint: str) -> Callable[[], int]:
-    """Boto3 as it comes: threads that read, parts of 8 MiB that are written."""
+    """Plain boto3: threads that read, and parts of 8 MiB."""
     import boto3
     from botocore.config import Config
 
@@ -108,7 +107,7 @@ def boto3_threads(threads: int, endpoint: str) -> Callable[[], int]:
 
 
 def limit(endpoint: str) -> Callable[[], int]:
-    """Read all, then write all, as an object for each part, and sign nothing that is written."""
+    """Read all, then write all, one object per part, without signing writes."""
     import obstore
     from obstore.store import S3Store
 
@@ -148,7 +147,7 @@ def limit(endpoint: str) -> Callable[[], int]:
 
 
 def smart_opened(endpoint: str) -> Callable[[], int]:
-    """smart_open as its documentation shows it: a reader of many keys, a writer of one."""
+    """smart_open as in its documentation: a reader for many keys, a writer for one."""
     import boto3
     import smart_open  # type: ignore[import-not-found]
 
@@ -182,7 +181,7 @@ def smart_opened(endpoint: str) -> Callable[[], int]:
 
 
 def s3fs(endpoint: str) -> Callable[[], int]:
-    """s3fs: many read at once, one written."""
+    """s3fs: reads many objects concurrently, writes one."""
     import s3fs as client  # type: ignore[import-not-found]
 
     files = client.S3FileSystem(key="none", secret="none", endpoint_url=endpoint)  # noqa: S106
@@ -200,7 +199,7 @@ def s3fs(endpoint: str) -> Callable[[], int]:
 
 
 def finished(format_: str, endpoint: str) -> Callable[[], int]:
-    """The finish function's handler, with all its calls; it has finished another session."""
+    """The finish function's handler with all its calls, warm from another session."""
     functions = Functions(endpoint)
     total = int(os.environ["BATCHES"])
     functions.finish(functions.create(total, None, format_))
@@ -222,8 +221,8 @@ FINISH: Final[dict[str, Callable[[str], Callable[[], int]]]] = {
 
 
 def in_a_process(way: str, endpoint: str) -> dict[str, float]:
-    """What this module measures in a process of its own."""
-    # s3fs needs a botocore of its own.
+    """Run a way of this module in another process; return its measurements."""
+    # s3fs needs another version of botocore.
     python = report.BUILD / "s3fs" / "bin" / "python" if way == "s3fs" else sys.executable
     measured = subprocess.run(
         [python, "-m", "benchmarks.compose", way, endpoint],
@@ -232,13 +231,13 @@ def in_a_process(way: str, endpoint: str) -> dict[str, float]:
         text=True,
         check=True,
     )
-    # Handlers log on lines before it.
+    # The lines before are the handlers' logs.
     found: dict[str, float] = json.loads(measured.stdout.splitlines()[-1])
     return found
 
 
 def compare_formats(batches: int, size: int) -> tuple[list[report.Row], float]:
-    """What finish takes of each format, and how many times as long of the plain one."""
+    """Rows for finish in each format, and the ratio of compressed to plain time."""
     os.environ["BATCHES"] = str(batches)
     found: dict[str, list[dict[str, float]]] = {format_: [] for format_ in FINISH}
     with (
@@ -269,7 +268,7 @@ def compare_formats(batches: int, size: int) -> tuple[list[report.Row], float]:
 
 
 def compare(case: tuple[int, int, int, int]) -> tuple[list[report.Row], dict[str, list[float]]]:
-    """The rows of a case, and the seconds of each way, round by round."""
+    """The rows of a case, and the seconds of each way by round."""
     batches, size, read_ms, write_ms = case
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     with stand_in.serve(*case) as s3:
@@ -296,7 +295,7 @@ def compare(case: tuple[int, int, int, int]) -> tuple[list[report.Row], dict[str
 
 
 def grow() -> list[report.Row]:
-    """How seconds, memory and calls of our own way grow with the batches, and with the bytes."""
+    """Seconds, memory and calls of our own way by number of batches and bytes."""
     sizes = [*((batches, 10_000) for batches in GROWTH), (10_000, 100_000)]
     sizes += [(1_000, size) for size in (1_000, 100_000, 1_000_000, 4_000_000)]
     rows: list[report.Row] = []

@@ -1,14 +1,13 @@
-"""The bill of an upload at AWS, beside other ways to bring the same records into S3.
+"""The AWS bill of an upload, compared with other ways to bring the same records into S3.
 
     PYTHONPATH=functions python -m benchmarks.cost --records 10000000 --record-bytes 100
     PYTHONPATH=functions python -m benchmarks.cost --help
 
-Calls are those that ``tests/integration/test_cost.py`` counts in whole uploads; parts and shares
-are those that ``uploads.merging.parts`` makes; how long a merge takes follows from
-``uploads.limits``. Prices are list prices of us-east-1 as known in November 2026: check them
-(aws.amazon.com/pricing), and give your own numbers where they are not yours. What nobody can know
-from here is how long a batch takes in Lambda: ``--batch-seconds``. What is taken out of AWS costs
-the same whichever way the records came, and is not in it.
+``tests/integration/test_cost.py`` checks the numbers of calls against whole uploads. Parts and
+shares come from ``uploads.merging.parts``, durations of merges from ``uploads.limits``. Prices are
+list prices of us-east-1 in November 2026 (aws.amazon.com/pricing): change them if yours differ. The
+time of a batch in Lambda is a guess: set it by ``--batch-seconds``. Data transfer out of AWS is not
+included; it costs the same for every way.
 """
 
 import argparse
@@ -29,15 +28,15 @@ from uploads.merging.parts import Part, last_part, max_concurrency, plan_parts, 
 MILLION: Final = 1e6
 GB: Final = 1e9
 HOURS: Final = 730
-"""In a month."""
+"""Per month."""
 
 HTTP_API: Final = 1.00 / MILLION
-"""Each 512 KB of a request that is begun."""
+"""Per 512 KB of a request, rounded up."""
 HTTP_API_BYTES: Final = 512 * 1024
 REST_API: Final = 3.50 / MILLION
 LAMBDA_CALL: Final = 0.20 / MILLION
 LAMBDA_GB_SECOND: Final = 0.0000133334
-"""arm64."""
+"""On arm64."""
 MEMORY_MB: Final = {
     "SessionsFunction": 1024,
     "BatchesFunction": 1769,
@@ -47,28 +46,28 @@ MEMORY_MB: Final = {
     "CompleteFunction": 1769,
     "CleanupFunction": 512,
 }
-"""``MemorySize`` of ``template.yaml``."""
+"""``MemorySize`` in ``template.yaml``."""
 S3_WRITE: Final = 5.00 / MILLION
-"""PUT, COPY, POST and LIST. To delete, and to abort an upload, is free."""
+"""PUT, COPY, POST and LIST. Deleting and aborting uploads are free."""
 S3_READ: Final = 0.40 / MILLION
 S3_GB_MONTH: Final = 0.023
 DYNAMODB_READ: Final = 0.125 / MILLION
-"""Strongly consistent, of 4 KB. The stream is free for Lambda to read."""
+"""Strongly consistent, up to 4 KB. Reading the stream is free for Lambda."""
 DYNAMODB_WRITE: Final = 0.625 / MILLION
 TRANSITION: Final = 25.00 / MILLION
-"""Of a state of Step Functions."""
+"""Per state transition of Step Functions."""
 LOG_GB: Final = 0.50
 FARGATE: Final = (0.25 * 0.04048 + 0.5 * 0.004445) * HOURS
-"""0.25 vCPU and 0.5 GB, always on, for a month."""
+"""0.25 vCPU and 0.5 GB, always on, per month."""
 BALANCER: Final = 0.0225 * HOURS
-"""An Application Load Balancer for a month."""
+"""An Application Load Balancer, per month."""
 ADDRESSES: Final = 3 * 0.005 * HOURS
-"""Public IPv4 addresses: two of the balancer, one of the task."""
+"""Public IPv4 addresses: two for the balancer, one for the task."""
 BALANCER_GB: Final = 0.008
-"""A capacity unit takes 1 GB an hour."""
+"""A capacity unit includes 1 GB per hour."""
 FIREHOSE_GB: Final = 0.029
 FIREHOSE_LEAST: Final = 5 * 1024
-"""Each record of Firehose counts as a multiple of so many bytes."""
+"""Firehose rounds each record up to a multiple of these bytes."""
 FIREHOSE_MOST: Final = 1_000 * 1024
 
 PRICES: Final = {
@@ -90,14 +89,14 @@ PRICES: Final = {
     ),
     "DeleteObjects": 0.0,
 }
-"""Dollars a call. An item takes one unit of DynamoDB (docs/scale.md)."""
+"""Dollars per call. An item takes one unit of DynamoDB (docs/scale.md)."""
 
 LOG_BYTES: Final = 1_500
-"""A request's lines in the function's log and the access log (docs/operations.md)."""
+"""A request's lines in the function's log and in the access log (docs/operations.md)."""
 LISTED_PARTS: Final = 1_000
-"""In an answer of ListParts."""
+"""Parts in a response of ListParts."""
 START_SECONDS: Final = 1.0
-"""What finish, each task and the clean-up take beside their work; a guess."""
+"""Overhead of finish, each task and the clean-up; a guess."""
 
 Calls = Counter[str]
 
@@ -108,58 +107,58 @@ class Upload:
 
     records: int
     record_bytes: int
-    """With the line feed."""
+    """Including the line feed."""
     batch_size: int
     format: Format = Format.NDJSON_GZ
     gzip_ratio: float = 4
-    """Bytes before by bytes after, as it is sent; 1 sends it plain."""
+    """Compression ratio of requests; 1 sends plain JSON."""
     stored_ratio: float = 4
-    """The same, as ``ndjson.gz`` is stored."""
+    """Compression ratio of batches stored as ``ndjson.gz``."""
     strict: bool = True
     """Whether the session has a ``batchSize``."""
     batch_seconds: float | None = None
     open_days: float = 1
-    """From the first batch until the clean-up: ``SessionLifetimeHours``, at most."""
+    """From the first batch to the clean-up, at most ``SessionLifetimeHours``."""
     kept_days: float = 30
-    """How long the merged object is kept: ``MergedRetentionDays``."""
+    """Retention of the merged object: ``MergedRetentionDays``."""
 
     @property
     def bytes(self) -> int:
-        """Of NDJSON."""
+        """Bytes of NDJSON."""
         return self.records * self.record_bytes
 
     @property
     def batches(self) -> int:
-        """How many there are."""
+        """The number of batches."""
         return -(-self.records // self.batch_size)
 
     @property
     def batch_bytes(self) -> int:
-        """Of a batch's NDJSON."""
+        """Bytes of NDJSON in a batch."""
         return min(self.batch_size, self.records) * self.record_bytes
 
     @property
     def sent_bytes(self) -> float:
-        """Of a batch, as it is sent."""
+        """Bytes of a batch as it is sent."""
         return self.batch_bytes / self.gzip_ratio
 
     @property
     def batch_stored_bytes(self) -> int:
-        """Of a batch, as it is stored."""
+        """Bytes of a batch as it is stored."""
         ratio = self.stored_ratio if self.format is Format.NDJSON_GZ else 1
         return round(self.batch_bytes / ratio)
 
     @property
     def stored_bytes(self) -> int:
-        """Of all batches, and of the merged object."""
+        """Bytes of all batches, and of the merged object."""
         return self.batches * self.batch_stored_bytes + self.format.frame_bytes
 
     @property
     def seconds(self) -> float:
-        """That a batch takes in Lambda: a guess, unless given.
+        """Seconds of a batch in Lambda: given, or a guess.
 
-        60 ms for two calls, 10 ms a MB of records for the CPU, of which docs/performance.md has a
-        half, and 34 ms for each MB that is written to S3.
+        The guess is 60 ms for two calls, 10 ms of CPU per MB of records (docs/performance.md
+        measures half of it), and 34 ms per MB that is written to S3.
         """
         if self.batch_seconds is not None:
             return self.batch_seconds
@@ -173,17 +172,17 @@ class Upload:
 
     @property
     def work(self) -> float:
-        """Seconds that the merge would take one function, at most."""
+        """Seconds that one function would need for the merge, at most."""
         return sum(part.seconds for part in self.parts)
 
     @cached_property
     def shares(self) -> list[range]:
-        """What a long merge is divided into; none where finish merges."""
+        """The shares of a long merge; empty if finish merges."""
         inline = self.work <= limits.INLINE_SHARE * limits.FINISH_SECONDS
         return [] if inline else plan_shares(self.parts)
 
     def merge_seconds(self, at_once: int) -> float:
-        """That the work takes where so many functions may run at once."""
+        """Seconds of the merge if ``at_once`` functions may run concurrently."""
         if not self.shares:
             return self.work
         most = max(sum(part.seconds for part in self.parts[a.start : a.stop]) for a in self.shares)
@@ -192,16 +191,16 @@ class Upload:
 
 
 def receiving(upload: Upload) -> Calls:
-    """The calls of a session's create and of its batches, by one instance of the function."""
+    """The calls of a create and of all batches, by one instance of each function."""
     batches = upload.batches
     return Calls({"PutItem": 1, "GetItem": 1 + batches, "PutObject": batches})
 
 
 def merging(upload: Upload) -> Calls:
-    """The calls of a finish that succeeds, and of the tasks that it hands over to."""
+    """The calls of a successful finish, and of the tasks it hands over to."""
     parts, shares = upload.parts, len(upload.shares)
     pages = -(-upload.batches // limits.LIST_PAGE)
-    # Only a session with a batchSize knows where its listing ends.
+    # Only with a batchSize is the end of the listing known.
     listings = pages if upload.strict or upload.batches < limits.LIST_PAGE else 2 * pages + 1
     copied = sum(part.copied for part in parts)
     calls = Calls({"ListObjectsV2": listings, "UpdateItem": 3, "PutObject": 1})
@@ -220,14 +219,14 @@ def merging(upload: Upload) -> Calls:
     if shares:
         calls += Calls(
             {
-                # To hand over; to plan, twice; by each share; to complete.
+                # Handing over, planning (2), each share, completing.
                 "UpdateItem": 1 + 2 + shares + 1,
                 "ListObjectsV2": pages,
-                # Shares, what they have done, and the plan.
+                # Shares, their outcomes, and the plan.
                 "PutObject": 2 * shares + 1,
                 "GetObject": 2 * shares + 1,
                 "ListParts": -(-last_part(parts, upload.format) // LISTED_PARTS),
-                # Whether the object is there, before and after.
+                # Whether the object exists, before and after.
                 "HeadObject": 3,
             }
         )
@@ -235,7 +234,7 @@ def merging(upload: Upload) -> Calls:
 
 
 def cleaning_up(upload: Upload) -> Calls:
-    """The calls of the clean-up after it."""
+    """The calls of the clean-up."""
     pages = -(-upload.batches // limits.LIST_PAGE)
     merges = 2 * len(upload.shares) + 1 if upload.shares else 0
     merge_pages = -(-merges // limits.LIST_PAGE)
@@ -249,7 +248,7 @@ def cleaning_up(upload: Upload) -> Calls:
 
 
 def price(calls: Mapping[str, int], service: str = "") -> float:
-    """Dollars of ``calls``, or of those to DynamoDB (``Item``) or S3 alone."""
+    """Dollars of ``calls``, or only of those to DynamoDB (``Item``) or S3."""
     return sum(
         count * PRICES[name]
         for name, count in calls.items()
@@ -258,7 +257,7 @@ def price(calls: Mapping[str, int], service: str = "") -> float:
 
 
 def lambda_price(function: str, seconds: float, calls: int) -> float:
-    """Dollars of ``calls`` of a function that take so many seconds in all."""
+    """Dollars of ``calls`` invocations that take ``seconds`` in total."""
     return calls * LAMBDA_CALL + seconds * MEMORY_MB[function] / 1024 * LAMBDA_GB_SECOND
 
 
@@ -276,18 +275,18 @@ def compute(upload: Upload) -> float:
 
 
 def transitions(upload: Upload) -> int:
-    """Of Step Functions, at most."""
+    """State transitions of Step Functions, at most."""
     return 3 * len(upload.shares) + 5 if upload.shares else 0
 
 
 def gateway(upload: Upload) -> float:
-    """Dollars of an HTTP API: all batches, create and finish."""
+    """Dollars of the HTTP API: all batches, create and finish."""
     units = -(-upload.sent_bytes // HTTP_API_BYTES)
     return (upload.batches * units + 2) * HTTP_API
 
 
 def bill(upload: Upload) -> dict[str, dict[str, float]]:
-    """Dollars, by phase and what they are for."""
+    """Dollars by phase and purpose."""
     received, merged, cleaned = receiving(upload), merging(upload), cleaning_up(upload)
     batches = upload.batches
     clean_up = batches / limits.DELETES_PER_SECOND + START_SECONDS
@@ -316,20 +315,20 @@ def bill(upload: Upload) -> dict[str, dict[str, float]]:
 
 
 def bringing(upload: Upload) -> float:
-    """Dollars until the merged object is there, and the batches are gone."""
+    """Dollars until the merged object exists and the batches are deleted."""
     found = bill(upload)
     requests = sum(sum(found[phase].values()) for phase in ("receiving", "merging"))
     return requests + found["storing"]["batches"]
 
 
 def others(upload: Upload) -> dict[str, float]:
-    """What the upload costs beyond what a month costs, by the others."""
+    """Dollars of the upload by the alternatives, without their monthly costs."""
     parts = -(-upload.bytes // max(8 * 2**20, upload.bytes // 10_000))
     in_firehose = min(FIREHOSE_MOST, upload.batch_bytes)
     rounded = -(-in_firehose // FIREHOSE_LEAST) * FIREHOSE_LEAST
     return {
         "Gapless, REST API": bringing(upload) - gateway(upload) + (upload.batches + 2) * REST_API,
-        # Each part: written, and the list of parts read before. Sent plain: tus has no gzip.
+        # Each part is written after a listing of parts. Sent plain: tus has no gzip.
         "tus on a container": parts * 2 * S3_WRITE + upload.bytes / GB * BALANCER_GB,
         "Firehose": upload.bytes / in_firehose * rounded / GB * FIREHOSE_GB
         + upload.bytes / (64 * 2**20) * S3_WRITE,
@@ -340,15 +339,14 @@ def others(upload: Upload) -> dict[str, float]:
 
 
 MONTH: Final = {"tus on a container": FARGATE + BALANCER + ADDRESSES}
-"""What a month costs though nothing is uploaded."""
+"""Monthly costs without any upload."""
 
 CLIENTS: Final = {
     "1 GB": (10_000_000, 32_768, True),
     "100 GB": (1_000_000_000, 32_768, True),
     "1 TB": (10_000_000_000, 100_000, False),
 }
-"""Records of 100 B by the project's client: how many, how many a batch, whether with ``batchSize``.
-"""
+"""Uploads of 100 B records by the project's client: records, records per batch, ``batchSize``?"""
 
 SIZES: Final = {
     f"{size}, {format_}": Upload(records, 100, batch_size, format_, strict=strict)
@@ -372,7 +370,7 @@ PUBLISHED: Final[dict[str, tuple[str, float]]] = {
     "published: Rust, one function of 0.5 GB": ("106", 0.000709),
     "published: fanned out": ("6 to 11", 0),
 }
-"""Seconds, and dollars of Lambda alone, for 15 GB in 3,000 objects."""
+"""Seconds, and dollars for Lambda only, of 15 GB in 3,000 objects."""
 
 PIECES: Final = {
     "Gapless, 15 GB stored, in batches of 5 MB": Upload(3_000, 5_000_000, 1, Format.NDJSON),
@@ -382,7 +380,7 @@ PIECES: Final = {
 
 
 def dollars(cost: float) -> str:
-    """An amount with two digits that count, and never less than cents."""
+    """An amount with two significant digits, at least in cents."""
     if not cost:
         return "\N{EN DASH}"
     return f"{cost:.{max(2, 1 - math.floor(math.log10(cost)))}f}"
@@ -424,7 +422,7 @@ def bills(uploads: Mapping[str, Upload]) -> list[report.Row]:
 
 
 def across(columns: Mapping[str, Mapping[str, str]]) -> list[report.Row]:
-    """Rows by their titles, of columns."""
+    """Rows by title, from columns."""
     titles = next(iter(columns.values()))
     return [
         {"": title, **{name: column[title] for name, column in columns.items()}} for title in titles
@@ -432,7 +430,7 @@ def across(columns: Mapping[str, Mapping[str, str]]) -> list[report.Row]:
 
 
 def pieces() -> list[report.Row]:
-    """What others publish for 15 GB in 3,000 pieces, and what ours takes by the estimates."""
+    """Published results for 15 GB in 3,000 pieces, and our estimates."""
     rows: list[report.Row] = [
         {
             "": name,
@@ -462,7 +460,7 @@ def pieces() -> list[report.Row]:
 
 
 def beside(uploads: Mapping[str, Upload]) -> list[report.Row]:
-    """Cents a GB of records until they are in S3, by other ways."""
+    """Cents per GB of records until they are in S3, compared with the alternatives."""
     rows: list[report.Row] = []
     month = MONTH["tus on a container"]
     for name, upload in uploads.items():
@@ -482,7 +480,7 @@ def beside(uploads: Mapping[str, Upload]) -> list[report.Row]:
 
 
 def chapter() -> report.Chapter:
-    """All tables, and the targets."""
+    """All tables and targets."""
     terabyte = SIZES["1 TB, ndjson.gz"]
     return report.Chapter(
         {
@@ -507,15 +505,15 @@ def chapter() -> report.Chapter:
 
 
 def main() -> None:
-    """Print the bill of an upload that the arguments tell of, or of typical ones."""
+    """Print the bill of the upload in the arguments, or of typical ones."""
     parser = argparse.ArgumentParser(description="The bill of an upload at AWS.")
     parser.add_argument("--records", type=int, default=10_000_000)
     parser.add_argument("--record-bytes", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=32_768, help="records in a batch")
     parser.add_argument("--format", type=Format, choices=list(Format), default=Format.NDJSON_GZ)
-    parser.add_argument("--gzip-ratio", type=float, default=4, help="1 where it is sent plain")
-    parser.add_argument("--stored-ratio", type=float, default=4, help="of what ndjson.gz stores")
-    parser.add_argument("--batch-seconds", type=float, help="in Lambda; else a guess by the size")
+    parser.add_argument("--gzip-ratio", type=float, default=4, help="of requests; 1 for plain JSON")
+    parser.add_argument("--stored-ratio", type=float, default=4, help="of stored ndjson.gz")
+    parser.add_argument("--batch-seconds", type=float, help="in Lambda; default: a guess by size")
     parser.add_argument("--open-days", type=float, default=1, help="how long batches are kept")
     parser.add_argument("--kept-days", type=float, default=30, help="how long the object is kept")
     given = parser.parse_args()
@@ -526,7 +524,7 @@ def main() -> None:
     if upload.sent_bytes > limits.MAX_BODY_BYTES or upload.batches > limits.MAX_SEQ_NUM + 1:
         sys.exit(
             f"{upload.batches:,} batches of {upload.sent_bytes:,.0f} bytes as sent: at most"
-            f" {limits.MAX_SEQ_NUM + 1:,} and {limits.MAX_BODY_BYTES:,} are taken."
+            f" {limits.MAX_SEQ_NUM + 1:,} and {limits.MAX_BODY_BYTES:,} are allowed."
         )
     yours = {"yours": upload}
     for title, rows in (

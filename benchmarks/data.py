@@ -1,4 +1,4 @@
-"""Input for the benchmarks: the same on every machine."""
+"""Input data, the same on every machine."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""The deployed handlers in this process, called by the events that API Gateway makes."""
+"""The deployed handlers in this process, called with API Gateway's events."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ ENVIRON: Final = {
     "POWERTOOLS_METRICS_NAMESPACE": "Gapless",
     "POWERTOOLS_SERVICE_NAME": "gapless",
 }
-"""What ``template.yaml`` and Lambda set."""
+"""The variables that ``template.yaml`` and Lambda set."""
 
 BATCH_MEDIA_TYPE: Final = "application/vnd.gapless.batch+json"
 LINES_MEDIA_TYPE: Final = "application/x-ndjson"
@@ -33,11 +33,11 @@ BATCH: Final = "POST /api/upload/sessions/{sessionId}"
 LINES: Final = "PUT /api/upload/sessions/{sessionId}/batches/{seqNum}"
 FINISH: Final = "POST /api/upload/sessions/{sessionId}/finish"
 MODULES: Final = {CREATE: "sessions", BATCH: "batches", LINES: "batches", FINISH: "finish"}
-"""What answers which route."""
+"""The function's module for each route."""
 
 
 class Context:
-    """What Lambda tells of an invocation that has all the time it needs."""
+    """Lambda's context, with time enough."""
 
     aws_request_id = "benchmark"
 
@@ -49,7 +49,7 @@ class Context:
 def event(
     route: str, session_id: str = "", body: str | bytes | None = None, seq_num: int = 0
 ) -> dict[str, Any]:
-    """The event of a request. A body of bytes is gzip. ``seq_num`` is that of a batch of lines."""
+    """The event of a request. Bytes are sent as gzip. ``seq_num`` belongs to NDJSON batches."""
     made: dict[str, Any] = {
         "version": "2.0",
         "routeKey": route,
@@ -71,9 +71,9 @@ def event(
 
 
 class Functions:
-    """The three functions, each with clients of its own, on S3 and DynamoDB at ``endpoint``.
+    """The three functions with their own clients of S3 and DynamoDB at ``endpoint``.
 
-    One that is not called is not imported.
+    A function is imported at its first call.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -91,11 +91,11 @@ class Functions:
         return self._handlers[route]
 
     def call(self, made: dict[str, Any]) -> "Response":
-        """Answer the request of an event."""
+        """Handle an event."""
         return self._handler(made["routeKey"])(made, Context())
 
     def create(self, total: int, batch_size: int | None = None, format_: str = "ndjson") -> str:
-        """A new session's id."""
+        """Create a session and return its id."""
         asked: dict[str, Any] = {"totalRecord": total, "format": format_}
         asked |= {"batchSize": batch_size} if batch_size else {}
         session_id: str = json.loads(self.call(event(CREATE, "", json.dumps(asked)))["body"])[
@@ -108,12 +108,12 @@ class Functions:
         self.store(event(BATCH, session_id, body))
 
     def store(self, made: dict[str, Any]) -> None:
-        """Answer an event that stores a batch."""
+        """Handle an event that stores a batch."""
         answer = self.call(made)
         assert answer["statusCode"] == 204, answer
 
     def finish(self, session_id: str) -> dict[str, Any]:
-        """Finish a session, which must be whole."""
+        """Finish a complete session."""
         result: dict[str, Any] = json.loads(self.call(event(FINISH, session_id))["body"])
         assert result["validationResult"] == "Success", result
         return result

@@ -1,9 +1,9 @@
-"""One pass: records from a generator against the same from a file, by the library, side by side.
+"""Uploads by the library from a generator, in one pass, compared with uploads from a file.
 
     python -m benchmarks.one_pass [RECORDS [PAIRS]]
 
-Each upload is a process of its own, to the local service, and the two kinds alternate. Printed are
-seconds of ``gapless.upload``, the median of the pairwise ratios, and the peak memory of the client.
+Each upload is a process and goes to the local service; the two kinds alternate. It prints the
+seconds of ``gapless.upload``, the median of the pairwise ratios, and the client's peak memory.
 """
 
 import json
@@ -35,7 +35,7 @@ def rows(count: int) -> Iterator[dict[str, Any]]:
 
 
 def upload(kind: str, count: int, path: str) -> None:
-    """Upload once, and print seconds, bytes of memory and the checksum."""
+    """Upload once; print seconds, bytes of memory and the checksum."""
     import gapless
 
     began = time.perf_counter()
@@ -51,7 +51,7 @@ def upload(kind: str, count: int, path: str) -> None:
 
 
 def measure(kind: str, count: int, path: str, environ: dict[str, str]) -> dict[str, Any]:
-    """An upload in a process of its own."""
+    """Run one upload in another process."""
     command = [sys.executable, "-m", "benchmarks.one_pass", kind, str(count), path]
     done = subprocess.run(command, env=environ, check=True, capture_output=True)
     found: dict[str, Any] = json.loads(done.stdout)
@@ -59,7 +59,7 @@ def measure(kind: str, count: int, path: str, environ: dict[str, str]) -> dict[s
 
 
 def main(count: int, pairs: int) -> None:
-    """Measure, and print."""
+    """Measure and print."""
     environ = {**os.environ, "PORT": "0"}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -71,7 +71,7 @@ def main(count: int, pairs: int) -> None:
         found = re.search(r"http://\S+", server.stdout.readline())
         assert found
         environ |= {"GAPLESS_URL": found[0], "GAPLESS_STATE_DIR": f"{folder}/state"}
-        # Where it could be spooled to there is no folder.
+        # No temporary folder exists, so nothing can be spooled.
         environ["TMPDIR"] = f"{folder}/none"
         path = f"{folder}/records.ndjson"
         with Path(path).open("w") as file:

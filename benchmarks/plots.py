@@ -1,4 +1,4 @@
-"""The plots of the report, from what the benchmarks found: SVG, in ``build/bench``."""
+"""Plots of the results, as SVG in ``build/bench``."""
 
 import json
 from typing import Any, Final
@@ -15,7 +15,7 @@ Rows = list[dict[str, Any]]
 
 
 def rows(benchmark: str, title: str) -> Rows:
-    """A table of a benchmark that has run, else none."""
+    """A table of a benchmark, or no rows if it has not run."""
     path = BUILD / f"{benchmark}.json"
     found: Rows = json.loads(path.read_text())["tables"][title] if path.exists() else []
     return found
@@ -29,7 +29,7 @@ def save(figure: Any, name: str) -> None:  # noqa: ANN401
 
 
 def batch_path() -> None:
-    """What a MB of each shape takes."""
+    """CPU per MB, by shape."""
     found = rows("batch_path", "plain")
     if not found:
         return
@@ -55,7 +55,7 @@ def batch_path() -> None:
 
 
 def compose() -> None:
-    """How many times the limit each way takes."""
+    """Time of each way, as a multiple of the limit."""
     found = rows("compose", "compose")
     if not found:
         return
@@ -81,7 +81,7 @@ def compose() -> None:
 
 
 def growth() -> None:
-    """Seconds, memory and calls against the number of batches."""
+    """Seconds, memory and calls by number of batches."""
     found = [row for row in rows("compose", "growth") if row["KB each"] == 10]
     if not found:
         return
@@ -119,7 +119,7 @@ def whole() -> None:
 
 
 def main() -> None:
-    """Draw what there is."""
+    """Draw all plots that have results."""
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "gapless"
     mpl.rcParams["svg.fonttype"] = "none"

@@ -1,4 +1,4 @@
-"""What a benchmark found: rows of a table, and which targets it met."""
+"""The results of a benchmark: tables, and targets."""
 
 import json
 import os
@@ -12,39 +12,39 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 BUILD: Final = ROOT / "build" / "bench"
 FULL: Final = os.environ.get("BENCH_FULL") == "1"
-"""Whether the sizes are those that take an hour, too."""
+"""Whether to measure the sizes that take an hour, too."""
 
 Value = str | float
 Row = dict[str, Value]
-"""A line of a table by the titles of its columns."""
+"""A row of a table, by column title."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be shown, and what was measured."""
+    """A measured value and its bound."""
 
     what: str
     measured: float
     bound: float
     least: bool = False
-    """Whether the bound is the least that will do; else it is the most."""
+    """Whether the bound is a minimum instead of a maximum."""
 
     @property
     def met(self) -> bool:
-        """Whether the bound is kept."""
+        """Whether the value is within the bound."""
         return self.measured >= self.bound if self.least else self.measured <= self.bound
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """All that one benchmark found."""
+    """All results of one benchmark."""
 
     tables: dict[str, list[Row]] = field(default_factory=dict)
     targets: list[Target] = field(default_factory=list)
 
 
 def alternate(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each way measured, round by round: all ways meet the same noise."""
+    """The measurements of each way by round; alternating ways meet the same noise."""
     found: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, measure in ways.items():
@@ -53,12 +53,12 @@ def alternate(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str,
 
 
 def ratio(these: Iterable[float], those: Iterable[float]) -> float:
-    """The median of the ratios of the same rounds."""
+    """The median of the ratios by round."""
     return statistics.median(a / b for a, b in zip(these, those, strict=True))
 
 
 def shown(value: Value) -> str:
-    """A value as tables have it: three digits that count, and thousands apart."""
+    """A value for tables: three significant digits, and separated thousands."""
     if isinstance(value, str):
         return value
     if isinstance(value, int) or abs(value) >= 100:
@@ -89,7 +89,7 @@ def verdicts(targets: list[Target]) -> list[Row]:
 
 
 def publish(name: str, chapter: Chapter) -> None:
-    """Print what was found and keep it for the report. Ends with 1 where a target is not met."""
+    """Print the results and store them for the report. Exits with 1 if a target is missed."""
     for title, rows in chapter.tables.items():
         print(f"\n{title}\n\n{markdown(rows)}", flush=True)
     if chapter.targets:

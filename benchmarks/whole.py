@@ -1,13 +1,13 @@
-"""Whole uploads: the same records, on the same machine, by Gapless and by what else there is.
+"""Whole uploads of the same records, by Gapless and by alternatives.
 
-    make bench ONLY=whole               BENCH_FULL=1 for 10,000,000 records, too
+    make bench ONLY=whole               BENCH_FULL=1 also with 10,000,000 records
 
-Own work is what the code behind the routes does, in a process that is handed one request after the
-other: for Gapless the deployed handlers with their clients, for the Express server of the seed's
-design its three routes. The front doors are measured apart, as whole uploads over HTTP by four
-senders: for Gapless that is the local server, which stands for API Gateway and Lambda, and which
-nobody deploys. S3 and DynamoDB are ``tests.stand_in``, for all; Express writes to a folder.
-Batches of 10,000 records of 100 B. Compressed they are a third of it, as the client compresses.
+Own work is what the code behind the routes does, in one process and one request at a time: for
+Gapless the deployed handlers with their clients, for the Express server that it replaces its three
+routes. The servers are measured separately, by uploads over HTTP from four senders. For
+Gapless this is the local server, a stand-in for API Gateway and Lambda that nobody deploys. All use
+``tests.stand_in`` as S3 and DynamoDB, except Express, which writes to a folder. Batches have 10,000
+records of 100 B. The client compresses them to a third.
 """
 
 import json
@@ -37,7 +37,7 @@ from tests import stand_in
 BATCH: Final = 10_000
 SIZES: Final = (100_000, 1_000_000)
 TUS_BYTES: Final = 50_000_000
-"""tus takes this much, in pieces; its speed does not depend on it."""
+"""Bytes for tus, sent in pieces; its speed does not depend on the size."""
 LARGEST: Final = 10_000_000
 ROUNDS: Final = 3
 SENDERS: Final = 4
@@ -55,29 +55,29 @@ Measured = dict[str, float]
 
 
 def body_of(seq_num: int, template: str) -> str:
-    """The body of a batch: the same records in each."""
+    """The body of a batch; all have the same records."""
     return template.replace('"seqNum":0', f'"seqNum":{seq_num}', 1)
 
 
 def peak_mib(pid: int) -> float:
-    """The most memory a process ever had."""
+    """Peak memory of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def cpu_of(pid: int) -> float:
-    """CPU seconds a process took."""
+    """CPU seconds of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def clock() -> tuple[float, float]:
-    """Seconds of time, and of this process's CPU."""
+    """Wall time and this process's CPU time, seconds."""
     return time.perf_counter(), time.process_time()
 
 
 def since(start: tuple[float, float]) -> Measured:
-    """What this process took since ``clock`` said ``start``, and its memory at most."""
+    """Seconds since ``clock`` returned ``start``, and this process's peak memory."""
     return {
         "seconds": time.perf_counter() - start[0],
         "cpu": time.process_time() - start[1],
@@ -86,7 +86,7 @@ def since(start: tuple[float, float]) -> Measured:
 
 
 def events(way: str, session_id: str, template: str, batches: int) -> Iterator[dict[str, Any]]:
-    """The events of all batches, sent in one of the ``WORK`` ways."""
+    """The events of all batches, in one of the ways of ``WORK``."""
     lines = "".join(
         json.dumps(row, separators=(",", ":")) + "\n" for row in json.loads(template)["data"]
     )
@@ -105,17 +105,17 @@ def events(way: str, session_id: str, template: str, batches: int) -> Iterator[d
 def receive(
     endpoint: str, template_file: str, batches: str, way: str, format_: str
 ) -> dict[str, Any]:
-    """The work of creating a session and of storing its batches, in this process."""
+    """Create a session and store its batches, in this process."""
     template = Path(template_file).read_text()
     functions = Functions(endpoint)
-    # Has all imported, and all connections made.
+    # Import everything and open all connections first.
     warm = functions.create(BATCH, BATCH, format_)
     for made in events(way, warm, template, 1):
         functions.store(made)
     started = clock()
     session_id = functions.create(int(batches) * BATCH, BATCH, format_)
     total = since(started)
-    # What senders and API Gateway do is not our work.
+    # Making events is the work of senders and API Gateway.
     for made in events(way, session_id, template, int(batches)):
         started = clock()
         functions.store(made)
@@ -125,7 +125,7 @@ def receive(
 
 
 def finish(endpoint: str, warm: str, session_id: str) -> dict[str, Any]:
-    """The work of finishing a session, in this process, which has finished another."""
+    """Finish a session in this process, which has finished another before."""
     functions = Functions(endpoint)
     functions.finish(warm)
     started = clock()
@@ -134,7 +134,7 @@ def finish(endpoint: str, warm: str, session_id: str) -> dict[str, Any]:
 
 
 def serve_locally(endpoint: str) -> None:
-    """The API by the local server, on S3 and DynamoDB at ``endpoint``."""
+    """Serve the API by the local server, with S3 and DynamoDB at ``endpoint``."""
     os.environ.update(ENVIRON | {"AWS_ENDPOINT_URL": endpoint, "POWERTOOLS_LOG_LEVEL": "WARNING"})
     from local import in_process
     from local.gateway import wsgi
@@ -147,7 +147,7 @@ def serve_locally(endpoint: str) -> None:
 
 
 def boto3_upload(endpoint: str, template_file: str, batches: str) -> Measured:
-    """The records as one NDJSON file by boto3's multipart upload, straight to S3."""
+    """Upload the records as one NDJSON file straight to S3, by boto3's multipart upload."""
     import boto3
 
     client = boto3.client("s3", endpoint_url=endpoint)
@@ -163,7 +163,7 @@ def boto3_upload(endpoint: str, template_file: str, batches: str) -> Measured:
 
 
 def in_a_process(*arguments: str) -> dict[str, Any]:
-    """What this module measures in a process of its own. Its log lines are not looked at."""
+    """Run a function of this module in another process, without its log lines."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.whole", *arguments],
         env=os.environ | ENVIRON,
@@ -177,7 +177,7 @@ def in_a_process(*arguments: str) -> dict[str, Any]:
 
 @contextmanager
 def server(*command: str) -> Iterator[tuple[int, int]]:
-    """A server for a while: its port, which it prints, and its process."""
+    """Run a server inside the block; yield the port that it prints, and its process id."""
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -193,7 +193,7 @@ def server(*command: str) -> Iterator[tuple[int, int]]:
 
 
 def over_http(port: int, template: str, batches: int) -> Measured:
-    """An upload by several senders: its seconds, and those of finish."""
+    """Upload by several senders; return the seconds, and those of finish."""
     idle: SimpleQueue[HTTPConnection] = SimpleQueue()
     for _ in range(SENDERS):
         idle.put(HTTPConnection("127.0.0.1", port))
@@ -221,7 +221,7 @@ def over_http(port: int, template: str, batches: int) -> Measured:
 
 
 def by_tus(endpoint: str, piece: int) -> Measured:
-    """An upload in pieces of so many bytes by tus."""
+    """Upload by tus in pieces of ``piece`` bytes."""
     node = ("node", str(PEERS / "tus.js"), endpoint)
     resumable = {"Tus-Resumable": "1.0.0"}
     with server(*node) as (port, pid):
@@ -253,7 +253,7 @@ def by_tus(endpoint: str, piece: int) -> Measured:
 
 
 def express_work(template_file: Path, batches: int) -> Measured:
-    """The Express server's routes' work on one upload."""
+    """The Express server's work on one upload."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["node", "--max-old-space-size=8192", str(PEERS / "express.js"), folder]
         done = subprocess.run(
@@ -268,7 +268,7 @@ def express_work(template_file: Path, batches: int) -> Measured:
 
 
 def gapless_work(template_file: Path, way: str, format_: str, batches: int) -> Measured:
-    """The handlers' work on one upload: as in Lambda, finish is a process of its own."""
+    """The handlers' work on one upload; as in Lambda, finish is another process."""
     with stand_in.serve() as s3:
         received = in_a_process("receive", s3.url, str(template_file), str(batches), way, format_)
         finished = in_a_process("finish", s3.url, *received["sessions"])
@@ -308,7 +308,7 @@ def express_over_http(template: str, batches: int) -> Measured:
 
 
 def row(records: int, way: str, size: float, rounds: list[Measured]) -> report.Row:
-    """A line of the table of whole uploads."""
+    """A row of the table of whole uploads."""
     median = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
     shown: report.Row = {
         "records": f"{records:,}",

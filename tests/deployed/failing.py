@@ -68,4 +68,4 @@ def failure(function: str) -> dict[str, Any]:
             sqs.delete_message(QueueUrl=queue, ReceiptHandle=one["ReceiptHandle"])
             told: dict[str, Any] = json.loads(one["Body"])
             return told
-    raise AssertionError("nobody was told")
+    raise AssertionError("no message in the failure queue")

@@ -1,4 +1,4 @@
-"""The decoding of a request's body, in a module of its own, which can be imported twice."""
+"""The decoding of a request's body, in a separate module, which can be imported twice."""
 
 import time
 from collections.abc import Mapping

@@ -73,7 +73,7 @@ HEAD = """
 
 @dataclass(frozen=True)
 class Lab:
-    """The stack, and its functions in processes of their own."""
+    """The stack, and its functions as separate processes."""
 
     stack: LocalStack
     functions: dict[str, Function]

@@ -68,7 +68,7 @@ def ordered(events: Told, session_id: str) -> list[str]:
         if detail["sessionId"] == session_id:
             first.setdefault(detail["id"], (kind, int(detail["sequence"])))
     numbers = [number for _, number in first.values()]
-    assert numbers == sorted(numbers), "a later move was told before an earlier one"
+    assert numbers == sorted(numbers), "a later event was published before an earlier one"
     return [kind for kind, _ in first.values()]
 
 
@@ -76,7 +76,7 @@ def test_the_life_of_a_session(api: Api, local: LocalStack) -> None:
     ids = lives(api, local)
     events = told(local, *ids)
     assert [ordered(events, session_id) for session_id in ids] == LIVES
-    assert len(events) == EVENTS, "something was told twice"
+    assert len(events) == EVENTS, "an event was published twice"
     for kind, detail in events:
         valid(detail, Kind(kind))
         assert "secret" not in json.dumps(detail)

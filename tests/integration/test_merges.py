@@ -54,7 +54,7 @@ def records(count: int, size: int) -> list[bytes]:
     ("batches", "parts"),
     [
         (records(70, 1_200_000), 10),  # of which seven make a part
-        (records(3, 6_000_000), 3),  # each is a part by itself, and copied
+        (records(3, 6_000_000), 3),  # each is a copied part
         (records(9, 1_200_000) + records(2, 6_000_000) + records(1, 8), 4),
     ],
     ids=["many parts", "copied", "both"],

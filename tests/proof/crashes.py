@@ -24,10 +24,10 @@ from tests.proof.world import (
     Process,
     Said,
     World,
+    note_upload,
     observe,
     require,
     scale,
-    told,
 )
 
 Forward = Callable[[], Answer]
@@ -87,16 +87,16 @@ class Fault:
             self.hit = call
             answer = self.strike(call, take_effect)
             if self.heard:
-                told(self._history, call, answer)
+                note_upload(self._history, call, answer)
         else:
             answer = self.afterwards(call, take_effect)
-            told(self._history, call, answer)
-        if self.gives_up(call):
+            note_upload(self._history, call, answer)
+        if self.leaves_upload(call):
             # Nobody knows its uploads any more.
             self._history.uploads.clear()
         return answer
 
-    def gives_up(self, call: Call) -> bool:
+    def leaves_upload(self, call: Call) -> bool:
         """Whether the invocation cannot abort its upload, so that the lifecycle rule has to."""
         del call
         return self.died_in >= 0
@@ -177,7 +177,7 @@ class FailsForGood(Fault):
             return error(call, 500, "InternalError")
         return forward()
 
-    def gives_up(self, call: Call) -> bool:
+    def leaves_upload(self, call: Call) -> bool:
         # It cannot abort its upload, or a task cannot write down the upload's id.
         return call == self.hit and call.operation in {"AbortMultipartUpload", "UpdateItem"}
 
@@ -466,8 +466,8 @@ OPERATIONS: Final = {
         3, None, LONG, finish, half_a_finish("UploadPartCopy"), {2: [2]}
     ),
     "abort": Operation(2, None, SHORT, abort),
-    "abort, amid a finish": Operation(2, None, LONG, abort, half_a_finish("UploadPartCopy")),
-    "abort, amid a long merge": Operation(2, None, LONG, abort, hand_over),
+    "abort during a finish": Operation(2, None, LONG, abort, half_a_finish("UploadPartCopy")),
+    "abort during a long merge": Operation(2, None, LONG, abort, hand_over),
     "status and link": Operation(2, None, SHORT, status, hand_over),
     "delete the file": Operation(2, 1, SHORT, delete_file, finish),
     "finish, delete the file": Operation(2, 1, SHORT, finish_and_delete),

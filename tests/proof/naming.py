@@ -20,7 +20,7 @@ from tests.proof.world import Answer, History, Process, World, count, require
 
 ONE: Final = 1
 ANOTHER: Final = 2
-"""Totals, by which bodies are told apart."""
+"""Totals that distinguish bodies."""
 WRITES: Final = 2
 """Calls to open a session with a key."""
 TRIES: Final = 3
@@ -197,7 +197,7 @@ def crashes(world: World) -> None:
                 fault = kind(process, at, History(ONE, None))
                 with process.aws.handled(fault.handle):
                     client.create(process)
-                require(fault.hit, "there is no such call", at)
+                require(fault.hit, "the call was never made", at)
                 client.insist(world.processes[0])
                 fault.deliver()
                 client.insist(world.processes[2])

@@ -23,9 +23,9 @@ from tests.proof.world import (
     Process,
     Said,
     World,
+    note_upload,
     observe,
     scale,
-    told,
 )
 
 Made = tuple[list[tuple[str, Step]], list[tuple[str, str, str]]]
@@ -117,7 +117,7 @@ def _handle(
     turn: Handler, history: History, call: Call, forward: Callable[[], AwsAnswer]
 ) -> AwsAnswer:
     answer = turn(call, forward)
-    told(history, call, answer)
+    note_upload(history, call, answer)
     return answer
 
 

@@ -108,7 +108,7 @@ class Run:
         self._alive: set[str] = set()
         self._turn = ""
         self._errors: list[BaseException] = []
-        self._given_up = False
+        self._abandoned = False
         self._uploads: dict[str, str] = {}
         self._copies: dict[str, tuple[str, int]] = {}
         self._made: dict[str, int] = {}
@@ -121,7 +121,7 @@ class Run:
         def run() -> None:
             try:
                 work()
-            except BaseException as error:  # noqa: BLE001 - told by `finish`
+            except BaseException as error:  # noqa: BLE001 - raised by `finish`
                 self._errors.append(error)
             finally:
                 with self._changed:
@@ -163,14 +163,14 @@ class Run:
             if name in self._waiting:
                 # Their order would depend on the machine.
                 both = (self._waiting[name], step)
-                self._errors.append(AssertionError(f"{name} makes two calls at once: {both}"))
+                self._errors.append(AssertionError(f"{name} makes two calls concurrently: {both}"))
                 return False
             self._waiting[name] = step
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._turn == name or self._given_up)
+            self._changed.wait_for(lambda: self._turn == name or self._abandoned)
             self._turn = ""
             self._waiting.pop(name)
-            return not self._given_up
+            return not self._abandoned
 
     def finish(self) -> bool:
         """Give turns until every invocation has ended. Return False if the run was abandoned."""
@@ -186,7 +186,7 @@ class Run:
         finally:
             # Wake up everybody who still waits, so that the threads end.
             with self._changed:
-                self._given_up = True
+                self._abandoned = True
                 self._changed.notify_all()
                 ended = self._changed.wait_for(lambda: not self._alive, _STUCK_SECONDS)
                 assert ended, ("an invocation goes on after its run", self._alive)
@@ -238,7 +238,7 @@ class Explored:
     """How many runs there were."""
 
     runs: int = 0
-    given_up: int = 0
+    abandoned: int = 0
     """Runs that were abandoned because they were equivalent to others."""
     made: Sequence[object] = ()
     """The calls of each run, if ``run`` records them."""
@@ -274,7 +274,7 @@ def explore(
         if run(choose):
             explored.runs += 1
         else:
-            explored.given_up += 1
+            explored.abandoned += 1
         while nodes:
             node = nodes[-1]
             node.tried.add(node.chosen)

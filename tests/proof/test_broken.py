@@ -301,7 +301,7 @@ def a_status_trusts_its_first_look(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lifecycle, "status", status)
 
 
-def the_file_is_deleted_at_once(patch: pytest.MonkeyPatch) -> None:
+def the_file_is_deleted_immediately(patch: pytest.MonkeyPatch) -> None:
     """Delete while an attempt may still publish."""
     patch.setattr(limits, "SETTLING_SECONDS", 0)
 
@@ -577,8 +577,8 @@ BROKEN: Final[dict[str, tuple[Break, str]]] = {
         a_status_trusts_its_first_look,
         "status, finish, clean-up",
     ),
-    "the file is deleted at once": (
-        the_file_is_deleted_at_once,
+    "the file is deleted immediately": (
+        the_file_is_deleted_immediately,
         "slow decided finish, finish and delete",
     ),
     "no request is under way": (

@@ -10,7 +10,7 @@ from tests.proof.world import World
 
 ORDERS = {
     # Planning created an upload after the clean-up had listed uploads: it stayed open.
-    "an upload begun amid a clean-up": ("long merge, abort, clean-up", "P0 P0 P1 " + "P2 " * 4),
+    "an upload begun during a clean-up": ("long merge, abort, clean-up", "P0 P0 P1 " + "P2 " * 4),
     # The slower attempt found the object, and did not abort its own upload.
     "an upload that came second": ("copied finish, late finish", "P0 " * 3 + "P1 " * 11),
     "an upload that the clean-up took away": (

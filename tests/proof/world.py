@@ -1,6 +1,6 @@
 """The world of the proofs: processes of the service, their shared storage, and the invariants.
 
-A `Process` is the real functions with clients, a clock and an endpoint of their own, so that a test
+A `Process` is the real functions with its own clients, clock and endpoint, so that a test
 sees which process makes each call. All processes share moto's S3 and DynamoDB. `World.check` reads
 the outcome from moto's memory, never through the service, and raises ViolationError if an invariant
 does not hold. `History` records what clients sent and were told.
@@ -681,7 +681,7 @@ class World:
 
         def handle(call: Call, forward: Callable[[], AwsAnswer]) -> AwsAnswer:
             answer = forward()
-            told(history, call, answer)
+            note_upload(history, call, answer)
             return answer
 
         if process.aws.handler:
@@ -890,7 +890,7 @@ class World:
             require(answer.result == "Success", "merged, yet finish answers", answer)
         if answer.result == "Failed":
             self._check_failed(history, facts, answer)
-            if self._can_heal(history, facts, data):
+            if self._can_complete(history, facts, data):
                 for seq_num, records in data.items():
                     if seq_num not in facts.batches:
                         sent = self.send(process, history, session_id, seq_num, records)
@@ -960,7 +960,7 @@ class World:
         )
 
     @staticmethod
-    def _can_heal(history: History, facts: Facts, data: Mapping[int, Sequence[object]]) -> bool:
+    def _can_complete(history: History, facts: Facts, data: Mapping[int, Sequence[object]]) -> bool:
         after = {seq_num: ndjson(records) for seq_num, records in data.items()} | {**facts.batches}
         total = history.says.total if history.total is None else history.total
         if history.says.batches not in {None, len(after)}:
@@ -1002,7 +1002,7 @@ def _result(item: Mapping[str, Any]) -> dict[str, Any]:
     return dict(item.get("result") or {})
 
 
-def told(history: History, call: Call, answer: AwsAnswer) -> None:
+def note_upload(history: History, call: Call, answer: AwsAnswer) -> None:
     """Record the id of a created upload, which a live attempt has received."""
     created = re.search(rb"<UploadId>(.+)</UploadId>", answer.body)
     if created and call.operation == "CreateMultipartUpload":

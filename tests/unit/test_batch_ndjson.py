@@ -1,6 +1,6 @@
 r"""NDJSON batches become the same batch as JSON ones, or the refusal names the line.
 
-The reference splits the body at ``\n`` and reads each line by itself.
+The reference splits the body at ``\n`` and reads each line separately.
 """
 
 import itertools
