@@ -21,7 +21,7 @@ def physical(logical: str) -> str:
 
 
 @contextmanager
-def given_up_after(retries: int, function: str) -> Iterator[None]:
+def with_retries(retries: int, function: str) -> Iterator[None]:
     """Limit the retries of the function's event source, instead of the template's limit."""
     client = boto3.client("lambda")
     (mapping,) = client.list_event_source_mappings(FunctionName=physical(f"{function}Function"))[

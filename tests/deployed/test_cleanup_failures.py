@@ -6,7 +6,7 @@ import pytest
 
 from tests.api import Api
 from tests.conftest import Stack
-from tests.deployed.failing import allow, denied, failure, given_up_after
+from tests.deployed.failing import allow, denied, failure, with_retries
 
 
 def aborted(api: Api) -> str:
@@ -20,7 +20,7 @@ def aborted(api: Api) -> str:
 @pytest.fixture
 def _without_permission(api: Api, stack: Stack) -> Iterator[None]:
     """Deny listing to the clean-up, with three attempts instead of a hundred."""
-    with given_up_after(2, "Cleanup"):
+    with with_retries(2, "Cleanup"):
         # Finish the sessions of other tests first: their records would be retried a hundred times.
         assert stack.cleaned_up(aborted(api)) == (0, 0)
         with denied("s3:ListBucket", "Cleanup"):
@@ -28,7 +28,7 @@ def _without_permission(api: Api, stack: Stack) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_without_permission")
-def test_a_clean_up_that_fails_for_good_is_told_of(api: Api, stack: Stack) -> None:
+def test_a_clean_up_that_fails_for_good_is_reported(api: Api, stack: Stack) -> None:
     session_id = aborted(api)
     told = failure("Cleanup")
     assert told["requestContext"]["condition"] == "RetryAttemptsExhausted"

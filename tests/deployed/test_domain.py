@@ -38,7 +38,7 @@ def deployment(stack: Stack) -> Iterator[Deployment]:  # noqa: ARG001 - sets the
     ministack.delete(NAME)
 
 
-def test_the_outputs_tell_what_to_put_into_dns(deployment: Deployment) -> None:
+def test_the_outputs_contain_the_dns_record(deployment: Deployment) -> None:
     assert deployment.outputs["Url"] == f"https://{DOMAIN}"
     found = boto3.client("apigatewayv2").get_domain_name(DomainName=DOMAIN)
     (configuration,) = found["DomainNameConfigurations"]

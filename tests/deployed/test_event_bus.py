@@ -11,7 +11,7 @@ import pytest
 from local import ministack, sam
 from tests.api import Api
 from tests.conftest import DEPLOYED, Stack
-from tests.deployed.failing import allow, denied, failure, given_up_after
+from tests.deployed.failing import allow, denied, failure, with_retries
 from tests.unit.test_event_payloads import valid
 from uploads.events import Kind
 
@@ -76,7 +76,7 @@ def queue(stack: Stack) -> Iterator[Queue]:
     sqs.delete_queue(QueueUrl=url)
 
 
-def test_what_happens_to_sessions_comes_to_a_queue(api: Api, stack: Stack, queue: Queue) -> None:
+def test_events_of_sessions_arrive_in_a_queue(api: Api, stack: Stack, queue: Queue) -> None:
     session_id = api.create(2, 1, metadata={"partner": "acme"})
     api.batch(session_id, 0, ["secret"])
     assert api.finish(session_id).json["validationResult"] == "Failed"
@@ -112,8 +112,10 @@ def test_a_bus_that_refuses_holds_up_no_clean_up_and_loses_nothing(
     queue.until(session_id, Kind.CREATED, Kind.ABORTED)
 
 
-def test_an_event_that_is_given_up_is_told_of_and_others_go_on(api: Api, queue: Queue) -> None:
-    with given_up_after(1, "Events"):
+def test_an_event_that_fails_for_good_is_reported_and_others_proceed(
+    api: Api, queue: Queue
+) -> None:
+    with with_retries(1, "Events"):
         # Receive the events of other tests first.
         queue.until(api.create(1), Kind.CREATED)
         with denied("events:PutEvents", "Events"):

@@ -121,7 +121,7 @@ def test_a_bad_token_is_refused(outputs: dict[str, str], issuer: Issuer, kind: s
     assert set(answer.json()) == {"message"}
 
 
-def test_a_token_without_a_subject_is_nobody(outputs: dict[str, str], issuer: Issuer) -> None:
+def test_a_token_without_a_subject_is_refused(outputs: dict[str, str], issuer: Issuer) -> None:
     answer = call(outputs, issuer.token(sub=None))
     assert (answer.status_code, answer.json()["code"]) == (403, "no_identity")
 

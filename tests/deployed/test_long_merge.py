@@ -150,7 +150,7 @@ def test_children_that_fail_are_tried_again(api: Api, stack: Stack) -> None:
 
 
 @pytest.mark.usefixtures("_in_a_hurry")
-def test_an_execution_that_fails_for_good_is_healed_by_the_next_finish(
+def test_an_execution_that_fails_for_good_is_replaced_by_the_next_finish(
     api: Api, stack: Stack
 ) -> None:
     session_id = fill(api, stack, None)
@@ -167,7 +167,7 @@ def test_an_execution_that_fails_for_good_is_healed_by_the_next_finish(
     success(api, stack, session_id)
 
 
-def test_a_merge_whose_attempt_died_is_healed_by_the_next_finish(api: Api, stack: Stack) -> None:
+def test_a_merge_whose_attempt_died_is_completed_by_the_next_finish(api: Api, stack: Stack) -> None:
     """The estimate says to merge in the call; since that attempt died, the next one hands over."""
     session_id = fill(api, stack, 1)
     # The item that a call leaves when it dies during its merge, after its lease.

@@ -94,7 +94,7 @@ def test_the_life_of_a_session(api: Api, local: LocalStack) -> None:
     assert by_kind[Kind.FAILED]["missing"] == [{"from": 1, "to": 1}]
 
 
-def test_a_key_of_a_create_is_no_session(api: Api, local: LocalStack) -> None:
+def test_a_key_of_a_create_causes_no_event(api: Api, local: LocalStack) -> None:
     before = local.events.getvalue()
     headers = {"idempotency-key": "0123456789abcdef0123456789"}
     answers = [api.request("POST", Api.ROOT, b'{"totalRecord": 1}', headers).json for _ in range(2)]
@@ -211,7 +211,7 @@ FAULTS: dict[str, Callable[[Callable[[], Answer]], Answer]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_whatever_fails_each_event_is_told_in_order(
+def test_whatever_fails_events_are_published_in_order(
     records: tuple[list[dict[str, Any]], tuple[str, ...]],
     bus: Bus,
     monkeypatch: pytest.MonkeyPatch,
@@ -243,7 +243,7 @@ def test_an_event_goes_to_the_bus_it_is_meant_for(
     assert {tuple(entry["Resources"]) for entry in bus.entries} == {(table["Table"]["TableArn"],)}
 
 
-def test_a_bus_that_refuses_all_is_left_alone_until_lambda_comes_again(
+def test_a_bus_that_refuses_all_gets_one_call_per_invocation(
     records: tuple[list[dict[str, Any]], tuple[str, ...]], bus: Bus
 ) -> None:
     """After the first failure the function tries no further event."""

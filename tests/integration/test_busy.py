@@ -131,7 +131,7 @@ def logged() -> Iterator[list[logging.LogRecord]]:
 
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(("route", "operation", "failure"), CASES)
-def test_what_stays_busy_is_a_503_that_a_retry_heals(
+def test_busy_storage_is_a_503_that_a_retry_resolves(
     api: Api,
     aws: AwsProxy,
     logged: list[logging.LogRecord],
@@ -265,6 +265,6 @@ def test_a_merge_that_meets_another_write_of_its_object_is_finished_by_the_next(
     assert api.finish(session_id).json["validationResult"] == "Success"
 
 
-def test_what_is_said_of_it_tells_no_more_than_the_client_needs() -> None:
+def test_the_answer_says_no_more_than_the_client_needs() -> None:
     problem = errors.StorageBusyError("Come again.", why="SlowDown at a secret place").problem()
     assert "secret" not in json.dumps(problem)

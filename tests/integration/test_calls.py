@@ -67,7 +67,7 @@ each_way = pytest.mark.parametrize("send", SENDS.values(), ids=SENDS)
 
 
 @each_way
-def test_no_body_is_read_for_who_has_no_session(
+def test_no_body_is_read_for_an_unknown_session(
     api: Api, aws: AwsProxy, read: list[int], send: Send
 ) -> None:
     with aws.recording() as calls:
@@ -78,7 +78,7 @@ def test_no_body_is_read_for_who_has_no_session(
 
 @each_way
 @pytest.mark.parametrize("state", ["finished", "aborted", "finishing", "expired"])
-def test_no_body_is_read_for_a_session_that_takes_none(
+def test_no_body_is_read_for_a_closed_session(
     api: Api, aws: AwsProxy, stack: Stack, read: list[int], state: str, send: Send
 ) -> None:
     """Except one body, if the function still has the session in its cache as open."""

@@ -179,7 +179,9 @@ def test_more_uploads_than_fit_into_an_answer(local: LocalStack) -> None:
     assert local.left(SESSION) == (0, 0)
 
 
-def test_it_is_no_faster_than_s3_bears(local: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_deletes_no_faster_than_the_rate_limit(
+    local: LocalStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Measured on a clock that only pauses move on."""
     now = 0.0
 
@@ -252,7 +254,7 @@ def test_an_object_that_s3_has_no_time_for_is_deleted_again(local: LocalStack, c
         lambda: failing("ListMultipartUploads", 403, "AccessDenied"),
     ],
 )
-def test_what_fails_is_brought_again_and_holds_up_nobody(
+def test_failed_records_are_retried_and_others_proceed(
     local: LocalStack, handler: Callable[[], Any]
 ) -> None:
     fill(local, 2)
@@ -291,7 +293,7 @@ def failing(
     return handle
 
 
-def test_an_upload_that_somebody_else_gives_up_is_fine(local: LocalStack) -> None:
+def test_an_upload_that_another_process_aborts_is_no_failure(local: LocalStack) -> None:
     local.s3.create_multipart_upload(Bucket=local.merged_bucket, Key=f"{SESSION}.ndjson")
 
     def late(call: Call, forward: Callable[[], Answer]) -> Answer:

@@ -135,7 +135,7 @@ def test_a_session_is_a_404_to_every_other_principal(local: LocalStack, mode: st
     assert json.loads(handle(own, mode)["body"])["state"] == "OPEN"
 
 
-def test_logs_tell_the_session_and_nothing_of_the_records(
+def test_logs_name_the_session_and_contain_no_record(
     api: Api, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("POWERTOOLS_METRICS_DISABLED", raising=False)

@@ -115,7 +115,7 @@ def test_a_session_has_a_format(any_api: Api, members: dict[str, str], form: str
     ],
     ids=lambda form: repr(form)[:20],
 )
-def test_there_is_no_other(any_api: Api, form: object) -> None:
+def test_an_unknown_format_is_refused(any_api: Api, form: object) -> None:
     body = json.dumps({"totalRecord": 1, "format": form}).encode()
     answer = any_api.request("POST", Api.ROOT, body)
     assert (answer.status, answer.code) == (400, "invalid_format")
@@ -239,9 +239,7 @@ def test_the_object_is_one_gzip_member(
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("shape", ["one put", "many parts", "copied"])
-def test_s3_is_told_both_size_and_checksum(
-    api: Api, local: LocalStack, aws: AwsProxy, shape: str
-) -> None:
+def test_s3_gets_size_and_checksum(api: Api, local: LocalStack, aws: AwsProxy, shape: str) -> None:
     """S3 compares them; moto does not."""
     batches = SHAPES[shape]
     session_id = api.create(sum(map(len, batches)), format=GZ)

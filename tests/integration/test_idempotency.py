@@ -139,7 +139,7 @@ def test_what_a_key_leaves(api: Api, local: LocalStack, key: str) -> None:
     assert key not in str(item)
 
 
-def test_a_key_belongs_to_who_sent_it(local: LocalStack, key: str) -> None:
+def test_a_key_belongs_to_its_caller(local: LocalStack, key: str) -> None:
     found = []
     for user in ("AIDAONE", "AIDATWO", "AIDAONE"):
         event = load("create_iam")
@@ -176,7 +176,7 @@ def test_a_lost_call_makes_one_session(
 
 
 @pytest.mark.parametrize("after", [1, 2])
-def test_who_dies_leaves_no_second_session(
+def test_a_create_that_dies_leaves_no_second_session(
     api: Api, aws: AwsProxy, local: LocalStack, key: str, after: int
 ) -> None:
     total = int.from_bytes(os.urandom(6))
@@ -217,7 +217,7 @@ def test_a_busy_table_asks_for_the_same_again(
     assert create(api, key).status == 201
 
 
-def test_many_at_once_make_one_session(api: Api, local: LocalStack, key: str) -> None:
+def test_concurrent_creates_make_one_session(api: Api, local: LocalStack, key: str) -> None:
     total = int.from_bytes(os.urandom(6))
     body = json.dumps({"totalRecord": total}).encode()
     with ThreadPoolExecutor(8) as threads:

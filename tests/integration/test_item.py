@@ -95,7 +95,7 @@ def test_the_last_answer_is_whole_wherever_its_gaps_are(
     assert (cut["missing"], cut["missingTruncated"]) == ([], True)
 
 
-def test_a_report_whose_attempt_died_before_the_reopening_is_referred_to_by_nobody(
+def test_no_item_refers_to_a_report_whose_attempt_died_before_the_reopening(
     api: Api, aws: AwsProxy, local: LocalStack
 ) -> None:
     session_id = gaps(api, 700)
@@ -238,7 +238,7 @@ def _with_a_report(api: Api, local: LocalStack) -> tuple[str, str, dict[str, Any
     return session_id, key, api.status(session_id).json["finish"]
 
 
-def test_a_report_that_is_gone_is_no_error_to_who_may_not_list_the_bucket(
+def test_a_deleted_report_is_not_an_error_without_permission_to_list(
     api: Api, aws: AwsProxy, local: LocalStack
 ) -> None:
     """Without permission to list, S3 answers 403 for a missing object."""
@@ -279,7 +279,7 @@ def test_a_report_goes_with_its_session(api: Api, aws: AwsProxy, local: LocalSta
     ],
     ids=["aborted", "taken over", "taken over, failed"],
 )
-def test_a_release_that_is_overtaken_gives_up_its_own_upload_and_nothing_else(
+def test_an_overtaken_release_aborts_only_its_own_upload(
     api: Api, aws: AwsProxy, local: LocalStack, moved: dict[str, Any]
 ) -> None:
     session_id = api.create(2)

@@ -115,7 +115,7 @@ def test_sessions_of_one_second_are_all_there(ada: Principal) -> None:
     assert sorted(chain(*pages)) == sorted(made)
 
 
-def test_what_is_told_of_a_session(ada: Principal, local: LocalStack) -> None:
+def test_members_of_a_listed_session(ada: Principal, local: LocalStack) -> None:
     session_id = ada.create(4, batchSize=2, format="ndjson.gz", metadata={"partner": "acme"})
     other = ada.create(1)
     newest, entry = ada.page()["sessions"]
@@ -193,7 +193,7 @@ def asked_of(aws: AwsProxy, act: Callable[[], object]) -> list[tuple[str, dict[s
     return [(call.operation, json.loads(call.body or b"{}")) for call in calls]
 
 
-def test_a_page_is_one_query_of_so_many_items(ada: Principal, local: LocalStack) -> None:
+def test_a_page_is_one_query_with_its_limit(ada: Principal, local: LocalStack) -> None:
     """A page of any position reads as many items as its limit, of 5,000."""
     first = ada.create()
     item = local.item(first)
@@ -241,7 +241,7 @@ def test_a_page_is_one_query_of_so_many_items(ada: Principal, local: LocalStack)
     ],
     ids=lambda value: value[:20],
 )
-def test_a_query_that_is_wrong_is_told_the_rule(
+def test_an_invalid_query_gets_an_error_with_the_rule(
     ada: Principal, local: LocalStack, query: str, code: str
 ) -> None:
     with local.aws.recording() as calls:
@@ -258,7 +258,7 @@ def test_a_signature_may_be_in_the_query(ada: Principal) -> None:
     assert ada.call(f"GET {Api.ROOT}", query)["sessions"][0]["sessionId"] == session_id
 
 
-def test_where_everybody_is_one_there_is_no_list(any_api: Api) -> None:
+def test_without_authentication_there_is_no_list(any_api: Api) -> None:
     answer = any_api.request("GET", Api.ROOT)
     assert (answer.status, answer.code) == (403, "no_list")
 
@@ -301,7 +301,7 @@ def test_a_cursor_with_any_bit_changed_is_refused(ada: Principal, local: LocalSt
     assert not calls
 
 
-def test_who_knows_how_cursors_are_made_sees_no_more(ada: Principal, bob: Principal) -> None:
+def test_a_forged_cursor_shows_no_other_sessions(ada: Principal, bob: Principal) -> None:
     """The cursor's authentication code does not separate callers: every query names the owner."""
     table = os.environ["SESSIONS_TABLE"]
     mine = [bob.create() for _ in range(3)]
@@ -321,7 +321,7 @@ OWNERS = st.text(min_size=1)
 
 
 @given(place=PLACES, owner=OWNERS, other=OWNERS, key=st.text(min_size=1))
-def test_a_cursor_is_read_by_its_owner_alone(
+def test_a_cursor_is_read_only_by_its_owner(
     place: cursor.Place, owner: str, other: str, key: str
 ) -> None:
     made = cursor.encode(place, owner, key)

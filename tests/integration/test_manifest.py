@@ -42,7 +42,7 @@ LARGE: list[list[object]] = [
     ],
 )
 @pytest.mark.parametrize("strict", [False, True], ids=["flexible", "strict"])
-def test_a_manifest_tells_what_was_sent(
+def test_a_manifest_describes_what_was_sent(
     api: Api, stack: Stack, batches: list[list[object]], *, strict: bool
 ) -> None:
     if strict:

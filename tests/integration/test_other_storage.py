@@ -258,17 +258,17 @@ def refusal(url: str) -> str:
 @pytest.mark.parametrize(
     "url", ["localhost:9000", "127.0.0.1", "ftp://localhost", "http://", "http:/localhost"]
 )
-def test_what_is_no_url_is_told(url: str) -> None:
+def test_an_invalid_url_is_reported(url: str) -> None:
     line = refusal(url)
     assert "must be a URL like http://localhost:9000" in line
     assert repr(url) in line
 
 
-def test_a_refused_connection_is_told() -> None:
+def test_a_refused_connection_is_reported() -> None:
     assert "cannot connect: Connection refused" in refused_line(f"http://127.0.0.1:{free_port()}")
 
 
-def test_a_name_that_is_not_known_is_told() -> None:
+def test_an_unknown_host_name_is_reported() -> None:
     assert "cannot connect: " in refusal("http://nowhere.invalid:9000")
 
 
@@ -286,13 +286,13 @@ def test_a_name_that_is_not_known_is_told() -> None:
         ("500 Internal Server Error", "text/html", b"oops"),
     ],
 )
-def test_a_web_server_that_is_no_s3_is_told(status: str, kind: str, body: bytes) -> None:
+def test_a_web_server_that_is_not_s3_is_reported(status: str, kind: str, body: bytes) -> None:
     with Server(app(status, kind, body)) as server:
         assert f"{server.url} is no S3 and no DynamoDB" in refusal(server.url)
 
 
 @pytest.mark.parametrize("there", ["S3", "DynamoDB"])
-def test_one_without_the_other_is_told(local: LocalStack, there: str) -> None:
+def test_s3_without_dynamodb_is_reported_and_the_reverse(local: LocalStack, there: str) -> None:
     assert local
     web = app("404 Not Found", "text/html", b"<h1>Not Found")
 
@@ -309,13 +309,13 @@ def test_one_without_the_other_is_told(local: LocalStack, there: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"])
-def test_wrong_keys_are_told(code: str) -> None:
+def test_wrong_keys_are_reported(code: str) -> None:
     error = s3_error(403, code)
     with Server(app("403 Forbidden", "application/xml", error.body)) as server:
         assert f"refuses the keys (S3: {code})" in refusal(server.url)
 
 
-def test_missing_keys_are_told() -> None:
+def test_missing_keys_are_reported() -> None:
     line = refused_line(
         "http://127.0.0.1:9",
         AWS_ACCESS_KEY_ID="",
@@ -327,7 +327,7 @@ def test_missing_keys_are_told() -> None:
     assert "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in line
 
 
-def test_tls_on_a_plain_port_is_told() -> None:
+def test_tls_on_a_plain_port_is_reported() -> None:
     with Server(app("200 OK", "text/plain", b"")) as server:
         line = refusal(server.url.replace("http:", "https:"))
     assert f"no TLS is spoken there; try {server.url}" in line

@@ -210,7 +210,7 @@ def test_the_built_template_leads_to_the_packages(built: Path) -> None:
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
-def test_a_package_imports_its_handler_by_itself(built_here: Path, handler: str) -> None:
+def test_starting_a_handler_compiles_nothing(built_here: Path, handler: str) -> None:
     assert started(built_here, handler)["compiled"] == []
 
 

@@ -140,7 +140,7 @@ def test_gaps_of_a_flexible_session_are_holes_then_a_count(any_api: Api, stack: 
     assert stack.merged(session_id) == lines(1, 2, 3, 4)
 
 
-def test_too_many_records_cannot_heal(any_api: Api) -> None:
+def test_too_many_records_are_final(any_api: Api) -> None:
     session_id = any_api.create(1)
     any_api.batch(session_id, 0, [1, 2, 3])
     failed = any_api.finish(session_id).json

@@ -117,7 +117,7 @@ def test_a_merge_in_parts_is_kept_from_its_beginning(api: Api, local: LocalStack
     ],
     ids=["the manifest is older", "the object is older"],
 )
-def test_who_completes_an_old_decision_counts_from_what_is_older(
+def test_a_completed_old_decision_expires_with_the_older_object(
     api: Api, local: LocalStack, session: Callable[[Api], str], ages: dict[str, int], oldest: int
 ) -> None:
     session_id = session(api)

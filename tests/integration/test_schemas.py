@@ -46,7 +46,7 @@ def test_what_satisfies_the_schema_is_stored_byte_for_byte(any_api: Api, stack: 
     assert stack.merged(session_id) == whole * 2
 
 
-def test_what_does_not_is_told_by_index_line_pointer_and_reason(
+def test_invalid_records_are_reported_by_index_line_pointer_and_reason(
     any_api: Api, stack: LocalStack
 ) -> None:
     wrong = b'{"id": 1, "sku": "AB-1234", "quantity": "secret", "customer": {"country": "D"}}'
@@ -74,7 +74,7 @@ def test_what_does_not_is_told_by_index_line_pointer_and_reason(
     assert any_api.lines(session_id, 0, GOOD).status == 204
 
 
-def test_a_hundred_are_told_and_all_are_counted(api: Api) -> None:
+def test_a_hundred_are_reported_and_all_are_counted(api: Api) -> None:
     session_id = api.create(9, schema=NAME)
     bad = [index for index in range(20_000) if index % 7 == 3]
     lines = [b"{}" if index % 7 == 3 else GOOD for index in range(20_000)]
@@ -160,7 +160,7 @@ def test_a_check_takes_no_call_more(local: LocalStack, api: Api) -> None:
     assert Counter(call.operation for call in calls) == {"GetItem": 1}
 
 
-def test_an_invalid_batch_of_a_closed_session_is_told_that(api: Api) -> None:
+def test_an_invalid_batch_of_a_closed_session_gets_the_session_error(api: Api) -> None:
     session_id = api.create(0, schema=NAME)
     assert api.lines(session_id, 0, b"7").status == 422
     assert api.finish(session_id).status == 200
@@ -180,7 +180,9 @@ def test_nothing_of_a_record_is_logged(
     assert "secret" not in "".join(capfd.readouterr()) + str(vars(line))
 
 
-def test_who_has_no_schema_pays_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_without_a_schema_loads_no_validator(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine = ("uploads.schemas", "uploads.decode.records", "uploads.decode.violations")
     for name in [name for name in sys.modules if name in mine or name.startswith("jsonschema_rs")]:
         monkeypatch.delitem(sys.modules, name)

@@ -272,7 +272,9 @@ def dead_after(aws: AwsProxy, api: Api, calls: int, session_id: str, **totals: i
         api.finish(session_id, **totals)
 
 
-def test_who_may_take_over_what_is_decided(api: Api, aws: AwsProxy, local: LocalStack) -> None:
+def test_which_finishes_may_take_over_a_decision(
+    api: Api, aws: AwsProxy, local: LocalStack
+) -> None:
     """It dies after seal, list, two reads and decide."""
     session_id = open_ended(api, [1], [2])
     dead_after(aws, api, 5, session_id, totalRecord=2)

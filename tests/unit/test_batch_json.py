@@ -135,7 +135,7 @@ def test_deep_records(opening: str) -> None:
     assert lines(stored) == [record.replace("\n", "").replace("\r", "").encode()]
 
 
-def test_what_is_told_of_a_batch() -> None:
+def test_metadata_of_a_batch() -> None:
     stored = read_batch(batch('[{"id":1}, "two" ,3]', seq_num="99999"))
     assert stored == Batch(
         seq_num=99_999,
@@ -233,7 +233,7 @@ def test_valid_seq_num(seq_num: int) -> None:
 @pytest.mark.parametrize(
     "form", ['{{"seqNum":{},"data":[1]}}', '{{"seqNum":0,"data":[{}]}}', '{{"x":{},"seqNum":0}}']
 )
-def test_what_is_no_number_in_json(form: str, value: str) -> None:
+def test_invalid_json_numbers(form: str, value: str) -> None:
     error = refusal(errors.MalformedJsonError, lambda: read_batch(form.format(value).encode()))
     assert f"line {error.members['line']}, column {error.members['column']}" in error.detail
 
@@ -557,7 +557,7 @@ def test_any_records_are_kept_each_on_one_line(data: list[Any], style: str, newl
 @pytest.mark.parametrize(
     "wrong", ['"a\n"', '"\\ud800"', '"\\x"', "tru", "[1,]", "NaN", '"a', "{1:2}", "1 2"]
 )
-def test_what_is_wrong_at_the_greatest_depth_is_told_or_too_deep(wrong: str) -> None:
+def test_an_error_at_the_greatest_depth_is_explained_or_too_deep(wrong: str) -> None:
     """Explaining an error takes a few more levels of the stack than refusing does."""
     told = set()
     for depth in range(800, 1_100):

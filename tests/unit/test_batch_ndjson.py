@@ -207,7 +207,7 @@ def test_depth_has_the_bounds_of_a_post() -> None:
     assert refusal(b"[" * 200_000).code == "too_deeply_nested"
 
 
-def test_so_many_lines_and_no_more() -> None:
+def test_the_limit_on_lines() -> None:
     most = 5_000_000
     assert read_lines(b"1" + b"\n" * most, 0).records == 1
     with pytest.raises(errors.TooManyValuesError) as caught:
@@ -341,7 +341,7 @@ def test_a_seq_num_in_the_path(given: str) -> None:
         "a",
     ],
 )
-def test_what_is_no_seq_num(given: str) -> None:
+def test_invalid_seq_nums_in_the_path(given: str) -> None:
     with pytest.raises(errors.InvalidSeqNumError) as caught:
         read_seq_num(given)
     assert caught.value.members == {"member": "seqNum"}

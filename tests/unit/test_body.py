@@ -69,7 +69,7 @@ def test_text_that_lost_a_byte_on_its_way_is_refused() -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_gzip_that_is_not_said_to_be_gzip_is_told_so(times: int) -> None:
+def test_the_error_for_undeclared_gzip_says_so(times: int) -> None:
     """``curl -T part.gz`` without a header; or a compressed file that was compressed again."""
     sent = gzip.compress(b'{"seqNum":0,"data":[1]}')
     error = refusal(
@@ -84,7 +84,7 @@ def test_gzip_that_is_not_said_to_be_gzip_is_told_so(times: int) -> None:
     assert "Content-Encoding: gzip" in error.detail
 
 
-def test_gzip_that_came_as_text_is_told_so() -> None:
+def test_the_error_for_gzip_that_came_as_text_says_so() -> None:
     sent = gzip.compress(b'{"seqNum":0,"data":[1]}')
     error = refusal(
         errors.InvalidUtf8Error,
@@ -143,12 +143,12 @@ def test_wrong_lengths(length: str) -> None:
         '{"totalRecord":1}',
     ],
 )
-def test_what_is_no_base64_is_refused(body: str) -> None:
+def test_invalid_base64_is_refused(body: str) -> None:
     error = refusal(errors.InvalidBase64Error, lambda: read_any(body, is_base64=True, headers={}))
     assert error.status == 400
 
 
-def test_a_session_that_inflates_to_too_much_is_told_what_it_needs() -> None:
+def test_the_error_for_a_create_that_inflates_to_too_much_names_the_limit() -> None:
     packed = base64.b64encode(gzip.compress(b"{}" + b" " * SESSION_ALLOWANCE.inflated)).decode()
     error = refusal(
         errors.InflatedTooLargeError,

@@ -88,7 +88,7 @@ def test_its_name_is_one_that_a_session_can_give(tmp_path: Path, name: str) -> N
     assert "the name must be" in verdict(tmp_path, {}, name)
 
 
-def test_a_folder_is_no_schema(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_schema(tmp_path: Path) -> None:
     (tmp_path / "orders.v3.json").mkdir()
     with pytest.raises(ValueError, match="it is not a file"):
         check(tmp_path / "orders.v3.json")

@@ -49,7 +49,7 @@ def test_auth_modes(mode: str) -> None:
     assert Config.from_env({**ENVIRON, "AUTH_MODE": mode}).auth_mode is AuthMode[mode]
 
 
-def test_everything_that_is_missing_is_named_at_once() -> None:
+def test_one_error_names_everything_that_is_missing() -> None:
     with pytest.raises(ConfigError) as caught:
         Config.from_env({})
     assert [name for name in ENVIRON if name not in str(caught.value)] == []
@@ -57,7 +57,7 @@ def test_everything_that_is_missing_is_named_at_once() -> None:
 
 @pytest.mark.parametrize("name", ENVIRON)
 @pytest.mark.parametrize("empty", [False, True], ids=["absent", "empty"])
-def test_one_that_is_missing_is_named_alone(name: str, empty: bool) -> None:  # noqa: FBT001
+def test_only_the_missing_one_is_named(name: str, empty: bool) -> None:  # noqa: FBT001
     environ = {key: value for key, value in ENVIRON.items() if key != name}
     if empty:
         environ[name] = ""

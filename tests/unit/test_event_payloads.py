@@ -142,7 +142,7 @@ def valid(detail: object, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_a_move_is_told_once_and_as_its_schema_says(kind: Kind) -> None:
+def test_a_move_is_one_event_that_matches_its_schema(kind: Kind) -> None:
     for one in TOLD[kind]:
         told = event(one)
         assert told.kind is kind
@@ -163,14 +163,14 @@ def test_a_move_is_told_once_and_as_its_schema_says(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("name", NOT_TOLD)
-def test_what_is_no_event(name: str) -> None:
+def test_records_that_are_not_events(name: str) -> None:
     assert event_of(NOT_TOLD[name], "merged-bucket") is None
 
 
 @pytest.mark.parametrize(
     "name", ["sealed", "taken over", "a batch later", "a key", "a key is over"]
 )
-def test_what_happens_most_calls_no_function(name: str) -> None:
+def test_the_most_frequent_changes_invoke_no_function(name: str) -> None:
     assert not any(matches(NOT_TOLD[name], pattern) for pattern in PATTERNS)
 
 

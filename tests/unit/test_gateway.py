@@ -336,7 +336,7 @@ def test_the_forms_of_an_answer(
         {"statusCode": 200, "body": "x" * MAX_EVENT_BYTES},
     ],
 )
-def test_a_result_that_is_no_answer_is_500(result: object) -> None:
+def test_an_invalid_result_is_500(result: object) -> None:
     assert message(answer_to(result)) == (500, {"message": "Internal Server Error"})
 
 

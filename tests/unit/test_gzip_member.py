@@ -43,7 +43,7 @@ def test_it_is_one_member_and_holds_everything(contents: list[bytes]) -> None:
 
 
 @given(CONTENTS)
-def test_each_batch_is_inflated_by_itself(contents: list[bytes]) -> None:
+def test_each_batch_can_be_inflated_separately(contents: list[bytes]) -> None:
     whole = member(contents)
     lengths = [len(gzip_member.deflate(content)) for content in contents]
     starts = accumulate(lengths, initial=len(gzip_member.HEADER))

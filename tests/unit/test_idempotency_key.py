@@ -39,7 +39,7 @@ def test_a_key_is_the_same_with_quotes_and_without(header: str, key: str) -> Non
     ],
     ids=lambda header: repr(header)[:20],
 )
-def test_a_key_that_is_none_is_told_the_rule(header: str) -> None:
+def test_an_invalid_key_gets_an_error_with_the_rule(header: str) -> None:
     error = refusal(errors.InvalidIdempotencyKeyError, lambda: read_key(header, is_secret=False))
     assert error.status == 400
     assert "1 to 255 visible ASCII" in error.detail or "double quote" in error.detail

@@ -30,7 +30,7 @@ def test_receiving_batches_does_not_load_the_merge() -> None:
     assert not {"uploads.lifecycle", "uploads.reports"} & found
 
 
-def test_importing_a_module_leaves_the_collection_of_garbage_alone() -> None:
+def test_imports_leave_garbage_collection_enabled() -> None:
     """Handlers delay it during their start, in a module for that purpose."""
     modules = sorted(
         ".".join(path.relative_to(FUNCTIONS).with_suffix("").parts)

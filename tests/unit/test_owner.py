@@ -87,7 +87,7 @@ def test_different_principals_are_different_owners(others: list[tuple[str, str]]
     assert len({iam_owner(user_id, account) for user_id, account in others}) == len(others)
 
 
-def test_a_cognito_identity_is_an_owner_of_its_own() -> None:
+def test_each_cognito_identity_is_a_different_owner() -> None:
     """All users of an identity pool call with the same role."""
     first = iam_owner("AROAEXAMPLE:CognitoIdentityCredentials", cognito="eu-central-1:1")
     second = iam_owner("AROAEXAMPLE:CognitoIdentityCredentials", cognito="eu-central-1:2")
@@ -265,7 +265,7 @@ def test_headers_that_are_none(headers: object) -> None:
 
 @pytest.mark.parametrize("body", [None, "", {}, {"totalRecord": 1}, [1], 5])
 @pytest.mark.parametrize("is_base64", [None, True, False, "true", 1])
-def test_a_body_that_is_no_text_is_none(body: object, is_base64: object) -> None:
+def test_a_body_that_is_not_text_is_ignored(body: object, is_base64: object) -> None:
     assert request({"body": body, "isBase64Encoded": is_base64}).body() == b""
 
 
@@ -283,7 +283,7 @@ def test_a_body_that_is_no_text_is_none(body: object, is_base64: object) -> None
         'text/html;x="\\",", application/json',
     ],
 )
-def test_what_accepts_json(accept: str) -> None:
+def test_headers_that_accept_json(accept: str) -> None:
     assert request({"headers": {"Accept": accept}}).accepts("application/json")
 
 
@@ -307,5 +307,5 @@ def test_what_accepts_json(accept: str) -> None:
         '"\\',
     ],
 )
-def test_what_does_not(accept: str) -> None:
+def test_headers_that_do_not_accept_json(accept: str) -> None:
     assert not request({"headers": {"accept": accept}}).accepts("application/json")

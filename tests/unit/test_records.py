@@ -141,7 +141,7 @@ def test_members_are_those_that_json_reads(record: str) -> None:
     assert valid({}, record.replace(": ", ":").replace(", ", ",")) is not repeated
 
 
-def test_records_are_as_deep_and_as_large_as_a_process_bears() -> None:
+def test_limits_on_depth_and_values_of_records() -> None:
     recursive = {"items": {"$ref": "#"}, "properties": {"a": {"$ref": "#"}}}
     depth, values = limits.MAX_CHECKED_DEPTH, limits.MAX_CHECKED_VALUES
 

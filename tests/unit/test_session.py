@@ -231,7 +231,7 @@ OVER = {
 
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("late", [0, 1, 86_400])
-def test_a_session_expires_when_nobody_can_finish_it_any_more(state: State, late: int) -> None:
+def test_a_session_expires_when_it_can_no_longer_be_finished(state: State, late: int) -> None:
     expired = replace(SESSION, state=state)
     for check in (expired.require_open, expired.require_unexpired):
         with pytest.raises(errors.SessionExpiredError) as caught:

@@ -276,7 +276,7 @@ def test_the_clean_up_lists_what_is_left_of_a_session_and_nothing_else() -> None
     assert not any(map(listed, ["", "0", "merges/", f"merges/{session_id}", session_id]))
 
 
-def test_the_clean_up_alone_deletes_batches() -> None:
+def test_only_the_clean_up_deletes_batches() -> None:
     """No request deletes batches, or looks for other attempts' uploads."""
     for bucket, action in (
         ("BatchesBucket", "s3:DeleteObject"),
@@ -292,7 +292,7 @@ def test_the_clean_up_alone_deletes_batches() -> None:
 
 
 @pytest.mark.parametrize("role", [f"{name}Role" for name in MAPPINGS])
-def test_who_follows_the_stream_does_not_read_the_table(role: str) -> None:
+def test_functions_of_the_stream_do_not_read_the_table(role: str) -> None:
     done = {action for action, _ in allowed(role) if action.startswith("dynamodb:")}
     assert done == {
         "dynamodb:DescribeStream",
@@ -305,7 +305,7 @@ def test_who_follows_the_stream_does_not_read_the_table(role: str) -> None:
             assert resource == {"GetAtt": "SessionsTable.StreamArn"}
 
 
-def test_only_who_publishes_writes_manifests() -> None:
+def test_only_functions_that_publish_write_manifests() -> None:
     manifests = {"Sub": f"${{MergedBucket.Arn}}/{SESSION}.manifest.json"}
     writers = {role for role in ROLES if ("s3:PutObject", manifests) in allowed(role)}
     assert writers == {"FinishRole", "CompleteRole"}
@@ -318,7 +318,7 @@ def test_a_task_of_a_long_merge_writes_no_batch(role: str) -> None:
     assert done <= {"s3:GetObject"}
 
 
-def test_only_who_asks_for_a_session_deletes_what_is_merged_and_nobody_a_session() -> None:
+def test_only_the_sessions_function_deletes_merged_objects_and_none_a_session() -> None:
     may = {
         (role, resource["Sub"])
         for role in ROLES
@@ -336,7 +336,7 @@ def test_what_is_deleted_leaves_no_version() -> None:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_function_has_a_role_and_a_log_group_of_its_own(function: str) -> None:
+def test_each_function_has_its_own_role_and_log_group(function: str) -> None:
     properties = FUNCTIONS[function]
     name = function.removesuffix("Function")
     assert properties["Role"] == {"GetAtt": f"{name}Role.Arn"}
@@ -360,7 +360,7 @@ def test_log_groups_have_a_retention() -> None:
 # --- The API ---
 
 
-def test_callers_sign_unless_somebody_says_otherwise() -> None:
+def test_callers_sign_by_default() -> None:
     assert PARAMETERS["AuthMode"]["Default"] == "IAM"
     assert set(PARAMETERS["AuthMode"]["AllowedValues"]) == set(AuthMode)
     for route in of_type("AWS::ApiGatewayV2::Route").values():
@@ -397,7 +397,7 @@ def test_the_stage_is_throttled() -> None:
     }
 
 
-def test_nobody_pays_for_an_index_without_owners() -> None:
+def test_there_is_no_index_without_owners() -> None:
     table = RESOURCES["SessionsTable"]["Properties"]
     condition, (index,), otherwise = table["GlobalSecondaryIndexes"]["If"]
     assert (condition, otherwise) == ("HasOwners", {"Ref": "AWS::NoValue"})
@@ -414,7 +414,7 @@ def test_nobody_pays_for_an_index_without_owners() -> None:
     assert not projected & {"leaseUntil", "holder", "attempt", "upload", "result", "counted"}
 
 
-def test_the_access_log_is_json_and_tells_no_secrets() -> None:
+def test_the_access_log_is_json_and_has_no_secrets() -> None:
     line = json.loads(STAGE["AccessLogSettings"]["Format"])
     assert line["requestId"] == "$context.requestId"
     assert line["route"] == "$context.routeKey"
@@ -495,7 +495,7 @@ def test_items_without_a_state_are_none_of_its_business() -> None:
 
 
 @pytest.mark.parametrize("name", MAPPINGS)
-def test_what_fails_is_tried_again_and_told_of(name: str) -> None:
+def test_failing_records_are_retried_and_reported(name: str) -> None:
     mapping = MAPPINGS[name]
     assert TABLE["StreamSpecification"] == {"StreamViewType": "NEW_AND_OLD_IMAGES"}
     assert mapping["EventSourceArn"] == {"GetAtt": "SessionsTable.StreamArn"}
@@ -540,7 +540,7 @@ def definition() -> Node:
     return found
 
 
-def test_finish_alone_starts_long_merges() -> None:
+def test_only_finish_starts_long_merges() -> None:
     machine = {"Ref": "MergeStateMachine"}
     starters = {role for role in ROLES if ("states:StartExecution", machine) in allowed(role)}
     assert starters == {"FinishRole"}
@@ -565,7 +565,7 @@ def test_the_state_machine_calls_its_tasks_and_nothing_else() -> None:
     assert arns == {f"{task}.Arn" for task in TASKS}
 
 
-def test_the_state_machine_may_start_children_of_itself_alone() -> None:
+def test_the_state_machine_may_start_only_its_own_children() -> None:
     """A distributed map's children are executions; the role allows them by name."""
     name = STATE_MACHINE["Name"]["Sub"]
     found = {

@@ -83,7 +83,7 @@ def test_a_task_is_tried_again_ever_more_slowly(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Plan", "Compose", "Complete"])
-def test_what_cannot_heal_is_not_tried_again(name: str) -> None:
+def test_errors_that_cannot_recover_are_not_retried(name: str) -> None:
     hopeless = {
         error
         for retrier in STATES[name]["Retry"]

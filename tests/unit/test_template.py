@@ -207,7 +207,7 @@ CERTIFICATE = "arn:aws:acm:us-east-1:123456789012:certificate/0"
 DOMAIN = {"DomainName": "uploads.example.com", "CertificateArn": CERTIFICATE}
 
 
-def test_what_may_cost_much_is_throttled_by_itself() -> None:
+def test_expensive_routes_have_their_own_throttles() -> None:
     stack = Stack(FinishThrottlingRate="7", StatusThrottlingBurst="9", ListThrottlingRate="5")
     (stage,) = stack.resources("AWS::ApiGatewayV2::Stage").values()
     assert stage["Properties"]["RouteSettings"] == {
@@ -340,7 +340,7 @@ def test_every_way_to_fail_has_an_alarm() -> None:
     }
 
 
-def test_the_dashboard_shows_what_there_is() -> None:
+def test_the_dashboard_names_existing_resources_and_no_widgets_overlap() -> None:
     stack = Stack()
     body = stack.document["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
     for name in re.findall(r"\$\{(\w+)(?:\.\w+)?\}", body):
