@@ -157,3 +157,7 @@ def test_the_example_loads_what_is_finished(api: Api, example: dict[str, str]) -
     table = boto3.resource("dynamodb").Table(example["Loaded"])
     loaded = wait(lambda: table.scan()["Items"], lambda items: len(items) == len(finished))
     assert {item["sessionId"]: item["records"] for item in loaded} == dict.fromkeys(finished, 2)
+    written = boto3.resource("dynamodb").Table(example["Records"]).scan()["Items"]
+    assert {(item["sessionId"], item["line"], item["record"]) for item in written} == {
+        (session_id, line, str(line)) for session_id in finished for line in (1, 2)
+    }

@@ -8,6 +8,7 @@ from typing import Any
 import boto3
 import pytest
 import yaml
+from boto3.dynamodb.conditions import Key
 
 from local.gateway import Context, Lambda
 from local.in_process import TEMPLATE
@@ -258,25 +259,28 @@ def test_a_bus_that_refuses_all_gets_one_call_per_invocation(
 def test_the_example_loads_what_is_finished(
     api: Api, local: LocalStack, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    table = boto3.resource("dynamodb").create_table(
-        TableName=f"loaded-{form}",
-        BillingMode="PAY_PER_REQUEST",
-        KeySchema=[{"AttributeName": "sessionId", "KeyType": "HASH"}],
-        AttributeDefinitions=[{"AttributeName": "sessionId", "AttributeType": "S"}],
+    example = yaml.load(EXAMPLE.read_text(encoding="utf-8"), Loader)["Resources"]  # noqa: S506 - a SafeLoader
+    loaded, records = (
+        boto3.resource("dynamodb").create_table(
+            TableName=f"{name}-{form}", **example[name]["Properties"]
+        )
+        for name in ("Loaded", "Records")
     )
-    monkeypatch.setenv("LOADED", table.name)
+    monkeypatch.setenv("LOADED", loaded.name)
+    monkeypatch.setenv("RECORDS", records.name)
     session_id = api.filled([[1, 2], [3]])
     if form == "ndjson.gz":
         session_id = api.create(3, format=form, metadata={"partner": "acme"})
         api.batch(session_id, 0, [1, 2, 3])
     api.finish(session_id)
     ((_, detail),) = [one for one in told(local, session_id) if one[0] == Kind.FINISHED]
-    example = yaml.load(EXAMPLE.read_text(encoding="utf-8"), Loader)  # noqa: S506 - a SafeLoader
     code: dict[str, Any] = {}
-    exec(example["Resources"]["Load"]["Properties"]["Code"]["ZipFile"], code)  # noqa: S102
+    exec(example["Load"]["Properties"]["Code"]["ZipFile"], code)  # noqa: S102
     for _ in range(2):
         code["handler"]({"detail": detail}, None)
-    (item,) = table.scan()["Items"]
+    written = records.query(KeyConditionExpression=Key("sessionId").eq(session_id))["Items"]
+    assert [(item["line"], item["record"]) for item in written] == [(1, "1"), (2, "2"), (3, "3")]
+    (item,) = loaded.scan()["Items"]
     assert (item["sessionId"], item["records"]) == (session_id, 3)
     assert item["partner"] == ("acme" if form == "ndjson.gz" else "unknown")
     with pytest.raises(ValueError, match="3 records"):
