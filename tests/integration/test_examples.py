@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -34,9 +35,16 @@ ORDERS = [
 ]
 
 
-def run(*command: object) -> subprocess.CompletedProcess[str]:
+def run(*command: object, cwd: Path = EXAMPLES) -> subprocess.CompletedProcess[str]:
+    """Run a program of the examples. The clone is on its path, in place of gapless-local."""
     return subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, timeout=300, check=False
+        [*map(str, command)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 
@@ -174,3 +182,11 @@ def test_an_analysis_prints_what_the_document_shows(
     assert (ran.returncode, ran.stderr) == (0, "")
     ((_, shown),) = (block for block in SHOWN if block[0] == program)
     assert ran.stdout.rstrip() == shown.rstrip()
+
+
+def test_a_suite_of_your_own_gets_a_service_and_a_client(tmp_path: Path) -> None:
+    suite = shutil.copytree(EXAMPLES / "pytest", tmp_path / "suite")
+    ran = run(sys.executable, "-m", "pytest", "-p", "local.pytest_plugin", cwd=suite)
+    assert ran.returncode == 0, ran.stdout
+    assert "test_orders.py .. " in ran.stdout
+    assert "test_orders.py .. " in DOCUMENT
