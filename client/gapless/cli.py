@@ -220,7 +220,7 @@ def cli() -> None:
     \b
     Exit codes:
       0 done   1 refused   2 usage   3 bad input   4 gaps   5 unreachable
-      6 credentials   7 checksum   8 records set aside   130, 143, 129 interrupted
+      6 credentials   7 checksum   8 records left out   130, 143, 129 interrupted
       141 closed pipe
     """
 
@@ -747,7 +747,7 @@ def conformance(service: str | None, only: tuple[str, ...], **options: Any) -> N
     """Check that SERVICE, a URL, keeps the protocol and its guarantees.
 
     SERVICE may be any deployment, or another implementation. The checks open their own small
-    sessions, which expire by themselves. Exits with 1 if a check fails.
+    sessions, which expire. Exits with 1 if a check fails.
 
     \b
     Examples:
@@ -856,7 +856,7 @@ def _show_summary(shown: Display, files: tuple[Path, ...], codes: dict[Path, int
     done = len(files) - len(codes)
     text = f"{done} of {len(files)} files uploaded"
     if codes:
-        text += f"; not: {', '.join(map(printable, codes))}"
+        text += f"; failed: {', '.join(map(printable, codes))}"
     failed = [str(file) for file in codes]
     shown("summary", {"text": text, "files": len(files), "uploaded": done, "failed": failed})
 

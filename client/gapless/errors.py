@@ -222,7 +222,7 @@ _BY_STATUS: Final[dict[int, type[ApiError]]] = {
 _SUMMARY: Final = re.compile(r"(?is)<(?:title|code)>\s*([^<]*)")
 _BY_CODE: Final[dict[str, type[ApiError]]] = {
     "batch_conflict": BatchConflictError,
-    "no_list": RequestError,  # 403 whatever the credentials
+    "no_list": RequestError,  # its 403 is not about credentials
 }
 
 

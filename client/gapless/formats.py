@@ -91,7 +91,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an option determined the format."""
 
     def options(self) -> ReadOptions:
-        """Options that read the same bytes in the same way, whatever the file's name."""
+        """Options that read the same bytes in the same way under any file name."""
         return ReadOptions(
             format=self.format,
             delimiter=self.delimiter or None,
@@ -533,6 +533,6 @@ def _first_records(head: bytes, *, quotes: bool) -> list[bytes]:
     for record in re.finditer(one, head):
         if record[0].strip(_BLANK):
             found.append(record[0])
-        if len(found) == 2:  # noqa: PLR2004 - as said above
+        if len(found) == 2:  # noqa: PLR2004 - two records
             break
     return found or [b""]

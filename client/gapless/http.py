@@ -367,8 +367,8 @@ _ADVICE: Final[dict[int, str]] = {
     HTTPStatus.UNAUTHORIZED: _CREDENTIALS,
     HTTPStatus.FORBIDDEN: _CREDENTIALS,
     HTTPStatus.NOT_FOUND: (
-        "There is no Gapless service at this URL, or it is older than this client and takes no"
-        f" batches as NDJSON. {CHECK_URL}"
+        "There is no Gapless service at this URL, or it is older than this client and does not"
+        f" accept batches as NDJSON. {CHECK_URL}"
     ),
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: (
         "The proxy requires credentials: set them in HTTPS_PROXY or HTTP_PROXY."

@@ -80,8 +80,8 @@ def _verify(expected: Result | Content, size: int, crc: int, what: str) -> None:
     stored = expected.checksum.value if expected.checksum else value
     if (size, value) != (expected.bytes, stored):
         raise ChecksumError(
-            f"{what} is not what was sent: {expected.bytes:,} bytes with CRC-32 {stored} are"
-            f" stored, {size:,} bytes with CRC-32 {value} are here."
+            f"{what} is not what was sent: the service has {expected.bytes:,} bytes with CRC-32"
+            f" {stored}, the client {size:,} bytes with CRC-32 {value}."
         )
 
 

@@ -25,7 +25,7 @@ def parse(given: tuple[str, ...]) -> dict[str, str]:
         if not equals:
             raise SettingError(f"--metadata {printable(word)} has no value. Use key=value.")
         if name in metadata:
-            raise SettingError(f"--metadata gives {printable(name)} twice.")
+            raise SettingError(f"--metadata sets {printable(name)} twice.")
         metadata[name] = value
     return check(metadata)
 

@@ -142,7 +142,9 @@ def encode_one(number: int, record: object) -> bytes:
     except RecursionError:
         _refuse(number, "", "it is nested too deeply")
     except ValueError:
-        _refuse(number, "", "Python does not format an int of so many digits; pass bytes of JSON")
+        _refuse(
+            number, "", "Python does not format an int with this many digits; pass bytes of JSON"
+        )
 
 
 _MOST_SHAPES: Final = 1_000

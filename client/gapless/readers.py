@@ -432,10 +432,10 @@ class _Fault(NamedTuple):
 _NOT_UTF8: Final = "this is not UTF-8; set --encoding, for example to windows-1252"
 _MIXED_LINE_ENDS: Final = "a line end outside quotes differs from the others"
 _MARK: Final = (
-    "the row begins with a byte order mark, as in concatenated files. Upload each file by itself"
+    "the row begins with a byte order mark, as in concatenated files. Upload each file separately"
 )
 _REPEATED: Final = (
-    "the row repeats the header, as in concatenated files. Upload each file by itself, or leave"
+    "the row repeats the header, as in concatenated files. Upload each file separately, or leave"
     " this row out with --skip-invalid"
 )
 

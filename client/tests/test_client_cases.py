@@ -934,11 +934,11 @@ def test_several_files_are_all_tried(front: Front) -> None:
     out, said = run("upload", "a.ndjson", "b.ndjson", "c.ndjson", expect=3)
     assert [line.split(":")[0] for line in out.splitlines()] == ["a.ndjson", "c.ndjson"]
     assert "gapless: b.ndjson, line 1" in said
-    assert said.splitlines()[-1] == "2 of 3 files uploaded; not: b.ndjson"
+    assert said.splitlines()[-1] == "2 of 3 files uploaded; failed: b.ndjson"
     assert front.batches() == [0, 0]
 
     _, said = run("upload", "none.ndjson", "b.ndjson", ".", expect=3)
-    assert said.splitlines()[-1] == "0 of 3 files uploaded; not: none.ndjson, b.ndjson, ."
+    assert said.splitlines()[-1] == "0 of 3 files uploaded; failed: none.ndjson, b.ndjson, ."
     front.rule = lambda seen: Said(500, {}) if seen.seq_num is not None else None
     _, said = run("upload", "a.ndjson", "b.ndjson", "--patience", 0, expect=1)
     assert "0 of 2" in said
