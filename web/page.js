@@ -13,7 +13,7 @@ const LEGEND = ["waiting", "sending", "stored", "missing", "conflict"];
 const get = (id) => document.getElementById(id);
 const count = new Intl.NumberFormat("en");
 /** @param {number} n @param {string} noun */
-const many = (n, noun) => `${count.format(n)} ${noun}${n === 1 ? "" : noun === "batch" ? "es" : "s"}`;
+const plural = (n, noun) => `${count.format(n)} ${noun}${n === 1 ? "" : noun === "batch" ? "es" : "s"}`;
 
 /** @type {Upload | null} */
 let upload = null;
@@ -306,7 +306,7 @@ function keepSettings() {
 }
 
 async function showUnfinished() {
-  const list = areSettingsRight() ? unfinished() : [];
+  const list = areSettingsValid() ? unfinished() : [];
   const locks = await navigator.locks?.query().catch(() => null);
   const busy = new Set(locks?.held?.map(({ name }) => name));
   get("unfinished").hidden = list.length === 0;
@@ -319,7 +319,7 @@ async function showUnfinished() {
       const about = document.createElement("small");
       const isBusy = busy.has(KEPT + saved.sessionId);
       const next = isBusy ? "Another tab is uploading it." : "Choose the same file again to resume.";
-      about.textContent = `${many(saved.records, "record")}, ${size(saved.size ?? 0)}. ${next}`;
+      about.textContent = `${plural(saved.records, "record")}, ${size(saved.size ?? 0)}. ${next}`;
       text.append(name, about);
       item.append(text);
       if (isBusy) return item;
@@ -418,7 +418,7 @@ function sessionRow(session) {
   const others = Object.entries(metadata).filter(([key, value]) => key !== "name" && value);
   about.textContent = [
     fileDeletedAt ? "File deleted" : STATES[state],
-    totalRecord === null ? "" : many(totalRecord, "record"),
+    totalRecord === null ? "" : plural(totalRecord, "record"),
     moment.format(new Date(createdAt)),
     ...others.map(([key, value]) => `${key}: ${value}`),
   ].filter(Boolean).join(" · ");
@@ -504,7 +504,7 @@ let checks = Promise.resolve();
 let isSending = false;
 
 /** Whether the settings are valid; shows what is wrong with them. */
-function areSettingsRight() {
+function areSettingsValid() {
   try {
     settings.url();
     return true;
@@ -518,7 +518,7 @@ function areSettingsRight() {
 async function choose(files) {
   const into = wanted;
   wanted = null;
-  areSettingsRight();
+  areSettingsValid();
   const wrong = [...get("settings-form").elements].find((field) => !field.checkValidity());
   if (wrong) {
     get("settings").open = true;
@@ -608,11 +608,11 @@ function check(entry) {
   entry.checked = checks = checks.then(async () => {
     if (entries.includes(entry)) await quietly(upload.scan());
   });
-  entry.checked.then(() => lookAt(entry));
+  entry.checked.then(() => askStored(entry));
 }
 
 /** Ask what the service has stored of an upload to resume. @param {Entry} entry */
-async function lookAt(entry) {
+async function askStored(entry) {
   const { saved } = entry.upload;
   const gone = await quietly(entry.upload.look());
   if (!saved || !gone) return;
@@ -665,7 +665,7 @@ function view(entry, isAsked = true) {
   if (isAsked) get("name").focus();
 }
 
-function again() {
+function startOver() {
   for (const entry of entries) {
     entry.upload.cancel();
     entry.release();
@@ -683,7 +683,7 @@ function again() {
 }
 
 /** Remove the displayed file from the list. */
-function takeOff() {
+function removeShown() {
   const entry = /** @type {Entry} */ (shown);
   const place = entries.indexOf(entry);
   entries = entries.filter((one) => one !== entry);
@@ -691,7 +691,7 @@ function takeOff() {
   entry.release();
   const next = entries[Math.min(place, entries.length - 1)];
   if (next) view(next);
-  else again();
+  else startOver();
 }
 
 /** Replace the displayed upload by another upload of the same file. @param {boolean} isNew */
@@ -742,7 +742,7 @@ function primary() {
   if (state === "ready" && isSending) return ["Waiting for its turn", null];
   if (state === "ready" && others().length) return [`Upload ${others().length + 1} files`, sendAll];
   if (state === "ready" && now.saved) return ["Resume the upload", sendAll];
-  if (state === "ready") return [`Upload ${many(now.records, "record")}`, sendAll];
+  if (state === "ready") return [`Upload ${plural(now.records, "record")}`, sendAll];
   if (state === "sending") return ["Pause", () => now.pause()];
   if (state === "paused") return ["Continue", () => now.resume()];
   if (state === "incomplete" && now.missing.length) return ["Send what is missing", () => sendAndFinish(now)];
@@ -750,7 +750,7 @@ function primary() {
   if (state === "failed" && mayGoOn(error)) return ["Try again", tryAgain];
   if (state === "failed" && error.code === "invalid_records") return ["Choose the corrected file", correct];
   if (state === "failed" && !isAboutFile(error)) return ["Start a new upload", startNew];
-  if (state === "failed" && others().length) return [`Upload the other ${many(others().length, "file")}`, isSending ? null : sendAll];
+  if (state === "failed" && others().length) return [`Upload the other ${plural(others().length, "file")}`, isSending ? null : sendAll];
   if (["failed", "aborted"].includes(state)) return ["Choose another file", pickOrStart];
   return [state === "finishing" ? "Merging …" : "Checking …", null];
 }
@@ -781,7 +781,7 @@ function correct() {
 /** Choose another file: instead of this one, or in addition if there are several. */
 function pickOrStart() {
   if (entries.length > 1) get("file").click();
-  else again();
+  else startOver();
 }
 
 // --- Display ---
@@ -814,7 +814,7 @@ function showState() {
   showGaps();
   map.show(now.batches);
   show();
-  say();
+  announce();
 }
 
 /** @param {Upload} one */
@@ -826,8 +826,8 @@ function showAbout() {
   const facts = [size(upload.file.size), readingText(upload.reading)];
   if (isScanned(upload)) {
     const each = upload.batches.length > 1 ? ` of ${count.format(upload.batchSize)}` : "";
-    facts.push(`${many(upload.records, "record")} in ${many(upload.batches.length, "batch")}${each}`);
-    if (upload.blank) facts.push(`${many(upload.blank, "blank line")} skipped`);
+    facts.push(`${plural(upload.records, "record")} in ${plural(upload.batches.length, "batch")}${each}`);
+    if (upload.blank) facts.push(`${plural(upload.blank, "blank line")} skipped`);
     if (upload.format === "ndjson.gz") facts.push("merged as .ndjson.gz");
     if (upload.schema) facts.push(`schema ${upload.schema}`);
   }
@@ -850,7 +850,7 @@ function showFiles() {
   const done = entries.filter(({ upload: one }) => one.state === "finished").length;
   const failed = entries.filter(({ upload: one }) => one.state === "failed").length;
   get("files-title").textContent =
-    `${done} of ${many(entries.length, "file")} complete` + (failed ? `, ${failed} stopped` : "");
+    `${done} of ${plural(entries.length, "file")} complete` + (failed ? `, ${failed} stopped` : "");
   // Rows are reused, so that the focus stays.
   const list = get("files-list");
   while (list.children.length > entries.length) list.lastElementChild.remove();
@@ -901,7 +901,7 @@ function show() {
   get("stored").textContent = count.format(progress.storedRecords);
   const isMoving = state === "sending" && progress.bytesPerSecond > 0 && !now.trouble;
   const rate = document.createElement("small");
-  rate.textContent = isMoving ? `${many(Math.round(progress.recordsPerSecond), "record")} a second` : `of ${count.format(progress.records)}`;
+  rate.textContent = isMoving ? `${plural(Math.round(progress.recordsPerSecond), "record")} a second` : `of ${count.format(progress.records)}`;
   get("speed").textContent = isMoving ? `${size(progress.bytesPerSecond)}/s` : "–";
   if (isMoving) get("speed").append(rate);
   const total = document.createElement("small");
@@ -917,12 +917,12 @@ function show() {
     entry.hidden = tally[batch] === 0 && !isUsual;
   });
   const parts = LEGEND.map((name, batch) => (tally[batch] ? `${count.format(tally[batch])} ${name}` : ""));
-  get("canvas").setAttribute("aria-label", `Map of ${many(now.batches.length, "batch")}: ${parts.filter(Boolean).join(", ")}`);
-  if (state === "sending" && performance.now() - spoken > SPOKEN_SECONDS * 1000) say();
+  get("canvas").setAttribute("aria-label", `Map of ${plural(now.batches.length, "batch")}: ${parts.filter(Boolean).join(", ")}`);
+  if (state === "sending" && performance.now() - spoken > SPOKEN_SECONDS * 1000) announce();
 }
 
 /** Announce the state to screen readers. Called rarely, so that it does not disturb. */
-function say() {
+function announce() {
   const now = /** @type {Upload} */ (upload);
   const { storedRecords, records, secondsLeft } = now.progress;
   const detail =
@@ -950,7 +950,7 @@ function alertText() {
   if (trouble) return ["warning", TITLES[trouble.code] ?? TITLES[trouble.status] ?? "The service has a problem.", trouble.code === "offline" ? trouble.message : `${trouble.message} Retrying.`];
   if (state === "finishing") return ["note", "All records are sent.", "The service checks for gaps and merges them."];
   if (state === "ready" && saved) {
-    const stored = progress.stored ? ` ${count.format(progress.stored)} of ${many(progress.batches, "batch")} are stored.` : "";
+    const stored = progress.stored ? ` ${count.format(progress.stored)} of ${plural(progress.batches, "batch")} are stored.` : "";
     return ["note", "This upload was started before.", `It is the same file.${stored} Only the rest will be sent.`];
   }
   return shown?.note ? ["note", ...shown.note] : null;
@@ -1002,7 +1002,7 @@ function showDone() {
   const result = /** @type {any} */ (now.result);
   const { bytes, checksum } = result.content ?? result;
   get("done-about").textContent =
-    `${many(now.records, "record")}, ${size(bytes)}. The checksum ${checksum.value} matches what was read from your file` +
+    `${plural(now.records, "record")}, ${size(bytes)}. The checksum ${checksum.value} matches what was read from your file` +
     ` (${readingText(now.reading)}).` +
     (result.content ? ` Stored as a gzip file of ${size(result.bytes)}, checksum ${result.checksum.value}.` : "");
   get("download").download = downloadName(now.file.name);
@@ -1030,7 +1030,7 @@ function showGaps() {
     const [first, last] = recordsOf(gap);
     return [batchesText(gap), recordsText(gap), count.format(last - first + 1)];
   });
-  if (missing.length > MOST_ROWS) rows.push([`${many(missing.length - MOST_ROWS, "more range")}`, "", ""]);
+  if (missing.length > MOST_ROWS) rows.push([`${plural(missing.length - MOST_ROWS, "more range")}`, "", ""]);
   fill("gaps-rows", rows);
 }
 
@@ -1050,7 +1050,7 @@ function fill(id, rows) {
 get("file").addEventListener("change", () => choose(get("file").files));
 get("primary").addEventListener("click", () => primary()[1]?.());
 get("check").addEventListener("click", () => quietly(/** @type {Upload} */ (upload).finish()));
-get("cancel").addEventListener("click", takeOff);
+get("cancel").addEventListener("click", removeShown);
 get("another").addEventListener("click", pickOrStart);
 get("abort").addEventListener("click", async () => {
   const now = /** @type {Upload} */ (upload);

@@ -247,6 +247,14 @@ def test_node_has_no_page_to_take_the_address_from(installed: Installed) -> None
     assert "`url`" in found[2]
 
 
+def test_the_list_needs_callers(installed: Installed, server_url: str) -> None:
+    script = """
+        const error = await Upload.list({ url: process.env.url }).catch((error) => error);
+        console.log(JSON.stringify([error.code, error.status]));
+        """
+    assert node(installed, script, url=server_url) == ["no_list", 403]
+
+
 @pytest.fixture(scope="module")
 def readings(installed: Installed) -> dict[str, dict[str, Any]]:
     """What Node reads of every case, in one call."""
