@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 TARGETS = re.findall(r"^make ([\w-]+)", README, re.MULTILINE)
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md"]
 WIDTH = 120
 SESSION_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -116,8 +118,50 @@ def test_the_demo() -> None:
     assert "the download is the input, byte for byte" in done.stdout
 
 
-def test_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
+    return re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    document = ROOT / name
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", text)
     assert links
-    missing = [link for link in links if not (ROOT / link).exists()]
-    assert missing == []
+    for path, anchor in links:
+        target = document.parent / path if path else document
+        assert target.exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE)
+            assert anchor in map(slug, headings), f"{path}#{anchor}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_paths_and_make_targets_that_are_named_exist(name: str) -> None:
+    text = (ROOT / name).read_text()
+    files = re.findall(r"`((?:functions|tests|docs|client|web|local|examples)/[\w./-]*)`", text)
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"`(?:\w+=\w+ )?make ([a-z-]+)", text)
+    assert [one for one in targets if not re.search(rf"^{one}:", makefile, re.MULTILINE)] == []
+
+
+def test_issue_forms_are_what_github_takes() -> None:
+    forms = [
+        form for form in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml") if form.stem != "config"
+    ]
+    assert len(forms) > 1
+    for form in forms:
+        content = yaml.safe_load(form.read_text())
+        assert content["name"]
+        assert content["description"]
+        fields = [field for field in content["body"] if field["type"] != "markdown"]
+        ids = [field["id"] for field in fields]
+        assert len(set(ids)) == len(ids)
+        assert any(field.get("validations", {}).get("required") for field in fields)
+        for field in content["body"]:
+            assert field["type"] in {"markdown", "input", "textarea", "dropdown", "checkboxes"}
+            assert field["attributes"]["value" if field["type"] == "markdown" else "label"]
+            assert field["type"] not in {"dropdown", "checkboxes"} or field["attributes"]["options"]
