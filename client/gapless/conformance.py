@@ -115,20 +115,23 @@ class Service:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Send a request to a path below the sessions; retries while the service is busy.
+        """Send a request to a path below the sessions; a body is JSON unless ``headers`` differ."""
+        named = httpx.Headers({"Content-Type": "application/json"} if body is not None else {})
+        named.update(headers)
+        return self.send(method, path, body, named)
+
+    def send(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Response:
+        """Send a request with exactly these headers; retries while the service is busy.
 
         Raises UnavailableError if it stays busy: the checks cannot continue.
         """
-        named = {"Content-Type": "application/json"} if body is not None else {}
         for attempt in range(_ATTEMPTS):
             self.requests += 1
             try:
                 response = self._http.request(
-                    method,
-                    self.url + ROOT + path,
-                    content=body,
-                    headers=named | dict(headers or {}),
-                    auth=self._auth,
+                    method, self.url + ROOT + path, content=body, headers=headers, auth=self._auth
                 )
             except httpx.TransportError as error:
                 if not self._responded and (fault := permanent_error(error, self.url)):
@@ -241,6 +244,8 @@ class Outcome:
     passed: bool
     detail: str
     seconds: float
+    optional: bool = False
+    """Whether it may be otherwise: not a failure."""
 
     def facts(self) -> dict[str, Any]:
         """The outcome as JSON members."""

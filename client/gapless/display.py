@@ -295,7 +295,7 @@ def _line(event: str, facts: dict[str, Any]) -> str:  # noqa: PLR0911 - one for 
         case "warning":
             return f"gapless: {facts['message']}"
         case "check":
-            found = "pass" if facts["passed"] else "FAIL"
+            found = "pass" if facts["passed"] else "may " if facts["optional"] else "FAIL"
             return f"{found}  {facts['check']} ({facts['guarantee']})" + (
                 f"\n      {facts['detail']}" if facts["detail"] else ""
             )
