@@ -36,7 +36,7 @@ RECORDS_IN = [1, 7, 5_000, 1, 1, 20_000, 300, *[40] * 200, 10_000, 1]
 
 @dataclass(frozen=True)
 class Sent:
-    """What was merged, and where it is."""
+    """The records that were merged, and the merged object."""
 
     records: Sequence[dict[str, object]]
     ndjson: bytes

@@ -184,7 +184,7 @@ class Run:
                     self._turn = chosen
                     self._changed.notify_all()
         finally:
-            # Wake up everybody who still waits, so that the threads end.
+            # Wake up all waiting threads, so that they end.
             with self._changed:
                 self._abandoned = True
                 self._changed.notify_all()
