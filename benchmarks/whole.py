@@ -248,7 +248,7 @@ def by_tus(endpoint: str, piece: int) -> Measured:
     where = urlsplit(endpoint)
     s3 = HTTPConnection(where.hostname or "", where.port)
     s3.request("HEAD", f"/merged/{path.rpartition('/')[2]}")
-    assert s3.getresponse().headers["content-length"] == str(TUS_BYTES), "it must be there whole"
+    assert s3.getresponse().headers["content-length"] == str(TUS_BYTES), "the upload is incomplete"
     return found
 
 

@@ -38,7 +38,7 @@ class Answer:
         return found
 
     @property
-    def is_of_the_gateway(self) -> bool:
+    def is_from_gateway(self) -> bool:
         """Whether API Gateway made this response, and not a function."""
         json_type = self.headers.get("content-type") == "application/json"
         return self.status >= 400 and json_type and self.json.keys() == {"message"}
@@ -125,7 +125,7 @@ class Api:
         """Send any request; a body is JSON unless the headers say otherwise."""
         named = {"content-type": "application/json"} if body else {}
         answer = self.send(method, path, body, {**named, **(headers or {})})
-        if not answer.is_of_the_gateway:
+        if not answer.is_from_gateway:
             assert answer.headers.get("cache-control") == "no-store", answer
         return answer
 

@@ -132,7 +132,7 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class LocalStack(Stack):
+class MotoStack(Stack):
     """A stack in this process: the functions, on moto (or SeaweedFS as S3)."""
 
     aws: AwsProxy
@@ -197,7 +197,7 @@ def _local_stack() -> Iterator[Stack]:
         arn = streams.stream_arn(table)
         assert arn
         events = StringIO()
-        yield LocalStack(
+        yield MotoStack(
             aws=aws,
             gateway=in_process.load_gateway(template),
             stream=in_process.load_stream(template, table, arn, events),
@@ -231,9 +231,9 @@ def download() -> Callable[[str], bytes]:
 
 
 @pytest.fixture(scope="session")
-def local(stack: Stack) -> LocalStack:
+def local(stack: Stack) -> MotoStack:
     """The stack, for tests that need it in this process."""
-    assert isinstance(stack, LocalStack), "only a local stack can be looked into"
+    assert isinstance(stack, MotoStack), "this test needs the stack in its own process"
     return stack
 
 
@@ -241,19 +241,19 @@ def local(stack: Stack) -> LocalStack:
 def _skip_what_earlier_modules_changed(request: pytest.FixtureRequest) -> None:
     """Otherwise the first clean-up of a module handles the sessions of all modules before it."""
     stack = request.node.session.stash.get(_STARTED, None)
-    if isinstance(stack, LocalStack):
+    if isinstance(stack, MotoStack):
         stack.stream.skip()
 
 
 @pytest.fixture(scope="session")
-def server_url(local: LocalStack) -> Iterator[str]:
+def server_url(local: MotoStack) -> Iterator[str]:
     """URL of the stack behind the local HTTP server."""
     with Server(wsgi(local.gateway)) as server:
         yield server.url
 
 
 @pytest.fixture
-def aws(local: LocalStack) -> AwsProxy:
+def aws(local: MotoStack) -> AwsProxy:
     """The proxy that sees the stack's calls to AWS."""
     return local.aws
 

@@ -17,7 +17,7 @@ from uploads.events import Kind
 
 TOLD_SECONDS = 60
 EXAMPLE = sam.ROOT / "examples" / "load-finished.yaml"
-Told = list[dict[str, Any]]
+Events = list[dict[str, Any]]
 
 
 class Queue:
@@ -26,9 +26,9 @@ class Queue:
     def __init__(self, url: str) -> None:
         self._url = url
         self._sqs = boto3.client("sqs")
-        self.events: Told = []
+        self.events: Events = []
 
-    def of(self, session_id: str) -> Told:
+    def of(self, session_id: str) -> Events:
         """The session's events so far."""
         found = self._sqs.receive_message(
             QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=1
@@ -38,7 +38,7 @@ class Queue:
             self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"])
         return [one for one in self.events if one["detail"]["sessionId"] == session_id]
 
-    def until(self, session_id: str, *kinds: Kind) -> Told:
+    def until(self, session_id: str, *kinds: Kind) -> Events:
         """The session's events, by sequence, once all ``kinds`` have arrived."""
         found = wait(lambda: self.of(session_id), lambda told: kinds_of(told) >= set(kinds))
         first = {one["detail"]["id"]: one for one in reversed(found)}
@@ -50,7 +50,7 @@ class Queue:
         return told
 
 
-def kinds_of(told: Told) -> set[str]:
+def kinds_of(told: Events) -> set[str]:
     return {one["detail-type"] for one in told}
 
 

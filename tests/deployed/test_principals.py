@@ -70,12 +70,12 @@ def test_two_principals_never_see_each_others_sessions(api: Api, stranger: Api) 
     theirs = [stranger.create(1) for _ in range(3)]
     until = time.monotonic() + 30
     while not ({*mine} <= {*listed(api)} and {*theirs} <= {*listed(stranger)}):
-        assert time.monotonic() < until, "the index does not follow"
+        assert time.monotonic() < until, "the index was not updated"
     assert not {*listed(api)} & {*theirs}
     assert not {*listed(stranger)} & {*mine}
     assert api.abort(mine[0]).status == 204
     while mine[0] not in listed(api, "&state=ABORTED"):
-        assert time.monotonic() < until, "the index does not follow"
+        assert time.monotonic() < until, "the index was not updated"
     cursors = [
         each.request("GET", f"{Api.ROOT}?limit=1").json["cursor"] for each in (api, stranger)
     ]

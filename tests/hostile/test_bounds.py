@@ -14,7 +14,7 @@ from local import in_process
 from local.gateway import Gateway, Lambda
 from local.template import Template
 from tests.api import Answer, Api, through_gateway
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from tests.hostile.deflate import packed
 from tests.hostile.function import Cost, Function
 from tests.hostile.requests import ACCEPTED, HOSTILE, Hostile
@@ -75,7 +75,7 @@ HEAD = """
 class Lab:
     """The stack, and its functions as separate processes."""
 
-    stack: LocalStack
+    stack: MotoStack
     functions: dict[str, Function]
 
     @property
@@ -143,7 +143,7 @@ class Lab:
 
 
 @pytest.fixture(scope="module")
-def lab(stack: LocalStack) -> Iterator[Lab]:
+def lab(stack: MotoStack) -> Iterator[Lab]:
     template = Template.load(in_process.TEMPLATE)
     names = {"create": "POST /api/upload/sessions"}
     names["batch"] = names["create"] + "/{sessionId}"

@@ -15,7 +15,7 @@ from local.in_process import TEMPLATE
 from local.template import Template
 from tests.api import Api, through_gateway
 from tests.aws import DEAD, Answer, AwsProxy, Call, dynamodb_error
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from tests.unit.test_event_payloads import valid
 from tests.unit.test_stack import Loader
 from uploads.config import Config
@@ -24,11 +24,11 @@ from uploads.retries import Tries
 from uploads.wiring import Wiring
 
 EXAMPLE = TEMPLATE.parent / "examples" / "load-finished.yaml"
-Told = list[tuple[str, dict[str, Any]]]
+Events = list[tuple[str, dict[str, Any]]]
 """The detail-type and the detail of each event."""
 
 
-def told(local: LocalStack, *session_ids: str) -> Told:
+def published(local: MotoStack, *session_ids: str) -> Events:
     """The events of some sessions so far."""
     local.stream.deliver()
     events = [json.loads(line) for line in local.events.getvalue().splitlines()]
@@ -39,7 +39,7 @@ def told(local: LocalStack, *session_ids: str) -> Told:
     ]
 
 
-def lives(api: Api, local: LocalStack) -> tuple[str, ...]:
+def lives(api: Api, local: MotoStack) -> tuple[str, ...]:
     """Sessions that go through every kind of event."""
     finished = api.create(2, 1, metadata={"partner": "acme"})
     api.batch(finished, 0, ["secret-record"])
@@ -62,7 +62,7 @@ LIVES = [
 EVENTS = sum(map(len, LIVES))
 
 
-def ordered(events: Told, session_id: str) -> list[str]:
+def ordered(events: Events, session_id: str) -> list[str]:
     """The kinds of a session's events in order, without repetitions."""
     first: dict[str, tuple[str, int]] = {}
     for kind, detail in events:
@@ -73,9 +73,9 @@ def ordered(events: Told, session_id: str) -> list[str]:
     return [kind for kind, _ in first.values()]
 
 
-def test_the_life_of_a_session(api: Api, local: LocalStack) -> None:
+def test_the_life_of_a_session(api: Api, local: MotoStack) -> None:
     ids = lives(api, local)
-    events = told(local, *ids)
+    events = published(local, *ids)
     assert [ordered(events, session_id) for session_id in ids] == LIVES
     assert len(events) == EVENTS, "an event was published twice"
     for kind, detail in events:
@@ -95,7 +95,7 @@ def test_the_life_of_a_session(api: Api, local: LocalStack) -> None:
     assert by_kind[Kind.FAILED]["missing"] == [{"from": 1, "to": 1}]
 
 
-def test_a_key_of_a_create_causes_no_event(api: Api, local: LocalStack) -> None:
+def test_a_key_of_a_create_causes_no_event(api: Api, local: MotoStack) -> None:
     before = local.events.getvalue()
     headers = {"idempotency-key": "0123456789abcdef0123456789"}
     answers = [api.request("POST", Api.ROOT, b'{"totalRecord": 1}', headers).json for _ in range(2)]
@@ -110,7 +110,7 @@ class Bus:
     """EventBridge behind the real client; ``fault`` decides what happens to a call."""
 
     def __init__(self) -> None:
-        self.events: Told = []
+        self.events: Events = []
         self.calls = 0
         self.entries: list[dict[str, Any]] = []
         self.fault: Callable[[int, Callable[[], Answer]], Answer] = lambda _, forward: forward()
@@ -136,7 +136,7 @@ def answer(entry: dict[str, str]) -> Answer:
 
 
 @pytest.fixture(scope="module")
-def records(local: LocalStack) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+def records(local: MotoStack) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """The stream records of the sessions of ``lives``, and their ids."""
     seen: list[dict[str, Any]] = []
     source = Template.load(TEMPLATE).event_sources["announce.lambda_handler"]
@@ -257,7 +257,7 @@ def test_a_bus_that_refuses_all_gets_one_call_per_invocation(
 
 @pytest.mark.parametrize("form", ["ndjson", "ndjson.gz"])
 def test_the_example_loads_what_is_finished(
-    api: Api, local: LocalStack, monkeypatch: pytest.MonkeyPatch, form: str
+    api: Api, local: MotoStack, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     example = yaml.load(EXAMPLE.read_text(encoding="utf-8"), Loader)["Resources"]  # noqa: S506 - a SafeLoader
     loaded, records = (
@@ -273,7 +273,7 @@ def test_the_example_loads_what_is_finished(
         session_id = api.create(3, format=form, metadata={"partner": "acme"})
         api.batch(session_id, 0, [1, 2, 3])
     api.finish(session_id)
-    ((_, detail),) = [one for one in told(local, session_id) if one[0] == Kind.FINISHED]
+    ((_, detail),) = [one for one in published(local, session_id) if one[0] == Kind.FINISHED]
     code: dict[str, Any] = {}
     exec(example["Load"]["Properties"]["Code"]["ZipFile"], code)  # noqa: S102
     for _ in range(2):

@@ -17,7 +17,7 @@ from local.gateway import Gateway
 from tests.api import Answer as ApiAnswer
 from tests.api import Api, through_gateway
 from tests.aws import Answer, AwsProxy, Call, dynamodb_error, s3_error
-from tests.conftest import LocalStack, Stack
+from tests.conftest import MotoStack, Stack
 from uploads import batch_store, errors, limits, retries
 from uploads.threads import Threads
 
@@ -146,7 +146,7 @@ def test_busy_storage_is_a_503_that_a_retry_resolves(
         refused = act(api, session_id)
     assert (refused.status, refused.code) == (503, "storage_busy")
     assert int(refused.headers["retry-after"]) > 0
-    assert len(failed) > 1, "it was not tried again"
+    assert len(failed) > 1, "there was no retry"
     assert {record.levelno for record in logged} <= {logging.INFO, logging.WARNING}
     assert not any(record.exc_info for record in logged)
     assert act(api, session_id).status < 400
@@ -169,7 +169,7 @@ def test_far_more_tries_than_eleven_are_made(
 @pytest.mark.parametrize("takes", [0, 0.3, 1.2, 20], ids="a try takes {} s".format)
 @pytest.mark.parametrize("operation", ["PutObject", "GetItem", "ListObjectsV2"])
 def test_no_try_begins_that_the_invocation_has_no_time_for(
-    local: LocalStack, aws: AwsProxy, clock: Clock, operation: str, takes: float
+    local: MotoStack, aws: AwsProxy, clock: Clock, operation: str, takes: float
 ) -> None:
     """The invocation has five seconds for tries, and some more for its answer."""
     timeout = 5 + limits.ANSWER_SECONDS
@@ -194,7 +194,7 @@ def test_no_try_begins_that_the_invocation_has_no_time_for(
     # The first try may take any time; no other one may end too late.
     assert all(end - began <= 5 for end in ended[1:])
     longest = takes + limits.LONGEST_PAUSE_SECONDS
-    assert ended[-1] - began + longest > 5, "there was time for one more"
+    assert ended[-1] - began + longest > 5, "there was time for another try"
 
 
 def test_a_read_by_a_thread_keeps_to_the_time_of_its_invocation() -> None:

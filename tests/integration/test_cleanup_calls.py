@@ -12,7 +12,7 @@ from moto.s3.models import s3_backends
 
 from tests.api import Api
 from tests.aws import Answer, Call, s3_error
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from tests.integration.test_cleanup import few
 from uploads import cleanup, limits
 
@@ -56,7 +56,7 @@ def stream(*records: dict[str, Any]) -> list[str]:
     return [failed["itemIdentifier"] for failed in answer["batchItemFailures"]]
 
 
-def fill(local: LocalStack, number: int, session_id: str = SESSION) -> None:
+def fill(local: MotoStack, number: int, session_id: str = SESSION) -> None:
     """Store ``number`` batches directly in moto, which is faster than PutObject."""
     backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
     for seq_num in range(number):
@@ -64,7 +64,7 @@ def fill(local: LocalStack, number: int, session_id: str = SESSION) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left(local: LocalStack) -> Iterator[None]:
+def _nothing_is_left(local: MotoStack) -> Iterator[None]:
     yield
     import_module("stream").lambda_handler({"Records": [change(SESSION, "ABORTED")]}, Context())
     assert local.left(SESSION) == (0, 0)
@@ -95,7 +95,7 @@ def _nothing_is_left(local: LocalStack) -> Iterator[None]:
     ],
 )
 def test_only_what_is_over_is_cleaned_up(
-    local: LocalStack, state: str | None, event: str, session_id: str, *, over: bool
+    local: MotoStack, state: str | None, event: str, session_id: str, *, over: bool
 ) -> None:
     fill(local, 2)
     with local.aws.recording() as calls:
@@ -104,7 +104,7 @@ def test_only_what_is_over_is_cleaned_up(
     assert bool(calls) == over
 
 
-def test_the_order_is_batches_uploads_plans(local: LocalStack) -> None:
+def test_the_order_is_batches_uploads_plans(local: MotoStack) -> None:
     fill(local, 2)
     upload = local.s3.create_multipart_upload(Bucket=local.merged_bucket, Key=f"{SESSION}.ndjson")[
         "UploadId"
@@ -122,7 +122,7 @@ def test_the_order_is_batches_uploads_plans(local: LocalStack) -> None:
     ]
 
 
-def test_nothing_but_the_rest_is_touched(api: Api, local: LocalStack) -> None:
+def test_nothing_but_the_rest_is_touched(api: Api, local: MotoStack) -> None:
     """The merged object, the item and other sessions stay."""
     finished, other = few(api), few(api)
     assert api.finish(finished).status == 200
@@ -140,7 +140,7 @@ def test_nothing_but_the_rest_is_touched(api: Api, local: LocalStack) -> None:
     ("batches", "lists", "deletions"), [(0, 1, 0), (1, 1, 1), (1_000, 1, 1), (1_001, 2, 2)]
 )
 def test_how_many_calls_it_takes(
-    local: LocalStack, batches: int, lists: int, deletions: int
+    local: MotoStack, batches: int, lists: int, deletions: int
 ) -> None:
     fill(local, batches)
     with local.aws.recording() as calls:
@@ -152,7 +152,7 @@ def test_how_many_calls_it_takes(
     assert made == {"ListMultipartUploads": 1}
 
 
-def test_more_uploads_than_fit_into_an_answer(local: LocalStack) -> None:
+def test_more_uploads_than_fit_into_an_answer(local: MotoStack) -> None:
     uploads = [
         local.s3.create_multipart_upload(Bucket=local.merged_bucket, Key=f"{SESSION}.ndjson")
         for _ in range(3)
@@ -180,7 +180,7 @@ def test_more_uploads_than_fit_into_an_answer(local: LocalStack) -> None:
 
 
 def test_it_deletes_no_faster_than_the_rate_limit(
-    local: LocalStack, monkeypatch: pytest.MonkeyPatch
+    local: MotoStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Measured on a clock that only pauses move on."""
     now = 0.0
@@ -234,7 +234,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch, _hasty: None) -> None:
 
 @pytest.mark.usefixtures("_hasty")
 @pytest.mark.parametrize("code", ["SlowDown", "InternalError"])
-def test_an_object_that_s3_has_no_time_for_is_deleted_again(local: LocalStack, code: str) -> None:
+def test_an_object_that_s3_has_no_time_for_is_deleted_again(local: MotoStack, code: str) -> None:
     fill(local, 2)
     with local.aws.handled(refusing(code, 2)), local.aws.recording() as calls:
         assert stream(change(SESSION, "FINISHED")) == []
@@ -255,7 +255,7 @@ def test_an_object_that_s3_has_no_time_for_is_deleted_again(local: LocalStack, c
     ],
 )
 def test_failed_records_are_retried_and_others_proceed(
-    local: LocalStack, handler: Callable[[], Any]
+    local: MotoStack, handler: Callable[[], Any]
 ) -> None:
     fill(local, 2)
     # If all records fail, the invocation fails, so that Lambda counts an error.
@@ -293,7 +293,7 @@ def failing(
     return handle
 
 
-def test_an_upload_that_another_process_aborts_is_no_failure(local: LocalStack) -> None:
+def test_an_upload_that_another_process_aborts_is_no_failure(local: MotoStack) -> None:
     local.s3.create_multipart_upload(Bucket=local.merged_bucket, Key=f"{SESSION}.ndjson")
 
     def late(call: Call, forward: Callable[[], Answer]) -> Answer:
@@ -304,7 +304,7 @@ def test_an_upload_that_another_process_aborts_is_no_failure(local: LocalStack) 
         assert stream(change(SESSION, "FINISHED")) == []
 
 
-def test_what_was_found_is_logged(local: LocalStack, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_found_is_logged(local: MotoStack, caplog: pytest.LogCaptureFixture) -> None:
     fill(local, 3)
     with caplog.at_level("INFO", "gapless"):
         stream(change(SESSION, "FINISHED"))

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.cost import Upload, cleaning_up, merging, receiving, transitions
 from tests.api import Api
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from tests.integration.test_cleanup_calls import Context, change, stream
 from tests.state_machine import Function, StateMachine
 from uploads import limits
@@ -64,7 +64,7 @@ TASKS = ("plan", "compose", "complete", "release")
 )
 @pytest.mark.parametrize("format_", list(Format))
 def test_calls_of_an_upload(
-    api: Api, local: LocalStack, line: bytes, batches: int, format_: Format, *, strict: bool
+    api: Api, local: MotoStack, line: bytes, batches: int, format_: Format, *, strict: bool
 ) -> None:
     planned = upload(line, batches, format_, strict=strict)
     with local.aws.recording() as received:
@@ -101,7 +101,7 @@ class StepFunctions:
 @pytest.mark.parametrize("format_", list(Format))
 def test_calls_of_a_merge_that_is_handed_over(
     api: Api,
-    local: LocalStack,
+    local: MotoStack,
     monkeypatch: pytest.MonkeyPatch,
     line: bytes,
     batches: int,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.api import Api
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from uploads.config import Config
 from uploads.wiring import Wiring
 
@@ -110,7 +110,7 @@ def test_no_identity_is_refused_unless_everybody_is_one(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["IAM", "JWT"])
-def test_a_session_is_a_404_to_every_other_principal(local: LocalStack, mode: str) -> None:
+def test_a_session_is_a_404_to_every_other_principal(local: MotoStack, mode: str) -> None:
     create = load(f"create_{mode.lower()}")
     session_id = json.loads(handle(create, mode)["body"])["sessionId"]
     mine = create["requestContext"]["authorizer"]

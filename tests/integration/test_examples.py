@@ -20,7 +20,7 @@ import pytest
 from local.gateway import wsgi
 from local.server import Server
 from tests.api import Api, over_http
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -107,7 +107,7 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def outcomes(local: LocalStack, orders: Path) -> dict[str, Outcome]:
+def outcomes(local: MotoStack, orders: Path) -> dict[str, Outcome]:
     """What came of each client. They sleep most of the time, so they run at the same time."""
 
     def outcome(name: str) -> Outcome:
@@ -129,7 +129,7 @@ def client(request: pytest.FixtureRequest) -> str:
 
 
 def test_a_client_completes_an_upload(
-    local: LocalStack, outcomes: dict[str, Outcome], client: str
+    local: MotoStack, outcomes: dict[str, Outcome], client: str
 ) -> None:
     ran, network = outcomes[client].ran, outcomes[client].network
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -150,7 +150,7 @@ def test_a_client_completes_an_upload(
     }
 
 
-def test_a_client_ends_where_it_is_refused(local: LocalStack, client: str, tmp_path: Path) -> None:
+def test_a_client_ends_where_it_is_refused(local: MotoStack, client: str, tmp_path: Path) -> None:
     file = tmp_path / "orders.ndjson"
     file.write_bytes(b'{"id":1}\n{"id":\n')
     network = Unreliable(wsgi(local.gateway), faults={})
@@ -162,7 +162,7 @@ def test_a_client_ends_where_it_is_refused(local: LocalStack, client: str, tmp_p
 
 
 @pytest.fixture(scope="module", params=["ndjson", "ndjson.gz"])
-def finished(request: pytest.FixtureRequest, local: LocalStack, server_url: str) -> tuple[str, str]:
+def finished(request: pytest.FixtureRequest, local: MotoStack, server_url: str) -> tuple[str, str]:
     """Address and id of a session in each format."""
     api = Api(over_http(server_url))
     session_id = api.create(len(ORDERS), format=request.param)

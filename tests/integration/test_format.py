@@ -15,7 +15,7 @@ import requests
 
 from tests.api import Api
 from tests.aws import AwsProxy
-from tests.conftest import LocalStack, Stack
+from tests.conftest import MotoStack, Stack
 from uploads import limits
 
 GZ = "ndjson.gz"
@@ -222,7 +222,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("strict", [False, True], ids=["flexible", "strict"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_object_is_one_gzip_member(
-    api: Api, local: LocalStack, aws: AwsProxy, shape: str, *, strict: bool
+    api: Api, local: MotoStack, aws: AwsProxy, shape: str, *, strict: bool
 ) -> None:
     batches = [records[:1] if strict else records for records in SHAPES[shape]]
     total = sum(map(len, batches))
@@ -239,7 +239,7 @@ def test_the_object_is_one_gzip_member(
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("shape", ["one put", "many parts", "copied"])
-def test_s3_gets_size_and_checksum(api: Api, local: LocalStack, aws: AwsProxy, shape: str) -> None:
+def test_s3_gets_size_and_checksum(api: Api, local: MotoStack, aws: AwsProxy, shape: str) -> None:
     """S3 compares them; moto does not."""
     batches = SHAPES[shape]
     session_id = api.create(sum(map(len, batches)), format=GZ)
@@ -276,7 +276,7 @@ GZ_FILE = {"content-type": "application/gzip", "content-encoding": None, "end": 
 
 
 @pytest.fixture(scope="module")
-def merged(local: LocalStack) -> str:
+def merged(local: MotoStack) -> str:
     """A finished session."""
     from tests.api import through_gateway  # noqa: PLC0415
 

@@ -26,7 +26,7 @@ import requests
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.api import Api, through_gateway
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from uploads.decode.body import BATCH_MEDIA_TYPE
 
 PROGRAMS = Path(__file__).parent / "gzip_readers"
@@ -62,7 +62,7 @@ def _records() -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def sent(local: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Sent:
+def sent(local: MotoStack, tmp_path_factory: pytest.TempPathFactory) -> Sent:
     api = Api(through_gateway(local.gateway))
     records = _records()
     session_id = api.create(len(records), format="ndjson.gz")
@@ -109,7 +109,7 @@ def _run(*command: str) -> bytes:
 
 def by_java(sent: Sent) -> bytes:
     if shutil.which("java") and b"jdk.compiler" not in _run("java", "--list-modules"):
-        pytest.skip("this Java cannot compile: it is no JDK")
+        pytest.skip("this Java cannot compile: it is not a JDK")
     return _run("java", str(PROGRAMS / "Inflate.java"), str(sent.file))
 
 

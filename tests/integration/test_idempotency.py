@@ -15,7 +15,7 @@ from local.streams import TIME_TO_LIVE
 from tests.api import Answer as ApiAnswer
 from tests.api import Api
 from tests.aws import DEAD, Answer, AwsProxy, Call, dynamodb_error
-from tests.conftest import LocalStack, Stack
+from tests.conftest import MotoStack, Stack
 from tests.integration.test_events import CONTEXT, handle, load
 from uploads import limits
 from uploads.cleanup import ended
@@ -125,7 +125,7 @@ def test_the_session_is_given_whatever_has_become_of_it(api: Api, key: str) -> N
     assert api.status(aborted.json["sessionId"]).json["state"] == "ABORTED"
 
 
-def test_what_a_key_leaves(api: Api, local: LocalStack, key: str) -> None:
+def test_what_a_key_leaves(api: Api, local: MotoStack, key: str) -> None:
     before = {item["sessionId"] for item in keys(local)}
     session_id = create(api, key).json["sessionId"]
     (item,) = (item for item in keys(local) if item["sessionId"] not in before)
@@ -139,7 +139,7 @@ def test_what_a_key_leaves(api: Api, local: LocalStack, key: str) -> None:
     assert key not in str(item)
 
 
-def test_a_key_belongs_to_its_caller(local: LocalStack, key: str) -> None:
+def test_a_key_belongs_to_its_caller(local: MotoStack, key: str) -> None:
     found = []
     for user in ("AIDAONE", "AIDATWO", "AIDAONE"):
         event = load("create_iam")
@@ -177,7 +177,7 @@ def test_a_lost_call_makes_one_session(
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_create_that_dies_leaves_no_second_session(
-    api: Api, aws: AwsProxy, local: LocalStack, key: str, after: int
+    api: Api, aws: AwsProxy, local: MotoStack, key: str, after: int
 ) -> None:
     total = int.from_bytes(os.urandom(6))
     body = json.dumps({"totalRecord": total}).encode()
@@ -217,7 +217,7 @@ def test_a_busy_table_asks_for_the_same_again(
     assert create(api, key).status == 201
 
 
-def test_concurrent_creates_make_one_session(api: Api, local: LocalStack, key: str) -> None:
+def test_concurrent_creates_make_one_session(api: Api, local: MotoStack, key: str) -> None:
     total = int.from_bytes(os.urandom(6))
     body = json.dumps({"totalRecord": total}).encode()
     with ThreadPoolExecutor(8) as threads:
@@ -255,7 +255,7 @@ def test_a_key_counts_until_its_session_takes_no_more_batches(key: str) -> None:
     assert open_at(now + 3_601, key, b'{"totalRecord": 1}') == fresh
 
 
-def test_no_item_is_gone_before_its_key(api: Api, local: LocalStack, key: str) -> None:
+def test_no_item_is_gone_before_its_key(api: Api, local: MotoStack, key: str) -> None:
     """The merged object may be kept for a shorter time than the session takes batches."""
     import finish  # noqa: PLC0415 - it reads the environment, which the stack sets
 
@@ -275,7 +275,7 @@ def test_no_item_is_gone_before_its_key(api: Api, local: LocalStack, key: str) -
     assert local.item(session_id)["state"] == "FINISHED"
 
 
-def test_nothing_is_cleaned_up_after_a_key(local: LocalStack, api: Api, key: str) -> None:
+def test_nothing_is_cleaned_up_after_a_key(local: MotoStack, api: Api, key: str) -> None:
     before = {item["sessionId"] for item in keys(local)}
     session_id = create(api, key).json["sessionId"]
     api.batch(session_id, 0, [1])

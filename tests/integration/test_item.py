@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.api import Api
 from tests.aws import DEAD, Answer, AwsProxy, Call, s3_error
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from uploads import limits
 from uploads.batch import RunTotals
 from uploads.config import AuthMode, Config
@@ -46,7 +46,7 @@ def _size(value: dict[str, Any]) -> int:
     return len(content.encode() if kind == "S" else content)
 
 
-def raw(local: LocalStack, session_id: str) -> dict[str, Any]:
+def raw(local: MotoStack, session_id: str) -> dict[str, Any]:
     client = boto3.client("dynamodb")
     key = {"sessionId": {"S": session_id}}
     found: dict[str, Any] = client.get_item(TableName=local.table.name, Key=key)["Item"]
@@ -64,7 +64,7 @@ def gaps(api: Api, ranges: int) -> str:
 
 @pytest.mark.parametrize("ranges", [0, 1, 20, 700])
 def test_a_gap_report_of_any_length_leaves_the_item_small(
-    api: Api, local: LocalStack, ranges: int
+    api: Api, local: MotoStack, ranges: int
 ) -> None:
     session_id = gaps(api, ranges) if ranges else api.create(1, 1)
     item = raw(local, session_id)
@@ -73,7 +73,7 @@ def test_a_gap_report_of_any_length_leaves_the_item_small(
 
 
 def test_the_last_answer_is_whole_wherever_its_gaps_are(
-    api: Api, aws: AwsProxy, local: LocalStack
+    api: Api, aws: AwsProxy, local: MotoStack
 ) -> None:
     session_id = api.create(1_400, 1)
     for seq_num in range(1, 1_400, 2):
@@ -96,7 +96,7 @@ def test_the_last_answer_is_whole_wherever_its_gaps_are(
 
 
 def test_no_item_refers_to_a_report_whose_attempt_died_before_the_reopening(
-    api: Api, aws: AwsProxy, local: LocalStack
+    api: Api, aws: AwsProxy, local: MotoStack
 ) -> None:
     session_id = gaps(api, 700)
     before = api.status(session_id).json["finish"]
@@ -138,7 +138,7 @@ FAILURES: Final = st.builds(
 @given(data=st.data())
 @settings(max_examples=20, deadline=None)
 def test_no_item_is_larger_than_a_read_unit_whatever_happens_to_it(
-    local: LocalStack, data: st.DataObject
+    local: MotoStack, data: st.DataObject
 ) -> None:
     """Random moves with the largest values, made by the service's own code."""
     owner = "x" * limits.MAX_OWNER_BYTES
@@ -230,7 +230,7 @@ def _moves(
     return {}
 
 
-def _with_a_report(api: Api, local: LocalStack) -> tuple[str, str, dict[str, Any]]:
+def _with_a_report(api: Api, local: MotoStack) -> tuple[str, str, dict[str, Any]]:
     """A session whose gap report is in S3, the report's key, and its last answer."""
     session_id = gaps(api, 700)
     key = f"merges/{session_id}/1/failed.json"
@@ -239,7 +239,7 @@ def _with_a_report(api: Api, local: LocalStack) -> tuple[str, str, dict[str, Any
 
 
 def test_a_deleted_report_is_not_an_error_without_permission_to_list(
-    api: Api, aws: AwsProxy, local: LocalStack
+    api: Api, aws: AwsProxy, local: MotoStack
 ) -> None:
     """Without permission to list, S3 answers 403 for a missing object."""
     session_id, key, whole = _with_a_report(api, local)
@@ -259,7 +259,7 @@ def test_a_deleted_report_is_not_an_error_without_permission_to_list(
     assert [call.operation for call in calls] == asked
 
 
-def test_a_report_goes_with_its_session(api: Api, aws: AwsProxy, local: LocalStack) -> None:
+def test_a_report_goes_with_its_session(api: Api, aws: AwsProxy, local: MotoStack) -> None:
     """An aborted session's last answer is the part that its item has."""
     session_id, _, whole = _with_a_report(api, local)
     assert api.abort(session_id).status == 204
@@ -280,7 +280,7 @@ def test_a_report_goes_with_its_session(api: Api, aws: AwsProxy, local: LocalSta
     ids=["aborted", "taken over", "taken over, failed"],
 )
 def test_an_overtaken_release_aborts_only_its_own_upload(
-    api: Api, aws: AwsProxy, local: LocalStack, moved: dict[str, Any]
+    api: Api, aws: AwsProxy, local: MotoStack, moved: dict[str, Any]
 ) -> None:
     session_id = api.create(2)
     key = f"{session_id}.ndjson"
@@ -321,7 +321,7 @@ def test_an_owner_of_any_length_has_a_short_name() -> None:
     assert len(owners) == 4
 
 
-def test_a_warm_function_remembers_what_never_changes(api: Api, local: LocalStack) -> None:
+def test_a_warm_function_remembers_what_never_changes(api: Api, local: MotoStack) -> None:
     session_id = gaps(api, 700)
     store = SessionStore(boto3.client("dynamodb"), local.table.name)
     owner = raw(local, session_id)["owner"]["S"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.api import Api
 from tests.aws import AwsProxy
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from tests.integration.test_events import CONTEXT
 from uploads import cursor
 from uploads.config import Config
@@ -80,13 +80,13 @@ class Principal:
 
 
 @pytest.fixture
-def ada(local: LocalStack) -> Principal:
+def ada(local: MotoStack) -> Principal:
     del local
     return Principal()
 
 
 @pytest.fixture
-def bob(local: LocalStack) -> Principal:
+def bob(local: MotoStack) -> Principal:
     del local
     return Principal()
 
@@ -115,7 +115,7 @@ def test_sessions_of_one_second_are_all_there(ada: Principal) -> None:
     assert sorted(chain(*pages)) == sorted(made)
 
 
-def test_members_of_a_listed_session(ada: Principal, local: LocalStack) -> None:
+def test_members_of_a_listed_session(ada: Principal, local: MotoStack) -> None:
     session_id = ada.create(4, batchSize=2, format="ndjson.gz", metadata={"partner": "acme"})
     other = ada.create(1)
     newest, entry = ada.page()["sessions"]
@@ -154,7 +154,7 @@ def test_sessions_in_a_state(ada: Principal) -> None:
             assert [*chain(*pages)] == expected[::-1]
 
 
-def test_a_session_whose_time_is_over_is_left_out(ada: Principal, local: LocalStack) -> None:
+def test_a_session_whose_time_is_over_is_left_out(ada: Principal, local: MotoStack) -> None:
     made = [ada.create() for _ in range(4)]
     local.change(made[0], batchesUntil=ada.now - 61)
     local.change(made[1], batchesUntil=ada.now - 59)
@@ -163,7 +163,7 @@ def test_a_session_whose_time_is_over_is_left_out(ada: Principal, local: LocalSt
     assert [*chain(*ada.pages(limit=1))] == [made[3], made[1]]
 
 
-def test_sessions_of_before_are_listed(ada: Principal, local: LocalStack) -> None:
+def test_sessions_of_before_are_listed(ada: Principal, local: MotoStack) -> None:
     """Items of the previous release have fewer attributes."""
     session_id = ada.create()
     local.table.update_item(
@@ -193,7 +193,7 @@ def asked_of(aws: AwsProxy, act: Callable[[], object]) -> list[tuple[str, dict[s
     return [(call.operation, json.loads(call.body or b"{}")) for call in calls]
 
 
-def test_a_page_is_one_query_with_its_limit(ada: Principal, local: LocalStack) -> None:
+def test_a_page_is_one_query_with_its_limit(ada: Principal, local: MotoStack) -> None:
     """A page of any position reads as many items as its limit, of 5,000."""
     first = ada.create()
     item = local.item(first)
@@ -242,7 +242,7 @@ def test_a_page_is_one_query_with_its_limit(ada: Principal, local: LocalStack) -
     ids=lambda value: value[:20],
 )
 def test_an_invalid_query_gets_an_error_with_the_rule(
-    ada: Principal, local: LocalStack, query: str, code: str
+    ada: Principal, local: MotoStack, query: str, code: str
 ) -> None:
     with local.aws.recording() as calls:
         answer = ada.call(f"GET {Api.ROOT}", query)
@@ -285,7 +285,7 @@ def test_a_cursor_of_somebody_else_is_refused(ada: Principal, bob: Principal) ->
         assert bob.page(cursor=swapped)["code"] == "invalid_cursor"
 
 
-def test_a_cursor_with_any_bit_changed_is_refused(ada: Principal, local: LocalStack) -> None:
+def test_a_cursor_with_any_bit_changed_is_refused(ada: Principal, local: MotoStack) -> None:
     whole = cursor_of(ada)
     packed = base64.urlsafe_b64decode(whole)
     with local.aws.recording() as calls:
@@ -339,7 +339,7 @@ def test_no_cursor_is_made_up(made: str) -> None:
         cursor.decode(made, "owner", "key")
 
 
-def test_the_store_asks_for_nothing_but_the_callers(local: LocalStack, ada: Principal) -> None:
+def test_the_store_asks_for_nothing_but_the_callers(local: MotoStack, ada: Principal) -> None:
     """The owner is part of every query, whatever the position."""
     ada.create()
     store = SessionStore(Wiring(Config.from_env(os.environ)).sessions._client, local.table.name)  # noqa: SLF001

@@ -12,7 +12,7 @@ from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 
 from tests.aws import Answer, AwsProxy, Call
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from uploads import limits
 from uploads.batch_store import BatchStore, key
 from uploads.config import Config
@@ -28,7 +28,7 @@ BUCKET = "gapless-listing"
 
 
 @pytest.fixture(scope="module")
-def batches(local: LocalStack) -> BatchStore:
+def batches(local: MotoStack) -> BatchStore:
     """A store with its own bucket."""
     local.s3.create_bucket(Bucket=BUCKET)
     return Wiring(Config.from_env({**os.environ, "BATCHES_BUCKET": BUCKET})).batches

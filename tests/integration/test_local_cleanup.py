@@ -16,7 +16,7 @@ from botocore.config import Config
 from local import storage
 from tests.api import Api, over_http
 from tests.aws import AwsProxy, Call, dynamodb_error
-from tests.conftest import LocalStack, Stack
+from tests.conftest import MotoStack, Stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,7 @@ def behind(said: str) -> Stack:
     )
 
 
-def test_a_local_run_cleans_up_and_tells(local: LocalStack, tmp_path: Path) -> None:
+def test_a_local_run_cleans_up_and_tells(local: MotoStack, tmp_path: Path) -> None:
     """Finished, aborted and expired sessions are cleaned up; an open one keeps its batch."""
     assert local
     events = tmp_path / "events.ndjson"
@@ -98,7 +98,9 @@ def test_a_local_run_cleans_up_and_tells(local: LocalStack, tmp_path: Path) -> N
         assert {one["source"] for one in told} == {"gapless"}
 
 
-def test_a_store_without_streams_is_used_and_the_start_says_what_stays(local: LocalStack) -> None:
+def test_a_store_without_streams_is_used_and_the_start_says_what_stays(
+    local: MotoStack,
+) -> None:
     assert local
     aws = AwsProxy()
 

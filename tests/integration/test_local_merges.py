@@ -12,11 +12,11 @@ from local.gateway import Gateway
 from local.template import Template
 from tests.api import Api, through_gateway
 from tests.aws import Answer, AwsProxy, Call
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 
 
 @pytest.fixture
-def hasty(local: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Api:
+def hasty(local: MotoStack, monkeypatch: pytest.MonkeyPatch) -> Api:
     """The local API behind a gateway that waits a moment instead of 30 s."""
     monkeypatch.setattr(in_process, "RENEWAL_SECONDS", 0.02)
     routes = in_process.load_gateway(Template.load(in_process.TEMPLATE)).routes
@@ -26,7 +26,7 @@ def hasty(local: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Api:
 
 @pytest.mark.parametrize("batch_size", [None, 1], ids=["flexible", "strict"])
 def test_a_merge_that_outlives_the_gateway_and_its_lease_ends(
-    api: Api, hasty: Api, aws: AwsProxy, local: LocalStack, batch_size: int | None
+    api: Api, hasty: Api, aws: AwsProxy, local: MotoStack, batch_size: int | None
 ) -> None:
     session_id = api.filled([[0], [1], [2]], batch_size)
     storage_answers = threading.Event()
@@ -57,7 +57,7 @@ def test_a_merge_that_outlives_the_gateway_and_its_lease_ends(
 
 
 def test_a_local_finish_has_the_time_of_a_long_merge_and_no_longer_lease(
-    api: Api, local: LocalStack, aws: AwsProxy
+    api: Api, local: MotoStack, aws: AwsProxy
 ) -> None:
     """If the process is killed, the lease expires after half a minute."""
     (finish,) = (made for key, made in local.gateway.routes.items() if key.endswith("/finish"))

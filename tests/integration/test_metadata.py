@@ -11,7 +11,7 @@ import requests
 
 from tests.api import Api
 from tests.aws import DEAD, Answer, AwsProxy, Call
-from tests.conftest import LocalStack, Stack
+from tests.conftest import MotoStack, Stack
 from uploads import http
 
 METADATA = {"name": "Größe.ndjson", "partner": "acme", "note": ""}
@@ -64,7 +64,7 @@ def test_the_name_is_that_of_the_download(
     assert given.headers["content-disposition"] == expected
 
 
-def test_every_attempt_writes_the_same_manifest(api: Api, aws: AwsProxy, local: LocalStack) -> None:
+def test_every_attempt_writes_the_same_manifest(api: Api, aws: AwsProxy, local: MotoStack) -> None:
     """Also an attempt that takes over after the manifest was written."""
     session_id = api.create(1, metadata=METADATA)
     api.batch(session_id, 0, [1])

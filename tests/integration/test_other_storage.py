@@ -20,7 +20,7 @@ from local.other_storage import OtherStorage, OtherStorageError
 from local.server import Server
 from local.template import Template
 from tests.aws import AwsProxy, dynamodb_error, s3_error
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -125,14 +125,14 @@ LACKS: dict[str, tuple[Lacking, str]] = {
 
 
 @pytest.fixture
-def serve(local: LocalStack) -> Iterator[Callable[[Lacking | AwsProxy], str]]:
+def serve(local: MotoStack) -> Iterator[Callable[[Lacking | AwsProxy], str]]:
     """Serve moto behind a middleware; return its URL."""
     assert local
     with ExitStack() as running:
         yield lambda middleware: running.enter_context(storage.serve_moto(middleware)).url
 
 
-def check(url: str, local: LocalStack) -> list[str]:
+def check(url: str, local: MotoStack) -> list[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", url)
         store = OtherStorage(url)
@@ -140,7 +140,7 @@ def check(url: str, local: LocalStack) -> list[str]:
     return store.check(local.table.name, local.batches_bucket, local.merged_bucket)
 
 
-def left(local: LocalStack) -> list[int]:
+def left(local: MotoStack) -> list[int]:
     """The number of stored objects, uploads and items."""
     s3 = local.s3
     listed = [
@@ -152,7 +152,7 @@ def left(local: LocalStack) -> list[int]:
 
 
 def test_a_store_that_has_all_of_it_is_used_and_left_as_it_was(
-    serve: Callable[[Lacking | AwsProxy], str], local: LocalStack
+    serve: Callable[[Lacking | AwsProxy], str], local: MotoStack
 ) -> None:
     before = left(local)
     # Moto ignores one condition, on which nothing depends.
@@ -164,7 +164,7 @@ def test_a_store_that_has_all_of_it_is_used_and_left_as_it_was(
 
 @pytest.mark.parametrize("name", LACKS)
 def test_what_a_store_lacks_is_named(
-    serve: Callable[[Lacking | AwsProxy], str], local: LocalStack, name: str
+    serve: Callable[[Lacking | AwsProxy], str], local: MotoStack, name: str
 ) -> None:
     middleware, expected = LACKS[name]
     before = left(local)
@@ -175,7 +175,7 @@ def test_what_a_store_lacks_is_named(
 
 
 def test_a_store_that_fails_now_and_then_is_not_refused(
-    serve: Callable[[Lacking | AwsProxy], str], local: LocalStack
+    serve: Callable[[Lacking | AwsProxy], str], local: MotoStack
 ) -> None:
     """Each kind of call fails once after it took effect; the retry finds its own write."""
     aws = AwsProxy()
@@ -292,7 +292,7 @@ def test_a_web_server_that_is_not_s3_is_reported(status: str, kind: str, body: b
 
 
 @pytest.mark.parametrize("there", ["S3", "DynamoDB"])
-def test_s3_without_dynamodb_is_reported_and_the_reverse(local: LocalStack, there: str) -> None:
+def test_s3_without_dynamodb_is_reported_and_the_reverse(local: MotoStack, there: str) -> None:
     assert local
     web = app("404 Not Found", "text/html", b"<h1>Not Found")
 
@@ -333,7 +333,7 @@ def test_tls_on_a_plain_port_is_reported() -> None:
     assert f"no TLS is spoken there; try {server.url}" in line
 
 
-def test_a_missing_feature_ends_the_start(local: LocalStack) -> None:
+def test_a_missing_feature_ends_the_start(local: MotoStack) -> None:
     assert local
     with storage.serve_moto(LACKS["If-None-Match on put"][0]) as server:
         line = refused_line(server.url)
@@ -345,7 +345,7 @@ def test_a_missing_feature_ends_the_start(local: LocalStack) -> None:
 
 @pytest.mark.parametrize("last", ["CreateTable", "UpdateTimeToLive", "UpdateTable", "CreateBucket"])
 def test_provisioning_goes_on_where_it_was_cut(
-    local: LocalStack, aws: AwsProxy, last: str, monkeypatch: pytest.MonkeyPatch
+    local: MotoStack, aws: AwsProxy, last: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert local
     template = Template.load(in_process.TEMPLATE)
@@ -367,7 +367,7 @@ def test_provisioning_goes_on_where_it_was_cut(
     storage.provision(template, *names)
 
 
-def test_a_table_of_somebody_else_is_not_used(local: LocalStack) -> None:
+def test_a_table_of_somebody_else_is_not_used(local: MotoStack) -> None:
     assert local
     boto3.client("dynamodb").create_table(
         TableName="foreign",

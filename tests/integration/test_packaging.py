@@ -44,7 +44,7 @@ print(json.dumps({{"modules": sorted(sys.modules), "opened": opened, "compiled":
 def build(target: Path, architecture: str) -> Path:
     """The folder that ``sam build`` fills."""
     if runtime_bin() is None:
-        pytest.skip(f"sam build needs {RUNTIME}, and there is none on the path")
+        pytest.skip(f"sam build needs {RUNTIME}, which is not on the path")
     overrides = ("--parameter-overrides", f"Architecture={architecture}")
     done = subprocess.run(
         sam.command("build", "--no-cached", "--build-dir", target, *overrides),
@@ -157,7 +157,7 @@ def test_a_package_is_compiled_for_its_python(built: Path, handler: str) -> None
 def add_schemas(folder: Path, **schemas: str) -> subprocess.CompletedProcess[str]:
     """Add schemas to a package that contains only the validator, as ``sam build`` does."""
     if runtime_bin() is None:
-        pytest.skip(f"sam build needs {RUNTIME}, and there is none on the path")
+        pytest.skip(f"sam build needs {RUNTIME}, which is not on the path")
     code, package = folder / "code", folder / "package"
     shutil.copytree(FUNCTIONS, code, ignore=shutil.ignore_patterns("__pycache__"))
     (code / "schemas").mkdir()

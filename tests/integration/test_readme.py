@@ -19,7 +19,7 @@ WIDTH = 120
 SESSION_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def newcomers_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The environment without what points this test process to its stack."""
     ours = ("AWS_", "SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET", "MAKE")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
@@ -31,7 +31,7 @@ def port() -> Iterator[str]:
     with subprocess.Popen(
         ["make", "--silent", "run"],
         cwd=ROOT,
-        env=newcomers_environment() | {"PORT": "0"},
+        env=clean_environment() | {"PORT": "0"},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -108,7 +108,7 @@ def test_the_demo() -> None:
     done = subprocess.run(
         ["make", "--silent", "demo"],
         cwd=ROOT,
-        env=newcomers_environment(),
+        env=clean_environment(),
         capture_output=True,
         text=True,
         check=True,

@@ -17,7 +17,7 @@ import pytest
 
 from tests.api import Api
 from tests.aws import DEAD, Answer, Call
-from tests.conftest import LocalStack, Stack
+from tests.conftest import MotoStack, Stack
 from tests.integration.test_faults import large, lease_over, ready
 from uploads.config import Config
 from uploads.wiring import Wiring
@@ -91,7 +91,7 @@ def kept_until(stack: Stack, session_id: str) -> int:
     return int(stack.item(session_id)["keptUntil"])
 
 
-def test_a_merge_in_parts_is_kept_from_its_beginning(api: Api, local: LocalStack) -> None:
+def test_a_merge_in_parts_is_kept_from_its_beginning(api: Api, local: MotoStack) -> None:
     session_id = large(api)
     began = now = int(time.time())
 
@@ -118,7 +118,11 @@ def test_a_merge_in_parts_is_kept_from_its_beginning(api: Api, local: LocalStack
     ids=["the manifest is older", "the object is older"],
 )
 def test_a_completed_old_decision_expires_with_the_older_object(
-    api: Api, local: LocalStack, session: Callable[[Api], str], ages: dict[str, int], oldest: int
+    api: Api,
+    local: MotoStack,
+    session: Callable[[Api], str],
+    ages: dict[str, int],
+    oldest: int,
 ) -> None:
     session_id = session(api)
     publish = "PutObject" if session is ready else "CompleteMultipartUpload"
@@ -131,7 +135,7 @@ def test_a_completed_old_decision_expires_with_the_older_object(
     assert abs(kept_until(local, session_id) - (now - oldest + DAY)) <= 60
 
 
-def test_a_result_is_kept_for_an_hour_at_least(api: Api, local: LocalStack) -> None:
+def test_a_result_is_kept_for_an_hour_at_least(api: Api, local: MotoStack) -> None:
     session_id = ready(api)
     with local.aws.handled(dies_at("PutObject", OBJECT)):
         assert api.finish(session_id).status == 500
@@ -144,7 +148,7 @@ def test_a_result_is_kept_for_an_hour_at_least(api: Api, local: LocalStack) -> N
 
 @pytest.mark.parametrize("session", [ready, large], ids=["one put", "parts"])
 def test_a_manifest_that_expired_before_the_commit_is_written_again(
-    api: Api, local: LocalStack, session: Callable[[Api], str]
+    api: Api, local: MotoStack, session: Callable[[Api], str]
 ) -> None:
     session_id = session(api)
     publish = "PutObject" if session is ready else "CompleteMultipartUpload"
@@ -171,7 +175,7 @@ def test_a_manifest_that_expired_before_the_commit_is_written_again(
 
 def test_how_long_a_session_is_finishing_is_written_down(
     api: Api,
-    local: LocalStack,
+    local: MotoStack,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -202,7 +206,7 @@ def test_how_long_a_session_is_finishing_is_written_down(
     assert told(STATUS, lambda: int(time.time())) == []
 
 
-def test_a_session_that_opens_again_is_not_finishing(api: Api, local: LocalStack) -> None:
+def test_a_session_that_opens_again_is_not_finishing(api: Api, local: MotoStack) -> None:
     session_id = api.create(2)
     api.finish(session_id)
     assert "finishingSince" not in local.item(session_id)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.api import Answer, Api
-from tests.conftest import SCHEMAS, LocalStack
+from tests.conftest import SCHEMAS, MotoStack
 from tests.schemas_api import api_with
 from uploads.http import logger
 
@@ -32,7 +32,7 @@ def write(folder: Path, schema: object, name: str = NAME) -> Path:
     return folder
 
 
-def test_what_satisfies_the_schema_is_stored_byte_for_byte(any_api: Api, stack: LocalStack) -> None:
+def test_what_satisfies_the_schema_is_stored_byte_for_byte(any_api: Api, stack: MotoStack) -> None:
     records = [GOOD, b'{"price":1.10,"id":1e0,"sku":"A\\u0042-1234","quantity":' + b"9" * 30 + b"}"]
     session_id = any_api.create(4, schema=NAME)
     assert any_api.lines(session_id, 0, b"\n\n".join(records)).status == 204
@@ -47,7 +47,7 @@ def test_what_satisfies_the_schema_is_stored_byte_for_byte(any_api: Api, stack: 
 
 
 def test_invalid_records_are_reported_by_index_line_pointer_and_reason(
-    any_api: Api, stack: LocalStack
+    any_api: Api, stack: MotoStack
 ) -> None:
     wrong = b'{"id": 1, "sku": "AB-1234", "quantity": "secret", "customer": {"country": "D"}}'
     worse = b'{"id": 2, "sku": "ab", "quantity": 1}'
@@ -127,7 +127,7 @@ def test_a_stack_may_ask_for_one() -> None:
 
 
 def test_a_deployment_that_changes_a_schema_ends_its_sessions(
-    local: LocalStack, tmp_path: Path
+    local: MotoStack, tmp_path: Path
 ) -> None:
     text = '{"type": "object", "required": ["id"]}'
     before = api_with(write(tmp_path, text))
@@ -149,7 +149,7 @@ def test_a_deployment_that_changes_a_schema_ends_its_sessions(
     assert before.batch(session_id, 2, [{}]).status == 422
 
 
-def test_a_check_takes_no_call_more(local: LocalStack, api: Api) -> None:
+def test_a_check_takes_no_call_more(local: MotoStack, api: Api) -> None:
     session_id = api.create(9, schema=NAME)
     assert api.lines(session_id, 0, GOOD).status == 204
     with local.aws.recording() as calls:

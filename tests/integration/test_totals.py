@@ -8,7 +8,7 @@ import pytest
 
 from tests.api import GZIP, Answer, Api
 from tests.aws import DEAD, AwsProxy, Call
-from tests.conftest import LocalStack, Stack
+from tests.conftest import MotoStack, Stack
 
 
 def open_ended(api: Api, *batches: list[object]) -> str:
@@ -272,9 +272,7 @@ def dead_after(aws: AwsProxy, api: Api, calls: int, session_id: str, **totals: i
         api.finish(session_id, **totals)
 
 
-def test_which_finishes_may_take_over_a_decision(
-    api: Api, aws: AwsProxy, local: LocalStack
-) -> None:
+def test_which_finishes_may_take_over_a_decision(api: Api, aws: AwsProxy, local: MotoStack) -> None:
     """It dies after seal, list, two reads and decide."""
     session_id = open_ended(api, [1], [2])
     dead_after(aws, api, 5, session_id, totalRecord=2)
@@ -291,7 +289,7 @@ def test_which_finishes_may_take_over_a_decision(
 
 
 def test_an_attempt_that_died_undecided_binds_nobody(
-    api: Api, aws: AwsProxy, local: LocalStack
+    api: Api, aws: AwsProxy, local: MotoStack
 ) -> None:
     session_id = open_ended(api, [1], [2])
     dead_after(aws, api, 3, session_id, totalRecord=9, batches=2)

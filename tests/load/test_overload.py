@@ -16,7 +16,7 @@ import pytest
 import gapless
 from local.gateway import wsgi
 from local.server import Server
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -61,7 +61,7 @@ class Crowded:
         return [json.dumps(body).encode()]
 
 
-def test_overload(local: LocalStack, capsys: pytest.CaptureFixture[str]) -> None:
+def test_overload(local: MotoStack, capsys: pytest.CaptureFixture[str]) -> None:
     crowded = Crowded(wsgi(local.gateway))
     pauses: list[float] = []
 

@@ -14,7 +14,7 @@ import pytest
 
 from local.gateway import wsgi
 from local.server import Server
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from tests.web.readings import CASES, READ, check, inputs
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_example_uploads_a_file(
-    installed: Installed, local: LocalStack, server_url: str, orders: Path
+    installed: Installed, local: MotoStack, server_url: str, orders: Path
 ) -> None:
     script = installed.consumer / "upload.js"
     script.write_text(example("Node"))
@@ -142,7 +142,7 @@ class Unreliable:
 
 
 @pytest.fixture
-def unreliable(local: LocalStack) -> Iterator[tuple[Unreliable, str]]:
+def unreliable(local: MotoStack) -> Iterator[tuple[Unreliable, str]]:
     front = Unreliable(wsgi(local.gateway))
     with Server(front) as server:
         yield front, server.url
@@ -157,7 +157,7 @@ def node(installed: Installed, script: str, **values: str) -> Any:  # noqa: ANN4
 
 
 def test_a_lost_connection_is_retried(
-    installed: Installed, local: LocalStack, unreliable: tuple[Unreliable, str], orders: Path
+    installed: Installed, local: MotoStack, unreliable: tuple[Unreliable, str], orders: Path
 ) -> None:
     front, url = unreliable
     found = node(
@@ -182,7 +182,7 @@ def test_a_lost_connection_is_retried(
 
 
 def test_an_upload_resumes_in_another_process(
-    installed: Installed, local: LocalStack, server_url: str, orders: Path
+    installed: Installed, local: MotoStack, server_url: str, orders: Path
 ) -> None:
     begin = """
         const { FILE, url } = process.env;

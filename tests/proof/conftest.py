@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from tests.proof import world as proof_world
 from tests.proof.world import World
 
 
 @pytest.fixture(scope="module")
-def _world(local: LocalStack) -> Iterator[World]:
+def _world(local: MotoStack) -> Iterator[World]:
     assert local.aws.handler is None
     with proof_world.world(processes=3) as world:
         yield world

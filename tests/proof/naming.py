@@ -32,7 +32,7 @@ FAULTS: Final[Sequence[type[Fault]]] = [
 
 
 @dataclass(frozen=True)
-class Told:
+class Received:
     """An answer, with its request and its time."""
 
     key: str
@@ -48,12 +48,12 @@ class Opening:
     world: World
     user: str = field(default_factory=lambda: secrets.token_hex(8))
     key: str = field(default_factory=lambda: secrets.token_hex(8))
-    told: list[Told] = field(default_factory=list)
+    told: list[Received] = field(default_factory=list)
     aborted: set[str] = field(default_factory=set)
 
     def create(self, process: Process, total: int = ONE) -> Answer:
         answer = process.open(total, self.key, self.user)
-        self.told.append(Told(self.key, total, process.clock(), answer))
+        self.told.append(Received(self.key, total, process.clock(), answer))
         return answer
 
     def insist(self, process: Process, total: int = ONE) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import boto3
 import pytest
 
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from tests.proof.world import Clock, History, Said, World
 from tests.state_machine import StateMachine
 
@@ -67,7 +67,7 @@ def newer(kind: str, body: str) -> str:
     return json.dumps({"version": 9, named: rows, "new": []})
 
 
-def put(local: LocalStack, left: Mapping[str, Any], *, after: bool) -> str:
+def put(local: MotoStack, left: Mapping[str, Any], *, after: bool) -> str:
     """Restore what was left; return the id of its upload, or an empty string."""
     session_id = left["sessionId"]
     for bucket, objects in (
@@ -140,7 +140,7 @@ def run_tasks(
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("name", BEFORE)
 def test_what_another_release_has_left(
-    world: World, local: LocalStack, name: str, *, after: bool
+    world: World, local: MotoStack, name: str, *, after: bool
 ) -> None:
     left = BEFORE[name]
     session_id, item = left["sessionId"], left["item"]

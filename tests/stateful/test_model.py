@@ -30,7 +30,7 @@ from local.gateway import Gateway, Lambda
 from tests.api import Answer as ApiAnswer
 from tests.api import Api, through_gateway
 from tests.aws import DEAD, Answer, Call
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from uploads.config import AuthMode, Config
 from uploads.wiring import Wiring
 
@@ -94,7 +94,7 @@ class Machine(RuleBasedStateMachine):
     Its members: owner, expires, total, size, form, state, aborted, batches, result and decided.
     """
 
-    stack: LocalStack
+    stack: MotoStack
     clock: Clock
     apis: Mapping[str, Api]
     sessions = Bundle("sessions")
@@ -360,7 +360,7 @@ class Machine(RuleBasedStateMachine):
         super().teardown()
 
 
-def test_the_api_is_its_model(local: LocalStack) -> None:
+def test_the_api_is_its_model(local: MotoStack) -> None:
     clock = Clock()
     apis = {owner: api_of(clock, owner) for owner in OWNERS}
     members = {"stack": local, "clock": clock, "apis": apis}

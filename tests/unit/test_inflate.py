@@ -212,4 +212,4 @@ def test_what_is_slow_to_inflate_is_inflated_all_the_same(packed: bytes) -> None
 
     seconds = itertools.count()
     assert outcome(lambda: next(seconds)) == outcome(lambda: 0)
-    assert next(seconds) == 2, "isal was given up after the first piece"
+    assert next(seconds) == 2, "isal must stop after the first piece"

@@ -161,7 +161,7 @@ def test_merged_objects_are_kept_as_long_as_asked() -> None:
 def test_stale_uploads_go(bucket: str) -> None:
     rule = lifecycle(bucket)["AbortStaleUploads"]
     assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
-    assert definition()["TimeoutSeconds"] < DAY, "a long merge must end before its upload goes"
+    assert definition()["TimeoutSeconds"] < DAY, "a long merge must end before its upload expires"
 
 
 def test_only_merged_objects_are_announced() -> None:

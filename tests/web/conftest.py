@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from local.gateway import wsgi
 from local.server import Server, with_files
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -128,7 +128,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def front(local: LocalStack) -> Front:
+def front(local: MotoStack) -> Front:
     return Front(with_files(wsgi(local.gateway), WEB))
 
 

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.api import Api, through_gateway
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from tests.web.conftest import BATCH, Front, Instead, Orders
 from tests.web.steps import begin, choose, downloaded, finished, held, press, session_id, shoot
 
@@ -58,7 +58,7 @@ def test_without_compression(page: Page, front: Front, orders: Orders) -> None:
 
 
 def test_a_record_over_lines_is_the_same_batch_by_post(
-    page: Page, front: Front, local: LocalStack, tmp_path: Path
+    page: Page, front: Front, local: MotoStack, tmp_path: Path
 ) -> None:
     """The module joins its lines exactly as the service does."""
     records = [
@@ -86,7 +86,7 @@ def test_a_record_over_lines_is_the_same_batch_by_post(
 # --- Formats ---
 
 
-def test_a_merged_file_in_gzip(page: Page, front: Front, local: LocalStack, orders: Orders) -> None:
+def test_a_merged_file_in_gzip(page: Page, front: Front, local: MotoStack, orders: Orders) -> None:
     file = orders(2_000)
     content = file.read_bytes()
     choose(page, file, batch_size=100)
@@ -126,7 +126,7 @@ def test_the_download_in_gzip_is_named_by_its_content(page: Page, orders: Orders
 
 
 def test_the_setting_applies_to_every_waiting_file(
-    page: Page, front: Front, local: LocalStack, tmp_path: Path
+    page: Page, front: Front, local: MotoStack, tmp_path: Path
 ) -> None:
     """And to no file of which something was sent."""
     files = [tmp_path / f"{n}.ndjson" for n in range(3)]
@@ -147,7 +147,7 @@ def test_the_setting_applies_to_every_waiting_file(
 
 
 def test_an_upload_keeps_its_format(
-    page: Page, front: Front, local: LocalStack, orders: Orders
+    page: Page, front: Front, local: MotoStack, orders: Orders
 ) -> None:
     """Whatever the setting is on resume. The setting is stored, too, for later files."""
     file = orders(2_000)
@@ -170,7 +170,7 @@ def test_an_upload_keeps_its_format(
 
 
 def test_a_saved_upload_without_a_format(
-    page: Page, front: Front, local: LocalStack, orders: Orders
+    page: Page, front: Front, local: MotoStack, orders: Orders
 ) -> None:
     """As an earlier release saved it."""
     file = orders(2_000)
@@ -216,7 +216,7 @@ def test_a_merged_file_that_differs(
     expect(page.get_by_role("link", name="Download")).to_be_hidden()
 
 
-def test_the_format_of_the_module(page: Page, local: LocalStack, orders: Orders) -> None:
+def test_the_format_of_the_module(page: Page, local: MotoStack, orders: Orders) -> None:
     page.set_content('<input type="file">')
     file = orders(1_000)
     page.locator("input").set_input_files(file)

@@ -17,7 +17,7 @@ from local.gateway import wsgi
 from local.server import Server, with_files
 from local.template import _Loader
 from tests.api import Api, over_http, through_gateway
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from tests.web.conftest import BATCH, WEB, Front, Instead, Orders
 from tests.web.steps import begin, choose, downloaded, finished, held, press, session_id, shoot
 
@@ -30,9 +30,7 @@ ROOT = Path(__file__).parents[2]
 # --- An upload ---
 
 
-def test_a_reload_in_the_middle(
-    page: Page, front: Front, local: LocalStack, orders: Orders
-) -> None:
+def test_a_reload_in_the_middle(page: Page, front: Front, local: MotoStack, orders: Orders) -> None:
     file = orders(20_000)
     begin(page, front, file, batch_size=250, sent=30)
     session = session_id(page)
@@ -127,7 +125,7 @@ def test_a_batch_that_waits_in_a_pause_is_not_shown_as_sending(
     finished(page)
 
 
-def test_the_gap_report(page: Page, front: Front, local: LocalStack, orders: Orders) -> None:
+def test_the_gap_report(page: Page, front: Front, local: MotoStack, orders: Orders) -> None:
     file = orders(20_001)
     begin(page, front, file, batch_size=50, sent=10)
     press(page, "Pause")
@@ -161,7 +159,7 @@ def test_the_gap_report(page: Page, front: Front, local: LocalStack, orders: Ord
     assert downloaded(page) == file.read_bytes()
 
 
-def test_a_conflict_is_shown(page: Page, front: Front, local: LocalStack, orders: Orders) -> None:
+def test_a_conflict_is_shown(page: Page, front: Front, local: MotoStack, orders: Orders) -> None:
     begin(page, front, orders(2_000), batch_size=100, sent=3)
     api = Api(through_gateway(local.gateway))
     assert api.batch(session_id(page), 19, [{"id": "another"}] * 100).status == 204
@@ -175,7 +173,7 @@ def test_a_conflict_is_shown(page: Page, front: Front, local: LocalStack, orders
     finished(page)
 
 
-def test_abort(page: Page, front: Front, local: LocalStack, orders: Orders) -> None:
+def test_abort(page: Page, front: Front, local: MotoStack, orders: Orders) -> None:
     begin(page, front, orders(2_000), batch_size=100, sent=3)
     session = session_id(page)
     press(page, "Abort")
@@ -193,7 +191,7 @@ def test_abort(page: Page, front: Front, local: LocalStack, orders: Orders) -> N
 
 
 def test_an_unfinished_upload_is_discarded(
-    page: Page, front: Front, local: LocalStack, orders: Orders
+    page: Page, front: Front, local: MotoStack, orders: Orders
 ) -> None:
     begin(page, front, orders(2_000), batch_size=100, sent=3)
     session = session_id(page)
@@ -345,7 +343,7 @@ def with_cors(app: "WSGIApplication") -> "WSGIApplication":
     return answer
 
 
-def test_hosted_on_another_origin(page: Page, local: LocalStack, orders: Orders) -> None:
+def test_hosted_on_another_origin(page: Page, local: MotoStack, orders: Orders) -> None:
     with Server(with_cors(wsgi(local.gateway))) as api:
         page.get_by_text("Settings").click()
         page.get_by_label("API address").fill(f"{api.url}/")
@@ -519,7 +517,7 @@ def test_the_example_of_the_module(page: Page, orders: Orders) -> None:
 # --- The local server ---
 
 
-def test_the_files_are_served(local: LocalStack) -> None:
+def test_the_files_are_served(local: MotoStack) -> None:
     with Server(with_files(wsgi(local.gateway), WEB)) as server:
         send = over_http(server.url)
         for path, media_type in [

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from local.gateway import wsgi
 from local.server import Server, with_files
 from tests.api import Api, through_gateway
-from tests.conftest import LocalStack
+from tests.conftest import MotoStack
 from tests.web.conftest import BATCH, CHROMIUM, WEB, Front, Instead, Orders
 from tests.web.steps import begin, choose, downloaded, finished, held, press, session_id, shoot
 
@@ -150,7 +150,7 @@ def test_the_login_page_of_a_network(
         finished(page)
 
 
-def test_an_address_with_a_path(page: Page, local: LocalStack, orders: Orders) -> None:
+def test_an_address_with_a_path(page: Page, local: MotoStack, orders: Orders) -> None:
     """As of a stage; here with the path of the sessions and with white space."""
     app = with_files(wsgi(local.gateway), WEB)
 
@@ -594,7 +594,7 @@ def test_a_closed_tab_unlocks_its_upload(page: Page, front: Front, orders: Order
 
 
 def test_another_client_finishes(
-    page: Page, front: Front, local: LocalStack, orders: Orders
+    page: Page, front: Front, local: MotoStack, orders: Orders
 ) -> None:
     """The upload succeeds: the checksum proves that the result is right."""
     file = orders(2_000)
