@@ -61,7 +61,7 @@ from gapless.metadata import check
 from gapless.models import Checksum, Content, Limits, Listed, Range, Result, Status
 from gapless.sessions import AsyncClient, AsyncSession, Timing
 from gapless.sources import File, Records, open_source
-from gapless.streams import Channel, Fed, Stream
+from gapless.streams import Channel, FedStream, Stream
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -316,7 +316,7 @@ def upload(
             return portal.call(_upload, found, *more)
         # Read in this thread: some generators work only in the thread that made them (sqlite3).
         channel = Channel()
-        running = portal.start_task_soon(_upload, Fed(found, channel), *more)
+        running = portal.start_task_soon(_upload, FedStream(found, channel), *more)
         running.add_done_callback(lambda _: channel.close())
         channel.feed(portal, found)
         return running.result()

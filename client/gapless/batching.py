@@ -76,7 +76,6 @@ class BatchSizeFinder:
         self._add([sum(lengths[i : i + _GROUP]) for i in range(0, whole, _GROUP)], _LEVEL)
 
     def _add(self, lengths: list[int], level: int) -> None:
-        """Add runs of one level, and combine them into those of the next."""
         while lengths and (self._levels is None or level < self._levels):
             if level == len(self._held):
                 self._held.append([])

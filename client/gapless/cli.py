@@ -199,7 +199,7 @@ def _input_options(command: _Command) -> _Command:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="gapless")
 def cli() -> None:
-    """Upload large data sets: one complete object, or exactly what is missing.
+    """Upload large data sets to a Gapless service: one complete object, or exactly what is missing.
 
     \b
     Examples:
@@ -209,9 +209,10 @@ def cli() -> None:
       gapless list                          unfinished uploads of this machine
       gapless list --remote                 your sessions on the service
       gapless download orders.ndjson        write orders.merged.ndjson
-      pg_dump_as_json | gapless upload -    from a pipe
+      producer | gapless upload -           from a pipe
       gapless status 1f6d0e9c52b84a7fb3d27c0a94e8f615
       gapless conformance https://…         check that a service is correct
+      gapless upload --help                 options and examples of a command
 
     \b
     Shell completion (zsh and fish likewise):
@@ -876,7 +877,6 @@ def _counts(found: uploads.Scan) -> str:
 
 
 def _show_summary(shown: Display, files: tuple[Path, ...], codes: dict[Path, int]) -> None:
-    """Summarize the upload of several files."""
     done = len(files) - len(codes)
     text = f"{done} of {len(files)} files uploaded"
     if codes:
@@ -919,7 +919,6 @@ class _Job:
     def start(
         self, file: Path, session_id: str = "", saved_state: "state.State | None" = None
     ) -> None:
-        """Start work on another file."""
         self.file, self.session_id = file, session_id
         self.remembered = saved_state is not None
         if saved_state is not None:

@@ -27,7 +27,6 @@ _CONTINUES: Final = (b"[", b"{", b",", b":")
 _RECORD_SEPARATOR: Final = b"\x1e"
 
 NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-"""A JSON number."""
 
 
 class Format(str, Enum):
@@ -77,7 +76,6 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     delimiter: str = ""
     """Of CSV and TSV."""
     header: bool = False
-    """Whether the first row names the columns."""
     typed: bool = False
     line_end: str = "\n"
     """``\\r`` if the head has no other line end."""
@@ -440,7 +438,6 @@ _SEP: Final = re.compile(r'"?sep=([^\r\n"])"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORE
 
 
 def _table(head: bytes, reading: Reading, options: ReadOptions) -> Reading:
-    """How to read CSV or TSV."""
     tsv = reading.format is Format.TSV
     # A CR at the end of a full head may be followed by LF.
     known = head[:-1] if len(head) == HEAD else head

@@ -201,7 +201,6 @@ class Http:
         self._chance = chance
         self._silence = silence
         self._responded = False
-        """Whether any request ever got a response."""
         self.last_success = self.last_jump = float("-inf")
 
     async def call(

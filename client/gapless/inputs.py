@@ -49,7 +49,6 @@ class Source:
     options: ReadOptions = ReadOptions()  # noqa: RUF009 - it is immutable
     skip_invalid: bool = False
     schema: Schema | None = None
-    """The schema that records must satisfy."""
     stream: IO[bytes] | None = None
     """If set, it is read once instead of ``path``."""
     label: str = ""
@@ -194,7 +193,7 @@ def naming(source: Source) -> Iterator[None]:
         raise InputError(f"{source.name}: {error.strerror}") from None
 
 
-class Largest:
+class SizeLimit:
     """Decides which records can be sent: those that fit into a batch of one record."""
 
     def __init__(self, limits: Limits, *, compress: bool) -> None:
@@ -212,7 +211,7 @@ class Largest:
 
 
 def checked(
-    source: Source, file: io.BufferedReader, rejects: "RejectsFile", largest: Largest
+    source: Source, file: io.BufferedReader, rejects: "RejectsFile", largest: SizeLimit
 ) -> readers.Reader:
     """A reader of ``source`` that checks every record."""
     return readers.Reader(
@@ -236,13 +235,12 @@ class RejectsFile:
 
     def __init__(self, source: Source, *, keep: bool) -> None:
         self.count = 0
-        """Number of records that were left out."""
         self.path: Path | None = None
         """The file; None if none was written."""
         self._keep = keep
         self._source = source
         self._file: IO[bytes] | None = None
-        self._told = 0
+        self._invalid = 0
         self._errors: list[ViolationError] = []
 
     def __call__(self, error: InvalidRecordError, record: bytes) -> None:
@@ -250,7 +248,7 @@ class RejectsFile:
         if not self._source.skip_invalid:
             if not self._source.has_rules:
                 raise error
-            self._told += 1
+            self._invalid += 1
             if len(self._errors) < MAX_VIOLATIONS:
                 self._errors.append(_as_violation(error))
             return
@@ -267,19 +265,19 @@ class RejectsFile:
                 ) from None
         self._file.write((_explained(error, record) if self._source.has_rules else record) + b"\n")
 
-    def tell(self, advice: str) -> None:
+    def raise_errors(self, advice: str) -> None:
         """Raise InvalidRecordsError, with ``advice``, if there are records to report."""
-        if not self._told:
+        if not self._invalid:
             return
         # In each piece of the file malformed records are found first.
         errors = sorted(self._errors, key=lambda error: error.line)
         schema = self._source.schema
         name = f" {schema.name!r}" if schema and schema.name else ""
-        verb = "does" if self._told == 1 else "do"
+        verb = "does" if self._invalid == 1 else "do"
         raise InvalidRecordsError(
-            f"{count(self._told, 'record')} {verb} not satisfy the schema{name}. The first:"
+            f"{count(self._invalid, 'record')} {verb} not satisfy the schema{name}. The first:"
             f" {errors[0]}. {advice}",
-            self._told,
+            self._invalid,
             errors,
         )
 

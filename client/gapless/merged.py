@@ -86,8 +86,6 @@ def _verify(expected: Result | Content, size: int, crc: int, what: str) -> None:
 
 
 class _Entry(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """A batch in a manifest."""
-
     seq_num: int
     records: int
     offset: int

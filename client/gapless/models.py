@@ -106,9 +106,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     """The format of the merged object."""
     metadata: dict[str, str] = {}
     schema: str | None = None
-    """The name of the schema that records must satisfy."""
     file_deleted_at: datetime | None = None
-    """When the merged object was deleted."""
 
 
 class Listed(msgspec.Struct, frozen=True, rename="camel"):
@@ -123,7 +121,6 @@ class Listed(msgspec.Struct, frozen=True, rename="camel"):
     format: str = "ndjson"
     metadata: dict[str, str] = {}
     schema: str | None = None
-    """The name of the schema that records must satisfy."""
     file_deleted_at: datetime | None = None
 
 

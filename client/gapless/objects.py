@@ -99,7 +99,6 @@ _FIELDS: Final = (
 
 
 def _has_fields(value: object) -> bool:
-    """Whether ``value`` is an object with fields, or a table with columns."""
     return any(hasattr(value, mark) for mark in _FIELDS)
 
 

@@ -80,7 +80,6 @@ class Reader:
         self.reading = Reading(format=Format.NDJSON)
         """How the input is read; known after the first chunk, or at the end of an empty input."""
         self.blank = 0
-        """Blank lines so far."""
         self.literal = 0
         """Lines of a TSV so far that contain quotes or backslashes, which are data."""
         self.modified = False
@@ -97,7 +96,6 @@ class Reader:
         """The first line of the content; for NDJSON the next line to read."""
         self._records = 0
         self._listed = False
-        """Whether the records are the elements of an array."""
 
     def __iter__(self) -> Iterator[Chunk]:
         gzipped = self._file.peek(len(_GZIP_MAGIC))[: len(_GZIP_MAGIC)] == _GZIP_MAGIC
@@ -441,7 +439,6 @@ _REPEATED: Final = (
 
 
 def _fault(record: bytes) -> _Fault | None:
-    """Why ``record`` is not one JSON value; None if it is."""
     try:
         text = record.decode()
     except UnicodeDecodeError as error:

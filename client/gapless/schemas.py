@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from jsonschema_rs import Validator
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-"""The name of a deployed schema."""
 
 _RECORD: Final = "json-schema:///record"
 
@@ -82,7 +81,6 @@ class Schema:
         self.name = name
         self.text = text
         self.file = file
-        """The file of the text."""
         if text:
             self._compile()
 

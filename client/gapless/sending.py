@@ -74,8 +74,6 @@ class Lines:
 
 
 class _Refused:
-    """The records that the service refused."""
-
     def __init__(self, session: AsyncSession, lines: Lines | None) -> None:
         self.count = 0
         self._session = session

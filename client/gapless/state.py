@@ -42,14 +42,12 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     """The ``Idempotency-Key`` of its creation; "" if the session was opened elsewhere."""
     pid: int = 0
-    """The process that requested it."""
     file: str
     """Its real path as a file: URL, because names are bytes."""
     size: int
     """Bytes; same size and ``mtime_ns`` mean that the file is unchanged."""
     mtime_ns: int
     inode: tuple[int, int]
-    """Device and inode number."""
     sha256: str
     blocks: str
     """The CRC-32 of each block, in hexadecimal (``fingerprint.py``)."""
@@ -66,7 +64,6 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """The text of the schema if records were left out: the second pass must leave out the same
     records, even if the schema's file has changed."""
     skipped: int = 0
-    """Number of records that were left out."""
     options: list[str] = []
     """The command-line words of the options that the upload was started with."""
     started_at: float = msgspec.field(name="begun")

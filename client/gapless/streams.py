@@ -38,7 +38,7 @@ from gapless.errors import (
     ViolationError,
 )
 from gapless.formats import Format, MergedFormat, Reading
-from gapless.inputs import EMPTY, Largest, ReadOnce, RejectsFile, Source, checked, naming, opened
+from gapless.inputs import EMPTY, ReadOnce, RejectsFile, SizeLimit, Source, checked, naming, opened
 from gapless.merged import verify_content
 from gapless.metadata import with_name
 from gapless.models import Limits, Result, Status, as_json
@@ -96,7 +96,7 @@ class FileStream:
         self.facts: dict[str, Any] = {}
         self._source = source
         self._batch_size = batch_size
-        self._largest = Largest(Limits(), compress=compress)
+        self._largest = SizeLimit(Limits(), compress=compress)
 
     def __iter__(self) -> Iterator[Batch]:
         records = 0
@@ -112,11 +112,11 @@ class FileStream:
                 " --skip-invalid."
             )
             for chunk in reader:
-                rejects.tell(advice)
+                rejects.raise_errors(advice)
                 records += len(chunk.records)
                 self.lines.add(chunk.places)
                 yield from splitter.add(chunk.lines)
-            rejects.tell(advice)
+            rejects.raise_errors(advice)
             if not records and reader.reading.format is Format.NDJSON:
                 # Other formats are never empty: JSON has brackets, a table has a header.
                 raise InputError(EMPTY, "empty")
@@ -171,7 +171,7 @@ class RecordStream:
         self.records: Any = records
         self._splitter = Splitter(batch_size)
         self._most = batch_size or CHUNK
-        self._largest = Largest(Limits(), compress=compress)
+        self._largest = SizeLimit(Limits(), compress=compress)
         self._read = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -245,7 +245,7 @@ class RecordStream:
             )
 
 
-class Fed:
+class FedStream:
     """A stream that the caller's thread reads: some iterables work only in that thread."""
 
     def __init__(self, stream: FileStream | RecordStream, channel: "Channel") -> None:

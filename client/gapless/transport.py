@@ -199,7 +199,6 @@ def _reason(error: OSError) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and all its causes."""
     waiting: list[BaseException] = [error]
     seen: set[int] = set()
     while waiting:

@@ -39,7 +39,7 @@ from gapless.errors import (
 from gapless.fingerprint import BlockReader
 from gapless.formats import MergedFormat, Reading, ReadOptions, delimiter_word
 from gapless.http import Report, ignore_events
-from gapless.inputs import Largest, RejectsFile, Source, checked, naming, opened
+from gapless.inputs import RejectsFile, SizeLimit, Source, checked, naming, opened
 from gapless.merged import verify_content
 from gapless.metadata import with_name
 from gapless.models import Limits, Range, Result, Status, as_json
@@ -52,7 +52,6 @@ from gapless.streams import FileStream
 from gapless.text import as_argument, command, count
 
 _SHOWN: Final = 5
-"""Number of records that ``gapless inspect`` shows."""
 
 _SHOWN_BYTES: Final = 300
 
@@ -70,18 +69,14 @@ class Scan:
     mtime_ns: int
     inode: tuple[int, int]
     blocks: Sequence[int]
-    """The CRC-32 of each block of the file."""
     reading: Reading
     verbatim: bool
     """Whether the file is NDJSON exactly as it is sent."""
     skipped: int
-    """Number of records that were left out."""
     blank: int
-    """Number of blank lines."""
     literal: int
     """Number of TSV lines that contain quotes or backslashes, which are data."""
     first: Sequence[bytes]
-    """The first records, truncated."""
 
 
 async def upload(
@@ -172,7 +167,6 @@ async def _upload(
 
 
 def _described(result: Result, saved_state: State) -> Result:
-    """``result`` with facts about the input."""
     reading, skipped = str(saved_state.reading), saved_state.skipped
     return msgspec.structs.replace(result, reading=reading, skipped=skipped)
 
@@ -197,7 +191,7 @@ async def _open(
     The state is written first, so that the next upload gets this session if the response is lost.
     """
     if unanswered is not None:
-        same = _asked(unanswered) == _asked(saved_state)
+        same = _requested(unanswered) == _requested(saved_state)
         with suppress(RequestError, NotFoundError, SessionStateError, ExpiredError):
             session = await _create(client, unanswered)
             status = await session.status()
@@ -215,8 +209,7 @@ async def _open(
     return session, found, None
 
 
-def _asked(saved_state: State) -> tuple[object, ...]:
-    """The members of the request for a session."""
+def _requested(saved_state: State) -> tuple[object, ...]:
     plan = saved_state.plan
     request = saved_state.merged_format, saved_state.metadata, saved_state.schema
     return plan.records, plan.batch_size, *request
@@ -575,7 +568,7 @@ def scan(
         before = os.fstat(file.fileno())
         blocks = BlockReader(file, see=see)
         with RejectsFile(source, keep=keep_invalid) as rejects:
-            largest = Largest(limits, compress=compress)
+            largest = SizeLimit(limits, compress=compress)
             reader = checked(source, blocks.buffered(), rejects, largest)
             plan = batching.make_plan(
                 chunks(),
@@ -584,7 +577,7 @@ def scan(
                 max_bytes=min(limits.max_body_bytes, limits.max_inflated_bytes),
                 max_batches=limits.max_seq_num + 1,
             )
-            rejects.tell(
+            rejects.raise_errors(
                 "Nothing was sent. Correct such records, or leave them out with --skip-invalid."
                 if keep_invalid
                 else "Correct such records."
