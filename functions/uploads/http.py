@@ -151,8 +151,8 @@ class Request:
         """The same. Also raises NoListError if all callers are one principal."""
         if self.auth_mode is AuthMode.NONE:
             raise errors.NoListError(
-                "Callers are not told apart here, so there is no list: a session's id is the only"
-                " key to it. Keep the ids of your sessions."
+                "This deployment does not identify callers, so there is no list. Keep the ids of"
+                " your sessions."
             )
         return self.owner
 

@@ -242,7 +242,7 @@ def _require_finished(session: Session) -> Session:
         raise errors.SessionNotFinishedError(
             "The session was aborted, so there will be no merged object. Create a new one."
             if session.state is State.ABORTED
-            else "There is no merged object before finish has answered Success."
+            else "There is no merged object until finish answers Success."
         )
     return session
 

@@ -1,4 +1,4 @@
-"""Receiving a batch. ``docs/protocol.md`` explains why a 204 can be trusted.
+"""Receiving a batch. ``docs/internals.md`` explains why a 204 can be trusted.
 
 A function may die after any call to AWS; a client's retry then reaches the same end.
 """

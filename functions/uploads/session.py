@@ -177,7 +177,7 @@ class Session:
         fixed = self.fixed.members
         if any(number != fixed.get(name, number) for name, number in asked.members.items()):
             raise errors.TotalsConflictError(
-                f"This session's totals are fixed, {_said(fixed)}; this finish says"
+                f"This session's totals are fixed, {_said(fixed)}; this finish states"
                 f" {_said(asked.members)}. Nothing was changed. Finish without a body to complete"
                 " it as it is, or start a new session.",
                 fixed=fixed,
@@ -185,8 +185,8 @@ class Session:
             )
         if not self.decision and self.judged_by(asked).records is None:
             raise errors.MissingTotalError(
-                "This session was created with totalRecord null, so that its finish has to say how"
-                ' many records there are: {"totalRecord": n}.',
+                "This session was created with totalRecord null, so its finish must state the"
+                ' number of records: {"totalRecord": n}.',
                 member="totalRecord",
             )
         return self

@@ -1,4 +1,4 @@
-"""Finishing a session. ``docs/protocol.md`` explains why a ``Success`` can be trusted.
+"""Finishing a session. ``docs/internals.md`` explains why a ``Success`` can be trusted.
 
 A function may die after any call to AWS; the client's next finish then reaches the same end.
 """

@@ -51,8 +51,8 @@ class Outcomes:
         session.require_fitting(asked)
         if session.state is State.OPEN and now >= session.batches_until:
             raise errors.SessionExpiringError(
-                "The session's time is over, so that no finish can begin any more. One that"
-                " began in time may still be under way. Ask again after Retry-After."
+                "The session has expired, so no finish can begin any more. One that began in time"
+                " may still be running. Ask again after Retry-After."
             )
         if session.state is State.FINISHED or _has_failed_by(session, asked):
             return Outcome(self.reports.whole(session))
