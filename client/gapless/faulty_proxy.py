@@ -263,7 +263,11 @@ class _Handler(_Quiet):
 
     def _handle(self) -> None:
         proxy = self.server.proxy
-        seen = self._read()
+        try:
+            seen = self._read()
+        except ValueError:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return
         fault = proxy.begin(seen)
         try:
             for deed in fault.before:
@@ -308,15 +312,25 @@ class _Handler(_Quiet):
         return Seen(kind, session, seq_num, at, body, content, key, authorization)
 
     def _body(self) -> bytes:
+        """The body. Raises ConnectionAbortedError if it ends too early: that is no request."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            return self._exactly(int(self.headers.get("Content-Length") or 0))
         body = b""
-        while size := int(self.rfile.readline().partition(b";")[0], 16):
-            body += self.rfile.read(size)
+        while line := self.rfile.readline():
+            size = int(line.partition(b";")[0], 16)
+            if not size:
+                while self.rfile.readline().strip():
+                    pass
+                return body
+            body += self._exactly(size)
             self.rfile.readline()
-        while self.rfile.readline().strip():
-            pass
-        return body
+        raise ConnectionAbortedError
+
+    def _exactly(self, size: int) -> bytes:
+        found = self.rfile.read(size)
+        if len(found) < size:
+            raise ConnectionAbortedError
+        return found
 
     def _interfere(self, deed: str, seen: Seen) -> None:
         """What somebody else does to the session: another process, or an operator."""
