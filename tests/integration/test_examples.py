@@ -1,4 +1,4 @@
-"""Every program in examples/ is run, the clients through a network that fails."""
+"""Every program in examples/ runs; the clients upload through a network that fails."""
 
 import gzip
 import json
@@ -36,7 +36,7 @@ ORDERS = [
 
 
 def run(*command: object, cwd: Path = EXAMPLES) -> subprocess.CompletedProcess[str]:
-    """Run a program of the examples. The clone is on its path, in place of gapless-local."""
+    """Run a program of the examples, with the clone on its path instead of gapless-local."""
     return subprocess.run(
         [*map(str, command)],
         cwd=cwd,
@@ -50,7 +50,7 @@ def run(*command: object, cwd: Path = EXAMPLES) -> subprocess.CompletedProcess[s
 
 @dataclass
 class Unreliable:
-    """The API, behind a network and a gateway that fail once at each of these requests."""
+    """The API behind a network and a gateway that fail once at each of these requests."""
 
     api: "WSGIApplication"
     faults: dict[str, list[str]] = field(
@@ -101,14 +101,14 @@ class Outcome:
 @pytest.fixture(scope="module")
 def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("examples") / "orders.ndjson"
-    # The last line has no end.
+    # The last line has no line feed.
     file.write_bytes(b"\n".join(ORDERS))
     return file
 
 
 @pytest.fixture(scope="module")
 def outcomes(local: MotoStack, orders: Path) -> dict[str, Outcome]:
-    """What came of each client. They sleep most of the time, so they run at the same time."""
+    """The result of each client. They mostly sleep, so they run concurrently."""
 
     def outcome(name: str) -> Outcome:
         network = Unreliable(wsgi(local.gateway))
@@ -140,7 +140,7 @@ def test_a_client_completes_an_upload(
         f"25000 records in 3 batches: {session_id}.ndjson",
     ]
     assert local.merged(session_id).splitlines() == ORDERS
-    # Once again after each fault, and after the gap report only what was missing.
+    # One retry after each fault; after the gap report only the missing batches.
     assert network.requests == {
         "POST sessions": 2,
         "PUT 0": 2,
@@ -163,7 +163,7 @@ def test_a_client_ends_where_it_is_refused(local: MotoStack, client: str, tmp_pa
 
 @pytest.fixture(scope="module", params=["ndjson", "ndjson.gz"])
 def finished(request: pytest.FixtureRequest, local: MotoStack, server_url: str) -> tuple[str, str]:
-    """Address and id of a session in each format."""
+    """URL and id of a finished session in each format."""
     api = Api(over_http(server_url))
     session_id = api.create(len(ORDERS), format=request.param)
     assert api.lines(session_id, 0, b"\n".join(ORDERS)).status == HTTPStatus.NO_CONTENT

@@ -106,7 +106,7 @@ def example(heading: str) -> str:
 
 @pytest.fixture(scope="module")
 def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Records that a detour through JavaScript's numbers would change."""
+    """Records with numbers that JavaScript would change."""
     file = tmp_path_factory.mktemp("orders") / "orders.ndjson"
     with file.open("w") as lines:
         for n in range(20_000):
@@ -126,7 +126,7 @@ def test_the_example_uploads_a_file(
 
 
 class Unreliable:
-    """The service behind a connection that breaks off at the first two batches."""
+    """The service behind a connection that breaks at the first two batches."""
 
     def __init__(self, app: "WSGIApplication") -> None:
         self._app = app
@@ -149,7 +149,7 @@ def unreliable(local: MotoStack) -> Iterator[tuple[Unreliable, str]]:
 
 
 def node(installed: Installed, script: str, **values: str) -> Any:  # noqa: ANN401
-    """What a script that uses the package prints, as JSON."""
+    """The JSON output of a script that uses the package."""
     head = 'import { Upload, Batch } from "gapless";\nimport { openAsBlob } from "node:fs";\n'
     return json.loads(
         run(installed.consumer, "node", "--input-type=module", "--eval", head + script, **values)
@@ -257,7 +257,7 @@ def test_the_list_needs_callers(installed: Installed, server_url: str) -> None:
 
 @pytest.fixture(scope="module")
 def readings(installed: Installed) -> dict[str, dict[str, Any]]:
-    """What Node reads of every case, in one call."""
+    """What Node reads of every case, in a single process."""
     script = installed.consumer / "read.js"
     cases = installed.consumer / "cases.json"
     cases.write_text(json.dumps(["./node_modules/gapless/readers.js", inputs()]))
