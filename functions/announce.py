@@ -33,9 +33,9 @@ def build(bus: Bus, merged_bucket: str) -> Handler:
             change = record["dynamodb"]
             try:
                 with background(context, session_id=change["Keys"]["sessionId"]["S"]):
-                    if told := event_of(record, merged_bucket):
-                        bus.put(told)
-                        logger.info("published", kind=told.kind, event_id=record["eventID"])
+                    if found := event_of(record, merged_bucket):
+                        bus.put(found)
+                        logger.info("published", kind=found.kind, event_id=record["eventID"])
             except Exception:  # noqa: BLE001 - it is logged, and Lambda retries the record
                 return {"batchItemFailures": [{"itemIdentifier": change["SequenceNumber"]}]}
         return {"batchItemFailures": []}

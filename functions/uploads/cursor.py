@@ -50,5 +50,5 @@ def decode(cursor: str, owner: str, key: str) -> Place:
 
 
 def _code(packed: bytes, owner: str, key: str) -> bytes:
-    told = json.dumps([packed.hex(), owner]).encode()
-    return hmac.digest(key.encode(), told, "sha256")[:_CODE_BYTES]
+    signed = json.dumps([packed.hex(), owner]).encode()
+    return hmac.digest(key.encode(), signed, "sha256")[:_CODE_BYTES]

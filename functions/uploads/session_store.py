@@ -307,12 +307,12 @@ class SessionStore:
         kept_until: int,
         *,
         now: int,
-        alone: bool,
+        sole: bool,
     ) -> Session:
         """Finish the session with ``result``, which is kept until ``kept_until``: 1 write.
 
         The item lives at least as long as when it was created: an Idempotency-Key may name it.
-        ``alone``: the attempt becomes ``Session.publisher``.
+        ``sole``: the attempt becomes ``Session.publisher``, because no other one can publish.
         """
         first = session.batches_until + limits.GRACE_SECONDS
         values: dict[str, object] = {
@@ -322,14 +322,14 @@ class SessionStore:
             ":now": now,
             ":digest": decision.digest,
         }
-        if alone:
+        if sole:
             values[":publisher"] = session.attempt
         return self._move(
             Move.COMMIT,
             session.session_id,
             session.owner,
             "#result = :result, keptUntil = :kept, expiresAt = :expires, finishedAt = :now"
-            f"{', publisher = :publisher' if alone else ''} REMOVE upload, report",
+            f"{', publisher = :publisher' if sole else ''} REMOVE upload, report",
             values,
             lambda found: found.state is State.FINISHED,
         )

@@ -89,14 +89,14 @@ def _read_piece(piece: bytes, body: bytes, start: int) -> tuple[int, bytes]:
         # One long line, which may hold any number of values.
         lines = [piece] if piece.strip(_SPACE) else []
     else:
-        found, ndjson = _read_at_once(piece)
+        found, ndjson = _read_together(piece)
         if ndjson:
             return found, ndjson
         # Try again without blank lines and space around records.
         lines = list(filter(None, map(_STRIP, piece.split(b"\n"))))
         stripped = b"\n".join(lines)
         if len(stripped) < len(piece) - 1:
-            found, ndjson = _read_at_once(stripped)
+            found, ndjson = _read_together(stripped)
             if ndjson:
                 return found, ndjson
     records: list[Raw] = []
@@ -108,7 +108,7 @@ def _read_piece(piece: bytes, body: bytes, start: int) -> tuple[int, bytes]:
     return len(records), one_line_each(records)
 
 
-def _read_at_once(piece: bytes) -> tuple[int, bytes]:
+def _read_together(piece: bytes) -> tuple[int, bytes]:
     r"""The number of records in whole lines, and their NDJSON; 0 if it cannot tell by one call.
 
     One call decodes all lines. It treats line ends as space: ``1 2`` would be two values, and

@@ -113,7 +113,7 @@ class RecordCheck:
                     "Checking these records against the schema takes too long. Send smaller"
                     " batches."
                 )
-            verdicts = self._judge_at_once(piece, likely_valid=not wrong)
+            verdicts = self._judge_together(piece, likely_valid=not wrong)
             if verdicts is None:
                 verdicts = list(map(self._judge, piece.splitlines()))
             wrong = len(verdicts) - verdicts.count(True)
@@ -128,9 +128,9 @@ class RecordCheck:
             records += len(verdicts)
         return count, found
 
-    def _judge_at_once(self, piece: bytes, *, likely_valid: bool) -> "list[_Verdict] | None":
+    def _judge_together(self, piece: bytes, *, likely_valid: bool) -> "list[_Verdict] | None":
         """A verdict for every record of ``piece``; None if they must be judged one by one."""
-        objects = _read_at_once(piece)
+        objects = _read_together(piece)
         if objects is None:
             return None
         if likely_valid and self._many and self._many.is_valid(objects):
@@ -182,7 +182,7 @@ def _pieces(ndjson: bytes) -> Iterator[bytes]:
         start = end
 
 
-def _read_at_once(piece: bytes) -> list[Any] | None:
+def _read_together(piece: bytes) -> list[Any] | None:
     """The records of some lines; None if one may be refused or not decoded exactly."""
     # A record with too many values is longer than a piece.
     records = _decode(_DECODER, piece) if len(piece) <= _PIECE_BYTES else None
@@ -240,7 +240,7 @@ def _read_exactly(line: bytes) -> tuple[Any, str]:
         record = _EXACT_DECODER.decode(line)
     except msgspec.DecodeError:
         return None, f"has a number of more than {limits.MAX_DIGITS} digits"
-    # As in ``_read_at_once``: fewer colons mean a repeated member.
+    # As in ``_read_together``: fewer colons mean a repeated member.
     if rb"\u003" in line:
         if _has_repeats(line):
             return None, _REPEATED

@@ -193,16 +193,16 @@ class Composition:
 
         Returns whether S3 answered the first request of each, so none can take effect later.
         """
-        at_once = self._merged.write_manifest(self._session, decision, self._batches)
+        first_try = self._merged.write_manifest(self._session, decision, self._batches)
         if not self._upload_id:
-            return self._merged.put(self._session, self._body, decision, crc32) and at_once
+            return self._merged.put(self._session, self._body, decision, crc32) and first_try
         completed = self._merged.complete_upload(
             self._session, self._upload_id, self._parts, decision, crc32
         )
         if completed:
             self._upload_id = ""
         # A completed upload cannot be completed again by a late request.
-        return completed and at_once
+        return completed and first_try
 
 
 def _most_in_memory(most: int, sizes: Iterable[int]) -> int:

@@ -134,14 +134,14 @@ class Finisher:
                 return self.outcomes.fail(session, counted, fact)
             decision = counted
             session = self.sessions.decide(session, decision)
-        at_once = composition.publish(decision, run.checksum)
+        first_try = composition.publish(decision, run.checksum)
         merge_seconds = time.monotonic() - started
         published = Published(Sums.of(run), began)
         if took_over:
             found = self.composer.merged.find_published(session, decision)
             published = found or published
-        alone = at_once and not took_over
-        return self.outcomes.succeed(session, decision, published, merge_seconds, alone=alone)
+        sole = first_try and not took_over
+        return self.outcomes.succeed(session, decision, published, merge_seconds, sole=sole)
 
     def _commit_published(self, session: Session) -> Outcome | None:
         """Commit the session if an earlier attempt, or a call that seemed to fail, published."""

@@ -120,7 +120,7 @@ class MergedStore:
                 Body=BytesIO(manifest.encode(session, self.key(session), batches, totals)),
                 IfNoneMatch="*",
             )
-            return _at_once(answer["ResponseMetadata"])
+            return _first_try(answer["ResponseMetadata"])
         return False
 
     def create_upload(self, session: Session, digest: str) -> str:
@@ -238,7 +238,7 @@ class MergedStore:
                 ChecksumAlgorithm="CRC32",
                 ChecksumCRC32=crc32,
             )
-            return _at_once(answer["ResponseMetadata"])
+            return _first_try(answer["ResponseMetadata"])
         return False
 
     def delete(self, session: Session) -> None:
@@ -273,7 +273,7 @@ class MergedStore:
         )
 
 
-def _at_once(metadata: "ResponseMetadataTypeDef") -> bool:
+def _first_try(metadata: "ResponseMetadataTypeDef") -> bool:
     return metadata["RetryAttempts"] == 0
 
 

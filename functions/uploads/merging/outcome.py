@@ -74,12 +74,12 @@ class Outcomes:
         published: "Published",
         merge_seconds: float | None = None,
         *,
-        alone: bool = False,
+        sole: bool = False,
     ) -> Outcome:
         """Commit a session whose object and manifest are ``published``: 1 write.
 
-        ``alone``: this attempt becomes ``Session.publisher``. The answer depends only on the
-        decision, not on what this finish stated. Raises StaleAttemptError.
+        ``sole``: no other attempt can publish, so this one becomes ``Session.publisher``. The
+        answer depends only on the decision, not on ``asked``. Raises StaleAttemptError.
         """
         session_id = session.session_id
         result: Result = {
@@ -97,7 +97,7 @@ class Outcomes:
         # dates. Even if one is old already, the answer is kept for a while.
         now = self.clock()
         until = max(published.at + self.merged_retention, now + limits.LEAST_RETENTION_SECONDS)
-        session = self.sessions.commit(session, decision, result, until, now=now, alone=alone)
+        session = self.sessions.commit(session, decision, result, until, now=now, sole=sole)
         return Outcome(session.result, merge_seconds=merge_seconds)
 
 

@@ -147,14 +147,14 @@ def _record_count(session: Session, totals: Totals, batches: int, received: int)
     if totals.batches is not None:
         again += " with the new number of batches"
     if more > 0:
-        heal = (
+        advice = (
             "this session cannot succeed: start a new one"
             if session.total_record is not None
             else "finish with the right number, or start a new session"
         )
         detail = (
             f"{received} records arrived, {more} more than totalRecord. Stored batches never"
-            f" change, so {heal}."
+            f" change, so {advice}."
         )
     elif batches:
         detail = (
