@@ -234,7 +234,6 @@ def measure(ways: Ways, size: int) -> dict[str, list[float]]:
 
 
 def row(shape: str, size: int, found: Mapping[str, list[float]]) -> report.Row:
-    """A row of the table."""
     medians = {way: statistics.median(values) for way, values in found.items()}
     return {
         "records": shape,
@@ -246,7 +245,6 @@ def row(shape: str, size: int, found: Mapping[str, list[float]]) -> report.Row:
 
 
 def line_row(shape: str, size: int, found: Mapping[str, list[float]]) -> report.Row:
-    """A row of the table of NDJSON."""
     return {
         "records": shape,
         "KB": round(size / 1000),
@@ -281,7 +279,6 @@ def with_clients(body: str) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Measure all shapes and sizes."""
     os.environ.update(ENVIRON)
     nothing = NoStore()
     made = shapes()

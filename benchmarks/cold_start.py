@@ -126,7 +126,6 @@ def mebibytes(package: Path) -> float:
 
 
 def main() -> None:
-    """Measure every handler."""
     with TemporaryDirectory() as folder:
         built, plain = Path(folder) / "built", Path(folder) / "plain"
         done = sam.build(built)

@@ -320,7 +320,6 @@ def grow() -> list[report.Row]:
 
 
 def main() -> None:
-    """Measure every case."""
     rows: list[report.Row] = []
     targets = []
     for case in CASES:

@@ -59,7 +59,6 @@ def measure(kind: str, count: int, path: str, environ: dict[str, str]) -> dict[s
 
 
 def main(count: int, pairs: int) -> None:
-    """Measure and print."""
     environ = {**os.environ, "PORT": "0"}
     with (
         tempfile.TemporaryDirectory() as folder,

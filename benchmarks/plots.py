@@ -22,7 +22,6 @@ def rows(benchmark: str, title: str) -> Rows:
 
 
 def save(figure: Any, name: str) -> None:  # noqa: ANN401
-    """Write a plot."""
     figure.tight_layout()
     figure.savefig(BUILD / f"{name}.svg", metadata={"Date": None})
     plt.close(figure)
@@ -119,7 +118,6 @@ def whole() -> None:
 
 
 def main() -> None:
-    """Draw all plots that have results."""
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "gapless"
     mpl.rcParams["svg.fonttype"] = "none"

@@ -308,7 +308,6 @@ def express_over_http(template: str, batches: int) -> Measured:
 
 
 def row(records: int, way: str, size: float, rounds: list[Measured]) -> report.Row:
-    """A row of the table of whole uploads."""
     median = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
     shown: report.Row = {
         "records": f"{records:,}",
@@ -327,7 +326,6 @@ def row(records: int, way: str, size: float, rounds: list[Measured]) -> report.R
 
 
 def main() -> None:
-    """Measure all."""
     template = data.body(0, data.records(BATCH))
     uploads: list[report.Row] = []
     targets: list[report.Target] = []

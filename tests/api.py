@@ -25,8 +25,6 @@ GZIP: Headers = {
 
 @dataclass(frozen=True)
 class Answer:
-    """A response of the API."""
-
     status: int
     headers: dict[str, str]
     body: bytes
@@ -61,8 +59,6 @@ Send = Callable[[str, str, bytes, Headers], Answer]
 
 
 def through_gateway(gateway: Gateway) -> Send:
-    """Call the gateway object directly."""
-
     def send(method: str, path: str, body: bytes, headers: Headers) -> Answer:
         path, _, query = path.partition("?")
         response = gateway.handle(Request(method, path, query, headers.items(), body))
@@ -112,8 +108,6 @@ def deployed(stack: Mapping[str, Any]) -> Send:
 
 
 class Api:
-    """One method per route."""
-
     ROOT = "/api/upload/sessions"
 
     def __init__(self, send: Send) -> None:
@@ -138,7 +132,6 @@ class Api:
         return session_id
 
     def batch(self, session_id: str, seq_num: int, data: Sequence[object]) -> Answer:
-        """Send a batch as JSON."""
         return self.raw_batch(session_id, json.dumps({"seqNum": seq_num, "data": data}).encode())
 
     def gzip_batch(self, session_id: str, seq_num: int, data: Sequence[object]) -> Answer:
@@ -165,12 +158,10 @@ class Api:
         return self.request("PUT", f"{self.ROOT}/{session_id}/batches/{seq_num}", body, named)
 
     def finish(self, session_id: str, **totals: object) -> Answer:
-        """Finish a session; ``totals`` are the members of the body."""
         body = json.dumps(totals).encode() if totals else b""
         return self.request("POST", f"{self.ROOT}/{session_id}/finish", body)
 
     def status(self, session_id: str) -> Answer:
-        """Get a session's status."""
         return self.request("GET", f"{self.ROOT}/{session_id}")
 
     def file(self, session_id: str, headers: Headers | None = None) -> Answer:
@@ -182,9 +173,7 @@ class Api:
         return self.request("GET", f"{self.ROOT}/{session_id}/manifest", headers=headers)
 
     def abort(self, session_id: str) -> Answer:
-        """Abort a session."""
         return self.request("DELETE", f"{self.ROOT}/{session_id}")
 
     def delete_file(self, session_id: str) -> Answer:
-        """Delete the merged object."""
         return self.request("DELETE", f"{self.ROOT}/{session_id}/file")

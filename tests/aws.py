@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call:
-    """A call to AWS."""
-
     operation: str
     """The operation's name in AWS: ``PutObject``, ``UpdateItem`` …"""
     key: str = ""
@@ -40,8 +38,6 @@ Handler = Callable[[Call, "Callable[[], Answer]"], "Answer"]
 
 @dataclass(frozen=True)
 class Answer:
-    """A response of AWS."""
-
     status: str
     headers: list[tuple[str, str]]
     body: bytes
@@ -123,13 +119,11 @@ class AwsProxy:
 
 
 def s3_error(status: int, code: str) -> Answer:
-    """An S3 error."""
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>"
     return Answer(f"{status} Error", [("content-type", "application/xml")], body.encode())
 
 
 def dynamodb_error(status: int, code: str) -> Answer:
-    """A DynamoDB error."""
     body = json.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": code})
     return Answer(
         f"{status} Error", [("content-type", "application/x-amz-json-1.0")], body.encode()

@@ -43,7 +43,6 @@ def prepare(endpoint: str) -> Callable[[], int]:
 
 
 def _resident() -> int:
-    """The resident memory of this process, bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 

@@ -72,22 +72,18 @@ class Stack:
         return found["Body"].read()
 
     def manifest(self, session_id: str) -> bytes:
-        """The bytes of the manifest."""
         key = f"{session_id}.manifest.json"
         return self.s3.get_object(Bucket=self.merged_bucket, Key=key)["Body"].read()
 
     def has_merged(self, session_id: str) -> bool:
-        """Whether the merged object exists."""
         found = self.s3.list_objects_v2(Bucket=self.merged_bucket, Prefix=session_id)
         return found["KeyCount"] > 0
 
     def stored(self, session_id: str, seq_num: int) -> bytes:
-        """The bytes of a stored batch."""
         key = f"{session_id}/{seq_num:08d}"
         return self.s3.get_object(Bucket=self.batches_bucket, Key=key)["Body"].read()
 
     def stored_keys(self, session_id: str) -> list[str]:
-        """The keys of the stored batches."""
         pages = self.s3.get_paginator("list_objects_v2").paginate(
             Bucket=self.batches_bucket, Prefix=f"{session_id}/"
         )
@@ -118,7 +114,6 @@ class Stack:
         self.change(session_id, expiresAt=1)
 
     def item(self, session_id: str) -> dict[str, Any]:
-        """The session's item in DynamoDB."""
         return self.table.get_item(Key={"sessionId": session_id}, ConsistentRead=True)["Item"]
 
     def change(self, session_id: str, **values: object) -> None:
@@ -220,8 +215,6 @@ def _skip_what_an_emulator_cannot_do(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def download() -> Callable[[str], bytes]:
-    """Follow a link to a merged object."""
-
     def get(url: str) -> bytes:
         answer = requests.get(url, verify=DEPLOYED.get("ca", True), timeout=300)
         answer.raise_for_status()

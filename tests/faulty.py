@@ -62,7 +62,6 @@ class Faulty:
         return (fault if share < self.rate else ""), self.latency * wait
 
     def note(self, what: str) -> None:
-        """Count an event."""
         with self._lock:
             self.seen[what] += 1
 

@@ -39,8 +39,6 @@ class Object(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """A multipart upload."""
-
     headers: str
     parts: dict[int, Object]
 
@@ -70,7 +68,6 @@ class Store:
         return seconds, self.respond(method, target, head, body)
 
     def respond(self, method: str, target: str, head: bytes, body: bytes) -> bytes:
-        """Return the answer."""
         path, _, raw_query = target.partition("?")
         headers = {
             name.lower(): value.strip()
@@ -98,7 +95,6 @@ class Store:
         return Object(pieces, sum(map(len, pieces)), f'"{self.made:032x}"', headers)
 
     def object(self, method: str, key: str, headers: dict[str, str], body: bytes) -> bytes:
-        """Answer a request for one object."""
         found = self.found(key)
         if method == "PUT":
             if found and headers.get("if-none-match") == "*":
@@ -120,7 +116,6 @@ class Store:
     def multipart(
         self, method: str, key: str, query: dict[str, str], headers: dict[str, str], body: bytes
     ) -> bytes:
-        """Answer a request about a multipart upload."""
         if "uploads" in query:
             if method == "GET":
                 return reply(200, "", b"<ListMultipartUploadsResult/>")
@@ -186,7 +181,6 @@ class Store:
         return [(key, self.objects[key]) for key in keys[: PAGE + 1]]
 
     def table(self, operation: str, request: dict[str, Any]) -> bytes:
-        """Answer a request to DynamoDB."""
         if operation == "PutItem":
             item = request["Item"]
             self.items[item["sessionId"]["S"]] = item
@@ -230,7 +224,6 @@ class Batches(Store):
         return None if "." in key else self.batch
 
     def listed(self, prefix: str, after: str) -> list[tuple[str, Object]]:
-        """The same batches for every prefix."""
         first = int(after[-8:]) + 1 if after > prefix else 0
         numbers = range(first, min(first + PAGE + 1, self.batches))
         return [(f"{prefix}{n:08d}", self.batch) for n in numbers]
@@ -279,12 +272,10 @@ def reply(status: int, headers: str = "", content: bytes = b"", length: int | No
 
 
 def xml(name: str, content: str) -> bytes:
-    """A 200 with an XML body."""
     return reply(200, "Content-Type: application/xml\r\n", f"<{name}>{content}</{name}>".encode())
 
 
 def error(status: int, code: str, *, head: bool = False) -> bytes:
-    """An S3 error."""
     content = "" if head else f"<Error><Code>{code}</Code><Message>{code}</Message></Error>"
     return reply(status, "Content-Type: application/xml\r\n", content.encode())
 
@@ -301,7 +292,6 @@ class Connection(asyncio.Protocol):
         self.keep = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 

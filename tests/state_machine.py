@@ -16,8 +16,6 @@ Function = Callable[[Any], Any]
 
 
 class ExecutionFailedError(Exception):
-    """An execution or one of its states has failed."""
-
     def __init__(self, name: str, cause: str) -> None:
         super().__init__(f"{name}: {cause}")
         self.name = name

@@ -52,7 +52,6 @@ def denied(action: str, function: str) -> Iterator[None]:
 
 
 def allow(function: str) -> None:
-    """Remove the denial."""
     iam = boto3.client("iam")
     with suppress(iam.exceptions.NoSuchEntityException):
         iam.delete_role_policy(RoleName=physical(f"{function}Role"), PolicyName="deny")

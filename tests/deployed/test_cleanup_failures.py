@@ -10,7 +10,6 @@ from tests.deployed.failing import allow, denied, failure, with_retries
 
 
 def aborted(api: Api) -> str:
-    """An aborted session with one batch."""
     session_id = api.create(1)
     assert api.batch(session_id, 0, [0]).status == 204
     assert api.abort(session_id).status == 204

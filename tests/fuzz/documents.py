@@ -84,7 +84,6 @@ _DEPTHS: Final = [400, 490, 497, 498, 499, 505, 900, 990, 1_000, 1_100, 20_000]
 
 
 def value(chance: Random, depth: int = 0) -> bytes:
-    """Any JSON value."""
     kind = chance.randrange(7 if depth < 4 else 4)
     if kind < 2:
         return chance.choice(_NUMBERS)
@@ -102,7 +101,6 @@ def _joined(chance: Random, items: list[bytes]) -> bytes:
 
 
 def batch(chance: Random) -> bytes:
-    """A valid batch."""
     records = [value(chance) for _ in range(chance.randrange(1, 5))]
     members = [
         b'"seqNum":%d' % chance.choice([0, 1, 7, 99_999]),

@@ -54,7 +54,6 @@ class Reading:
 
 
 def read(body: bytes) -> Reading:
-    """Read any bytes."""
     try:
         json.loads(body, parse_int=str)
         found = Reading(taken=True)

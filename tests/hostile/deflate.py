@@ -34,7 +34,6 @@ def spaces(size: int) -> bytes:
 
 
 def bomb(mib: int) -> bytes:
-    """One gzip member of ``mib`` MiB of spaces."""
     return spaces(mib * MIB)
 
 

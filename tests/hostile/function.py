@@ -24,8 +24,6 @@ MIB: Final = 2**20
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of an invocation."""
-
     cpu: float
     """CPU seconds."""
     peak: int
@@ -55,7 +53,6 @@ class Function:
         self._process.communicate()
 
     def __call__(self, event: Mapping[str, Any], _: object) -> object:
-        """Invoke the function with ``event``."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps(event, ensure_ascii=False).encode() + b"\n")
@@ -66,7 +63,6 @@ class Function:
 
 
 def main() -> None:
-    """Answer every event from standard input."""
     module, _, name = sys.argv[1].rpartition(".")
     memory = int(sys.argv[2]) * MIB
     # Handlers log to standard output, so move the answers to another descriptor.

@@ -29,8 +29,6 @@ STORED: Final = {"GetItem": 2, "PutObject": 1}
 
 @dataclass(frozen=True)
 class Hostile:
-    """A hostile request."""
-
     body: Callable[[], bytes]
     """The body to send, or the JSON to send as gzip."""
     answer: str

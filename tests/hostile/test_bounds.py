@@ -54,7 +54,6 @@ class Measured:
 
     @property
     def cpu_per_mb(self) -> float:
-        """CPU seconds per MB."""
         return self.cost.cpu / self.mb
 
     def row(self, name: str) -> str:
@@ -84,7 +83,6 @@ class Lab:
         return Api(through_gateway(self.stack.gateway))
 
     def session(self, kind: str) -> str:
-        """Create a session of this kind; return its id."""
         if kind in {"unknown", "create"}:
             return "0" * 32
         if kind == "no id":
@@ -127,7 +125,6 @@ class Lab:
         return answer, Counter(call.operation for call in calls), function.cost
 
     def measure(self, hostile: Hostile) -> Measured:
-        """Send ``hostile`` and measure its cost."""
         body, inflated = hostile.body(), hostile.inflated
         if inflated is None:
             inflated = len(body)

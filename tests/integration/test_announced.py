@@ -29,7 +29,6 @@ Events = list[tuple[str, dict[str, Any]]]
 
 
 def published(local: MotoStack, *session_ids: str) -> Events:
-    """The events of some sessions so far."""
     local.stream.deliver()
     events = [json.loads(line) for line in local.events.getvalue().splitlines()]
     return [

@@ -42,7 +42,6 @@ def upload(line: bytes, batches: int, format_: Format, *, strict: bool) -> Uploa
 
 
 def send(api: Api, line: bytes, upload: Upload) -> str:
-    """Create the session and send its batches."""
     session_id = api.create(
         upload.records, upload.batch_size if upload.strict else None, format=upload.format
     )
@@ -89,7 +88,6 @@ class StepFunctions:
         self.started: list[Any] = []
 
     def start_execution(self, **asked: str) -> None:
-        """Keep the request."""
         self.started.append(json.loads(asked["input"]))
 
 

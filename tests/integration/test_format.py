@@ -32,7 +32,6 @@ def ndjson(records: Iterable[object]) -> bytes:
 
 
 def crc32(content: bytes) -> dict[str, str]:
-    """A CRC-32 in the API's form."""
     value = base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
     return {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": value}
 
@@ -277,7 +276,6 @@ GZ_FILE = {"content-type": "application/gzip", "content-encoding": None, "end": 
 
 @pytest.fixture(scope="module")
 def merged(local: MotoStack) -> str:
-    """A finished session."""
     from tests.api import through_gateway  # noqa: PLC0415
 
     api = Api(through_gateway(local.gateway))

@@ -37,7 +37,6 @@ def create(
 
 
 def keys(stack: Stack) -> list[dict[str, Any]]:
-    """All items of keys."""
     found = stack.table.scan(ConsistentRead=True)["Items"]
     return [item for item in found if str(item["sessionId"]).startswith("key:")]
 

@@ -43,7 +43,6 @@ class Principal:
         self._handler = sessions.build(Wiring(config, lambda: self.now))
 
     def call(self, route: str, query: str = "", body: object = None, session_id: str = "") -> Page:
-        """The response of the sessions function."""
         iam = {"accountId": "123456789012", "userId": self.user}
         answer: Page = self._handler(
             {

@@ -131,11 +131,9 @@ class Sessions:
         return self._create({"totalRecord": 3, "batchSize": 2})
 
     def open_ended(self) -> str:
-        """An open-ended session."""
         return self._create({"totalRecord": None})
 
     def finished(self) -> str:
-        """A session with a merged object."""
         session_id = self._create({"totalRecord": 1})
         url = f"{self._url}/{session_id}"
         self._http.post(url, json={"seqNum": 0, "data": [1]}).raise_for_status()
@@ -144,13 +142,11 @@ class Sessions:
         return session_id
 
     def file_deleted(self) -> str:
-        """A session whose merged object was deleted."""
         session_id = self.finished()
         self._http.delete(f"{self._url}/{session_id}/file").raise_for_status()
         return session_id
 
     def aborted(self) -> str:
-        """An aborted session."""
         session_id = self.flexible()
         self._http.delete(f"{self._url}/{session_id}").raise_for_status()
         return session_id
@@ -254,7 +250,6 @@ class Uploads(LINKED.as_state_machine()):  # type: ignore[misc] # the class is m
     seen: ClassVar[Counter[str]]
 
     def setup(self) -> None:
-        """Start an upload."""
         self.total_records: dict[str, int] = {}
         self.turns = cycle([True, False])
 
@@ -284,11 +279,9 @@ class Uploads(LINKED.as_state_machine()):  # type: ignore[misc] # the class is m
             case.path_parameters["seqNum"] = 0
 
     def get_call_kwargs(self, _: Case) -> dict[str, Any]:
-        """The service's URL."""
         return {"base_url": self.server_url, "session": self.http, "allow_redirects": False}
 
     def after_call(self, response: Response, case: Case) -> None:
-        """Record the answer."""
         super().after_call(response, case)
         answer = response.json() if response.content else {}
         what = answer.get("validationResult") or answer.get("state") or answer.get("code") or ""
@@ -298,7 +291,6 @@ class Uploads(LINKED.as_state_machine()):  # type: ignore[misc] # the class is m
             self.total_records[answer["sessionId"]] = body["totalRecord"]
 
     def validate_response(self, response: Response, case: Case, **kwargs: Any) -> None:  # noqa: ANN401
-        """Check the answer."""
         case.validate_response(response, checks=CHECKS, transport_kwargs=kwargs)
 
 

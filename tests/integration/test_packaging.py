@@ -101,7 +101,6 @@ def python(script: str, folder: Path) -> str:
 
 
 def started(built: Path, handler: str) -> dict[str, list[str]]:
-    """What a start imports, opens and compiles."""
     seen: dict[str, list[str]] = json.loads(
         python(START.format(handler=handler), package_of(built, handler))
     )

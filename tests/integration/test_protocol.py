@@ -468,7 +468,6 @@ BINARY_LINES = {
 
 
 def _needs(name: str) -> list[pytest.MarkDecorator]:
-    """Abilities of an emulator that the case needs."""
     if name == "large":  # in base64 it is as large as an event may be
         return [pytest.mark.needs("gateway limits")]
     return [pytest.mark.needs("binary bodies")] * (name in BINARY_LINES)

@@ -12,7 +12,6 @@ from tests.conftest import MotoStack, Stack
 
 
 def open_ended(api: Api, *batches: list[object]) -> str:
-    """An open-ended session."""
     session_id = api.create(None)
     for seq_num, data in enumerate(batches):
         assert api.batch(session_id, seq_num, data).status == 204

@@ -133,7 +133,6 @@ async def _send(
 
 
 async def main(process: int, folder: Path, urls: list[str]) -> None:
-    """Run the clients of one process."""
     plans = [Plan(**plan) for plan in json.loads((folder / "plans.json").read_text())]
     ledger = Ledger(folder / f"ledger-{process}")
     ours = CLIENTS // PROCESSES

@@ -60,12 +60,10 @@ class Soak:
         return process
 
     def start_workers(self) -> None:
-        """Start several API processes on the shared storage."""
         self.workers = [self.start("local", port=0) for _ in range(WORKERS)]
         self.urls = [said_url(worker) for worker in self.workers]
 
     def start_client(self, number: int) -> subprocess.Popen[str]:
-        """Start a process of clients."""
         return self.start("tests.load.clients", str(number), str(self.folder), *self.urls)
 
     def kill_a_worker(self, chance: Random) -> None:
@@ -87,7 +85,6 @@ class Soak:
             self.clients[number] = self.start_client(number)
 
     def ledger(self) -> Iterator[dict[str, Any]]:
-        """The lines of all ledgers."""
         for path in self.folder.glob("ledger-*"):
             yield from map(json.loads, path.read_bytes().splitlines())
 
@@ -104,7 +101,6 @@ def said_url(process: subprocess.Popen[str]) -> str:
 
 
 def resident_mb(process: subprocess.Popen[str]) -> float:
-    """The resident memory of a process."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
     assert found
     return int(found[1]) / 1024

@@ -30,7 +30,6 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print how much was run."""
     if proof_world.COUNTS:
         told = ", ".join(f"{number:,} {what}" for what, number in proof_world.COUNTS.items())
         terminalreporter.write_line(f"proof: {told}")

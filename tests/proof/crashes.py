@@ -73,7 +73,6 @@ class Fault:
         self._history = history
 
     def handle(self, call: Call, forward: Forward) -> Answer:
-        """Handler for the process's calls."""
         if self.process.invocations == self.died_in:
             return DEAD
         self._seen += 1
@@ -106,7 +105,6 @@ class Fault:
         raise NotImplementedError
 
     def afterwards(self, call: Call, forward: Forward) -> Answer:
-        """Handle every other call."""
         del call
         return forward()
 
@@ -142,8 +140,6 @@ class Dies(Fault):
 
 
 class Throttled(Fault):
-    """The call is throttled."""
-
     def strike(self, call: Call, forward: Forward) -> Answer:
         return throttled(call)
 
@@ -387,7 +383,6 @@ def status(world: World, process: Process, history: History, session_id: str) ->
 
 
 def long_finish(world: World, process: Process, history: History, session_id: str) -> object:
-    """Hand over, and let the state machine merge."""
     answer = world.finish(process, history, session_id, long=True)
     world.run_started(process, history)
     return answer

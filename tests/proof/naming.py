@@ -103,7 +103,6 @@ class Opening:
             self.world.remove(session_id)
 
     def remove(self) -> None:
-        """Delete its sessions and keys."""
         self.forget()
         for name in self.world.claims():
             self.world.remove(name)

@@ -107,7 +107,6 @@ def finish_and_delete(world: World, process: Process, history: History, session_
 
 
 def merge(world: World, process: Process, history: History, session_id: str) -> Answer:
-    """Run the execution that a finish started, to its end."""
     del session_id
     world.run_started(process, history)
     return Answer(0, None)

@@ -136,8 +136,6 @@ class Run:
         self._copies[name] = (of, number)
 
     def handler(self, name: str) -> Callable[[Call, Callable[[], Answer]], Answer]:
-        """The handler for the calls of one invocation."""
-
         def handle(call: Call, forward: Callable[[], Answer]) -> Answer:
             step = Step.of(call, name, self._uploads)
             if not self._wait_for_turn(name, step):

@@ -108,11 +108,9 @@ class Story:
         return self.world.delete_file(self.process, self.history, self.session_id)
 
     def forget(self, *names: str) -> None:
-        """Delete attributes of the item."""
         self.world.forget(self.session_id, *names)
 
     def run(self) -> None:
-        """Run the executions that were started."""
         self.world.run_started(self.process, self.history)
 
     def wait(self, seconds: int = LATER) -> None:
@@ -126,7 +124,6 @@ class Story:
         return self.world.check(self.session_id, self.history).state
 
     def number(self, name: str) -> int:
-        """A numeric attribute of the item."""
         item = self.world.facts(self.session_id).item
         assert item is not None
         return int(item[name])

@@ -443,8 +443,6 @@ def a_verdict_is_remembered(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_condition_on_the_session(patch: pytest.MonkeyPatch) -> None:
-    """A repeated create overwrites its session."""
-
     def create(self: SessionStore, session: Session) -> None:
         self._client.put_item(TableName=self.table, Item=session_store._item(session))  # noqa: SLF001
 

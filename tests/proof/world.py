@@ -71,7 +71,6 @@ COUNTS: Final[dict[str, int]] = {}
 
 
 def count(what: str, number: int = 1) -> None:
-    """Add to a counter of the summary."""
     COUNTS[what] = COUNTS.get(what, 0) + number
 
 
@@ -85,7 +84,6 @@ class ViolationError(AssertionError):
 
 
 def require(condition: object, what: str, *facts: object) -> None:
-    """Raise ViolationError unless ``condition``."""
     if not condition:
         raise ViolationError(f"{what}: {facts}" if facts else what)
 
@@ -99,7 +97,6 @@ class Said:
 
     @property
     def body(self) -> dict[str, int] | None:
-        """The request body, or None if it says nothing."""
         said = {"totalRecord": self.total, "batches": self.batches}
         return {name: number for name, number in said.items() if number is not None} or None
 
@@ -125,8 +122,6 @@ def is_answered(said: Said, body: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Answer:
-    """A response of the API."""
-
     status: int
     body: Any
 
@@ -304,7 +299,6 @@ class Process:
         return self._invoke(self._sessions, route, session_id, user=user)
 
     def task(self, name: str, payload: Mapping[str, Any]) -> object:
-        """Run a task of the state machine."""
         self.invocations += 1
         return self.tasks[name](payload, _Context(300))
 
@@ -414,7 +408,6 @@ class History:
 
     @property
     def finishes(self) -> Sequence[Answer]:
-        """The answers to finishes."""
         return [answer for _, answer in self.said]
 
     @property
@@ -424,7 +417,6 @@ class History:
 
 
 def ndjson(data: Sequence[object]) -> bytes:
-    """The lines of a batch."""
     return b"".join(json.dumps(record).encode() + b"\n" for record in data)
 
 
@@ -453,7 +445,6 @@ def gunzipped(merged: bytes) -> bytes:
 
 
 def checksum(content: bytes) -> dict[str, str]:
-    """A CRC-32 in the API's form."""
     crc = base64.b64encode(zlib.crc32(content).to_bytes(4, "big")).decode()
     return {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": crc}
 
@@ -482,7 +473,6 @@ class World:
         return self._table.items
 
     def items(self) -> list[dict[str, Any]]:
-        """Every item of the table."""
         return [
             {name: _plain(value.to_regular_json()) for name, value in item.attrs.items()}
             for item in self._items().values()
@@ -528,13 +518,11 @@ class World:
         )
 
     def forget(self, session_id: str, *names: str) -> None:
-        """Delete attributes of an item."""
         attributes = self._items()[DynamoType({"S": session_id})].attrs
         for name in names:
             attributes.pop(name)
 
     def read_object(self, key: str) -> bytes:
-        """An object of the batches bucket."""
         content: bytes = self._bucket(self._config.batches_bucket).keys[key].value
         return content
 
@@ -567,7 +555,6 @@ class World:
     def create(
         self, total: int | None, size: int | None, form: str = PLAIN, says: Said = NOTHING
     ) -> tuple[str, History]:
-        """Create a session."""
         stream = self.stream_now()
         answer = self.processes[0].create(total, size, form)
         return answer.body["sessionId"], History(total, size, stream, form, says=says)
@@ -588,7 +575,6 @@ class World:
         seq_num: int,
         data: Sequence[object],
     ) -> Answer:
-        """Send a batch and record the answer."""
         history.sent.append((seq_num, ndjson(data)))
         answer = process.batch(session_id, seq_num, data)
         if answer.status == 204:
@@ -607,7 +593,6 @@ class World:
         long: bool = False,
         state_machine: bool = False,
     ) -> Answer:
-        """Finish and record the answer."""
         said = history.says if said is None else said
         with self._tracking(process, history):
             answer = process.finish(session_id, said=said, long=long, state_machine=state_machine)
@@ -618,7 +603,6 @@ class World:
         return answer
 
     def status(self, process: Process, history: History, session_id: str) -> Answer:
-        """Get the status and record the answer."""
         promised = set(history.promised)
         answer = process.status(session_id)
         history.expired |= answer.code == "session_expired"
@@ -634,7 +618,6 @@ class World:
         return answer
 
     def abort(self, process: Process, history: History, session_id: str) -> Answer:
-        """Abort and record the answer."""
         answer = process.abort(session_id)
         history.aborted |= answer.status == 204
         if answer.status >= 500:
@@ -642,7 +625,6 @@ class World:
         return answer
 
     def delete_file(self, process: Process, history: History, session_id: str) -> Answer:
-        """Delete the merged object and record the answer."""
         history.deletes = True
         answer = process.delete_file(session_id)
         history.deleted |= answer.status == 204

@@ -105,7 +105,6 @@ class Machine(RuleBasedStateMachine):
         self.model: dict[str, dict[str, Any]] = {}
 
     def api(self, session_id: str) -> Api:
-        """A client authenticated as the session's owner."""
         return self.apis[self.model[session_id]["owner"]]
 
     @rule(

@@ -50,14 +50,12 @@ WHOLE = (
 
 
 def read_body(body: bytes, **headers: str) -> bytes:
-    """Read a whole body that came as base64."""
     text = base64.b64encode(body).decode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return read_any(text, is_base64=True, headers=named)
 
 
 def read_text(body: str, **headers: str) -> bytes:
-    """Read a body that came as text."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return read_any(body, is_base64=False, headers=named)
 

@@ -86,13 +86,11 @@ def test_no_answer_may_be_cached_and_links_depend_on_accept() -> None:
 
 
 def headers_of(response: dict[str, Any]) -> dict[str, Any]:
-    """The headers of a response in openapi.yaml."""
     found: dict[str, Any] = resolved(response).get("headers", {})
     return found
 
 
 def problems() -> Iterator[tuple[int, dict[str, Any]]]:
-    """The status and the media type object of every problem in openapi.yaml."""
     for _, operation in operations():
         for status, response in operation["responses"].items():
             content = resolved(response).get("content", {})

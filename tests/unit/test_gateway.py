@@ -38,7 +38,6 @@ def gateway(handler: Callable[[Event, Context], object], **options: float) -> Ga
 
 
 def post(path: str = "/things", **given: Any) -> Event:  # noqa: ANN401
-    """The event for a request."""
     response = gateway(echo).handle(Request("POST", path, **given))
     assert response.status == 200
     event: Event = json.loads(response.body)

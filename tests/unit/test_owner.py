@@ -32,7 +32,6 @@ def request(event: Mapping[str, Any], auth_mode: AuthMode = AuthMode.NONE) -> Re
 def iam_event(
     user_id: str | None, account_id: str | None = ACCOUNT, cognito: str | None = None
 ) -> dict[str, Any]:
-    """API Gateway's event for a signed request."""
     identity = {"amr": ["authenticated"], "identityId": cognito, "identityPoolId": "pool"}
     iam = {
         "accessKey": "AKIAEXAMPLE",
@@ -47,7 +46,6 @@ def iam_event(
 
 
 def jwt_event(**claims: object) -> dict[str, Any]:
-    """API Gateway's event for a valid bearer token."""
     return {"requestContext": {"authorizer": {"jwt": {"claims": claims, "scopes": None}}}}
 
 

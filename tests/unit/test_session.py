@@ -419,7 +419,6 @@ class Item:
         }[term]
 
     def allows(self, move: Move) -> bool:
-        """Evaluate the move's condition."""
         return any(
             all(self.holds(term) for term in branch[1:-1].split(" AND "))
             for branch in condition(move).split(" OR ")

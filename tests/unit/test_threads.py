@@ -46,7 +46,6 @@ def test_one_thread_begins_nothing_after_what_failed(fails: int) -> None:
 
 
 def make(fails: str | None) -> list[object]:
-    """Return the calls that one thread makes."""
     made: list[object] = []
     call = noting(made, fails)
 
