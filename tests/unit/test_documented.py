@@ -22,6 +22,11 @@ PERFORMANCE_MD = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
 SCALE_MD = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
 OPENAPI: dict[str, Any] = yaml.safe_load((ROOT / "openapi.yaml").read_text(encoding="utf-8"))
 EVENTS = sorted((ROOT / "events").glob("*.json"))
+DOCUMENTS = sorted(
+    path
+    for folder in (".", "docs", "client", "events", "examples", "tests")
+    for path in (ROOT / folder).glob("*.md")
+)
 
 METHODS = {"get", "post", "put", "patch", "delete"}
 INTERNAL = {"internal_error": 500}
@@ -107,6 +112,30 @@ def codes(media: dict[str, Any]) -> set[str]:
         for code in nodes(node["properties"]["code"])
         for value in code.get("enum", [])
     }
+
+
+def anchors(text: str) -> set[str]:
+    """What the headings of a Markdown document can be linked as."""
+    names: list[str] = []
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        names.append(re.sub(r"[^\w\- ]", "", words).replace(" ", "-"))
+    return set(names)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(path: Path) -> None:
+    def prose(of: Path) -> str:
+        return re.sub(
+            r"^ *```.*?^ *```$", "", of.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL
+        )
+
+    for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", prose(path)):
+        file, _, anchor = target.partition("#")
+        leads_to = (path.parent / file).resolve() if file else path
+        assert leads_to.exists(), target
+        if anchor:
+            assert anchor in anchors(prose(leads_to)), target
 
 
 def test_every_code_belongs_to_one_error() -> None:
