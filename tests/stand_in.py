@@ -1,4 +1,4 @@
-"""A fast stand-in for S3 and DynamoDB in memory, so that measurements measure the client.
+"""A fast stand-in for S3 and DynamoDB in memory, so that measurements show the caller's speed.
 
     python -m tests.stand_in [BATCHES BYTES READ_MS WRITE_MS [CONTENT_BYTES]]
 

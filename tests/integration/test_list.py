@@ -193,7 +193,7 @@ def asked_of(aws: AwsProxy, act: Callable[[], object]) -> list[tuple[str, dict[s
 
 
 def test_a_page_is_one_query_with_its_limit(ada: Principal, local: MotoStack) -> None:
-    """A page of any position reads as many items as its limit, of 5,000."""
+    """Of 5,000 sessions every page reads as many as its limit, wherever it is."""
     first = ada.create()
     item = local.item(first)
     with local.table.batch_writer() as batch:

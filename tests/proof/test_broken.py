@@ -17,7 +17,7 @@ import pytest
 
 from tests.proof import world as proof_world
 from tests.proof.crashes import OPERATIONS
-from tests.proof.naming import NAMING
+from tests.proof.keys_and_lists import KEYS_AND_LISTS
 from tests.proof.scenarios import SCENARIOS
 from tests.proof.stories import STORIES
 from tests.proof.world import ViolationError, World, count
@@ -652,7 +652,7 @@ def test_what_is_broken_is_found(world: World, monkeypatch: pytest.MonkeyPatch, 
     break_it(monkeypatch)
     places: dict[str, Any] = {
         **STORIES,
-        **NAMING,
+        **KEYS_AND_LISTS,
         **{name: each.explore for name, each in SCENARIOS.items()},
         **{name: each.calls for name, each in OPERATIONS.items()},
     }

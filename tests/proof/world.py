@@ -75,7 +75,7 @@ def count(what: str, number: int = 1) -> None:
 
 
 def scale() -> int:
-    """PROOF_SCALE: how far bounds are raised above the default of 1."""
+    """The value of PROOF_SCALE; larger values raise the bounds."""
     return int(os.environ.get("PROOF_SCALE", "1"))
 
 

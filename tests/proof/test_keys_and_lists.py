@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.proof.naming import NAMING
+from tests.proof.keys_and_lists import KEYS_AND_LISTS
 from tests.proof.world import World
 
 
-@pytest.mark.parametrize("name", NAMING)
+@pytest.mark.parametrize("name", KEYS_AND_LISTS)
 def test_keys_and_lists(world: World, name: str) -> None:
-    NAMING[name](world)
+    KEYS_AND_LISTS[name](world)

@@ -1,6 +1,6 @@
 """Idempotency keys and lists of sessions: orders, faults and time, and what must hold.
 
-Each entry of `NAMING` runs in a World, and raises ViolationError if an invariant fails.
+Each entry of `KEYS_AND_LISTS` runs in a World, and raises ViolationError if an invariant fails.
 """
 
 import json
@@ -259,7 +259,7 @@ def lists(world: World) -> None:
             require(page.code == "invalid_cursor", "another caller's cursor is accepted", page)
 
 
-NAMING: Final[Mapping[str, Callable[[World], None]]] = {
+KEYS_AND_LISTS: Final[Mapping[str, Callable[[World], None]]] = {
     "create, the same": at_once(creates(), creates()),
     "create, the same, three": at_once(creates(), creates(), creates()),
     "create, another body": at_once(creates(), creates(ANOTHER)),
