@@ -116,7 +116,7 @@ JSON_OF_64_MIB: Final[dict[str, Hostile]] = {
     "4-byte characters, cut in one": Hostile(
         lambda: filled(BEGIN + OPENED, "😀".encode(), b"\xf0\x9f"), "invalid_utf8"
     ),
-    "space alone": Hostile(lambda: b" " * MOST_INFLATED, "truncated_json"),
+    "only space": Hostile(lambda: b" " * MOST_INFLATED, "truncated_json"),
     "space, then text": Hostile(
         lambda: filled(BEGIN + b"1]}", b" ", b"x"),
         "trailing_text",
@@ -233,7 +233,7 @@ GZIPPED: Final[dict[str, Hostile]] = {
     "64 MiB, cut off": Hostile(
         lambda: deflate.bomb(64)[:-4], "truncated_gzip", inflated=64 * MIB
     ),
-    "no gzip": Hostile(lambda: b"\0" * MOST_SENT, "invalid_gzip", inflated=0),
+    "not gzip": Hostile(lambda: b"\0" * MOST_SENT, "invalid_gzip", inflated=0),
 }  # fmt: skip
 
 
@@ -279,10 +279,10 @@ HEADERS: Final[dict[str, Hostile]] = {
 }
 
 WHO: Final[dict[str, Hostile]] = {
-    "bomb to no session's id": Hostile(
+    "bomb to an unknown id": Hostile(
         lambda: deflate.bomb(900), "session_not_found", calls=READ, to="unknown", inflated=0
     ),
-    "bomb to what is no id": Hostile(
+    "bomb to a malformed id": Hostile(
         lambda: deflate.bomb(900), "session_not_found", calls={}, to="no id", inflated=0
     ),
     "bomb to a finished session": Hostile(
@@ -390,8 +390,8 @@ LINES: Final[dict[str, Hostile]] = {
         ("too_many_values", GZIP, READ_TWICE, {"one too many": lambda: lines(b"1\n", b"1\n")}),
         ("too_deeply_nested", GZIP, READ_TWICE, {"no end": lambda: filled(b"1\n", b"[", b"")}),
         ("empty_data", GZIP, READ_TWICE, {"all blank": lambda: lines(b"\n")}),
-        ("empty_data", GZIP, READ_TWICE, {"space alone": lambda: b" " * MOST_INFLATED}),
-        ("empty_data", GZIP, READ_TWICE, {"CR alone": lambda: b"\r" * MOST_INFLATED}),
+        ("empty_data", GZIP, READ_TWICE, {"only space": lambda: b" " * MOST_INFLATED}),
+        ("empty_data", GZIP, READ_TWICE, {"only CR": lambda: b"\r" * MOST_INFLATED}),
         (
             "lone_surrogate",
             GZIP,

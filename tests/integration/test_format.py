@@ -202,7 +202,7 @@ SHAPES: dict[str, Sequence[Sequence[object]]] = {
     "one put": [[n] * (n % 3 + 1) for n in range(20)],
     "many parts": [[noise(2_000)] for _ in range(120)],
     "copied": [[noise(2 * PART)] for _ in range(4)],
-    "a large one alone": [[noise(2 * PART)]],
+    "only a large one": [[noise(2 * PART)]],
     "a large one, and little": [[noise(2 * PART)], [1]],
     "copied, and little at the end": [*([noise(2 * PART)] for _ in range(3)), [1], [2]],
     "all kinds": [[noise(n)] for n in (9, 3 * PART, 2 * PART, 50, PART, 3 * PART, PART // 2, 1)],

@@ -704,9 +704,7 @@ class World:
                 require(promise in facts.batches.items(), "an acknowledged batch is lost", promise)
         if facts.merged is not None:
             require(
-                facts.state in {"FINISHING", "FINISHED"},
-                "merged, yet the state is",
-                facts.state,
+                facts.state in {"FINISHING", "FINISHED"}, "merged, yet the session is", facts.state
             )
             self._check_merged(session_id, history, facts)
         marked = "fileDeletedAt" in facts.item
@@ -751,10 +749,7 @@ class World:
         )
         if answer.result == "Success":
             require(
-                said.fits(body["totalRecord"], body["batches"]),
-                "Success: other totals",
-                said,
-                body,
+                said.fits(body["totalRecord"], body["batches"]), "Success: other totals", said, body
             )
         if answer.result == "Failed":
             judged = history.total if said.total is None else said.total

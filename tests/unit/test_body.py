@@ -262,7 +262,7 @@ GOOD_DIGESTS = {
     ),
     # RFC 9651, 3.2: the last value of a repeated key counts.
     "after a wrong one": f"{WRONG}, {RIGHT}",
-    "after one that is no byte sequence": f"sha-256, sha-256=(1 2), {RIGHT}",
+    "after one that is not a byte sequence": f"sha-256, sha-256=(1 2), {RIGHT}",
     "after a wrong one in a string": f'x="a, {WRONG}", {RIGHT}',
     "before a wrong one in a string": f'{RIGHT};x=", {WRONG}"',
     "after a wrong one in an inner list": f'x=("a, {WRONG}";sha-256=:AAAA: {WRONG[8:]});y, {RIGHT}',

@@ -120,7 +120,7 @@ NOT_TOLD = {
     "its result is over": record(item(F), None, by=TIME_TO_LIVE),
     "an aborted one is over": record(item(A), None, by=TIME_TO_LIVE),
     "removed by hand": record(item(P), None, by={"type": "Root", "principalId": "1234"}),
-    "removed by nobody knows whom": record(item(P), None),
+    "removed by an unknown caller": record(item(P), None),
     "a key": record(None, {"sessionId": {"S": "key:" + "0" * 64}}, key="key:" + "0" * 64),
     "a key that looks like a session": record(None, item(P), key="key:" + "0" * 64),
     "a key is over": record(
