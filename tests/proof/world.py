@@ -458,6 +458,8 @@ class World:
             Process(running, self.step_functions, f"P{number}") for number in range(processes)
         ]
         self._config = Config.from_env(os.environ)
+        self._others = dict(self._iterators)
+        """Iterators of the stream that others still use."""
 
     # --- Reading the storage.
 
@@ -468,6 +470,12 @@ class World:
     def _table(self) -> Any:  # noqa: ANN401
         tables = get_backend("dynamodb")[ACCOUNT][self._config.region].tables
         return tables[self._config.sessions_table]
+
+    @property
+    def _iterators(self) -> dict[str, Any]:
+        streams = dynamodbstreams_backends[ACCOUNT][self._config.region]
+        iterators: dict[str, Any] = streams.shard_iterators
+        return iterators
 
     def _items(self) -> Any:  # noqa: ANN401
         return self._table.items
@@ -536,7 +544,8 @@ class World:
                 bucket.multiparts.pop(number)
         self._items().pop(DynamoType({"S": session_id}), None)
         self._table.stream_shard.items.clear()
-        dynamodbstreams_backends[ACCOUNT][self._config.region].shard_iterators.clear()
+        self._iterators.clear()
+        self._iterators.update(self._others)
         for process in self.processes:
             process.forget()
             process.clock.ahead = 0
