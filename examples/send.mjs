@@ -1,23 +1,27 @@
 // Sends an NDJSON file to Gapless: node send.mjs orders.ndjson http://localhost:3000
 //
-// One record a line, no blank lines. Node 20 or later, nothing to install.
+// One record a line, no blank lines. Node 20 or later, nothing to install. GAPLESS_TOKEN is the
+// bearer token, if the service wants one.
 
 import { randomUUID } from "node:crypto";
 import { open } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
 
-const SIZE = 10_000; // records in a batch: at most 4.5 MB when compressed
+const SIZE = Number(process.env.BATCH_SIZE ?? 10_000); // records: at most 4.5 MB when compressed
+const TOKEN = { authorization: `Bearer ${process.env.GAPLESS_TOKEN ?? ""}` };
 
 // Status and JSON of the answer; tries again where that can help.
-async function call(method, url, body, headers) {
-  for (const pause of [1, 2, 4, 8, 16, 32]) {
+async function call(method, url, body, more) {
+  const headers = { ...TOKEN, ...more };
+  for (let pause of [1, 2, 4, 8, 16, 32]) {
     try {
       const answer = await fetch(url, { method, body, headers, signal: AbortSignal.timeout(40_000) });
       const text = await answer.text();
       if (answer.ok) return [answer.status, JSON.parse(text || "{}")];
       if (answer.status !== 429 && answer.status < 500 && !text.includes("session_finishing"))
         throw new Error(`${answer.status}: ${text}`);
+      pause = Math.max(pause, Number(answer.headers.get("retry-after")));
     } catch (error) {
       // No answer. The request may have worked; sending it again is safe.
       if (!(error instanceof TypeError || error.name === "TimeoutError")) throw error;
@@ -47,10 +51,11 @@ async function send(path, api) {
     for await (const [n, lines] of batches(path))
       if (missing.some((gap) => gap.from <= n && n <= gap.to))
         await call("PUT", `${url}/batches/${n}`, gzipSync(lines.join("\n")), { "content-encoding": "gzip" });
-    do {
-      if (status === 202) await sleep(2000);
+    [status, result] = await call("POST", `${url}/finish`);
+    while (status === 202 || result.reason === "merge_failed") {
+      await sleep(2000);
       [status, result] = await call("POST", `${url}/finish`);
-    } while (status === 202);
+    }
     missing = result.missing;
     if (missing?.length) console.log(result.detail);
   }

@@ -1,32 +1,48 @@
 """Sends an NDJSON file to Gapless: ``python send.py orders.ndjson http://localhost:3000``.
 
-One record a line, no blank lines. Python 3.10 or later, nothing to install.
+One record a line, no blank lines. Python 3.10 or later, nothing to install. GAPLESS_TOKEN is the
+bearer token, if the service wants one.
 """
 
 import gzip
 import json
+import os
 import sys
 import time
 import uuid
+from http.client import HTTPException
 from itertools import islice
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPErrorProcessor, Request, build_opener
 
-SIZE = 10_000  # records in a batch: at most 4.5 MB when compressed
+SIZE = int(os.environ.get("BATCH_SIZE", "10000"))  # records: at most 4.5 MB when compressed
+TOKEN = {"Authorization": f"Bearer {os.environ.get('GAPLESS_TOKEN', '')}"}
+
+
+class EveryStatus(HTTPErrorProcessor):
+    """No status is an exception, and no redirect is followed."""
+
+    def http_response(self, request, response):
+        return response
+
+    https_response = http_response
+
+
+opener = build_opener(EveryStatus)
 
 
 def call(method, url, body=None, headers={}):
     """Status and JSON of the answer; tries again where that can help."""
     for pause in (1, 2, 4, 8, 16, 32):
         try:
-            request = Request(url, body, headers, method=method)
-            with urlopen(request, timeout=40) as answer:
-                return answer.status, json.loads(answer.read() or b"{}")
-        except HTTPError as error:
-            text = error.read().decode()
-            if error.code != 429 and error.code < 500 and "session_finishing" not in text:
-                sys.exit(f"{error.code}: {text}")
-        except OSError:
+            request = Request(url, body, TOKEN | headers, method=method)
+            with opener.open(request, timeout=40) as answer:
+                status, text = answer.status, answer.read()
+            if 200 <= status < 300:
+                return status, json.loads(text or b"{}")
+            if status != 429 and status < 500 and b"session_finishing" not in text:
+                sys.exit(f"{status}: {text.decode()}")
+            pause = max(pause, int(answer.headers.get("Retry-After", 0)))
+        except (OSError, HTTPException):
             pass  # No answer. The request may have worked; sending it again is safe.
         time.sleep(pause)
     sys.exit(f"{url} does not answer")
@@ -40,17 +56,20 @@ def send(path, api):
     _, session = call("POST", api, wanted, {"Idempotency-Key": uuid.uuid4().hex})
     url = f"{api}/{session['sessionId']}"
     missing = [{"from": 0, "to": total // SIZE}]
-    while missing:
+    while True:
         with open(path, "rb") as file:
             for n, lines in enumerate(iter(lambda: b"".join(islice(file, SIZE)), b"")):
                 if any(gap["from"] <= n <= gap["to"] for gap in missing):
                     body, headers = gzip.compress(lines), {"Content-Encoding": "gzip"}
                     call("PUT", f"{url}/batches/{n}", body, headers)
-        while (answer := call("POST", f"{url}/finish"))[0] == 202:
+        status, result = call("POST", f"{url}/finish")
+        while status == 202 or result.get("reason") == "merge_failed":
             time.sleep(2)
-        if missing := answer[1].get("missing"):
-            print(answer[1]["detail"])
-    return answer[1]
+            status, result = call("POST", f"{url}/finish")
+        missing = result.get("missing")
+        if not missing:
+            return result
+        print(result["detail"])
 
 
 result = send(sys.argv[1], f"{sys.argv[2]}/api/upload/sessions")

@@ -74,6 +74,25 @@ def test_the_small_client_fails_only_what_its_table_says(tested: Service, tmp_pa
     assert [one for one in outcomes if not (one.passed or one.optional)] == []
 
 
+@pytest.mark.parametrize(
+    ("program", "name"), [(sys.executable, "send.py"), ("node", "send.mjs"), ("bash", "send.sh")]
+)
+def test_the_clients_of_the_examples_fail_only_the_end_of_the_table(
+    tested: Service, program: str, name: str
+) -> None:
+    if not shutil.which(program):
+        pytest.skip(f"{program} is not installed")
+    command = f"{sys.executable} {ADAPTERS}/command.py {program} {ROOT}/examples/{name}"
+    outcomes = list(run(tested, command))
+    assert [one.check for one in outcomes if not one.passed] == [
+        "digest_mismatch",
+        "a checksum that does not match",
+        "the client is killed, and resumes",
+        "the file is downloaded, without the token",
+    ]
+    assert [one for one in outcomes if not (one.passed or one.optional)] == []
+
+
 def test_every_rule_is_checked() -> None:
     assert len({case.name for case in CASES}) == len(CASES) >= 25
     assert {fault.on for case in CASES for fault in case.faults} == {

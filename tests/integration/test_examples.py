@@ -1,16 +1,12 @@
 """Every program in examples/ runs; the clients upload through a network that fails."""
 
 import gzip
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,54 +44,19 @@ def run(*command: object, cwd: Path = EXAMPLES) -> subprocess.CompletedProcess[s
     )
 
 
-@dataclass
-class Unreliable:
-    """The API behind a network and a gateway that fail once at each of these requests."""
+def losing_a_batch(api: "WSGIApplication") -> "WSGIApplication":
+    """The API behind a gateway that answers 204 to batch 1, and loses it, once."""
+    lost: list[str] = []
 
-    api: "WSGIApplication"
-    faults: dict[str, list[str]] = field(
-        default_factory=lambda: {
-            "POST sessions": ["answer lost"],
-            "PUT 0": ["not delivered"],
-            "PUT 1": ["not stored", "finishing"],
-            "PUT 2": ["throttled"],
-            "POST finish": ["merging", "answer lost"],
-        }
-    )
-    sessions: set[str] = field(default_factory=set)
-    requests: Counter[str] = field(default_factory=Counter)
-
-    def __call__(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> Iterable[bytes]:
-        request = f"{environ['REQUEST_METHOD']} {environ['RAW_URI'].rpartition('/')[2]}"
-        self.requests[request] += 1
-        fault = (self.faults.get(request) or [""]).pop(0)
-        own = {
-            "not stored": (HTTPStatus.NO_CONTENT, b""),
-            "finishing": (HTTPStatus.CONFLICT, b'{"code":"session_finishing"}'),
-            "throttled": (HTTPStatus.TOO_MANY_REQUESTS, b'{"message":"Too Many Requests"}'),
-            "merging": (HTTPStatus.ACCEPTED, b'{"state":"FINISHING"}'),
-        }
-        if fault == "not delivered":
-            raise ConnectionResetError
-        if fault in own:
-            status, body = own[fault]
+    def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if environ["RAW_URI"].endswith("/batches/1") and not lost:
+            lost.append(environ["RAW_URI"])
             environ["wsgi.input"].read()
-            start_response(f"{status.value} {status.phrase}", [("Retry-After", "1")])
-            return [body]
-        answer = b"".join(self.api(environ, start_response))
-        if request == "POST sessions":
-            self.sessions.add(json.loads(answer)["sessionId"])
-        if fault == "answer lost":
-            raise ConnectionResetError
-        return [answer]
+            start_response("204 No Content", [])
+            return []
+        return api(environ, start_response)
 
-
-@dataclass
-class Outcome:
-    ran: subprocess.CompletedProcess[str]
-    network: Unreliable
+    return app
 
 
 @pytest.fixture(scope="module")
@@ -106,59 +67,22 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture(scope="module")
-def outcomes(local: MotoStack, orders: Path) -> dict[str, Outcome]:
-    """The result of each client. They mostly sleep, so they run concurrently."""
-
-    def outcome(name: str) -> Outcome:
-        network = Unreliable(wsgi(local.gateway))
-        with Server(network) as server:
-            return Outcome(run(CLIENTS[name], EXAMPLES / name, orders, server.url), network)
-
-    names = [name for name, program in CLIENTS.items() if shutil.which(program)]
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(names, pool.map(outcome, names), strict=True))
-
-
-@pytest.fixture(params=CLIENTS)
-def client(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_client_sends_what_is_missing(local: MotoStack, orders: Path, name: str) -> None:
+    """What else it must do is in ``client/tests/test_client_adapters.py``."""
     if not shutil.which(CLIENTS[name]):
         pytest.skip(f"{CLIENTS[name]} is not installed")
-    return name
-
-
-def test_a_client_completes_an_upload(
-    local: MotoStack, outcomes: dict[str, Outcome], client: str
-) -> None:
-    ran, network = outcomes[client].ran, outcomes[client].network
+    with Server(losing_a_batch(wsgi(local.gateway))) as server:
+        ran = run(CLIENTS[name], EXAMPLES / name, orders, server.url)
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert network.faults == {request: [] for request in network.faults}
-    (session_id,) = network.sessions
-    assert ran.stdout.splitlines() == [
-        "1 batch is missing. Send what is missing and finish again.",
-        f"25000 records in 3 batches: {session_id}.ndjson",
-    ]
-    assert local.merged(session_id).splitlines() == ORDERS
-    # One retry after each fault; after the gap report only the missing batches.
-    assert network.requests == {
-        "POST sessions": 2,
-        "PUT 0": 2,
-        "PUT 1": 3,
-        "PUT 2": 2,
-        "POST finish": 4,
-    }
-
-
-def test_a_client_ends_where_it_is_refused(local: MotoStack, client: str, tmp_path: Path) -> None:
-    file = tmp_path / "orders.ndjson"
-    file.write_bytes(b'{"id":1}\n{"id":\n')
-    network = Unreliable(wsgi(local.gateway), faults={})
-    with Server(network) as server:
-        ran = run(CLIENTS[client], EXAMPLES / client, file, server.url)
-    assert ran.returncode == 1
-    assert "line 2" in ran.stderr
-    assert network.requests == {"POST sessions": 1, "PUT 0": 1}
+    missing, done = ran.stdout.splitlines()
+    pattern = r"25000 records in 3 batches: ([0-9a-f]{32})\.ndjson"
+    found = re.fullmatch(pattern, done)
+    assert found
+    assert local.merged(found[1]).splitlines() == ORDERS
+    shown = DOCUMENT.replace(f"python {name}", f"{name}").splitlines()
+    assert missing in shown
+    assert any(re.fullmatch(pattern, line) for line in shown)
 
 
 @pytest.fixture(scope="module", params=["ndjson", "ndjson.gz"])
