@@ -221,7 +221,7 @@ class FaultyProxy:
         own = f"{self._storage.url}/{len(self.storage.links) - 1}"
         headers = response.headers.copy()
         if response.status == HTTPStatus.OK:
-            body = json.dumps(response.json | {"url": own}).encode()
+            body = _json(response.json | {"url": own})
         else:
             headers["location"] = own
         return Response(response.status, headers, body)
@@ -364,7 +364,7 @@ class _Handler(_Quiet):
         if fault.reply is not None:
             return _reply(fault.reply, seen)
         if fault.change and response.body.startswith(b"{"):
-            body = json.dumps(response.json | fault.change).encode()
+            body = _json(response.json | fault.change)
             return Response(response.status, response.headers, body)
         return response
 
@@ -409,8 +409,13 @@ def _reply(reply: Reply, seen: Seen) -> Response:
     body = reply.body
     if not reply.text and reply.status < HTTPStatus.BAD_REQUEST:
         body = {"sessionId": seen.session, **body}
-    text = reply.text or json.dumps(body)
-    return Response(reply.status, httpx.Headers(headers), text.encode())
+    content = reply.text.encode() or _json(body)
+    return Response(reply.status, httpx.Headers(headers), content)
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    """As compact as the service's: a client in a shell script reads it by patterns."""
+    return json.dumps(body, separators=(",", ":")).encode()
 
 
 class _StorageHandler(_Quiet):
