@@ -21,7 +21,7 @@ async function call(method, url, body, more) {
       if (answer.ok) return [answer.status, JSON.parse(text || "{}")];
       if (answer.status !== 429 && answer.status < 500 && !text.includes("session_finishing"))
         throw new Error(`${answer.status}: ${text}`);
-      pause = Math.max(pause, Number(answer.headers.get("retry-after")));
+      pause = Math.max(pause, Number(answer.headers.get("retry-after")) || 0);
     } catch (error) {
       // No answer. The request may have worked; sending it again is safe.
       if (!(error instanceof TypeError || error.name === "TimeoutError")) throw error;

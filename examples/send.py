@@ -41,7 +41,8 @@ def call(method, url, body=None, headers={}):
                 return status, json.loads(text or b"{}")
             if status != 429 and status < 500 and b"session_finishing" not in text:
                 sys.exit(f"{status}: {text.decode()}")
-            pause = max(pause, int(answer.headers.get("Retry-After", 0)))
+            wait = answer.headers.get("Retry-After", "")
+            pause = max(pause, int(wait) if wait.isdecimal() else 0)
         except (OSError, HTTPException):
             pass  # No answer. The request may have worked; sending it again is safe.
         time.sleep(pause)

@@ -22,6 +22,7 @@ call() {
       000 | 429 | 5??) ;; # 000 is no answer. The request may have worked; sending it again is safe.
       *) grep -q session_finishing "$work/answer" || { cat "$work/answer" >&2; exit 1; } ;;
     esac
+    [[ $wait =~ ^[0-9]+$ ]] || wait=0
     sleep $((wait > pause ? wait : pause))
   done
   echo "$2 does not answer" >&2
