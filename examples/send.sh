@@ -32,7 +32,8 @@ call() {
 # member NAME: a string or a number of the answer.
 member() { grep -oE "\"$1\": *(\"[^\"]*\"|[0-9]+)" "$work/answer" | head -n 1 | sed 's/^[^:]*: *//; s/"//g'; }
 
-split -l $size -d -a 5 --filter='gzip > $FILE' "$file" "$work/"
+# shellcheck disable=SC2016 # split sets FILE
+split -l "$size" -d -a 5 --filter='gzip > $FILE' "$file" "$work/"
 total=$(grep -c '' "$file" || true)
 call POST "$api" -d "{\"totalRecord\": $total, \"batchSize\": $size}" \
   -H "Idempotency-Key: $(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n')"
