@@ -83,7 +83,7 @@ class Lifecycle:
     def _claimed(self, session: Session, key: str, digest: str) -> Session:
         """``session``, or the one that ``key`` is bound to, as it was when it was new.
 
-        The key is written first: a crash before the session then leaves no session without a key.
+        The key is written first. If the call dies before the session, the retry creates that one.
         """
         ours = Claim(session.session_id, digest, session.created_at, session.batches_until)
         claim = self.sessions.claim(session.owner, key, ours, now=session.created_at)

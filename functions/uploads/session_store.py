@@ -311,7 +311,7 @@ class SessionStore:
     ) -> Session:
         """Finish the session with ``result``, which is kept until ``kept_until``: 1 write.
 
-        The item lives at least as long as when it was created: an Idempotency-Key may name it.
+        Its time to live is never shorter than at creation: an Idempotency-Key may name it.
         ``sole``: the attempt becomes ``Session.publisher``, because no other one can publish.
         """
         first = session.batches_until + limits.GRACE_SECONDS

@@ -88,7 +88,7 @@ class RecordCheck:
     def _compile_many(self) -> "Validator | None":
         """A validator for many records in one call, which takes two thirds of the time.
 
-        None if the schema refers to a draft's schema, which a registry makes unknown.
+        None if the schema refers to the schema of a draft, which is unknown to a registry.
         """
         is_named = isinstance(self._schema, dict) and "$schema" in self._schema
         draft = {"$schema": self._schema["$schema"]} if is_named else {}

@@ -186,7 +186,7 @@ def _is_in_string(body: bytes, at: int) -> bool:
 
 
 def _lone_surrogate(body: bytes, reason: str, at: int) -> errors.GaplessError:
-    """The error of an escaped surrogate without its other half. ``at`` is behind it, or both."""
+    """The error of half an escaped surrogate pair; ``at`` follows it, or a wrong other half."""
     if body[at:] == b"\\":
         return _truncated(body)
     start = at - _ESCAPE_BYTES

@@ -27,7 +27,7 @@ class Part:
 
     @property
     def seconds(self) -> float:
-        """Estimate of how much longer this part makes a function's work, at most."""
+        """Estimate of the time that this part adds to a function's work, at most."""
         if self.copied:
             return limits.COPY_SECONDS
         return len(self.batches) / limits.READS_PER_SECOND + self.size / limits.BYTES_PER_SECOND
