@@ -945,7 +945,7 @@ function alertText() {
   if (state === "incomplete" && result.reason === "merge_failed") {
     return ["warning", "The merge failed. What was sent is stored.", result.detail ?? ""];
   }
-  if (state === "incomplete") return ["warning", "Some records are still missing.", result.detail ?? ""];
+  if (state === "incomplete") return ["warning", "The upload is not complete yet.", result.detail ?? ""];
   if (state === "aborted") return ["note", "The upload was aborted.", "What was sent is deleted."];
   if (trouble) return ["warning", TITLES[trouble.code] ?? TITLES[trouble.status] ?? "The service has a problem.", trouble.code === "offline" ? trouble.message : `${trouble.message} Retrying.`];
   if (state === "finishing") return ["note", "All records are sent.", "The service checks for gaps and merges them."];
