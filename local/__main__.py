@@ -34,12 +34,12 @@ environment:
                         table and the buckets are created if they are missing
   SESSIONS_TABLE, BATCHES_BUCKET, MERGED_BUCKET
                         their names; without AWS_ENDPOINT_URL: those of a
-                        deployed stack at AWS, used with your own credentials
+                        deployed stack on AWS, used with your own credentials
 """
 
 
 class UsageError(Exception):
-    """The settings do not fit together; the message says what to do."""
+    """The settings are invalid; the message says what to do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,7 +74,7 @@ def _serve(running: ExitStack, port: int) -> None:
         f"  {where}",
         f"  table {os.environ['SESSIONS_TABLE']},"
         f" buckets {os.environ['BATCHES_BUCKET']} and {os.environ['MERGED_BUCKET']}",
-        f"Open {url} in a browser, or a session for three records by",
+        f"Open {url} in a browser, or create a session for three records:",
         f"""  curl {url}/api/upload/sessions -d '{{"totalRecord": 3}}'""",
         sep="\n",
         flush=True,
@@ -82,7 +82,7 @@ def _serve(running: ExitStack, port: int) -> None:
 
 
 def _storage(running: ExitStack, template: Template) -> str:
-    """Set the environment for the storage that is asked for; says where that is."""
+    """Set the environment for the chosen storage, and return its description for the greeting."""
     environ = os.environ
     where = environ.get("AWS_ENDPOINT_URL") or "AWS"
     other = where if where != "AWS" else None
@@ -90,14 +90,14 @@ def _storage(running: ExitStack, template: Template) -> str:
     if where == "AWS" and not given:
         moto = running.enter_context(storage.serve_moto())
         storage.point_to_moto(environ, moto.url)
-        where = f"{moto.url} (moto, in memory: gone when it stops)"
+        where = f"{moto.url} (moto, in memory: lost when it stops)"
     elif where == "AWS" and len(given) < len(_RESOURCES):
-        raise UsageError(f"for a stack at AWS set all of {', '.join(_RESOURCES)}")
+        raise UsageError(f"for a stack on AWS set all of {', '.join(_RESOURCES)}")
     session = boto3.Session()
     # Lambda sets AWS_REGION; boto3 reads AWS_DEFAULT_REGION and the profile.
     region = environ.get("AWS_REGION") or session.region_name
     if where == "AWS" and not (region and session.get_credentials()):
-        raise UsageError("for a stack at AWS set AWS_REGION and credentials, or AWS_PROFILE")
+        raise UsageError("for a stack on AWS set AWS_REGION and credentials, or AWS_PROFILE")
     region = region or storage.REGION
     environ["AWS_REGION"] = environ["AWS_DEFAULT_REGION"] = region
     in_process.set_environment(template, environ)
@@ -110,7 +110,7 @@ def _storage(running: ExitStack, template: Template) -> str:
 
 
 def _use(store: OtherStorage, template: Template, table: str, batches: str, merged: str) -> str:
-    """Create what is missing in a store that was given, and see that it will do; what it lacks."""
+    """Create what is missing in the given store and check it; returns what it cannot ensure."""
     store.require_both(table, batches)
     try:
         with store.explained():
@@ -121,15 +121,15 @@ def _use(store: OtherStorage, template: Template, table: str, batches: str, merg
 
 
 def _follow(running: ExitStack, template: Template, table: str) -> str:
-    """Do what the deployed stack does by itself on the table's stream; what cannot be done.
+    """Clean up sessions and publish events from the table's stream, as the deployed stack does.
 
-    That is to clean up after sessions, and to announce what happens to them.
+    Returns lines for the greeting.
     """
     arn = streams.stream_arn(table)
     if arn is None:
         return (
-            "\n  not ensured there: DynamoDB gives no stream of the table (so that batches of"
-            "\n    sessions that are over stay until a lifecycle rule of the store deletes them)"
+            "\n  not ensured there: DynamoDB has no stream for the table (so batches of ended"
+            "\n    sessions stay until a lifecycle rule of the store deletes them)"
         )
     events, said = None, ""
     if file := os.environ.get("EVENTS_FILE"):
@@ -145,7 +145,7 @@ def _follow(running: ExitStack, template: Template, table: str) -> str:
 
 
 def _check_schemas(template: Template) -> None:
-    """What ``sam build`` does with the schemas that are to be deployed."""
+    """Check the schemas as ``sam build`` does."""
     folder = Path(os.environ.get("SCHEMAS_DIR") or template.code / "schemas")
     if folder.is_dir():
         found = subprocess.run(

@@ -1,7 +1,6 @@
-"""``make demo``: 100,000 records through the API, with three batches lost on the way.
+"""``make demo``: upload 100,000 records, of which three batches are lost at first.
 
-Starts ``python -m local`` on a free port, as anybody would, and talks to it with the client that
-anybody would install.
+It starts the local run on a free port, and uses the published client.
 """
 
 import hashlib
@@ -31,7 +30,7 @@ MB: Final = 1_000_000
 
 
 def main() -> None:
-    """Show the whole job. Exits with 1 if anything is not as it must be."""
+    """Run the demo. Exits with 1 if a result is wrong."""
     with (
         TemporaryDirectory() as folder,
         running(os.environ) as server,
@@ -83,22 +82,22 @@ def main() -> None:
 def send(
     session: gapless.Session, batches: Sequence[Sequence[bytes]], seq_nums: Sequence[int]
 ) -> None:
-    """Send batches, some at a time: bytes are JSON already, and arrive as they are."""
+    """Send batches concurrently. Records as bytes are JSON and are sent unchanged."""
     with ThreadPoolExecutor(SENDERS) as senders:
         sent = senders.map(lambda number: session.send(number, batches[number]), seq_nums)
-        # No bar is drawn where the output is no terminal.
+        # disable=None: no bar unless the output is a terminal.
         for _ in tqdm(sent, total=len(seq_nums), unit=" batches", leave=False, disable=None):
             pass
 
 
 def orders() -> Iterator[bytes]:
-    """The orders of a shop as JSON, the same ones every time."""
+    """Yield the orders of a shop as JSON, the same in every run."""
     chance = random.Random(1)  # noqa: S311
     start = datetime(2025, 1, 1, tzinfo=UTC)
     goods = ["teapot", "café crème", "бумага", "お茶", 'shelf 19"', "emoji 🫖", "C:\\cable"]
     for number in range(RECORDS):
         order = {
-            # Larger than what a JavaScript number holds, so any detour through one would show.
+            # Too large for a JavaScript number, so a conversion to one would show.
             "id": 2**53 + 1 + number,
             "at": (start + timedelta(seconds=number * 7)).isoformat(),
             "lines": [
@@ -116,7 +115,7 @@ def orders() -> Iterator[bytes]:
 
 
 def describe(ndjson: bytes) -> str:
-    """How much it is, and which."""
+    """Return the number of records, the size and the digest."""
     digest = hashlib.sha256(ndjson).hexdigest()
     return f"{len(ndjson.splitlines()):,} records, {len(ndjson) / MB:.1f} MB, SHA-256 {digest}"
 
@@ -128,7 +127,7 @@ def say(what: str, text: str) -> None:
 
 
 def check(truth: bool, rule: str) -> None:  # noqa: FBT001
-    """End the demo where ``rule`` does not hold."""
+    """End the demo unless ``rule`` holds."""
     if not truth:
         sys.exit(f"This is wrong: {rule}")
 

@@ -1,12 +1,12 @@
-"""Amazon API Gateway's HTTP API without sockets, as it behaves in front of Lambda functions.
+"""An HTTP API of Amazon API Gateway in front of Lambda functions, without sockets.
 
-What it was held against:
+Sources:
 
 - events and responses: https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html
 - limits: https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-quotas.html and
   https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
-- what the documents do not say, found by users: a body is text by its media type alone, and the
-  path is percent-decoded before a route is looked for, so that an encoded slash is a slash.
+- reports of users: only its media type makes a body text, and the path is percent-decoded before
+  the route is matched, so an encoded slash is a slash.
 """
 
 import base64
@@ -35,7 +35,7 @@ MAX_BODY_BYTES: Final = 10 * 1024 * 1024
 """Largest request body (HTTP API quotas)."""
 
 MAX_EVENT_BYTES: Final = 6 * 1024 * 1024
-"""Largest event, and largest answer of a function, bytes of JSON (Lambda quotas)."""
+"""Largest event and largest response of a function, bytes of JSON (Lambda quotas)."""
 
 INTEGRATION_SECONDS: Final = 30.0
 """How long API Gateway waits for a function (HTTP API quotas)."""
@@ -50,12 +50,12 @@ _logger: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Context:
-    """What the Lambda runtime tells a handler about its invocation."""
+    """The context object that the Lambda runtime passes to a handler."""
 
     function_name: str
     memory_limit_in_mb: str
     deadline: float
-    """``time.monotonic()`` at which the function's own time is up."""
+    """``time.monotonic()`` at which the function times out."""
     aws_request_id: str
     function_version: str = "$LATEST"
 
@@ -83,7 +83,7 @@ class Lambda:
 
 @dataclass(frozen=True)
 class Request:
-    """What a client sends."""
+    """A client's request."""
 
     method: str
     path: str
@@ -96,7 +96,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What a client gets."""
+    """The response to a client."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -106,8 +106,7 @@ class Response:
 class Gateway:
     """An HTTP API whose routes, ``POST /path/{parameter}``, are Lambda functions.
 
-    Threads may share it; every invocation has a thread of its own, so that it can outlive its
-    request.
+    Thread-safe. Every invocation runs in its own thread, so it can outlive its request.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class Gateway:
         self._integration_seconds = integration_seconds
 
     def handle(self, request: Request) -> Response:
-        """Answer ``request``. Raises nothing, whatever the client or the function does."""
+        """Return the response to ``request``. Never raises."""
         path = unquote(request.path)
         route = self._find(request.method, path)
         if route is None:
@@ -151,7 +150,7 @@ class Gateway:
         def run() -> None:
             try:
                 answer.set_result(_response(function.handler(event, context)))
-            except BaseException as error:  # noqa: BLE001  # A function may even exit.
+            except BaseException as error:  # noqa: BLE001  # even SystemExit
                 answer.set_exception(error)
 
         Thread(target=run, daemon=True).start()
@@ -193,7 +192,7 @@ def wsgi(gateway: Gateway) -> "WSGIApplication":
 
 
 def _pattern(key: str) -> re.Pattern[str]:
-    """A route key as a regular expression; a parameter is one whole segment."""
+    """Return a regular expression for a route key; a parameter is one whole segment."""
     pieces = re.split(r"\{(\w+)\}", key)
     return re.compile(
         "".join(
@@ -204,7 +203,7 @@ def _pattern(key: str) -> re.Pattern[str]:
 
 
 def _event(request: Request, key: str, path: str, parameters: Mapping[str, str]) -> Event:
-    """The event of payload format 2.0."""
+    """Return the event, in payload format 2.0."""
     headers = _headers(request)
     cookies = headers.pop("cookie", "")
     query = _joined(parse_qsl(request.query, keep_blank_values=True))
@@ -237,7 +236,7 @@ def _event(request: Request, key: str, path: str, parameters: Mapping[str, str])
         },
         "isBase64Encoded": bool(request.body) and not is_text,
     }
-    # What is empty is not there at all.
+    # API Gateway omits empty members.
     if cookies:
         event["cookies"] = [cookie.strip() for cookie in cookies.split(";")]
     if query:
@@ -254,13 +253,13 @@ def _event(request: Request, key: str, path: str, parameters: Mapping[str, str])
 
 
 def _headers(request: Request) -> dict[str, str]:
-    """The headers as a function sees them, with those that API Gateway adds."""
+    """Return the headers of the event, with those that API Gateway adds."""
     headers = _joined((name.lower(), value) for name, value in request.headers)
     for name in _HOP_BY_HOP & headers.keys():
         del headers[name]
     came_for = headers.get("x-forwarded-for")
     return headers | {
-        # Also of a body that came in chunks: it is passed on whole.
+        # Also for a chunked body, which is passed on whole.
         "content-length": str(len(request.body)),
         "x-amzn-trace-id": f"Root=1-{int(time.time()):08x}-{secrets.token_hex(12)}",
         "x-forwarded-for": f"{came_for}, {request.source_ip}" if came_for else request.source_ip,
@@ -270,7 +269,7 @@ def _headers(request: Request) -> dict[str, str]:
 
 
 def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """``pairs`` as a mapping; the values of a name that is given twice are joined by a comma."""
+    """Return ``pairs`` as a mapping; the values of a repeated name are joined by a comma."""
     joined: dict[str, str] = {}
     for name, value in pairs:
         joined[name] = f"{joined[name]},{value}" if name in joined else value
@@ -278,33 +277,33 @@ def _joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _is_text(content_type: str) -> bool:
-    """Whether a body reaches the function as text. Its Content-Encoding does not matter."""
+    """Whether a body reaches the function as text; Content-Encoding has no effect."""
     media_type = content_type.partition(";")[0].strip().lower()
     return media_type.startswith("text/") or media_type in _TEXT_TYPES
 
 
 def _json_bytes(event: Event) -> int:
-    """The length of ``event`` as JSON. Base64 is not looked at: it is as long in JSON."""
+    """Return the length of ``event`` as JSON. Base64 has the same length in JSON: no escapes."""
     if not event["isBase64Encoded"]:
         return len(json.dumps(event, ensure_ascii=False).encode())
     return len(event["body"]) + len(json.dumps({**event, "body": ""}, ensure_ascii=False).encode())
 
 
 def _response(result: object) -> Response:
-    """What the client gets for a function's ``result``. Raises ValueError or TypeError."""
-    # Lambda serialises what a function returns, and takes no more than it takes as an event.
+    """Turn a function's ``result`` into a response. Raises ValueError or TypeError."""
+    # Lambda serialises the result and limits its size.
     serialised = json.dumps(result, ensure_ascii=False).encode()
     if len(serialised) > MAX_EVENT_BYTES:
-        raise ValueError("The answer of the function is too large.")
+        raise ValueError("The response of the function is too large.")
     if not isinstance(result, dict) or "statusCode" not in result:
         content = result.encode() if isinstance(result, str) else serialised
         return Response(HTTPStatus.OK, [_JSON], content)
     status = int(result["statusCode"])
     if status not in _STATUSES:
-        raise ValueError(f"{status} is no HTTP status.")
+        raise ValueError(f"{status} is not an HTTP status.")
     body = result.get("body") or ""
     if not isinstance(body, str):
-        raise TypeError("The body of an answer must be a string.")
+        raise TypeError("The body of a response must be a string.")
     content = (
         base64.b64decode(body, validate=True) if result.get("isBase64Encoded") else body.encode()
     )
@@ -320,5 +319,5 @@ def _response(result: object) -> Response:
 
 
 def _message(status: HTTPStatus, message: str) -> Response:
-    """An answer that API Gateway makes by itself."""
+    """Return a response of API Gateway itself."""
     return Response(status, [_JSON], json.dumps({"message": message}).encode())

@@ -1,4 +1,4 @@
-"""The stack of ``template.yaml`` with the handlers that are deployed, in this process."""
+"""The stack of ``template.yaml`` in this process, with the handlers as deployed."""
 
 import json
 import os
@@ -20,7 +20,7 @@ Handler = Callable[[Event, Context], object]
 
 _PACKAGED: Final = Path(__file__).with_name("stack")
 ROOT: Final = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1]
-"""Where the template, the functions and the page are: in the package, else in the repository."""
+"""The folder of the template, the functions and the page: in the package, or the repository."""
 
 TEMPLATE: Final = ROOT / "template.yaml"
 
@@ -28,31 +28,31 @@ LOCAL_VALUES: Final = {
     "SessionsTable": "gapless-sessions",
     "BatchesBucket": "gapless-batches",
     "MergedBucket": "gapless-merged",
-    # Nothing runs it here: a finish makes every merge itself, however long it takes.
+    # There is no state machine: a finish runs every merge itself, however long it takes.
     "MergeStateMachine": "",
     "AuthMode": "NONE",
     "AWS::StackName": "gapless",
 }
-"""What the template's references and parameters stand for in a local run."""
+"""Values of the template's references and parameters in a local run."""
 
 MERGE_SECONDS: Final = 12 * 3600
-"""How long a finish may take here: as long as a long merge may when it is deployed. The gateway
-answers 503 after 30 s, as there, and the client asks again."""
+"""How long a finish may take: as long as a deployed state machine. The gateway responds with 503
+after 30 s, as deployed, and the client retries."""
 
 RENEWAL_SECONDS: Final = 10
-"""How often such a finish takes its lease on: three times before it runs out. Where this process is
-ended, its sessions are free again half a minute later."""
+"""Interval at which such a finish renews its lease: three times before it expires. If this process
+dies, its leases expire within half a minute."""
 
 
 def set_environment(template: Template, environ: MutableMapping[str, str]) -> None:
-    """Give the functions their variables in ``environ``; those that are set already stay."""
+    """Set the functions' variables in ``environ``, except those already set."""
     quiet = {"POWERTOOLS_LOG_LEVEL": "WARNING", "POWERTOOLS_METRICS_DISABLED": "true"}
     for name, value in {**template.environment(LOCAL_VALUES), **quiet}.items():
         environ.setdefault(name, value)
 
 
 def load_gateway(template: Template) -> Gateway:
-    """The API with its handlers, which read the environment while they are imported."""
+    """Return the API with its handlers, which read the environment when they are imported."""
     routes = {}
     for route in template.routes:
         called = _load(template, route.function)
@@ -63,9 +63,9 @@ def load_gateway(template: Template) -> Gateway:
 
 
 def load_stream(template: Template, table: str, arn: str, events: TextIO | None = None) -> Stream:
-    """The stream of ``table``, with the handlers it is brought to, which read the environment.
+    """Return the stream of ``table`` with its handlers, which read the environment.
 
-    Here is no bus: each event is written to ``events``, if given, as a line of JSON.
+    There is no event bus: each event is written to ``events``, if given, as a line of JSON.
     """
     mappings = []
     for handler, source in template.event_sources.items():
@@ -79,8 +79,8 @@ def load_stream(template: Template, table: str, arn: str, events: TextIO | None 
 
 
 def _announcing(events: TextIO) -> Handler:
-    """The handler that announces, to a file. It writes what a rule's target would get."""
-    import announce  # noqa: PLC0415 - on the path only now
+    """Return the handler ``announce`` writing to a file what the target of a rule would receive."""
+    import announce  # noqa: PLC0415 - only now on the path
     from uploads import events as told  # noqa: PLC0415
     from uploads.lifecycle import timestamp  # noqa: PLC0415
 
@@ -113,8 +113,8 @@ def _load(template: Template, function: Function) -> Lambda:
 
 
 def _unhurried(finish: Handler) -> Handler:
-    """The handler of finish, whose session nobody takes over while it works."""
-    from uploads import limits  # noqa: PLC0415 - on the path only now
+    """Return the finish handler with a lease that is renewed as long as it runs."""
+    from uploads import limits  # noqa: PLC0415 - only now on the path
     from uploads.config import Config  # noqa: PLC0415
     from uploads.http import Request  # noqa: PLC0415
     from uploads.session import State  # noqa: PLC0415
@@ -124,7 +124,7 @@ def _unhurried(finish: Handler) -> Handler:
 
     def renew(request: Request, done: threading.Event) -> None:
         while not done.wait(RENEWAL_SECONDS):
-            with suppress(Exception):  # there are two more before the lease has run out
+            with suppress(Exception):  # two more renewals follow before the lease expires
                 session = wiring.sessions.get(request.session_id, request.owner)
                 if session.state is State.FINISHING:
                     wiring.sessions.renew_lease(

@@ -1,10 +1,10 @@
-"""``make stack``: the stack of ``template.yaml``, really deployed, to AWS as MiniStack emulates it.
+"""``make stack``: deploys ``template.yaml`` to MiniStack, an emulator of AWS.
 
 ``python -m local.ministack up`` starts MiniStack on the loopback interface, IAM and TLS enforced,
-runs ``sam build`` and ``sam deploy``, makes a user who may call the API, and prints the URL and a
-signed curl. ``down`` deletes the stack and stops MiniStack. All of it is in ``build/stack``.
+runs ``sam build`` and ``sam deploy``, creates a user who may call the API, and prints the URL and a
+signed curl command. ``down`` deletes the stack and stops MiniStack. Files are in ``build/stack``.
 
-Environment: ``STACK_PORT``, 14566 if it is not set.
+Environment: ``STACK_PORT``, by default 14566.
 """
 
 import json
@@ -29,7 +29,7 @@ from .runtime import runtime_bin
 MINISTACK: Final = "ministack[full]==1.5.33"
 HOME: Final = sam.ROOT / "build" / "stack"
 STACK_FILE: Final = HOME / "stack.json"
-"""What the tests need to know of the stack (``tests/conftest.py``)."""
+"""The stack's description for the tests (``tests/conftest.py``)."""
 BUILT: Final = HOME / "build"
 ARTIFACTS: Final = "sam-artifacts"
 PACKAGED: Final = HOME / "packaged.yaml"
@@ -41,10 +41,10 @@ EMULATOR: Final = sam.ROOT / "local" / "ministack_patch.py"
 START_SECONDS: Final = 300
 STOP_SECONDS: Final = 60
 LACKS: Final = {
-    "odd paths": "signatures of paths with escaped dots and line ends are judged otherwise there",
-    "gateway limits": "requests of any size are handed to the functions",
+    "odd paths": "signatures of paths with escaped dots and line ends are checked differently",
+    "gateway limits": "requests of any size reach the functions",
 }
-"""What MiniStack's API Gateway does not do as AWS does."""
+"""What MiniStack's API Gateway does differently from AWS."""
 CALLER: Final = {
     "Version": "2012-10-17",
     "Statement": [{"Effect": "Allow", "Action": "execute-api:Invoke", "Resource": "*"}],
@@ -52,11 +52,11 @@ CALLER: Final = {
 
 
 class StackError(Exception):
-    """The stack could not be brought up; the message says why."""
+    """The stack could not be started; the message says why."""
 
 
 def main() -> None:
-    """Bring the stack up, or take it down."""
+    """Start or stop the stack."""
     commands = {"up": up, "down": down}
     if len(sys.argv) != 2 or sys.argv[1] not in commands:  # noqa: PLR2004
         sys.exit("usage: python -m local.ministack up|down")
@@ -72,7 +72,7 @@ def port() -> int:
 
 
 def environment() -> dict[str, str]:
-    """What points AWS clients, and SAM, to MiniStack."""
+    """Return the environment that points AWS clients and SAM to MiniStack."""
     return {
         "AWS_ENDPOINT_URL": f"https://localhost:{port()}",
         "AWS_CA_BUNDLE": str(CERTIFICATE),
@@ -83,10 +83,10 @@ def environment() -> dict[str, str]:
 
 
 def up() -> None:
-    """Start MiniStack, deploy to it, and tell how the API is called."""
+    """Start MiniStack, deploy to it, and print how to call the API."""
     python = runtime_bin()
     if python is None:
-        raise StackError("sam build and the functions need python3.13, and there is none")
+        raise StackError("sam build and the functions need python3.13, which was not found")
     _install_ministack(python)
     if not _answers():
         _start_ministack()
@@ -118,19 +118,19 @@ def up() -> None:
         f" --aws-sigv4 aws:amz:{REGION}:execute-api"
         f" --user {keys['access_key']}:{keys['secret_key']} \\",
         f"""    '{url}/api/upload/sessions' -d '{{"totalRecord": 3}}'""",
-        f"S3 and DynamoDB are at https://localhost:{port()}; make stack-down removes it all.",
+        f"S3 and DynamoDB are at https://localhost:{port()}; make stack-down removes everything.",
         sep="\n",
     )
 
 
 def down() -> None:
-    """Delete the stack, stop MiniStack, and forget what it held."""
+    """Delete the stack, stop MiniStack, and delete its files."""
     if _answers():
         os.environ.update(environment())
         delete(NAME)
     with suppress(FileNotFoundError, ProcessLookupError):
         process = int((HOME / "pid").read_text())
-        # It clears up after itself. Another process may have got its number since it ended.
+        # It cleans up after itself. If it has ended, another process may have its id.
         if _is_ministack(process):
             os.kill(process, signal.SIGTERM)
         until = time.monotonic() + STOP_SECONDS
@@ -141,11 +141,11 @@ def down() -> None:
     for path in HOME.glob("*"):
         if path.name != "venv":
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
-    print("The stack is gone.")
+    print("The stack is deleted.")
 
 
 def build() -> None:
-    """Build what stacks are deployed of, and put it where they are deployed from.
+    """Build the packages, and upload them to where stacks are deployed from.
 
     Raises StackError.
     """
@@ -162,7 +162,7 @@ def build() -> None:
 
 
 def deploy(name: str, parameters: dict[str, str]) -> dict[str, str]:
-    """Deploy a stack of what was built, and give its outputs. Raises StackError."""
+    """Deploy a stack from the built packages; returns its outputs. Raises StackError."""
     print("sam deploy …", flush=True)
     _sam(
         *("deploy", "--template-file", str(PACKAGED), "--stack-name", name),
@@ -177,7 +177,7 @@ def deploy(name: str, parameters: dict[str, str]) -> dict[str, str]:
 
 def delete(name: str) -> None:
     """Delete a stack. Raises StackError."""
-    # ``sam delete`` would delete what it was deployed of, too, which other stacks share.
+    # ``sam delete`` would also delete the packages, which other stacks share.
     cloudformation = boto3.client("cloudformation")
     cloudformation.delete_stack(StackName=name)
     try:
@@ -189,13 +189,13 @@ def delete(name: str) -> None:
 
 
 def api_url(outputs: dict[str, str]) -> str:
-    """Where MiniStack serves the API, whose own host name does not resolve here."""
+    """Return the API's URL at MiniStack; the host name in the outputs does not resolve."""
     api_id = outputs["Url"].partition("//")[2].partition(".")[0]
     return f"https://localhost:{port()}/_aws/execute-api/{api_id}"
 
 
 def make_caller(name: str) -> dict[str, str]:
-    """Make an IAM user who may call the API and nothing else; gives its keys."""
+    """Create an IAM user who may only call the API; returns its keys."""
     iam = boto3.client("iam")
     with suppress(iam.exceptions.EntityAlreadyExistsException):
         iam.create_user(UserName=name)
@@ -216,7 +216,7 @@ def _install_ministack(python: str) -> None:
 
 
 def _start_ministack() -> None:
-    """MiniStack on this machine only, with roles, users and the buckets' policies enforced."""
+    """Start MiniStack on this machine only, with roles, users and bucket policies enforced."""
     temporary = HOME / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
@@ -229,7 +229,7 @@ def _start_ministack() -> None:
         "STATE_DIR": str(HOME / "state"),
         "S3_DATA_DIR": str(HOME / "s3"),
         "TMPDIR": str(temporary),
-        # It makes its own certificate, which the functions that it runs must trust, and itself.
+        # MiniStack and the functions that it runs must trust its own certificate.
         "AWS_CA_BUNDLE": str(CERTIFICATE),
         "SSL_CERT_FILE": str(CERTIFICATE),
     }
@@ -248,14 +248,14 @@ def _start_ministack() -> None:
     until = time.monotonic() + START_SECONDS
     while not _answers():
         if process.poll() is not None or time.monotonic() > until:
-            # What it said goes with `make stack-down`.
+            # `make stack-down` deletes the log.
             said = LOG.read_text(errors="replace").strip()[-4000:]
             raise StackError(f"MiniStack did not start. {LOG.relative_to(sam.ROOT)} ends:\n{said}")
         time.sleep(0.2)
 
 
 def _is_ministack(process: int) -> bool:
-    """Whether that is a process, and ours."""
+    """Whether the process runs and is MiniStack."""
     if Path("/proc/self").exists():
         command = Path(f"/proc/{process}/cmdline").read_text()
     else:
@@ -278,7 +278,7 @@ def _sam(*arguments: str) -> None:
 
 
 def _run(command: list[Any], environ: dict[str, str] | None = None) -> None:
-    """Run a command and say what it said only if it failed."""
+    """Run a command; its output is shown only if it fails."""
     done = subprocess.run(
         command, cwd=sam.ROOT, env=environ, capture_output=True, text=True, check=False
     )

@@ -1,17 +1,13 @@
-"""MiniStack, with what 1.5.33 does not know.
+"""Runs MiniStack 1.5.33 with corrections, in MiniStack's own Python (see ``local.ministack``).
 
-Run by MiniStack's own Python (``local.ministack`` does).
-
-Full-object checksums of multipart uploads: it takes the checksum of a completion for one of the
-parts' checksums, and so refuses every right one; here it is held against the object.
-
-Alarms on an expression: it refuses them; here such an alarm is one on the first of its metrics.
-
-Tables: the time to live of a template counts here, and the stream has what it deletes, and who did.
-
-Event source mappings of streams: here each has a thread of its own, so that none holds up another;
-tries come to an end, what fails is halved and what is left of a batch is brought again, and what is
-given up goes where it should.
+- Full-object checksums of multipart uploads: MiniStack compares the checksum of a completion with
+  those of the parts, and rejects every correct one. Here it is compared with the object's.
+- Alarms on an expression: MiniStack rejects them. Here the alarm is on the first of its metrics.
+- Tables: the time to live of the template is applied, and the stream has the deletions with their
+  ``userIdentity``.
+- Event source mappings of streams: each has its own thread, so that none delays another. Retries
+  end, a failed batch is bisected, partial failures are retried, and the rest goes to the failure
+  destination.
 """
 
 import base64
@@ -33,7 +29,7 @@ from ministack.services.cloudformation import (  # type: ignore[import-not-found
     provisioners,
 )
 
-_complete = s3._complete_multipart_upload  # noqa: SLF001 - what is mended has no public name
+_complete = s3._complete_multipart_upload  # noqa: SLF001 - there is no public name
 
 
 def _complete_full_object(
@@ -48,7 +44,7 @@ def _complete_full_object(
         crc32 = zlib.crc32(upload["parts"][number]["body"], crc32)
     checksum = base64.b64encode(crc32.to_bytes(4, "big")).decode()
     if headers.pop("x-amz-checksum-crc32", checksum) != checksum:
-        return s3._error("BadDigest", "The checksum is not the object's.", 400)  # noqa: SLF001
+        return s3._error("BadDigest", "The checksum differs from the object's.", 400)  # noqa: SLF001
     answer = _complete(bucket, key, body, query, headers)
     stored = s3._ensure_bucket(bucket)["objects"].get(key)  # noqa: SLF001
     if stored and stored.get("parts"):
@@ -84,11 +80,11 @@ provisioners._cw_metric_alarm_record = _alarm_on_an_expression  # noqa: SLF001
 
 
 _REAPER = "dynamodb-ttl-reaper"
-"""MiniStack's own thread of that name deletes what has expired."""
+"""The name of MiniStack's thread that deletes expired items."""
 
 
 _writing = threading.Event()
-"""It writes a record of the stream."""
+"""Its function that writes a stream record."""
 
 
 class _Impatient:
@@ -103,9 +99,9 @@ class _Impatient:
 
     @staticmethod
     def time() -> float:
-        """For the reaper half a minute ago, so that what has expired is still there for a while.
+        """Half a minute ago for the reaper, so that expired items stay for a while.
 
-        What it writes into the stream has the time and the number of now.
+        Its stream records have the current time and number.
         """
         looks = threading.current_thread().name == _REAPER and not _writing.is_set()
         return time.time() - (30 if looks else 0)
@@ -147,9 +143,9 @@ def _create_with_ttl(logical_id: str, properties: dict[str, Any], stack: str) ->
 
 
 def _execute_stream(function: dict[str, Any], event: Any) -> Any:  # noqa: ANN401
-    """Hand the records of a stream to a thread of their mapping.
+    """Pass the records of a stream to the thread of their mapping.
 
-    MiniStack has one thread for all mappings: what one tries again would hold up the others.
+    MiniStack has one thread for all mappings, so retries of one would delay the others.
     """
     records = (event.get("Records") if isinstance(event, dict) else None) or [{}]
     name = (function.get("config") or function)["FunctionName"]
@@ -168,7 +164,7 @@ def _execute_stream(function: dict[str, Any], event: Any) -> Any:  # noqa: ANN40
 
 
 _waiting: dict[str, queue.SimpleQueue[tuple[dict[str, Any], list[dict[str, Any]]]]] = {}
-"""By mapping: functions, and batches for them."""
+"""By mapping: functions and their batches."""
 
 
 def _bring_all(key: str) -> None:
@@ -177,7 +173,7 @@ def _bring_all(key: str) -> None:
 
 
 def _bring(key: str, function: dict[str, Any], records: list[dict[str, Any]]) -> None:
-    """Bring records until they are processed or given up, or there is no such mapping any more."""
+    """Deliver records until they are processed or discarded, or the mapping is deleted."""
     batches = [(records, 0)]
     while batches and (mapping := _mapping(key)):
         batch, retries = batches.pop(0)
@@ -196,7 +192,7 @@ def _bring(key: str, function: dict[str, Any], records: list[dict[str, Any]]) ->
 
 
 def _mapping(key: str) -> dict[str, Any] | None:
-    """As it is now: tests change it."""
+    """Return the current mapping: tests change it."""
     found = (each for _, _, each in lambda_svc._iter_all_esms() if each["UUID"] == key)  # noqa: SLF001
     return next(found, None)
 

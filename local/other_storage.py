@@ -1,8 +1,7 @@
-"""A store other than AWS: whether it is there, and does what the service relies on.
+"""Checks whether storage other than AWS is reachable and does what the service relies on.
 
-A local run asks before it serves; deployed functions, which are at AWS, never do. A store that
-ignores a condition would break the promises in silence: a batch would replace another, and both
-would have been acknowledged.
+A local run checks before it serves; deployed functions never do. A store that ignores a condition
+would silently break the guarantees: a batch could replace another one that was acknowledged.
 """
 
 import re
@@ -36,18 +35,18 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef, CopySourceTypeDef
 
 _PART: Final = b"0123456789abcdef" * (5 * 1024 * 1024 // 16)
-"""The smallest part of a multipart upload that is not the last: 5 MiB."""
+"""5 MiB, the smallest part of a multipart upload except the last (S3 quotas)."""
 _SMALL: Final = b"1\n"
 _SIGNED: Final = Config(signature_version="s3v4")
 _SECONDS: Final = 10
 
 
 class OtherStorageError(Exception):
-    """The store cannot be used; the message says in one line why, and what to do."""
+    """The store cannot be used; the message, one line, says why and what to do."""
 
 
 class OtherStorage:
-    """What is at ``url``. Raises OtherStorageError where that is no URL, or nothing answers."""
+    """The store at ``url``. Raises OtherStorageError if that is not a URL."""
 
     def __init__(self, url: str) -> None:
         given = urlsplit(url)
@@ -65,19 +64,19 @@ class OtherStorage:
         self.dynamodb: DynamoDBClient = boto3.client("dynamodb", config=again)
 
     def require_both(self, table: str, bucket: str) -> None:
-        """Raise OtherStorageError unless S3 and DynamoDB answer; whatever is in them."""
+        """Raise OtherStorageError unless S3 and DynamoDB respond, with any content."""
         s3, dynamodb = self._once
         no_s3 = self._what_is_wrong("S3", lambda: _answers_as_s3(s3, bucket))
         no_dynamodb = self._what_is_wrong("DynamoDB", lambda: _answers_as_dynamodb(dynamodb, table))
         if no_s3 and no_dynamodb:
-            raise OtherStorageError(f"{self._url} is no S3 and no DynamoDB: {no_s3}")
+            raise OtherStorageError(f"{self._url} is neither S3 nor DynamoDB: {no_s3}")
         if no_s3:
             raise OtherStorageError(
-                f"{self._url} is DynamoDB, but no S3: {no_s3}. AWS_ENDPOINT_URL must lead to both"
+                f"{self._url} is DynamoDB, but not S3: {no_s3}. AWS_ENDPOINT_URL must lead to both"
             )
         if no_dynamodb:
             raise OtherStorageError(
-                f"{self._url} is S3, but no DynamoDB: {no_dynamodb}."
+                f"{self._url} is S3, but not DynamoDB: {no_dynamodb}."
                 " AWS_ENDPOINT_URL must lead to both"
             )
 
@@ -91,19 +90,19 @@ class OtherStorage:
                 return ""
             if code in _REFUSED:
                 raise OtherStorageError(
-                    f"{self._url} refuses the keys ({service}: {code}). Set AWS_ACCESS_KEY_ID and"
+                    f"{self._url} rejects the keys ({service}: {code}). Set AWS_ACCESS_KEY_ID and"
                     " AWS_SECRET_ACCESS_KEY to those of the store"
                 ) from None
             return f"it answers {status}" + ("" if code == str(status) else f" {code}")
         except ResponseParserError:
             return "it answers something else"
         except RecursionError:
-            # botocore asks for the bucket's region, is sent on again, asks again …
-            return "it sends every request elsewhere"
+            # botocore asks for the bucket's region, is redirected, asks again …
+            return "it redirects every request"
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Inside, what prevents an answer is told in a line."""
+        """Turn errors of the connection into an OtherStorageError with one line."""
         url = self._url
         try:
             yield
@@ -113,27 +112,27 @@ class OtherStorage:
             why = (
                 "its certificate is not trusted; set AWS_CA_BUNDLE to the one that signed it"
                 if "CERTIFICATE_VERIFY_FAILED" in str(error)
-                else f"no TLS is spoken there; try http://{urlsplit(url).netloc}"
+                else f"the server does not use TLS; try http://{urlsplit(url).netloc}"
             )
         except (EndpointConnectionError, ConnectTimeoutError) as error:
             cause = str(error.kwargs.get("error", ""))
             known = re.search(r"\[Errno -?\d+\] ([^'\")]+)", cause)
             why = f"cannot connect: {known[1] if known else 'no answer'}"
         except ReadTimeoutError:
-            why = f"it takes the connection, but does not answer within {_SECONDS} s"
+            why = f"it accepts the connection, but does not respond within {_SECONDS} s"
         except HTTPClientError:
-            why = "it takes the connection, and ends it without an answer"
+            why = "it accepts the connection, and closes it without a response"
             if url.startswith("http:"):
-                why += f"; if TLS is spoken there, try https://{urlsplit(url).netloc}"
+                why += f"; if the server uses TLS, try https://{urlsplit(url).netloc}"
         else:
             return
         raise OtherStorageError(f"{url}: {why}") from None
 
     def check(self, table: str, batches: str, merged: str) -> list[str]:
-        """Try what the service relies on, and leave nothing behind.
+        """Try what the service relies on, and delete what that wrote.
 
-        Raises OtherStorageError, which names the feature that is missing. Gives those that are
-        missing and only double what others ensure.
+        Raises OtherStorageError with the missing feature. Returns the missing features that the
+        service can do without.
         """
         session_id = token_hex(16)
         try:
@@ -146,7 +145,7 @@ class OtherStorage:
             ) from None
         except (BotoCoreError, KeyError) as error:
             raise OtherStorageError(
-                f"{self._url} cannot be used: an answer is not understood ({error!r})"
+                f"{self._url} cannot be used: a response is invalid ({error!r})"
             ) from None
         finally:
             self._clean(table, batches, merged, session_id)
@@ -164,7 +163,7 @@ class OtherStorage:
             )
 
         with suppress(self.dynamodb.exceptions.ConditionalCheckFailedException):
-            put()  # tried again, it meets itself
+            put()  # fails if a retry finds the item of the first try
         self._require(
             "DynamoDB's PutItem ignores ConditionExpression",
             "so one session could replace another",
@@ -185,7 +184,7 @@ class OtherStorage:
         )
         found = self.dynamodb.get_item(TableName=table, Key=key, ConsistentRead=True)
         self._require(
-            "DynamoDB's GetItem does not give what was put",
+            "DynamoDB's GetItem does not return what was put",
             "so no session would be found",
             there=found.get("Item") == key,
         )
@@ -200,7 +199,7 @@ class OtherStorage:
             )
 
         for key, body in ((small, _SMALL), (large, _PART)):
-            _refused(partial(put, key, body))  # tried again, it meets itself
+            _refused(partial(put, key, body))  # the same
         self._require(
             "PutObject ignores If-None-Match",
             "so a batch could replace another one that was acknowledged",
@@ -208,13 +207,13 @@ class OtherStorage:
         )
         found = s3.get_object(Bucket=batches, Key=small)
         self._require(
-            "GetObject does not give what was put",
-            "so what is merged would not be what was sent",
+            "GetObject does not return what was put",
+            "so the merged object would differ from what was sent",
             there=found["Body"].read() == _SMALL,
         )
         heads = (found, s3.head_object(Bucket=batches, Key=small))
         self._require(
-            "GetObject and HeadObject do not give the metadata",
+            "GetObject and HeadObject do not return the metadata",
             "so no batch could be counted or compared",
             there=all(head.get("Metadata", {}).get("records") == "1" for head in heads),
         )
@@ -225,7 +224,7 @@ class OtherStorage:
         )
         listed = s3.list_objects_v2(Bucket=batches, Prefix=f"{session_id}/").get("Contents", [])
         self._require(
-            "ListObjectsV2 does not give key, size and ETag in order",
+            "ListObjectsV2 does not return key, size and ETag in order",
             "so no gap could be found",
             there=[(one["Key"], one["Size"], bool(one.get("ETag"))) for one in listed]
             == [(small, len(_SMALL), True), (large, len(_PART), True)],
@@ -288,16 +287,16 @@ class OtherStorage:
         parts = [copy(1, etag), write(2)]
         in_place = s3.list_parts(Bucket=merged, Key=key, UploadId=upload).get("Parts", [])
         self._require(
-            "ListParts does not give the parts",
+            "ListParts does not return the parts",
             "so a long merge could not be completed",
             there=[part["PartNumber"] for part in in_place] == [1, 2],
         )
         s3.list_multipart_uploads(Bucket=merged, Prefix=key)
-        with suppress(s3.exceptions.NoSuchUpload):  # tried again, it meets itself
+        with suppress(s3.exceptions.NoSuchUpload):  # the same
             _refused(lambda: complete(crc32, len(_PART + _SMALL)))
         head = s3.head_object(Bucket=merged, Key=key)
         self._require(
-            "CompleteMultipartUpload does not give the object its size and metadata",
+            "CompleteMultipartUpload does not set the object's size and metadata",
             "so no merge could be recognised",
             there=(head["ContentLength"], head.get("Metadata", {}).get("digest"))
             == (len(_PART + _SMALL), "0"),
@@ -318,8 +317,8 @@ class OtherStorage:
                 f"{self._url} cannot be used: a presigned link is refused ({error})"
             ) from None
         self._require(
-            "a copied part is not what was copied",
-            "so a merge would not be what was sent",
+            "a copied part differs from its source",
+            "so the merged object would differ from what was sent",
             there=whole == _PART + _SMALL,
         )
         return [] if pinned else ["UploadPartCopy ignores If-Match (no batch is ever replaced)"]
@@ -342,7 +341,7 @@ class OtherStorage:
 
 
 _ABSENT: Final = {"S3": {"NoSuchBucket"}, "DynamoDB": {"ResourceNotFoundException"}}
-"""What is said of a bucket or a table that is not there yet."""
+"""Error codes for a bucket or a table that does not exist yet."""
 _REFUSED: Final = {
     "AccessDenied",
     "AccessDeniedException",
@@ -388,7 +387,7 @@ def _answers_as_dynamodb(dynamodb: "DynamoDBClient", table: str) -> bool:
 
 
 def _refused(call: Callable[[], object]) -> bool:
-    """Whether ``call`` fails for its condition. Raises ClientError where it fails otherwise."""
+    """Whether ``call`` fails because of its condition. Raises ClientError for other failures."""
     try:
         call()
     except ClientError as error:

@@ -1,4 +1,4 @@
-"""The functions' own Python, which ``sam build`` needs on the PATH."""
+"""Finds the Python version of the functions, which ``sam build`` needs on the PATH."""
 
 import os
 import shutil
@@ -10,9 +10,9 @@ RUNTIME: Final = "python3.13"
 
 
 def runtime_bin() -> str | None:
-    """The folder of the functions' Python: on the PATH, or one of pyenv's versions."""
+    """Return the folder of the functions' Python: on the PATH, or among pyenv's versions."""
     if found := shutil.which(RUNTIME):
-        # What pyenv puts on the PATH may stand for a version that is not enabled.
+        # A shim of pyenv on the PATH may stand for a version that is not enabled.
         works = subprocess.run([found, "--version"], capture_output=True, check=False)  # noqa: S603
         if works.returncode == 0:
             return str(Path(found).parent)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds an image that stands in for the image of Lambda's Python 3.13 where no registry of images can
-# be reached: Debian trixie's Python 3.13 with PyPI's awslambdaric, the client of the Lambda runtime.
+# Builds a replacement for the image of Lambda's Python 3.13, if no registry of images can be reached:
+# Debian trixie's Python 3.13 with PyPI's awslambdaric, the client of the Lambda runtime.
 #
 #   local/sam-image.sh NAME
 #
@@ -35,7 +35,7 @@ END
 chmod 755 "$root/var/runtime/bootstrap"
 chroot "$root" python3.13 -m compileall -q /usr/lib/python3.13 /var/runtime || true
 
-# awslambdaric falls back quietly where its C extension cannot be loaded; find out now.
+# awslambdaric works silently without its C extension; fail now if it cannot be loaded.
 chroot "$root" env PYTHONPATH=/var/runtime python3.13 -c 'import runtime_client, awslambdaric, ssl'
 
 rm -rf "$root"/usr/share/{doc,man,locale,info} "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin

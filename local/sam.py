@@ -1,4 +1,4 @@
-"""The SAM CLI, as local runs and tests start it: with the functions' Python, and without AWS."""
+"""Runs the SAM CLI for local runs and tests: with the functions' Python, and without AWS."""
 
 import os
 import platform
@@ -11,19 +11,19 @@ from .runtime import runtime_bin
 
 ROOT: Final = Path(__file__).parents[1]
 ARCHITECTURE: Final = "arm64" if platform.machine() in {"aarch64", "arm64"} else "x86_64"
-"""This machine's, as Lambda calls it: only what is built for it runs here."""
+"""The architecture of this machine, in Lambda's terms."""
 FOR_THIS_MACHINE: Final = ("--parameter-overrides", f"Architecture={ARCHITECTURE}")
 
 _SAM: Final = str(Path(sys.executable).parent / "sam")
 
 
 def command(*arguments: object) -> list[str]:
-    """A command line of the SAM CLI that belongs to this Python."""
+    """Return a command line for the SAM CLI of this environment."""
     return [_SAM, *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:
-    """The environment for it. With AWS credentials it would wait for an AWS it need not reach."""
+    """Return its environment, without AWS credentials: with them SAM waits for AWS."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -41,7 +41,7 @@ def environment() -> dict[str, str]:
 
 def build(target: Path) -> subprocess.CompletedProcess[str]:
     """Run ``sam build`` for this machine's architecture into ``target``."""
-    # Builds that share SAM's cache spoil each other's packages when they run at the same time.
+    # Concurrent builds that share SAM's cache corrupt each other's packages.
     return subprocess.run(
         command("build", "--no-cached", "--build-dir", target, *FOR_THIS_MACHINE),
         cwd=ROOT,

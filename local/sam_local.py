@@ -1,10 +1,10 @@
-"""``make sam-local``: the functions as ``sam build`` packs them, in containers of Lambda's runtime.
+"""``make sam-local``: the packages of ``sam build`` in containers of Lambda's runtime.
 
 ``sam local start-api`` serves the routes of ``template.yaml``. S3 and DynamoDB are moto's, in this
-process, at an address that the containers reach. ``python -m local.sam_local test`` runs the
-protocol suite against it instead of serving; what follows goes to pytest.
+process, at an address that the containers reach. ``python -m local.sam_local test OPTIONS`` runs
+the protocol tests against it instead of serving; the options are pytest's.
 
-Environment: ``PORT``, 3000 if it is not set.
+Environment: ``PORT``, by default 3000.
 """
 
 import hashlib
@@ -37,19 +37,19 @@ _STAND_IN_SCRIPT: Final = Path(__file__).with_name("sam-image.sh")
 STAND_IN_IMAGE: Final = (
     f"gapless-lambda-stand-in:{hashlib.sha256(_STAND_IN_SCRIPT.read_bytes()).hexdigest()[:12]}"
 )
-"""Made by ``sam-image.sh``, as it is now, where no registry can be reached."""
+"""Built by ``sam-image.sh`` if no registry can be reached. The name depends on the script."""
 
 LACKS: Final = {
-    "binary bodies": "a body that is not UTF-8 is answered with 502, and any other is text to it",
-    "gateway limits": "a request over 6 MB is answered with 200 and the text of an error",
-    "unknown routes": "a route that does not exist is answered with 403",
+    "binary bodies": "a body that is not UTF-8 gets a 502, and any other is text",
+    "gateway limits": "a request over 6 MB gets a 200 with the text of an error",
+    "unknown routes": "a route that does not exist gets a 403",
 }
-"""What ``sam local`` cannot do of what API Gateway can: tests that need it are skipped."""
+"""What ``sam local`` does not do as API Gateway does; tests that need it are skipped."""
 
 _SUITE: Final = ("tests/integration/test_protocol.py", "tests/integration/test_cleanup.py")
 
 _HOST_NAME: Final = "host.docker.internal"
-"""What containers call this machine."""
+"""The name of this machine in containers."""
 _MAX_PORT: Final = 65_535
 _START_WITHIN_SECONDS: Final = 300
 _STOP_WITHIN_SECONDS: Final = 60
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def serve() -> None:
-    """Serve the API, with everything that SAM says on the terminal."""
+    """Serve the API, with SAM's output on the terminal."""
     given = os.environ.get("PORT", "3000")
     if not given.isdecimal() or not 0 < (port := int(given)) <= _MAX_PORT:
         raise StartError(f"PORT must be a number from 1 to {_MAX_PORT}, not {given!r}")
@@ -98,11 +98,11 @@ def serve() -> None:
             flush=True,
         )
         process.wait()
-        raise StartError(f"sam local start-api has ended with {process.returncode}")
+        raise StartError(f"sam local start-api exited with {process.returncode}")
 
 
 def test(options: Sequence[str]) -> int:
-    """Run the protocol suite against the API; gives pytest's exit code."""
+    """Run the protocol tests against the API; returns pytest's exit code."""
     with socket.create_server((HOST, 0)) as free:
         port: int = free.getsockname()[1]
     _LOG.parent.mkdir(exist_ok=True)
@@ -137,13 +137,13 @@ def test(options: Sequence[str]) -> int:
         print("make test-sam-local is skipped: there is no running Docker engine")
         return 0
     if suite.returncode:
-        print(f"What SAM and the functions said is in {_LOG.relative_to(sam.ROOT)}")
+        print(f"The output of SAM and the functions is in {_LOG.relative_to(sam.ROOT)}")
     return suite.returncode
 
 
 @contextmanager
 def started(port: int, log: IO[str] | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Start it all; gives the API's URL and SAM's process. ``os.environ`` points to the storage.
+    """Start everything, yield the API's URL and SAM's process; ``os.environ`` has the storage.
 
     Raises StartError.
     """
@@ -193,7 +193,7 @@ def started(port: int, log: IO[str] | None = None) -> Iterator[tuple[str, subpro
 
 
 def _cleaned_up(template: Template, table: str) -> Poller:
-    """The clean-up function, in this process: SAM knows no event source mappings."""
+    """Run the clean-up function in this process: SAM does not support event source mappings."""
     in_process.set_environment(template, os.environ)
     arn = stream_arn(table)
     assert arn is not None  # noqa: S101 - moto has streams
@@ -212,11 +212,11 @@ def _build() -> Path:
     if runtime_bin() is None:
         raise StartError(f"make sam-local needs {RUNTIME}, which sam build packs for")
     print("Building the functions …", flush=True)
-    # Apart from what is built for a deployment, perhaps for another processor.
+    # Not where builds for a deployment are, which may be for another architecture.
     target = sam.ROOT / ".aws-sam" / "local"
     done = sam.build(target)
     if done.returncode:
-        raise StartError(f"sam build has failed:\n{done.stderr}")
+        raise StartError(f"sam build failed:\n{done.stderr}")
     return target
 
 
@@ -228,7 +228,7 @@ def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _done(process: subprocess.CompletedProcess[str]) -> str:
-    """What it printed. Raises StartError where it failed."""
+    """Return the output. Raises StartError if the process failed."""
     if process.returncode:
         raise StartError(f"{' '.join(process.args)}: {process.stderr.strip()}")
     return process.stdout.strip()
@@ -240,10 +240,10 @@ def _require_docker() -> None:
 
 
 def _host_seen_from(image: str) -> str:
-    """The address of this machine, as a container of ``image`` has it.
+    """Return the address of this machine as a container of ``image`` sees it.
 
-    The network itself does not tell: an engine that has just started for the first time knows no
-    gateway of its bridge.
+    The network's description does not have it: after its first start, Docker knows no gateway of
+    its bridge.
     """
     look = f"import socket; print(socket.gethostbyname('{_HOST_NAME}'))"
     found = _done(
@@ -255,27 +255,27 @@ def _host_seen_from(image: str) -> str:
     try:
         return str(ip_address(found))
     except ValueError:
-        raise StartError(f"a container has no address of this machine, but {found!r}") from None
+        raise StartError(f"a container sees no address of this machine, but {found!r}") from None
 
 
 def _serve_moto(host: str) -> Server:
-    """Moto where containers reach it and, on Linux, nobody from outside does.
+    """Start moto where containers reach it and, on Linux, other machines do not.
 
-    Its port is one the system gives, never one of those from 5000 to 9000 that SAM takes.
+    The system chooses the port, outside of 5000 to 9000, which SAM uses.
     """
     try:
         return storage.serve_moto(host=host)
     except OSError:
-        # Docker Desktop's network is in a virtual machine, from where it leads to localhost.
+        # Docker Desktop's network is in a virtual machine and leads to localhost.
         return storage.serve_moto()
 
 
 @contextmanager
 def _image(base: str, endpoint: str) -> Iterator[str]:
-    """``base``, an image of the Lambda runtime, with AWS clients that call ``endpoint``.
+    """Make an image of ``base``, a Lambda runtime, whose AWS clients call ``endpoint``.
 
-    SAM gives containers only the variables that the template declares. At the end the image is
-    removed, and with it what SAM made of it: its own image, and containers it left running.
+    SAM passes to containers only the variables that the template declares. At the end the image is
+    removed, with SAM's image and containers that are based on it.
     """
     name = f"gapless-sam-local-{os.getpid()}"
     container = _done(_docker("create", base))
@@ -295,7 +295,7 @@ def _image(base: str, endpoint: str) -> Iterator[str]:
 
 
 def _base_image() -> str:
-    """AWS's image, or a stand-in where it cannot be had."""
+    """Return AWS's image, or a stand-in if it cannot be pulled."""
     if _docker("image", "inspect", PUBLIC_IMAGE).returncode == 0:
         return PUBLIC_IMAGE
     print(f"Pulling {PUBLIC_IMAGE} …", flush=True)
@@ -303,7 +303,7 @@ def _base_image() -> str:
     if pulled.returncode == 0:
         return PUBLIC_IMAGE
     if _docker("image", "inspect", STAND_IN_IMAGE).returncode == 0:
-        print("It cannot be pulled; there is a stand-in", flush=True)
+        print("It cannot be pulled; using the stand-in", flush=True)
         return STAND_IN_IMAGE
     if shutil.which("mmdebstrap") is None or os.geteuid() != 0:
         reason = pulled.stderr.strip().splitlines()[-1]
@@ -326,7 +326,7 @@ def _base_image() -> str:
 
 @contextmanager
 def _sam_local(*options: object, log: IO[str] | None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``sam local start-api``. Ctrl-C does not reach it: it is stopped here, and only once."""
+    """Run ``sam local start-api``, out of reach of Ctrl-C: it is stopped here, and only once."""
     with subprocess.Popen(
         sam.command("local", "start-api", *options),
         cwd=sam.ROOT,
@@ -350,7 +350,7 @@ def _sam_local(*options: object, log: IO[str] | None) -> Iterator[subprocess.Pop
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Wait until SAM answers, which it does after it has said all it has to say at the start."""
+    """Wait until SAM responds, which is after its last line about the start."""
     end = time.monotonic() + _START_WITHIN_SECONDS
     while time.monotonic() < end and process.poll() is None:
         connection = HTTPConnection(HOST, port, timeout=5)
@@ -363,7 +363,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
             return
         finally:
             connection.close()
-    raise StartError("sam local start-api has not started")
+    raise StartError("sam local start-api did not start")
 
 
 if __name__ == "__main__":

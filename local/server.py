@@ -1,4 +1,4 @@
-"""An HTTP server for a WSGI application, in threads, for this machine only."""
+"""A threaded HTTP server for a WSGI application, for this machine only."""
 
 import io
 import socket
@@ -28,9 +28,9 @@ _MEDIA_TYPES: Final = {
 
 
 def with_files(app: "WSGIApplication", folder: Path) -> "WSGIApplication":
-    """``app``, and the files of ``folder``, of which ``index.html`` is at ``/``.
+    """Return ``app`` with the files of ``folder``; ``/`` is its ``index.html``.
 
-    Needs the server's ``RAW_URI``. Files are named by their folder, never by the request.
+    Needs the server's ``RAW_URI``. A request can only name a file that the folder lists.
     """
 
     def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -51,18 +51,17 @@ def with_files(app: "WSGIApplication", folder: Path) -> "WSGIApplication":
 
 
 class KeepAliveHandler(WSGIRequestHandler):
-    """Keeps connections open, as S3 and API Gateway do and werkzeug's own handler never does.
+    """Keeps connections open, as S3 and API Gateway do, unlike werkzeug's own handler.
 
-    That needs a length in every answer, and the rest of a body that the application did not read
-    to be read before the next request. An application that raises an OSError ends the connection
-    without an answer.
+    So every response has a length, and a body that the application did not read is read before the
+    next request. If the application raises OSError, the connection is closed without a response.
     """
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
     def run_wsgi(self) -> None:
-        """Answer one request."""
+        """Respond to one request."""
         length = self.headers.get("Content-Length", "0")
         if not (length.isascii() and length.isdecimal()):
             self.close_connection = True
@@ -95,13 +94,13 @@ class KeepAliveHandler(WSGIRequestHandler):
         self.wfile.write(content)
 
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002
-        """Say nothing: the application knows better what is worth a line."""
+        """Log nothing; the application does."""
 
 
 class Server:
-    """A running server; as a context manager it stops at the end.
+    """A running server, and a context manager that stops it.
 
-    Port 0 is any free port. Raises OSError where the port is taken.
+    Port 0 is any free port. Raises OSError if the port is taken.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class Server:
         handler: type[WSGIRequestHandler] = KeepAliveHandler,
         host: str = HOST,
     ) -> None:
-        # werkzeug ends the whole process where it cannot listen, so it gets an open socket.
+        # werkzeug exits the process if it cannot listen, so it gets an open socket.
         with socket.create_server((host, port), backlog=128) as listener:
             self._server = make_server(
                 host, port, app, threaded=True, request_handler=handler, fd=listener.fileno()
@@ -128,11 +127,11 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it is: ``http://127.0.0.1:port``."""
+        """``http://127.0.0.1:port``."""
         return f"http://{self._server.host}:{self.port}"
 
     def stop(self) -> None:
-        """Take no more connections."""
+        """Stop accepting connections."""
         self._server.shutdown()
         self._thread.join()
 

@@ -1,6 +1,6 @@
-"""S3 and DynamoDB for a local run: moto's server in this process, and what the stack needs there.
+"""S3 and DynamoDB for a local run: moto's server in this process, the table and the buckets.
 
-Every call to them is real HTTP, so that any client can be used, and counted or failed in one place.
+Every call is real HTTP, so that any client works, and one place can count or fail calls.
 """
 
 import os
@@ -30,17 +30,17 @@ def serve_moto(
     middleware: "Callable[[WSGIApplication], WSGIApplication]" = lambda app: app,
     host: str = HOST,
 ) -> Server:
-    """Moto's S3 and DynamoDB on a free port; ``middleware`` sees every call."""
-    # A second to import, and not needed where the storage is somewhere else.
+    """Start moto's S3 and DynamoDB on a free port; ``middleware`` wraps every call."""
+    # Its import takes a second, and other storage does not need it.
     from moto.moto_server import werkzeug_app as moto  # noqa: PLC0415
 
     class Dispatcher(moto.DomainDispatcherApplication):
-        """Moto's, that would list moto's folders for each call to tell which service it is for."""
+        """Caches the service of a host; moto lists its folders for each call."""
 
         get_backend_for_host = cache(moto.DomainDispatcherApplication.get_backend_for_host)
 
     class Handler(KeepAliveHandler, moto.MotoRequestHandler):
-        """With moto's, that lets metadata have underscores in their names."""
+        """Moto's handler accepts underscores in the names of metadata."""
 
     _look_up_attributes_by_name()
     _read_conditions_once()
@@ -51,7 +51,7 @@ def serve_moto(
 
 @cache
 def _look_up_attributes_by_name() -> None:
-    """Let moto not try sixty names for each attribute of a DynamoDB item."""
+    """Speed up moto, which tries sixty names for each attribute of a DynamoDB item."""
     from moto.core.serialize import AttributePicker, AttributePickerContext  # noqa: PLC0415
 
     pick = AttributePicker.__call__
@@ -67,7 +67,7 @@ def _look_up_attributes_by_name() -> None:
 
 @cache
 def _read_conditions_once() -> None:
-    """Let moto split a condition of DynamoDB into words once, and not twice for each call."""
+    """Speed up moto, which tokenizes each DynamoDB condition twice a call."""
     from moto.dynamodb.comparisons import ConditionExpressionParser  # noqa: PLC0415
 
     split = ConditionExpressionParser._lex_condition_expression  # noqa: SLF001
@@ -84,13 +84,13 @@ def _read_conditions_once() -> None:
 
 @cache
 def _list_by_prefix() -> None:
-    """Let moto find the keys of a page, not copy the whole bucket, which fails during deletes."""
+    """Let moto look up the keys of a page: it copies all keys, which fails during deletes."""
     from moto.s3 import models, utils  # noqa: PLC0415
     from sortedcontainers import SortedDict  # type: ignore[import-untyped] # noqa: PLC0415
 
     lock = RLock()
 
-    # Its bases are without types.
+    # Its bases have no types.
     class Keys(utils._VersionedKeyStore, SortedDict):  # type: ignore[misc] # noqa: SLF001
         """The keys of a bucket, in order."""
 
@@ -132,7 +132,7 @@ def _list_by_prefix() -> None:
             return whole(s3, bucket, prefix, delimiter, continuation_token, start_after, max_keys)
         token = s3._pagination_tokens.get(continuation_token or "")  # noqa: SLF001
         start = token or start_after or ""
-        # One for the key that is skipped, and one to know whether there are more.
+        # One more for the skipped key, and one to know whether there are more.
         found = bucket.keys.after(start, prefix or "", max_keys + 2)
         return s3._truncate_result(found, max_keys)  # noqa: SLF001
 
@@ -141,7 +141,7 @@ def _list_by_prefix() -> None:
 
 
 def point_to_moto(environ: MutableMapping[str, str], url: str) -> None:
-    """Point every AWS client at moto, whatever the caller's own settings are."""
+    """Point every AWS client to moto, and remove the caller's own AWS settings."""
     for name in [name for name in environ if name.startswith("AWS_")]:
         del environ[name]
     environ.update(
@@ -155,17 +155,16 @@ def point_to_moto(environ: MutableMapping[str, str], url: str) -> None:
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
     )
-    # A company's proxy must not be asked for what is on this machine.
+    # Do not use a proxy for this machine.
     for name in ("NO_PROXY", "no_proxy"):
         here = f"127.0.0.1,localhost,{urlsplit(url).hostname}"
         environ[name] = ",".join(filter(None, [environ.get(name), here]))
 
 
 def provision(template: Template, table: str, buckets: Iterable[str]) -> None:
-    """Create what is not there yet of the stack's table and buckets, where boto3 points to.
+    """Create the stack's table and buckets where they are missing.
 
-    Whatever an earlier call got done, this one does the rest. Raises ValueError where a table of
-    this name is another's.
+    Continues an interrupted call. Raises ValueError if the table exists with another key.
     """
     dynamodb = boto3.client("dynamodb")
     plain = dict(template.table.create)
@@ -183,14 +182,14 @@ def provision(template: Template, table: str, buckets: Iterable[str]) -> None:
                 TableName=table, TimeToLiveSpecification=template.table.time_to_live
             )
     except ClientError as error:
-        # Sessions work without it; they are only never deleted.
-        print(f"No time to live for {table}: {error}", file=sys.stderr)  # noqa: T201
+        # Sessions work without it, but are never deleted.
+        print(f"gapless: {table} has no time to live: {error}", file=sys.stderr)  # noqa: T201
     if "LatestStreamArn" not in there:
-        # Not every store has streams. Sessions work without; only nothing cleans up after them.
+        # Not every store has streams. Sessions work without, but nothing cleans up after them.
         with suppress(ClientError):
             dynamodb.update_table(TableName=table, StreamSpecification=stream)
     s3 = boto3.client("s3")
-    # S3's oldest region is named by naming none.
+    # us-east-1 is the default, and invalid as a LocationConstraint.
     region = s3.meta.region_name
     place: dict[str, Any] = (
         {} if region == REGION else {"CreateBucketConfiguration": {"LocationConstraint": region}}
@@ -199,5 +198,5 @@ def provision(template: Template, table: str, buckets: Iterable[str]) -> None:
         try:
             s3.create_bucket(Bucket=bucket, **place)
         except ClientError:
-            # Stores say in many ways that it is there. It must be ours.
+            # Errors for an existing bucket differ by store. It must be accessible.
             s3.head_bucket(Bucket=bucket)

@@ -1,7 +1,8 @@
-"""The table's stream, handed to functions as Lambda does it for event source mappings.
+"""The table's stream, delivered to functions as Lambda's event source mappings do.
 
-Filters know exact values alone. What fails is brought again as often as the mapping says, and then
-told of on standard error: here no queue takes it. And the table's time to live, which moto ignores.
+Filters support exact values only. A failed record is retried as often as the mapping says, and then
+reported on standard error, as there is no queue. Also applies the table's time to live, which moto
+ignores.
 """
 
 import sys
@@ -26,23 +27,23 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 IDLE_SECONDS: Final = 1.0
-"""How long to wait where nothing has changed. Moto keeps 1 KB for every time it is asked."""
+"""Polling interval. Moto keeps 1 KB for every poll."""
 
 MOST_RETRIES: Final = 100
-"""Where time alone ends them for Lambda: here all mappings wait for it, and none takes hours."""
+"""Retries of a mapping that Lambda limits by age only: here a retry delays all mappings."""
 
 EXPIRY_SECONDS: Final = 10.0
-"""How often to look for items whose time is over."""
+"""Interval between searches for expired items."""
 
 EXPIRY_LAG_SECONDS: Final = 30
-"""How long after its time an item is still there, at least; DynamoDB takes up to a few days."""
+"""How long an expired item stays, at least. DynamoDB takes up to a few days."""
 
 TIME_TO_LIVE: Final = {"type": "Service", "principalId": "dynamodb.amazonaws.com"}
-"""Who has deleted those, as the stream says it."""
+"""The ``userIdentity`` of a stream record of an expired item."""
 
 
 class Stream:
-    """A table's changes from the beginning of its stream on, in order, each handed over once."""
+    """A table's changes since the beginning of its stream, in order, each delivered once."""
 
     def __init__(
         self,
@@ -58,14 +59,14 @@ class Stream:
         (self._key,) = (key["AttributeName"] for key in template.table.create["KeySchema"])
         self._mappings = mappings
         self._iterators: dict[str, str] = {}
-        """Where to read on, by shard."""
+        """The next iterator of each shard."""
         self._read: set[str] = set()
-        """Shards that are closed, and read to their end."""
+        """Closed shards that have been read completely."""
         self._expired: set[str] = set()
-        """Keys of the items that ``expire`` has deleted."""
+        """Keys of the items that ``expire`` deleted."""
 
     def expire(self) -> None:
-        """Delete the items whose time to live is over."""
+        """Delete expired items."""
         key, over = self._key, Attr(self._expires).lt(int(time.time()) - EXPIRY_LAG_SECONDS)
         start: dict[str, Any] = {}
         while True:
@@ -79,7 +80,7 @@ class Stream:
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
 
     def deliver(self, pause: float = 0) -> None:
-        """Hand over all there is by now; wait ``pause`` seconds before what failed comes again."""
+        """Deliver all changes until now; wait ``pause`` seconds before each retry."""
         for records in self._batches():
             for source, function in self._mappings:
                 wanted = [record for record in records if _is_wanted(record, source)]
@@ -87,12 +88,12 @@ class Stream:
                     _hand_over(source, function, wanted, pause)
 
     def skip(self) -> None:
-        """Hand over nothing of what there is by now."""
+        """Skip all changes until now."""
         for _ in self._batches():
             pass
 
     def _batches(self) -> Iterator[list[Record]]:
-        """The changes, in batches no larger than is asked for."""
+        """Yield the changes in batches no larger than the mappings allow."""
         most = min(source.batch_size for source, _ in self._mappings)
         if not self._iterators:
             self._find_shards()
@@ -102,7 +103,7 @@ class Stream:
                 records = [self._as_lambda_has_it(record) for record in answer["Records"]]
                 if records:
                     yield records
-                # Only what was handed over is behind us.
+                # Advance only after the delivery.
                 if following := answer.get("NextShardIterator"):
                     self._iterators[shard] = following
                 else:
@@ -131,7 +132,7 @@ class Stream:
         return known
 
     def forget(self) -> None:
-        """Begin at the beginning the next time."""
+        """Start from the beginning of the stream the next time."""
         self._iterators.clear()
         self._read.clear()
 
@@ -155,7 +156,7 @@ def _hand_over(source: EventSource, function: Lambda, records: list[Record], pau
 
 
 def _unprocessed(function: Lambda, records: list[Record]) -> list[Record]:
-    """What the function could not process, and all that comes after it."""
+    """Return the first record that the function could not process, and all after it."""
     context = Context(
         function_name=function.name,
         memory_limit_in_mb=str(function.memory),
@@ -164,7 +165,7 @@ def _unprocessed(function: Lambda, records: list[Record]) -> list[Record]:
     )
     try:
         answer: Any = function.handler({"Records": records}, context)
-    except Exception:  # noqa: BLE001 - Lambda would bring them again whatever it is
+    except Exception:  # noqa: BLE001 - Lambda retries after any error
         return records
     failed = {one["itemIdentifier"] for one in answer["batchItemFailures"]}
     numbers = [record["dynamodb"]["SequenceNumber"] for record in records]
@@ -172,7 +173,7 @@ def _unprocessed(function: Lambda, records: list[Record]) -> list[Record]:
 
 
 class Poller:
-    """Delivers a stream in the background, and lets items expire; a context manager."""
+    """A context manager that delivers a stream and expires items in the background."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -195,12 +196,12 @@ class Poller:
                     looked = time.monotonic()
                 self._stream.deliver(IDLE_SECONDS)
             except (BotoCoreError, ClientError):
-                # It is away, or has forgotten where we were. To do it again is harmless.
+                # Unreachable, or the iterator expired. Delivering twice is harmless.
                 self._stream.forget()
 
 
 def stream_arn(table: str) -> str | None:
-    """The stream of a table where boto3 points to, if there is one that can be read."""
+    """Return the ARN of the table's stream, or None if there is none that can be read."""
     with suppress(BotoCoreError, ClientError):
         found = boto3.client("dynamodb").describe_table(TableName=table)["Table"]
         if arn := found.get("LatestStreamArn"):
@@ -210,12 +211,12 @@ def stream_arn(table: str) -> str | None:
 
 
 def matches(value: Any, pattern: Any) -> bool:  # noqa: ANN401 - any JSON
-    """Whether a record is what a pattern of FilterCriteria asks for."""
+    """Whether a record matches a pattern of FilterCriteria."""
     if isinstance(pattern, Mapping):
         return isinstance(value, Mapping) and all(
             matches(value.get(name), inner) for name, inner in pattern.items()
         )
     for wanted in pattern:
         if isinstance(wanted, Mapping):
-            raise ValueError(f"This filter is not known here: {wanted}")  # noqa: TRY004
+            raise ValueError(f"This filter is not supported: {wanted}")  # noqa: TRY004
     return value in pattern

@@ -1,4 +1,4 @@
-"""``template.yaml``, read for what a local run needs: routes, functions, settings, the table."""
+"""Reads from ``template.yaml`` what a local run needs: routes, functions, settings, the table."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def _intrinsic(loader: _Loader, name: str, node: yaml.Node) -> Node:
         return {key: loader.construct_scalar(node)}
     if isinstance(node, yaml.SequenceNode):
         return {key: loader.construct_sequence(node, deep=True)}
-    raise ValueError(f"!{name} takes a value or a list.")
+    raise ValueError(f"!{name} needs a value or a list.")
 
 
 _Loader.add_multi_constructor("!", _intrinsic)
@@ -64,7 +64,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Table:
-    """The DynamoDB table, as boto3 takes it; its name is not in the template."""
+    """The DynamoDB table as arguments for boto3; its name is not in the template."""
 
     create: Node
     """The arguments of ``create_table``."""
@@ -74,15 +74,15 @@ class Table:
 
 @dataclass(frozen=True)
 class EventSource:
-    """What brings the table's changes to a function."""
+    """A mapping that delivers the table's changes to a function."""
 
     function: Function
     patterns: Sequence[Node]
-    """A change that none of these fits is not brought."""
+    """Only changes that match one of these are delivered."""
     batch_size: int
-    """Most changes at once."""
+    """Largest number of changes in one invocation."""
     retries: int
-    """How often a change is brought again whose function failed; -1: until it is too old."""
+    """How often a failed change is retried; -1: until it is too old."""
 
 
 class Template:
@@ -125,7 +125,7 @@ class Template:
             name: _with_owners(table[name]) for name in _TABLE_ARGUMENTS if name in table
         }
         if stream := table.get("StreamSpecification"):
-            # CloudFormation takes that for granted.
+            # CloudFormation implies it.
             create["StreamSpecification"] = {"StreamEnabled": True, **stream}
         return Table(
             create=create,
@@ -134,7 +134,7 @@ class Template:
 
     @property
     def event_sources(self) -> dict[str, EventSource]:
-        """The mappings of the table's stream to functions, by the functions' handlers."""
+        """The mappings of the table's stream, by the handlers of their functions."""
         sources = [
             EventSource(
                 function=self._function(_logical_id(mapping["FunctionName"])),
@@ -149,11 +149,11 @@ class Template:
         return {source.function.handler: source for source in sources}
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
-        """The environment variables of the functions behind the API.
+        """Return the environment variables of the functions behind the API.
 
-        ``given`` is what ``!Ref`` and ``!Sub`` stand for: names of resources, and parameters whose
-        default is not wanted. Raises LookupError where a value is not known, and ValueError where
-        two functions differ, for a local run is one process with one environment.
+        ``given`` has the values of ``!Ref`` and ``!Sub``: names of resources, and parameters to
+        set. Raises LookupError for an unknown value, and ValueError if two functions differ, since
+        a local run is one process with one environment.
         """
         defaults = {
             name: parameter["Default"]
@@ -167,7 +167,7 @@ class Template:
                 for name, value in source.get("Environment", {}).get("Variables", {}).items():
                     resolved = _resolve(value, known)
                     if environment.setdefault(name, resolved) != resolved:
-                        raise ValueError(f"{name} is not the same in every function.")
+                        raise ValueError(f"{name} differs between functions.")
         return environment
 
     def _of_type(self, kind: str) -> dict[str, Node]:
@@ -192,7 +192,7 @@ class Template:
 
 
 def _with_owners(value: object) -> object:
-    """``value`` of a table that tells owners apart; without that it has an index less."""
+    """Return ``value`` for a table with owners, which has one index more."""
     match value:
         case {"Fn::If": ["HasOwners", chosen, _]}:
             return chosen
@@ -200,7 +200,7 @@ def _with_owners(value: object) -> object:
 
 
 def _logical_id(value: Node) -> str:
-    """The resource that a value made of one intrinsic function refers to."""
+    """Return the resource that an intrinsic function refers to."""
     match value:
         case {"Ref": str(name)}:
             return name
@@ -208,13 +208,13 @@ def _logical_id(value: Node) -> str:
             return attribute.partition(".")[0]
         case {"Fn::Sub": str(text)} if found := re.search(r"\$\{(\w+)(\.\w+)?\}", text):
             return found[1]
-    raise ValueError(f"This is no reference to one resource: {value}")
+    raise ValueError(f"This is not a reference to one resource: {value}")
 
 
 def _resolve(value: object, known: Mapping[str, str]) -> str:
     def look_up(name: str) -> str:
         if name not in known:
-            raise LookupError(f"The template refers to {name}, whose value is not given.")
+            raise LookupError(f"The template refers to {name}, which has no value.")
         return known[name]
 
     match value:
@@ -223,10 +223,10 @@ def _resolve(value: object, known: Mapping[str, str]) -> str:
         case {"Fn::Sub": str(text)}:
             return re.sub(r"\$\{([\w.:]+)\}", lambda found: look_up(found[1]), text)
         case dict():
-            raise LookupError(f"This function of the template is not known here: {value}")
+            raise LookupError(f"This function of the template is not supported: {value}")
     return _text(value)
 
 
 def _text(value: object) -> str:
-    """A scalar as CloudFormation turns it into an environment variable."""
+    """Convert a scalar to an environment variable, as CloudFormation does."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -114,5 +114,5 @@ def test_a_store_without_streams_is_used_and_the_start_says_what_stays(
         aws.handled(without_streams),
         started(server.url, SESSIONS_TABLE="table-without-a-stream") as (url, said),
     ):
-        assert "DynamoDB gives no stream of the table" in said
+        assert "DynamoDB has no stream for the table" in said
         assert Api(over_http(url)).create(1)

@@ -105,9 +105,9 @@ LACKS: dict[str, tuple[Lacking, str]] = {
         "CompleteMultipartUpload ignores If-None-Match",
     ),
     "If-Match": (Lacking(lambda _: ["HTTP_IF_MATCH"], same), "GetObject ignores If-Match"),
-    "metadata": (Lacking(nothing, without_metadata), "do not give the metadata"),
+    "metadata": (Lacking(nothing, without_metadata), "do not return the metadata"),
     "listed ETags": (Lacking(nothing, without_listed_etag), "key, size and ETag"),
-    "copied ETags": (Lacking(nothing, without_copied_etag), "not understood"),
+    "copied ETags": (Lacking(nothing, without_copied_etag), "a response is invalid"),
     "conditions on put": (
         Lacking(
             lambda request: ["ConditionExpression"] if is_dynamodb(request, "PutItem") else [], same
@@ -288,7 +288,7 @@ def test_an_unknown_host_name_is_reported() -> None:
 )
 def test_a_web_server_that_is_not_s3_is_reported(status: str, kind: str, body: bytes) -> None:
     with Server(app(status, kind, body)) as server:
-        assert f"{server.url} is no S3 and no DynamoDB" in refusal(server.url)
+        assert f"{server.url} is neither S3 nor DynamoDB" in refusal(server.url)
 
 
 @pytest.mark.parametrize("there", ["S3", "DynamoDB"])
@@ -305,14 +305,14 @@ def test_s3_without_dynamodb_is_reported_and_the_reverse(local: MotoStack, there
 
     missing = {"S3": "DynamoDB", "DynamoDB": "S3"}[there]
     with storage.serve_moto(half) as server:
-        assert f"is {there}, but no {missing}: it answers 404" in refusal(server.url)
+        assert f"is {there}, but not {missing}: it answers 404" in refusal(server.url)
 
 
 @pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"])
 def test_wrong_keys_are_reported(code: str) -> None:
     error = s3_error(403, code)
     with Server(app("403 Forbidden", "application/xml", error.body)) as server:
-        assert f"refuses the keys (S3: {code})" in refusal(server.url)
+        assert f"rejects the keys (S3: {code})" in refusal(server.url)
 
 
 def test_missing_keys_are_reported() -> None:
@@ -330,7 +330,7 @@ def test_missing_keys_are_reported() -> None:
 def test_tls_on_a_plain_port_is_reported() -> None:
     with Server(app("200 OK", "text/plain", b"")) as server:
         line = refusal(server.url.replace("http:", "https:"))
-    assert f"no TLS is spoken there; try {server.url}" in line
+    assert f"the server does not use TLS; try {server.url}" in line
 
 
 def test_a_missing_feature_ends_the_start(local: MotoStack) -> None:

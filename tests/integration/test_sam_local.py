@@ -57,5 +57,5 @@ def test_the_address_of_this_machine_is_what_containers_see(seen: Callable[[str]
 @pytest.mark.parametrize("nothing", ["", "host.docker.internal"])
 def test_without_an_address_nothing_is_served(seen: Callable[[str], str], nothing: str) -> None:
     """An empty address would mean all interfaces, and make no URL."""
-    with pytest.raises(sam_local.StartError, match="has no address of this machine"):
+    with pytest.raises(sam_local.StartError, match="sees no address of this machine"):
         seen(nothing)
