@@ -266,7 +266,12 @@ class OtherStorage:
 
         def write(number: int) -> "CompletedPartTypeDef":
             part = s3.upload_part(
-                Bucket=merged, Key=key, UploadId=upload, PartNumber=number, Body=_SMALL
+                Bucket=merged,
+                Key=key,
+                UploadId=upload,
+                PartNumber=number,
+                Body=_SMALL,
+                ChecksumCRC32=_base64(zlib.crc32(_SMALL)),
             )
             return {"PartNumber": number, "ETag": part["ETag"]}
 
@@ -278,7 +283,7 @@ class OtherStorage:
                 MultipartUpload={"Parts": parts},
                 IfNoneMatch="*",
                 MpuObjectSize=size,
-                ChecksumCRC32=b64encode(crc32.to_bytes(4, "big")).decode(),
+                ChecksumCRC32=_base64(crc32),
                 ChecksumType="FULL_OBJECT",
             )
 
@@ -371,6 +376,10 @@ def _config(attempts: int) -> Config:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
+
+
+def _base64(crc32: int) -> str:
+    return b64encode(crc32.to_bytes(4, "big")).decode()
 
 
 def _code(error: ClientError) -> str:

@@ -196,6 +196,27 @@ def test_a_store_that_fails_now_and_then_is_not_refused(
     assert {"PutObject", "CompleteMultipartUpload", "PutItem"} <= seen
 
 
+def test_a_store_that_wants_a_checksum_with_each_part_is_used(
+    serve: Callable[[Lacking | AwsProxy], str], local: MotoStack
+) -> None:
+    """The upload was created with CRC-32, so a store may refuse a part without one."""
+    aws = AwsProxy()
+    parts = 0
+
+    def refuse(call: Any, forward: Callable[[], Any]) -> Any:  # noqa: ANN401
+        nonlocal parts
+        if call.operation == "UploadPart":
+            parts += 1
+            if "x-amz-checksum-crc32" not in call.headers:
+                return s3_error(400, "InvalidRequest")
+        return forward()
+
+    url = serve(aws)
+    with aws.handled(refuse):
+        assert len(check(url, local)) == 1
+    assert parts == 2
+
+
 def start(url: str, **environ: str) -> tuple[int, str, str]:
     """Start a local run that does not serve; return its exit code, output and errors."""
     given = {
