@@ -138,6 +138,12 @@ def test_links_lead_to_files_and_headings(path: Path) -> None:
             assert anchor in anchors(prose(leads_to)), target
 
 
+def test_the_index_has_every_document() -> None:
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^- \[.*\]\(([\w-]+\.md)\):", index, re.MULTILINE))
+    assert listed == {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+
+
 def test_every_code_belongs_to_one_error() -> None:
     assert len({error.code for error in ANSWERED}) == len(ANSWERED)
     assert not {error.code for error in ANSWERED} & INTERNAL.keys()
