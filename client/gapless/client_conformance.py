@@ -296,15 +296,13 @@ def _findings(
         try:
             answer = _ask(client, case, request, proxy, seconds)
         except Failed as failed:
-            if proxy.error:
-                raise proxy.error from None
+            _check_proxy(proxy)
             if proxy.too_often:
                 often = count(case.limit(proxy.too_often) + 1, "time")
-                return [f"{proxy.too_often} was sent {often}; the client is stopped"], case.optional
-            return [str(failed)], case.optional
+                return [f"{proxy.too_often} was sent {often}; the client is stopped"], False
+            return [str(failed)], False
         proxy.wait_until_idle()
-        if proxy.error:
-            raise proxy.error
+        _check_proxy(proxy)
         if answer.outcome == "unsupported":
             return ["not supported"], True
         findings = [
@@ -318,9 +316,17 @@ def _findings(
             output = Path(folder, "out.ndjson")
             if not output.exists() or output.read_bytes() != case.content:
                 findings.append("the downloaded file is not the one that was uploaded")
-        if any(proxy.storage.authorizations):
+        if proxy.leaked:
             findings.append("the token was sent to another origin, with the link to the file")
     return findings, case.optional
+
+
+def _check_proxy(proxy: FaultyProxy) -> None:
+    """Raise what has stopped the proxy: not a finding about the client."""
+    if isinstance(proxy.error, Failed):
+        raise GaplessError(f"The service does not do what a case needs: {proxy.error}")
+    if proxy.error:
+        raise proxy.error
 
 
 def _ask(
@@ -330,7 +336,11 @@ def _ask(
     if case.command == "resume":
         with suppress(Failed):  # it is killed
             answer = client.ask(request, seconds)
-            return answer if answer.outcome == "unsupported" else Answer("failed", detail="early")
+            return (
+                answer
+                if answer.outcome == "unsupported"
+                else Answer("failed", detail="it ended before it was killed")
+            )
         proxy.wait_until_idle()
         session = proxy.sessions[0] if proxy.sessions else ""
         return client.ask(request | {"command": "resume", "sessionId": session}, seconds)
@@ -353,15 +363,23 @@ def _judge_outcome(
         yield "it does not say why it failed"
     if answer.outcome != "success" or case.outcome == "failed":
         return
-    session = answer.session_id or (proxy.sessions[-1] if case.command == "download" else "")
+    session = answer.session_id
+    if case.command == "download" and not session:
+        session = (proxy.sessions or [""])[-1]
     if session not in proxy.sessions:
-        yield f"sessionId {_shown(answer.session_id)!r} is not a session of this upload"
+        yield f"sessionId {_shown(session)!r} is not a session of this upload"
         return
     state = service.status(session)["state"]
     if state != "FINISHED":
         yield f"it reports success, and the session is {state}"
-    elif service.download(session) != case.content:
-        yield "it reports success, and the merged object is not the file"
+        return
+    try:
+        merged = service.download(session)
+    except Failed as failed:
+        yield f"it reports success, and there is no merged object: {failed}"
+    else:
+        if merged != case.content:
+            yield "it reports success, and the merged object is not the file"
 
 
 def _judge_requests(requests: Sequence[Seen]) -> Iterator[str]:

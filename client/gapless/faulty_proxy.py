@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Condition, Thread
@@ -22,7 +22,6 @@ import httpx
 import msgspec
 
 from gapless.conformance import Response, Service
-from gapless.errors import GaplessError
 from gapless.sessions import ROOT
 
 if TYPE_CHECKING:
@@ -47,20 +46,26 @@ _FORWARDED: Final = (
     "Idempotency-Key",
 )
 _RETURNED: Final = ("Content-Type", "Location", "Retry-After", "Vary")
-_QUIET_SECONDS: Final = 60.0
+_WAIT_SECONDS: Final = 60.0
 
 
 class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A response that replaces the service's: JSON with the ``sessionId``, or ``text``, HTML."""
+    """A response that replaces the service's."""
 
     status: int
-    body: dict[str, Any] = {}
     headers: dict[str, str] = {}
-    text: str = ""
+    body: dict[str, Any] = {}
+    """JSON; the ``sessionId`` is added."""
+    code: str = ""
+    """Of a problem of the service, whose further members are in the body."""
+    message: str = ""
+    """Of a refusal of API Gateway."""
+    html: str = ""
+    """A page of something in between."""
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """What happens to some requests, instead of being forwarded and answered."""
+    """What happens to some requests."""
 
     on: str
     """The kind of request: create, batch, finish, status or file."""
@@ -97,6 +102,7 @@ class Seen:
     """A request, and its response as far as the client got it."""
 
     kind: str
+    """Like ``Fault.on``; also abort and other, and empty if there is no such route."""
     session: str
     seq_num: int | None
     at: float
@@ -118,14 +124,6 @@ class Seen:
         return self.kind if self.seq_num is None else f"{self.kind} {self.seq_num}"
 
 
-@dataclass
-class Storage:
-    """The server behind the links of a proxy, on another origin; refuses credentials like S3."""
-
-    links: list[str] = field(default_factory=list)
-    authorizations: list[str] = field(default_factory=list)
-
-
 class FaultyProxy:
     """A running proxy in front of ``service``; use it in ``with``.
 
@@ -144,11 +142,14 @@ class FaultyProxy:
         self.seen: list[Seen] = []
         self.sessions: list[str] = []
         """The sessions that the service has opened, in order."""
-        self.storage = Storage()
+        self.links: list[str] = []
+        """The links to merged objects that the service has given."""
+        self.leaked: list[str] = []
+        """The credentials that were sent to storage."""
         self.too_often = ""
         """The request that the client sent too often."""
-        self.error: GaplessError | AssertionError | None = None
-        """Why the service could not be asked."""
+        self.error: Exception | None = None
+        """Why a request could not be handled, which is not the client's fault."""
         self.killed_at: int | None = None
         """How many requests had arrived when the client was killed."""
         self._limit = limit
@@ -175,7 +176,7 @@ class FaultyProxy:
     def wait_until_idle(self) -> None:
         """Wait for the requests that are still under way."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._running, _QUIET_SECONDS)
+            self._changed.wait_for(lambda: not self._running, _WAIT_SECONDS)
 
     def begin(self, seen: Seen) -> Fault:
         """Record a request; returns what is to happen to it."""
@@ -217,8 +218,8 @@ class FaultyProxy:
             link = response.json["url"]
         if not link:
             return response
-        self.storage.links.append(link)
-        own = f"{self._storage.url}/{len(self.storage.links) - 1}"
+        self.links.append(link)
+        own = f"{self._storage.url}/{len(self.links) - 1}"
         headers = response.headers.copy()
         if response.status == HTTPStatus.OK:
             body = _json(response.json | {"url": own})
@@ -281,7 +282,9 @@ class _Handler(_Quiet):
                 self.close_connection = True
                 return
             self._respond(fault, seen, response)
-        except (GaplessError, AssertionError) as error:
+        except OSError:  # the client has closed the connection
+            self.close_connection = True
+        except Exception as error:  # noqa: BLE001 - raised where the case is judged
             proxy.error = error
             self.close_connection = True
         finally:
@@ -296,7 +299,7 @@ class _Handler(_Quiet):
         if self.headers.get("Content-Encoding") == "gzip":
             with suppress(OSError, EOFError, zlib.error):
                 content = gzip.decompress(body)
-        kind, session, seq_num = "other", "", None
+        kind, session, seq_num = "", "", None
         if found := _ROUTE.fullmatch(self.path.partition("?")[0]):
             session = found["session"] or ""
             kind = _KINDS.get((self.command, found["below"]), "other")
@@ -341,6 +344,10 @@ class _Handler(_Quiet):
             records = [f"another {number}" for number in range(seen.content.count(b"record"))]
             service.batch(seen.session, seen.seq_num or 0, records).ok(204)
         elif deed == "finish":
+            deadline = time.monotonic() + _WAIT_SECONDS
+            # The client may still be sending other batches.
+            while service.status(seen.session)["missing"] and time.monotonic() < deadline:
+                time.sleep(0.1)
             service.finish(seen.session)
         elif deed == "abort":
             service.call("DELETE", f"/{seen.session}").ok(204)
@@ -348,14 +355,15 @@ class _Handler(_Quiet):
             raise ValueError(deed)
 
     def _forward(self, seen: Seen) -> Response:
-        headers = {name: self.headers[name] for name in _FORWARDED if name in self.headers}
+        given = ((name, self.headers.get_all(name)) for name in _FORWARDED)
+        headers = {name: ", ".join(values) for name, values in given if values}
         path = self.path.removeprefix(ROOT)
         return self.server.proxy.service.send(self.command, path, seen.body or None, headers)
 
     def _response(self, fault: Fault, seen: Seen) -> Response:
         proxy = self.server.proxy
         response = Response(HTTPStatus.NOT_FOUND, httpx.Headers(), b'{"message":"Not Found"}')
-        if fault.forward and _ROUTE.match(self.path):
+        if fault.forward and seen.kind:
             response = self._forward(seen)
             if seen.kind == "create" and response.status == HTTPStatus.CREATED:
                 proxy.sessions.append(response.json["sessionId"])
@@ -402,15 +410,25 @@ class _Handler(_Quiet):
 
 
 def _reply(reply: Reply, seen: Seen) -> Response:
-    kind = "application/problem+json" if "code" in reply.body else "application/json"
-    headers = {"Content-Type": "text/html" if reply.text else kind, **reply.headers}
+    body, media_type = {"sessionId": seen.session, **reply.body}, "application/json"
+    if reply.code:
+        media_type = "application/problem+json"
+        body = {
+            "type": f"urn:gapless:error:{reply.code}",
+            "title": "A planned refusal.",
+            "status": reply.status,
+            "code": reply.code,
+            "detail": "The conformance suite refuses this request.",
+            **reply.body,
+        }
+    elif reply.message:
+        body = {"message": reply.message}
+    elif reply.html:
+        media_type = "text/html"
+    headers = httpx.Headers({"Content-Type": media_type, **reply.headers})
     if reply.status == HTTPStatus.ACCEPTED:
         headers["Location"] = f"{ROOT}/{seen.session}"
-    body = reply.body
-    if not reply.text and reply.status < HTTPStatus.BAD_REQUEST:
-        body = {"sessionId": seen.session, **body}
-    content = reply.text.encode() or _json(body)
-    return Response(reply.status, httpx.Headers(headers), content)
+    return Response(reply.status, headers, reply.html.encode() or _json(body))
 
 
 def _json(body: dict[str, Any]) -> bytes:
@@ -419,16 +437,16 @@ def _json(body: dict[str, Any]) -> bytes:
 
 
 class _StorageHandler(_Quiet):
-    """Serves the merged object, like S3 behind a presigned URL."""
+    """Serves merged objects on another origin; refuses credentials, as S3 does with a link."""
 
     def do_GET(self) -> None:
-        storage = self.server.proxy.storage
-        authorization = self.headers.get("Authorization", "")
-        storage.authorizations.append(authorization)
-        status, body = 400, b"<Error><Code>InvalidArgument</Code></Error>"
-        if not authorization:
-            link = storage.links[int(self.path[1:])]
-            status, body = 200, self.server.proxy.service.follow(link, "identity").content
+        proxy = self.server.proxy
+        if authorization := self.headers.get("Authorization"):
+            proxy.leaked.append(authorization)
+            status, body = 400, b"<Error><Code>InvalidArgument</Code></Error>"
+        else:
+            link = proxy.links[int(self.path[1:])]
+            status, body = 200, proxy.service.follow(link, "identity").content
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -296,6 +296,23 @@ def test_what_is_no_adapter_is_a_failed_case(tested: Service, program: str) -> N
     assert USELESS[program] in outcome.detail
 
 
+def test_a_crash_is_a_failure_also_in_a_case_that_is_optional(tested: Service) -> None:
+    command = shlex.join([sys.executable, "-c", "raise SystemExit(3)"])
+    (outcome,) = run(tested, command, ["byte for byte"])
+    assert (outcome.passed, outcome.optional) == (False, False)
+
+
+def test_a_client_that_always_reports_success(tested: Service) -> None:
+    program = 'while input(): print(\'{"outcome": "success"}\', flush=True)'
+    command = shlex.join([sys.executable, "-c", program])
+    found = run(tested, command, ["is downloaded", "batch_conflict", "is killed"])
+    assert [one.detail.partition(";")[0] for one in found] == [
+        "it reports success, not failed",
+        "it reports failed, not success: it ended before it was killed",
+        "sessionId '' is not a session of this upload",
+    ]
+
+
 def test_an_adapter_may_exit_after_each_answer(tested: Service, tmp_path: Path) -> None:
     once = without("for line in sys.stdin:", "for line in [sys.stdin.readline()]:")
     command = adapter(tmp_path / "once", program=once(SMALL_ADAPTER))
