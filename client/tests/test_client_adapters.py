@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 import front
+from gapless.auth import TokenAuth
 from gapless.client_conformance import CASES, run
 from gapless.conformance import CHECKS, Outcome, Service
 from gapless.errors import SettingError, UnreachableError
+from local.server import Server
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/conformance.md").read_text()
@@ -49,6 +51,11 @@ def tested(service: str) -> Iterator[Service]:
     found = Service(service)
     yield found
     found.close()
+
+
+@pytest.fixture
+def passing(service: str) -> front.Front:
+    return front.Front(service)
 
 
 def test_the_python_client_passes_everything(tested: Service) -> None:
@@ -258,6 +265,15 @@ def test_a_token_that_is_sent_to_storage_is_found(tested: Service, tmp_path: Pat
     truncated = without("file.read()", "file.read()[:-1]")(careful)
     (outcome,) = run(tested, adapter(tmp_path / "cut", program=truncated), ["is downloaded"])
     assert outcome.detail == "the downloaded file is not the one that was uploaded"
+
+
+def test_the_client_never_gets_the_credentials_of_the_service(passing: front.Front) -> None:
+    with Server(passing) as server:
+        service = Service(server.url, TokenAuth("of-the-service"))
+        outcomes = list(run(service, PYTHON, ["token is sent", "is downloaded"]))
+        service.close()
+    assert [one.passed for one in outcomes] == [True, True]
+    assert {seen.authorization for seen in passing.seen} == {"Bearer of-the-service"}
 
 
 def test_an_upload_that_starts_over_is_found(tested: Service, tmp_path: Path) -> None:
