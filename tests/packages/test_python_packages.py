@@ -6,11 +6,12 @@ Not among the tests of ``make test``, because it installs from PyPI: ``make test
 import json
 import os
 import re
-import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
+import time
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -26,7 +27,6 @@ import yaml
 ROOT = Path(__file__).parents[2]
 VERSION = tomllib.loads((ROOT / "client/pyproject.toml").read_text())["project"]["version"]
 URL = "https://example.org/gapless"
-UV = shutil.which("uv")
 RECORDS = b"".join(b'{"id":%d,"name":"caf\xc3\xa9"}\n' % number for number in range(2_500))
 
 CONFORMANCE = """
@@ -39,26 +39,39 @@ def test_conformance(gapless_url):
     subprocess.run(command, check=True)
 """
 
-TESTS_OF_A_USER = """
-import sys
+README = (ROOT / "local/README.md").read_text()
+(TESTS_OF_A_USER,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
+MORE_TESTS = """
+def test_the_server_stays_out_of_this_process(gapless_url):
+    import sys
+
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    assert not loaded & {"boto3", "botocore", "flask", "moto", "uploads", "batches", "sessions"}
+"""
+
+FAILING = """
 import gapless
 
 
-def test_upload(gapless_url):
+def test_that_passes(gapless_url):
+    gapless.upload([{"id": 1}], gapless_url)
+
+
+def test_that_fails(gapless_url):
     result = gapless.upload([{"id": 1}, {"id": 2}], gapless_url)
-    assert result.received_record == 2
+    print("SESSION", result.session_id)
+    assert result.received_record == 3
+"""
+
+KILLED = """
+import os
+import signal
 
 
-def test_gap(gapless_client):
-    session = gapless_client.create(total_record=4, batch_size=2)
-    session.send(1, [{"id": 3}, {"id": 4}])
-    assert [(gap.first, gap.last) for gap in session.finish().missing] == [(0, 0)]
-
-
-def test_the_server_stays_out_of_this_process(gapless_url):
-    loaded = {name.partition(".")[0] for name in sys.modules}
-    assert not loaded & {"boto3", "botocore", "flask", "moto", "uploads", "batches", "sessions"}
+def test_that_is_killed(gapless_url):
+    print("URL", gapless_url, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -115,13 +128,17 @@ def build(project: Path, folder: Path) -> Built:
 
 def install(folder: Path, *requirements: object) -> Path:
     """Install into a new environment, which has nothing else; returns its ``bin``."""
-    python = folder / "bin" / "python"
-    if UV:
-        run(UV, "venv", "--python", sys.executable, folder, cwd=folder.parent)
-        run(UV, "pip", "install", "--python", python, *requirements, cwd=folder.parent)
-    else:
-        run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
-        run(python, "-m", "pip", "install", "--quiet", *requirements, cwd=folder.parent)
+    uv = (sys.executable, "-m", "uv")
+    run(*uv, "venv", "--python", sys.executable, folder, cwd=folder.parent)
+    run(
+        *uv,
+        "pip",
+        "install",
+        "--python",
+        folder / "bin" / "python",
+        *requirements,
+        cwd=folder.parent,
+    )
     return folder / "bin"
 
 
@@ -296,13 +313,59 @@ def test_upload_and_download(
 
 
 def test_the_fixtures(environment: Path, tmp_path: Path) -> None:
-    (tmp_path / "test_of_a_user.py").write_text(TESTS_OF_A_USER)
+    (tmp_path / "test_of_a_user.py").write_text(TESTS_OF_A_USER + MORE_TESTS)
     pytest_command = (environment / "python", "-m", "pytest", "-q", "-W", "error")
     assert "3 passed" in run(*pytest_command, cwd=tmp_path, AWS_ENDPOINT_URL="http://localhost:1")
     assert "3 passed" in run(*pytest_command, "-n", "2", cwd=tmp_path)
 
 
-@pytest.mark.skipif(UV is None, reason="only uv chooses the lowest versions")
+def failing(environment: Path, folder: Path, tests: str, **environ: str) -> str:
+    """Run tests that fail, without capturing; returns the output."""
+    (folder / "test_of_a_user.py").write_text(tests)
+    done = subprocess.run(
+        [environment / "python", "-m", "pytest", "-q", "-s"],
+        cwd=folder,
+        env=os.environ | environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0, done.stdout
+    return done.stdout
+
+
+def test_a_failed_test_shows_what_the_server_logged_during_it(
+    environment: Path, tmp_path: Path
+) -> None:
+    said = failing(environment, tmp_path, FAILING, POWERTOOLS_LOG_LEVEL="INFO")
+    assert "1 failed, 1 passed" in said
+    (session_id,) = re.findall(r"SESSION ([0-9a-f]{32})", said)
+    logged = said.partition("Output of the local Gapless")[2]
+    assert session_id in logged
+    assert "Gapless is at" not in logged
+
+
+def test_a_server_that_cannot_start_says_why(environment: Path, tmp_path: Path) -> None:
+    (tmp_path / "orders.json").write_text('{"type": 1}')
+    said = failing(environment, tmp_path, TESTS_OF_A_USER, SCHEMAS_DIR=".")
+    assert "gapless: a schema in . cannot be used" in said
+    assert "orders.json" in said
+
+
+def test_the_server_ends_with_killed_tests(environment: Path, tmp_path: Path) -> None:
+    said = failing(environment, tmp_path, KILLED)
+    found = re.search(r"URL http://localhost:(\d+)", said)
+    assert found, said
+    for _ in range(600):
+        try:
+            socket.create_connection(("localhost", int(found[1]))).close()
+        except OSError:
+            return
+        time.sleep(0.1)
+    pytest.fail("the server still listens")
+
+
 def test_the_lowest_versions(client: Built, local: Built, tmp_path: Path) -> None:
     named = [
         *client.metadata.get_all("Requires-Dist", []),
@@ -318,4 +381,4 @@ def test_the_lowest_versions(client: Built, local: Built, tmp_path: Path) -> Non
         local.wheel,
     )
     (tmp_path / "test_of_a_user.py").write_text(TESTS_OF_A_USER + CONFORMANCE)
-    assert "4 passed" in run(binaries / "python", "-m", "pytest", "-q", "-W", "error", cwd=tmp_path)
+    assert "3 passed" in run(binaries / "python", "-m", "pytest", "-q", "-W", "error", cwd=tmp_path)
