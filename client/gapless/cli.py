@@ -760,8 +760,8 @@ def conformance(
     SERVICE may be any deployment, or another implementation. The checks open their own small
     sessions, which expire. Exits with 1 if a check fails.
 
-    With --client any program is checked that sends to SERVICE: through drops, throttling, gaps and
-    lost answers. docs/conformance.md describes the adapter that it needs.
+    With --client, check a program that uploads to SERVICE instead: through lost responses,
+    throttling and gaps. It needs an adapter, which docs/conformance.md describes.
 
     \b
     Examples:
