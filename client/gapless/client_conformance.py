@@ -308,7 +308,7 @@ def _findings(
         findings = [
             *_judge_outcome(service, case, proxy, answer),
             *_judge_requests(proxy.seen),
-            *_judge_sessions(proxy),
+            *_judge_progress(proxy),
         ]
         if case.token and any(seen.authorization != f"Bearer {token}" for seen in proxy.seen):
             findings.append("a request without “Authorization: Bearer” and the token")
@@ -336,11 +336,9 @@ def _ask(
     if case.command == "resume":
         with suppress(Failed):  # it is killed
             answer = client.ask(request, seconds)
-            return (
-                answer
-                if answer.outcome == "unsupported"
-                else Answer("failed", detail="it ended before it was killed")
-            )
+            if answer.outcome == "unsupported":
+                return answer
+            return Answer("failed", detail="it ended before it was killed")
         proxy.wait_until_idle()
         session = proxy.sessions[0] if proxy.sessions else ""
         return client.ask(request | {"command": "resume", "sessionId": session}, seconds)
@@ -430,13 +428,14 @@ def _judge_gaps(requests: Sequence[Seen]) -> Iterator[str]:
             known = known if seen.json.get("missingTruncated") else float("inf")
 
 
-def _judge_sessions(proxy: FaultyProxy) -> Iterator[str]:
+def _judge_progress(proxy: FaultyProxy) -> Iterator[str]:
+    """What an upload begins again although it need not."""
     sessions = len(set(proxy.sessions))
     if sessions > 1:
         yield f"it opened {sessions} sessions"
-    stored: set[int] = set()
-    for number, seen in enumerate(proxy.seen):
-        if proxy.killed_at is not None and number >= proxy.killed_at and seen.seq_num in stored:
-            yield f"{seen.name} was stored before, and is sent again"
-        if proxy.killed_at is not None and number < proxy.killed_at and seen.status == 204:  # noqa: PLR2004
-            stored.add(seen.seq_num or 0)
+    if proxy.killed_at is None:
+        return
+    before, after = proxy.seen[: proxy.killed_at], proxy.seen[proxy.killed_at :]
+    stored = {seen.name for seen in before if seen.status == 204}  # noqa: PLR2004
+    for name in sorted(stored & {seen.name for seen in after}):
+        yield f"{name} was stored before, and was sent again"

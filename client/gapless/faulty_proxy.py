@@ -157,6 +157,7 @@ class FaultyProxy:
         self._faults = faults
         self._matches = [0] * len(faults)
         self._running = 0
+        self._closed = False
         self._changed = Condition()
         self._api = _Server(_Handler, self)
         self._storage = _Server(_StorageHandler, self)
@@ -170,6 +171,8 @@ class FaultyProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Connections outlive their server: a client may still be sending.
+        self._closed = True
         self._api.stop()
         self._storage.stop()
 
@@ -182,6 +185,8 @@ class FaultyProxy:
         """Record a request; returns what is to happen to it."""
         with self._changed:
             self._running += 1
+            if self._closed:
+                return Fault(seen.kind, forward=False, drop=True)
             self.seen.append(seen)
             if sum(other.name == seen.name for other in self.seen) > self._limit(seen.name):
                 self.too_often = seen.name

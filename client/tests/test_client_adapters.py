@@ -281,7 +281,7 @@ def test_an_upload_that_starts_over_is_found(tested: Service, tmp_path: Path) ->
     command = adapter(tmp_path / "again", program=again(SMALL_ADAPTER))
     (outcome,) = run(tested, command, ["is killed"])
     assert (outcome.passed, outcome.optional) == (False, False)
-    assert "it opened 2 sessions; batch 0 was stored before, and is sent again" in outcome.detail
+    assert "it opened 2 sessions; batch 0 was stored before, and was sent again" in outcome.detail
 
 
 # --- Adapters that are no use ---------------------------------------------------------------------
