@@ -270,9 +270,14 @@ class Uploads(LINKED.as_state_machine()):  # type: ignore[misc] # the class is m
             if total:
                 case.body = {"seqNum": 0, "data": (body["data"] * total)[:total]}
                 case.headers.pop("Content-Encoding", None)
-        elif operation_id(case) == "finishSession" and next(self.turns):
-            case.body = {"totalRecord": self.total_records.get(case.path_parameters["sessionId"])}
-            case.headers.pop("Content-Encoding", None)
+        elif operation_id(case) == "finishSession":
+            total = self.total_records.get(case.path_parameters["sessionId"])
+            if next(self.turns):
+                case.body = {"totalRecord": total}
+                case.headers.pop("Content-Encoding", None)
+            elif total is not None:
+                case.body = {"totalRecord": total + 1}
+                case.headers.pop("Content-Encoding", None)
         elif operation_id(case) == "storeLines":
             total = self.total_records.get(case.path_parameters["sessionId"])
             make_lines(case, total)
