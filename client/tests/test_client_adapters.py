@@ -4,11 +4,13 @@ import json
 import re
 import shlex
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 import front
@@ -16,6 +18,7 @@ from gapless.auth import TokenAuth
 from gapless.client_conformance import CASES, run
 from gapless.conformance import CHECKS, Outcome, Service
 from gapless.errors import SettingError, UnreachableError
+from gapless.faulty_proxy import FaultyProxy
 from local.server import Server
 
 ROOT = Path(__file__).parents[2]
@@ -282,6 +285,44 @@ def test_an_upload_that_starts_over_is_found(tested: Service, tmp_path: Path) ->
     (outcome,) = run(tested, command, ["is killed"])
     assert (outcome.passed, outcome.optional) == (False, False)
     assert "it opened 2 sessions; batch 0 was stored before, and was sent again" in outcome.detail
+
+
+# --- The proxy ------------------------------------------------------------------------------------
+
+
+def test_the_proxy_forwards_what_http_allows(tested: Service) -> None:
+    with FaultyProxy(tested, (), lambda _: 9, lambda: None) as proxy:
+        chunked = iter([b'{"totalRecord"', b": 0}"])
+        opened = httpx.post(proxy.url + front.SESSIONS, content=chunked)
+        assert proxy.sessions == [opened.json()["sessionId"]]
+        assert opened.headers["location"] == f"{front.SESSIONS}/{proxy.sessions[0]}"
+        repeated = [("Idempotency-Key", "a" * 32), ("Idempotency-Key", "b" * 32)]
+        refused = httpx.post(
+            proxy.url + front.SESSIONS, content=b'{"totalRecord": 0}', headers=repeated
+        )
+        assert refused.json()["code"] == "invalid_idempotency_key"
+        assert httpx.get(f"{proxy.url}{front.SESSIONS}x").status_code == 404
+        assert [seen.name for seen in proxy.seen] == ["create", "create", ""]
+        assert proxy.error is None
+
+
+def test_a_request_that_breaks_off_never_arrives(tested: Service) -> None:
+    """A client that is killed while it sends leaves a piece of its request behind."""
+    pieces = [
+        b"Content-Length: 18\r\n\r\n" + b'{"totalRecord": ',
+        b"Transfer-Encoding: chunked\r\n\r\n" + b'12\r\n{"totalRecord": ',
+        b"Transfer-Encoding: chunked\r\n\r\n" + b'12\r\n{"totalRecord": 0}\r\n',
+    ]
+    with FaultyProxy(tested, (), lambda _: 9, lambda: None) as proxy:
+        address = httpx.URL(proxy.url)
+        for piece in pieces:
+            with socket.create_connection((address.host, address.port or 0)) as connection:
+                connection.sendall(
+                    f"POST {front.SESSIONS} HTTP/1.1\r\nHost: x\r\n".encode() + piece
+                )
+                connection.shutdown(socket.SHUT_WR)
+                assert connection.recv(1) == b""
+        assert proxy.seen == []
 
 
 # --- Adapters that are no use ---------------------------------------------------------------------
