@@ -5,14 +5,22 @@ Tests count calls, and make single calls fail before or after they take effect.
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qs
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.exceptions import ConnectionClosedError
+from botocore.httpsession import URLLib3Session
+from urllib3.response import HTTPResponse
 from werkzeug.test import run_wsgi_app
+
+from local.server import Server
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -116,6 +124,80 @@ class AwsProxy:
 
         with self.handled(handle):
             yield failed
+
+
+@contextmanager
+def without_sockets(*servers: Server) -> Iterator[None]:
+    """Let botocore call the applications of these servers in its own thread.
+
+    A call then takes a third less CPU. obstore still goes over HTTP.
+    """
+    apps = {server.url: server.app for server in servers}
+    over_http = URLLib3Session.send
+
+    def send(session: URLLib3Session, request: Any) -> Any:  # noqa: ANN401
+        url = urlsplit(request.url)
+        app = apps.get(f"{url.scheme}://{url.netloc}")
+        if app is None:
+            return over_http(session, request)
+        try:
+            chunks, status, headers = run_wsgi_app(app, _environ(request, url), buffered=True)
+        except OSError as error:
+            raise ConnectionClosedError(endpoint_url=request.url) from error
+        content = b"".join(chunks)
+        if request.method != "HEAD":
+            headers["Content-Length"] = str(len(content))
+        raw = HTTPResponse(
+            BytesIO(content),
+            dict(headers),
+            int(status.partition(" ")[0]),
+            preload_content=False,
+            request_method=request.method,
+        )
+        answer: Any = AWSResponse(request.url, raw.status, raw.headers, raw)  # type: ignore[arg-type]
+        if not request.stream_output:
+            # It reads the body.
+            answer.content  # noqa: B018
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(URLLib3Session, "send", send)
+        yield
+
+
+def _environ(request: Any, url: SplitResult) -> "WSGIEnvironment":  # noqa: ANN401
+    body = request.body or b""
+    content = body.read() if hasattr(body, "read") else body
+    content = content.encode() if isinstance(content, str) else content
+    headers = {
+        name.upper().replace("-", "_"): value.decode() if isinstance(value, bytes) else str(value)
+        for name, value in request.headers.items()
+    }
+    raw = url.path or "/"
+    uri = f"{raw}?{url.query}" if url.query else raw
+    return {
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote(raw, "latin1"),
+        "QUERY_STRING": url.query,
+        "RAW_URI": uri,
+        "REQUEST_URI": uri,
+        "SERVER_NAME": url.hostname,
+        "SERVER_PORT": str(url.port),
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": url.hostname,
+        "CONTENT_TYPE": headers.pop("CONTENT_TYPE", ""),
+        "CONTENT_LENGTH": str(len(content)),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": url.scheme,
+        "wsgi.input": BytesIO(content),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        **{f"HTTP_{name}": value for name, value in headers.items()},
+        "HTTP_HOST": url.netloc,
+    }
 
 
 def s3_error(status: int, code: str) -> Answer:

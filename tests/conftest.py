@@ -22,7 +22,7 @@ from local.streams import Stream
 from local.template import Template
 from tests import seaweedfs
 from tests.api import Api, deployed, over_http, through_gateway
-from tests.aws import AwsProxy
+from tests.aws import AwsProxy, without_sockets
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -180,6 +180,7 @@ def _local_stack() -> Iterator[Stack]:
             url = running.enter_context(seaweedfs.running())
             middleware = seaweedfs.in_place_of_s3(url, aws)
         moto = running.enter_context(storage.serve_moto(middleware))
+        running.enter_context(without_sockets(moto))
         storage.point_to_moto(os.environ, moto.url)
         if OTHER_S3:
             os.environ.update(seaweedfs.CREDENTIALS)

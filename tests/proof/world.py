@@ -37,7 +37,7 @@ from local import in_process, storage
 from local.streams import TIME_TO_LIVE, matches
 from local.template import Template
 from tests.aws import Answer as AwsAnswer
-from tests.aws import AwsProxy, Call, s3_error
+from tests.aws import AwsProxy, Call, s3_error, without_sockets
 from tests.state_machine import ExecutionFailedError, StateMachine
 from uploads import errors, limits, wiring
 from uploads.config import AuthMode, Config
@@ -210,6 +210,7 @@ class Process:
         server = running.enter_context(
             storage.serve_moto(lambda app: self.aws(step_functions.middleware(app)))
         )
+        running.enter_context(without_sockets(server))
         config = replace(
             Config.from_env(os.environ), endpoint_url=server.url, auth_mode=AuthMode.IAM
         )
