@@ -308,7 +308,7 @@ def the_file_is_deleted_immediately(patch: pytest.MonkeyPatch) -> None:
 
 def no_request_is_under_way(patch: pytest.MonkeyPatch) -> None:
     """A retried write counts as one that was answered at the first try."""
-    patch.setattr("uploads.merging.merged_store._at_once", lambda _: True)
+    patch.setattr("uploads.merging.merged_store._first_try", lambda _: True)
 
 
 def an_equal_decision_is_taken(patch: pytest.MonkeyPatch) -> None:
