@@ -21,8 +21,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def service() -> Iterator[str]:
     schemas = Path(__file__).parents[2] / "tests" / "schemas"
     environ = {**os.environ, "PORT": "0", "SCHEMAS_DIR": str(schemas)}
+    # The client installs on older Pythons than the service runs on.
+    python = os.environ.get("SERVICE_PYTHON", sys.executable)
     with subprocess.Popen(
-        [sys.executable, "-m", "local"], env=environ, stdout=subprocess.PIPE, text=True
+        [python, "-m", "local"], env=environ, stdout=subprocess.PIPE, text=True
     ) as server:
         assert server.stdout
         found = re.search(r"http://\S+", server.stdout.readline())
