@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 from contextlib import suppress
 from functools import cache, lru_cache
 from itertools import islice, takewhile
-from threading import RLock
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -21,7 +21,7 @@ from .server import HOST, KeepAliveHandler, Server
 from .template import Template
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 REGION: Final = "us-east-1"
 
@@ -45,8 +45,21 @@ def serve_moto(
     _serialize_only_what_is_there()
     _read_conditions_once()
     _list_by_prefix()
-    app = Dispatcher(moto.create_backend_app)
+    app = _one_dynamodb_call_at_a_time(Dispatcher(moto.create_backend_app))
     return Server(middleware(app), handler=Handler, host=host)
+
+
+def _one_dynamodb_call_at_a_time(moto: "WSGIApplication") -> "WSGIApplication":
+    """Make DynamoDB's writes atomic: moto's check the condition first, and write later."""
+    lock = Lock()
+
+    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if "HTTP_X_AMZ_TARGET" not in environ:
+            return moto(environ, start_response)
+        with lock:
+            return moto(environ, start_response)
+
+    return answer
 
 
 @cache

@@ -142,7 +142,8 @@ def without_sockets(*servers: Server) -> Iterator[None]:
             return over_http(session, request)
         try:
             chunks, status, headers = run_wsgi_app(app, _environ(request, url), buffered=True)
-        except OSError as error:
+        except Exception as error:
+            # A server closes the connection, too.
             raise ConnectionClosedError(endpoint_url=request.url) from error
         content = b"".join(chunks)
         if request.method != "HEAD":

@@ -21,6 +21,8 @@ from gapless.errors import SettingError, UnreachableError
 from gapless.faulty_proxy import FaultyProxy
 from local.server import Server
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/conformance.md").read_text()
 ADAPTERS = ROOT / "examples/adapters"

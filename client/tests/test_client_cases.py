@@ -46,6 +46,8 @@ from gapless.cli import cli
 from gapless.http import AdaptiveLimiter
 from gapless.text import as_argument, command, quote, redact
 
+pytestmark = pytest.mark.slow
+
 PROVED = "what is stored is what was sent"
 
 

@@ -16,6 +16,8 @@ from tests.fuzz import documents, reference
 from tests.fuzz.documents import BUILD, CORPUS
 from tests.fuzz.targets import TARGETS, DifferenceError, batch
 
+pytestmark = pytest.mark.slow
+
 DOCUMENTS = int(200_000 * float(os.environ.get("PROOF_SCALE", "1")))
 README = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
 

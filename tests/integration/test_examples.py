@@ -21,6 +21,8 @@ from tests.conftest import MotoStack
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DOCUMENT = (EXAMPLES / "README.md").read_text(encoding="utf-8")
 SHOWN = re.findall(r"^\$ python (analyse\S+) [^\n]*\n(.+?)```", DOCUMENT, re.MULTILINE | re.DOTALL)

@@ -29,6 +29,8 @@ from tests.api import Api, through_gateway
 from tests.conftest import MotoStack
 from uploads.decode.body import BATCH_MEDIA_TYPE
 
+pytestmark = pytest.mark.slow
+
 PROGRAMS = Path(__file__).parent / "gzip_readers"
 RECORDS_IN = [1, 7, 5_000, 1, 1, 20_000, 300, *[40] * 200, 10_000, 1]
 """Records per batch: one block and many, a small batch among large ones, and the last one."""

@@ -28,6 +28,8 @@ from uploads.session import Counted, Decision, Session, State, Totals, Upload
 from uploads.session_store import SessionStore
 from uploads.wiring import Wiring
 
+pytestmark = pytest.mark.slow
+
 READ_UNIT: Final = 4_096
 LARGEST: Final = 2**53 - 1
 

@@ -18,6 +18,8 @@ from uploads.batch_store import BatchStore, key
 from uploads.config import Config
 from uploads.wiring import Wiring
 
+pytestmark = pytest.mark.slow
+
 MOST = 100_000
 BORDERS = [0, 998, 999, 1_000, 1_001, 1_999, 2_000, 9_998, 9_999, 10_000, 10_001, 98_999, 99_999]
 """Numbers around the ends of pages."""

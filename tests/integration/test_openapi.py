@@ -21,6 +21,8 @@ from requests.adapters import HTTPAdapter
 from schemathesis import GenerationMode, Response, openapi
 from schemathesis.specs.openapi import checks
 
+pytestmark = pytest.mark.slow
+
 OPENAPI = Path(__file__).parents[2] / "openapi.yaml"
 Case = schemathesis.Case[Any]
 SESSIONS = "/api/upload/sessions"

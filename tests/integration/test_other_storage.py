@@ -25,6 +25,8 @@ from tests.conftest import MotoStack
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+pytestmark = pytest.mark.slow
+
 Request = dict[str, Any]
 Headers = list[tuple[str, str]]
 Change = Callable[[Request, Headers, bytes], tuple[Headers, bytes]]

@@ -12,6 +12,8 @@ import pytest
 from local import sam
 from local.runtime import RUNTIME, runtime_bin
 
+pytestmark = pytest.mark.slow
+
 FUNCTIONS = sam.ROOT / "functions"
 PINNED = set(re.findall(r"^([\w-]+)==", (FUNCTIONS / "requirements.txt").read_text(), re.MULTILINE))
 VALIDATES = "jsonschema-rs"

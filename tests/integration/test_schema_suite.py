@@ -12,6 +12,8 @@ import pytest
 from tests.api import Api
 from tests.schemas_api import api_with
 
+pytestmark = pytest.mark.slow
+
 SUITE: Final = Path(__file__).parents[1] / "schema_suite/required.json.gz"
 DRAFTS: Final = {
     "draft4": "http://json-schema.org/draft-04/schema#",

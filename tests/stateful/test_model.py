@@ -16,6 +16,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -33,6 +34,8 @@ from tests.aws import DEAD, Answer, Call
 from tests.conftest import MotoStack
 from uploads.config import AuthMode, Config
 from uploads.wiring import Wiring
+
+pytestmark = pytest.mark.slow
 
 SEQ_NUMS = st.integers(0, 5)
 DATA: st.SearchStrategy[list[object]] = st.lists(
