@@ -1,4 +1,5 @@
 PYTHON ?= python3
+CLIENT_PYTHON ?= python3.10
 BIN := .venv/bin
 RUN_NEEDS := functions/requirements.txt local/requirements.txt
 CHECKOV := build/checkov
@@ -6,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run demo test test-web test-packages proof test-seaweedfs stack stack-down test-stack sam-local test-sam-local bench lint types format clean
+.PHONY: help run demo test test-all test-client test-web test-packages proof test-seaweedfs stack stack-down test-stack sam-local test-sam-local bench lint types format clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +18,10 @@ run: .venv/.run ## serve the whole API at http://localhost:3000 (PORT=… for an
 demo: .venv/.run ## upload 100,000 records, lose some, find the gap, compare the result
 	@$(BIN)/python -m local.demo
 
-test: .venv/.dev ## run every test (OPTIONS=… for pytest)
+test: .venv/.dev ## run the usual tests, in less than three minutes (OPTIONS=… for pytest)
+	@$(BIN)/python -m pytest -m "not slow and not alone" $(OPTIONS)
+
+test-all: .venv/.dev ## run these and the slow ones: processes, random runs, packages, measurements
 	@$(BIN)/python -m pytest $(OPTIONS)
 
 proof: .venv/.dev ## every order of calls, every crash, hostile requests, bytes at random, killed processes (PROOF_SCALE=… for more)
@@ -27,6 +31,13 @@ proof: .venv/.dev ## every order of calls, every crash, hostile requests, bytes 
 
 test-web: .venv/.dev ## run the tests of the page, in Chromium
 	@$(BIN)/python -m pytest tests/web
+
+# The tests left out import the service, which needs a later Python.
+test-client: .venv/.dev ## run the client's tests on another Python (CLIENT_PYTHON=python3.10)
+	@$(CLIENT_PYTHON) -m venv --clear build/client
+	@build/client/bin/python -m pip --disable-pip-version-check --quiet install -r client/tests/requirements.txt -e 'client[aws,schema]'
+	@SERVICE_PYTHON=$(abspath $(BIN)/python) build/client/bin/python -m pytest -m "not alone and not slow" \
+		--ignore client/tests/test_client_names.py --ignore client/tests/test_client_schemas.py client/tests
 
 test-packages: .venv/.dev ## build, check, install and try the packages
 	@$(BIN)/python -m pytest tests/packages
