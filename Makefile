@@ -19,9 +19,9 @@ demo: .venv/.run ## upload 100,000 records, lose some, find the gap, compare the
 	@$(BIN)/python -m local.demo
 
 test: .venv/.dev ## run the usual tests, in less than three minutes (OPTIONS=… for pytest)
-	@$(BIN)/python -m pytest -m "not slow and not alone" $(OPTIONS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not alone" $(OPTIONS) tests/unit tests/integration
 
-test-all: .venv/.dev ## run these and the slow ones: processes, random runs, packages, measurements
+test-all: .venv/.dev ## run these, the slow ones and the client's
 	@$(BIN)/python -m pytest $(OPTIONS)
 
 proof: .venv/.dev ## every order of calls, every crash, hostile requests, bytes at random, killed processes (PROOF_SCALE=… for more)

@@ -186,6 +186,7 @@ def test_a_failed_finish(api: Api, aws: AwsProxy) -> None:
     assert [call.operation for call in calls] == ["UpdateItem", "ListObjectsV2", "UpdateItem"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seq_nums", "batch_size", "listings"),
     [

@@ -100,6 +100,7 @@ def test_event(name: str, status: str, code: str) -> None:
         assert json.loads(answer["body"])["validationResult"] == "Success"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stack")
 @pytest.mark.parametrize("mode", ["IAM", "JWT"])
 def test_no_identity_is_refused_unless_everybody_is_one(mode: str) -> None:
@@ -109,6 +110,7 @@ def test_no_identity_is_refused_unless_everybody_is_one(mode: str) -> None:
         assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (403, "no_identity")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["IAM", "JWT"])
 def test_a_session_is_a_404_to_every_other_principal(local: MotoStack, mode: str) -> None:
     create = load(f"create_{mode.lower()}")

@@ -192,6 +192,7 @@ def asked_of(aws: AwsProxy, act: Callable[[], object]) -> list[tuple[str, dict[s
     return [(call.operation, json.loads(call.body or b"{}")) for call in calls]
 
 
+@pytest.mark.slow
 def test_a_page_is_one_query_with_its_limit(ada: Principal, local: MotoStack) -> None:
     """Of 5,000 sessions every page reads as many as its limit, wherever it is."""
     first = ada.create()

@@ -14,6 +14,8 @@ from tests.api import Api, through_gateway
 from tests.aws import Answer, AwsProxy, Call
 from tests.conftest import MotoStack
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def hasty(local: MotoStack, monkeypatch: pytest.MonkeyPatch) -> Api:

@@ -541,6 +541,7 @@ def test_the_object_is_the_concatenation_at_every_size(
     assert head.get("ChecksumCRC32", crc32) == crc32 == result["checksum"]["value"]
 
 
+@pytest.mark.slow
 def test_2500_batches_of_one_record(api: Api, stack: Stack) -> None:
     session_id = api.create(2_500, 1)
     order = random.Random(1).sample(range(2_500), 2_500)

@@ -311,7 +311,7 @@ def test_only_functions_that_publish_write_manifests() -> None:
     assert writers == {"FinishRole", "CompleteRole"}
 
 
-@pytest.mark.parametrize("role", [f"{task.removesuffix('Function')}Role" for task in TASKS])
+@pytest.mark.parametrize("role", [f"{task.removesuffix('Function')}Role" for task in sorted(TASKS)])
 def test_a_task_of_a_long_merge_writes_no_batch(role: str) -> None:
     batches = {"Sub": f"${{BatchesBucket.Arn}}/{SESSION}/????????"}
     done = {action for action, resource in allowed(role) if resource == batches}
