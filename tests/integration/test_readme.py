@@ -126,6 +126,26 @@ def test_the_examples_of_the_server_it_replaces(port: str) -> None:
     assert '"validationResult":"Success"' in done.stdout
 
 
+def test_a_file_is_sent_by_split_and_curl(port: str, tmp_path: Path) -> None:
+    (script,) = (block for _, block in BLOCKS if block.startswith("split "))
+    orders = b"".join(b'{"id":%d,"note":"\\u00e9"}\n' % n for n in range(25_000))
+    (tmp_path / "orders.ndjson").write_bytes(orders)
+    root = f"http://localhost:{port}/api/upload/sessions"
+
+    def run(command: str) -> str:
+        return subprocess.run(
+            ["bash", "-ec", command], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+
+    wanted = """-d '{"totalRecord": 25000, "batchSize": 10000}'"""
+    session_id = SESSION_ID.findall(run(f"curl -sf {root} {wanted}"))[0]
+    # Twice, as after a lost connection: the batches are the same.
+    for _ in range(2):
+        assert run(f"SESSION={root}/{session_id}\n{script}") == ""
+    assert '"validationResult":"Success"' in run(f"curl -sf -X POST {root}/{session_id}/finish")
+    assert run(f"curl -sfL {root}/{session_id}/file").encode() == orders
+
+
 def test_the_make_targets_exist() -> None:
     assert {"run", "test", "stack", "sam-local"} <= set(TARGETS)
     for target in TARGETS:
