@@ -207,12 +207,11 @@ class Process:
         self.aws = AwsProxy()
         self.clock = Clock()
         self.invocations = 0
-        server = running.enter_context(
+        self.server = running.enter_context(
             storage.serve_moto(lambda app: self.aws(step_functions.middleware(app)))
         )
-        running.enter_context(without_sockets(server))
         config = replace(
-            Config.from_env(os.environ), endpoint_url=server.url, auth_mode=AuthMode.IAM
+            Config.from_env(os.environ), endpoint_url=self.server.url, auth_mode=AuthMode.IAM
         )
         arn = f"arn:aws:states:{config.region}:{ACCOUNT}:stateMachine:merge"
         self._inline = Wiring(config, self.clock)
@@ -229,7 +228,7 @@ class Process:
         self._cleanup: Callable[..., object] = import_module("stream").build(self._inline)
         self._streams: DynamoDBStreamsClient = boto3.client(
             "dynamodbstreams",
-            endpoint_url=server.url,
+            endpoint_url=self.server.url,
             config=wiring._CLIENT,  # noqa: SLF001
         )
 
@@ -1031,7 +1030,12 @@ def world(processes: int, *, impatient: bool = False) -> Iterator[World]:
         client = wiring._CLIENT.merge(ClientConfig(read_timeout=seconds))  # noqa: SLF001
         patch.setattr(wiring, "_CLIENT", client)
         patch.setattr(wiring, "S3Store", partial(_store, S3Store, seconds))
-        yield World(running, processes)
+        world = World(running, processes)
+        if not impatient:
+            # A call without a socket cannot time out.
+            servers = (process.server for process in world.processes)
+            running.enter_context(without_sockets(*servers))
+        yield world
 
 
 _TRIES: Final = 4
