@@ -42,6 +42,7 @@ def serve_moto(
     class Handler(KeepAliveHandler, moto.MotoRequestHandler):
         """Moto's handler accepts underscores in the names of metadata."""
 
+    _list_methods_once()
     _serialize_only_what_is_there()
     _read_conditions_once()
     _list_by_prefix()
@@ -60,6 +61,15 @@ def _one_dynamodb_call_at_a_time(moto: "WSGIApplication") -> "WSGIApplication":
             return moto(environ, start_response)
 
     return answer
+
+
+@cache
+def _list_methods_once() -> None:
+    """Speed up moto, which lists the methods of a service's class in every call."""
+    from moto.core import responses  # noqa: PLC0415
+
+    name = "method_names_from_class"
+    vars(responses)[name] = cache(vars(responses)[name])
 
 
 @cache
