@@ -121,7 +121,7 @@ class BatchStore:
         found: Listing = []
         first = requests = 0
         while first < behind:
-            # Every full page adds a request to the budget. A range listed in vain uses one up.
+            # Every full page adds a request to the budget. A range without batches uses one up.
             affordable = 2 * -(-len(found) // size) + 1 - requests
             # A page has as many keys as a range, so no page ends before the next range begins.
             starts = range(first, behind, size)[: min(affordable, limits.LISTS_IN_FLIGHT)]

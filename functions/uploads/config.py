@@ -29,7 +29,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True)
 class Config:
-    """The settings that ``template.yaml`` gives every function."""
+    """The settings that ``template.yaml`` sets for every function."""
 
     sessions_table: str
     batches_bucket: str

@@ -218,7 +218,7 @@ class Lifecycle:
             ) from None
 
     def delete_file(self, session_id: str, owner: str) -> None:
-        """Delete a session's merged object and its manifest for good: 1 write, 2 deletions.
+        """Delete a session's merged object and its manifest permanently: 1 write, 2 deletions.
 
         Repeating it repeats the deletions, in case a call died between them. Raises
         SessionNotFoundError, SessionExpiredError, SessionNotFinishedError or FileSettlingError.

@@ -124,7 +124,7 @@ class MergeTasks:
         return outcome
 
     def release(self, execution: "Execution", upload_id: str | None) -> None:
-        """Release the session after a task failed for good, so the next finish starts immediately.
+        """Release the session after a task has failed, so the next finish starts immediately.
 
         A decided session stays decided, and its next finish completes it. Any other re-opens.
         """

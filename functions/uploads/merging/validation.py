@@ -97,7 +97,7 @@ def validate_count(
 
 
 def merge_failed(session: Session, totals: Totals, batches: int) -> Failure:
-    """The failure of a long merge whose tasks failed for good."""
+    """The failure of a long merge of which a task failed in every retry."""
     detail = "The merge failed. Nothing is lost and nothing became visible: finish again."
     return Failure(session, totals, "merge_failed", detail, batches)
 
