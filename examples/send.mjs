@@ -31,10 +31,10 @@ async function call(method, url, body, more) {
   throw new Error(`${url} does not answer`);
 }
 
-// [seqNum, lines] of each batch.
+// [seqNum, lines] of each batch. Latin-1 keeps every byte: the service refuses what is not UTF-8.
 async function* batches(path) {
   let lines = [], n = 0;
-  for await (const line of (await open(path)).readLines())
+  for await (const line of (await open(path)).readLines({ encoding: "latin1" }))
     if (lines.push(line) === SIZE) { yield [n++, lines]; lines = []; }
   if (lines.length) yield [n, lines];
 }
@@ -49,8 +49,10 @@ async function send(path, api) {
   let missing = [{ from: 0, to: Math.floor(total / SIZE) }];
   while (missing?.length) {
     for await (const [n, lines] of batches(path))
-      if (missing.some((gap) => gap.from <= n && n <= gap.to))
-        await call("PUT", `${url}/batches/${n}`, gzipSync(lines.join("\n")), { "content-encoding": "gzip" });
+      if (missing.some((gap) => gap.from <= n && n <= gap.to)) {
+        const body = gzipSync(Buffer.from(lines.join("\n"), "latin1"));
+        await call("PUT", `${url}/batches/${n}`, body, { "content-encoding": "gzip" });
+      }
     [status, result] = await call("POST", `${url}/finish`);
     while (status === 202 || result.reason === "merge_failed") {
       await sleep(2000);

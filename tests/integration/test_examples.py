@@ -87,6 +87,17 @@ def test_a_client_sends_what_is_missing(local: MotoStack, orders: Path, name: st
     assert any(re.fullmatch(pattern, line) for line in shown)
 
 
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_client_reports_what_is_not_utf_8(server_url: str, tmp_path: Path, name: str) -> None:
+    """It does not replace it, as a decoder would."""
+    if not shutil.which(CLIENTS[name]):
+        pytest.skip(f"{CLIENTS[name]} is not installed")
+    (tmp_path / "latin.ndjson").write_bytes(b'"caf\xe9"\n')
+    ran = run(CLIENTS[name], EXAMPLES / name, tmp_path / "latin.ndjson", server_url)
+    assert ran.returncode == 1, ran.stdout
+    assert "invalid_utf8" in ran.stderr
+
+
 @pytest.fixture(scope="module", params=["ndjson", "ndjson.gz"])
 def finished(request: pytest.FixtureRequest, local: MotoStack, server_url: str) -> tuple[str, str]:
     """URL and id of a finished session in each format."""
