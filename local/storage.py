@@ -46,16 +46,22 @@ def serve_moto(
     _serialize_only_what_is_there()
     _read_conditions_once()
     _list_by_prefix()
-    app = _one_dynamodb_call_at_a_time(Dispatcher(moto.create_backend_app))
+    app = _atomic(Dispatcher(moto.create_backend_app))
     return Server(middleware(app), handler=Handler, host=host)
 
 
-def _one_dynamodb_call_at_a_time(moto: "WSGIApplication") -> "WSGIApplication":
-    """Make DynamoDB's writes atomic: moto's check the condition first, and write later."""
-    lock = Lock()
+def _atomic(moto: "WSGIApplication") -> "WSGIApplication":
+    """Make writes atomic: moto's check the condition first, and write later."""
+    dynamodb = Lock()
+    # One for each key, nearly.
+    s3 = [Lock() for _ in range(64)]
 
     def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        if "HTTP_X_AMZ_TARGET" not in environ:
+        if "HTTP_X_AMZ_TARGET" in environ:
+            lock = dynamodb
+        elif "HTTP_IF_NONE_MATCH" in environ:
+            lock = s3[hash(environ["PATH_INFO"]) % len(s3)]
+        else:
             return moto(environ, start_response)
         with lock:
             return moto(environ, start_response)
