@@ -799,7 +799,8 @@ def conformance(
     async def work(service: AsyncClient, shown: Display) -> None:
         await anyio.to_thread.run_sync(check, service.url, shown)
 
-    _run(work, options, service or options["url"])
+    job = _Job(options, before_exit=client_conformance.kill_all)
+    _run(work, options, service or options["url"], job)
 
 
 def _read_options(options: dict[str, Any]) -> ReadOptions:
@@ -909,6 +910,8 @@ class _Job:
     """The command-line words of the options that say what is uploaded."""
     stored: int | None = None
     """How many records of a pipe are stored, from the first on without a gap; None for a file."""
+    before_exit: Callable[[], object] = lambda: None
+    """Called when a signal ends the process."""
 
     def __post_init__(self) -> None:
         self.connection = _given("url", "aws", "region", "patience")
@@ -1139,6 +1142,7 @@ def _handle_signals(shown: Display, job: _Job) -> None:
         except RuntimeError:  # another line is being printed
             with suppress(OSError):
                 os.write(2, f"\ngapless: {redact(message)}\n".encode())
+        job.before_exit()
         os._exit(code)
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):

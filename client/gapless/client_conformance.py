@@ -47,6 +47,10 @@ _EARLY_SECONDS: Final = 0.05
 _LONGEST_LINE: Final = 1_000_000
 _SHOWN: Final = 200
 _OUTCOMES: Final = {"success", "failed", "unsupported"}
+_CREDENTIALS: Final = ("AWS_", "GAPLESS_AWS", "GAPLESS_TOKEN")
+"""Beginnings of the environment variables for the service, which the client does not get."""
+
+_running: Final[set["subprocess.Popen[bytes]"]] = set()
 
 
 class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,8 +118,10 @@ class ClientProcess:
         """Whether the process has answered a request."""
 
     def _start(self) -> subprocess.Popen[bytes]:
+        given = os.environ.items()
+        environ = {name: value for name, value in given if not name.startswith(_CREDENTIALS)}
         # Nothing between the client and the proxy.
-        environ = os.environ | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         # Errors of the client; the last line explains why it ended.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in kill
         try:
@@ -132,6 +138,7 @@ class ClientProcess:
             self._errors.close()
             why = error.strerror or error
             raise SettingError(f"The client, {self._words[0]}, cannot be started: {why}.") from None
+        _running.add(process)
         self._lines = Queue()
         Thread(target=_read, args=(process, self._lines), daemon=True).start()
         return process
@@ -142,7 +149,7 @@ class ClientProcess:
         A client that exits after its answer is started again for the next request.
         """
         line, code = self._exchange(request, seconds)
-        if not line and code == 0 and self._answered:
+        if not line and not code and self._answered:
             self.kill()
             line, code = self._exchange(request, seconds)
         self._answered = True
@@ -161,14 +168,18 @@ class ClientProcess:
         return answer
 
     def _exchange(self, request: dict[str, Any], seconds: float) -> tuple[bytes, int | None]:
-        """The line that answers a request; empty if the process ended, with its exit code."""
+        """The line that answers a request; empty if there is none, with the exit code if known."""
         if self._process is None or self._process.poll() is not None:
             self.kill()
             self._process, self._answered = self._start(), False
-        process, lines = self._process, self._lines
-        if not lines.empty() and (more := lines.get()):
+        elif not self._lines.empty():
+            more = self._lines.get()
             self.kill()
-            raise Failed(f"a second line after an answer: {more[:_SHOWN]!r}")
+            if more:
+                raise Failed(f"a second line after an answer: {more[:_SHOWN]!r}")
+            # It has closed its output, and is about to exit.
+            self._process, self._answered = self._start(), False
+        process, lines = self._process, self._lines
         with suppress(OSError):  # it has exited, which reading shows
             assert process.stdin  # noqa: S101 - it is a pipe
             process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -197,16 +208,27 @@ class ClientProcess:
         process, self._process = self._process, None
         if process is None:
             return
-        with suppress(OSError):
-            if os.name == "posix":
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
+        _kill(process)
         process.wait()
+        _running.discard(process)
         for stream in (process.stdin, self._errors):
             with suppress(OSError):
                 if stream:
                     stream.close()
+
+
+def kill_all() -> None:
+    """Kill every client, before this process exits: Ctrl-C does not reach them."""
+    for process in list(_running):
+        _kill(process)
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    with suppress(OSError):
+        if os.name == "posix":
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
 
 
 def _read(process: "subprocess.Popen[bytes]", lines: "Queue[bytes]") -> None:
@@ -304,7 +326,7 @@ def _findings(
         proxy.wait_until_idle()
         _check_proxy(proxy)
         if answer.outcome == "unsupported":
-            return ["not supported"], True
+            return ["not supported"], case.command != "upload"
         findings = [
             *_judge_outcome(service, case, proxy, answer),
             *_judge_requests(proxy.seen),

@@ -4,7 +4,9 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -281,6 +283,23 @@ def test_the_client_never_gets_the_credentials_of_the_service(passing: front.Fro
     assert {seen.authorization for seen in passing.seen} == {"Bearer of-the-service"}
 
 
+def test_the_credentials_of_the_service_are_not_in_the_environment(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"GAPLESS_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"}
+    for name in names:
+        monkeypatch.setenv(name, "of-the-service")
+    program = f"""if 1:
+        import json, os
+        input()
+        found = {names} & set(os.environ)
+        print(json.dumps({{"outcome": "failed", "detail": "given: %s" % found}}))
+    """
+    command = shlex.join([sys.executable, "-c", program])
+    out, _ = front.run("conformance", service, "--client", command, "--only", "be full", expect=1)
+    assert "it reports failed, not success: given: set()\n" in out
+
+
 def test_an_upload_that_starts_over_is_found(tested: Service, tmp_path: Path) -> None:
     again = without('["command"] == "upload"', '["command"] in ("upload", "resume")')
     command = adapter(tmp_path / "again", program=again(SMALL_ADAPTER))
@@ -372,11 +391,32 @@ def test_a_client_that_always_reports_success(tested: Service) -> None:
     ]
 
 
+def test_an_adapter_that_does_not_upload_fails(tested: Service) -> None:
+    program = 'while input(): print(\'{"outcome": "unsupported"}\', flush=True)'
+    command = shlex.join([sys.executable, "-c", program])
+    names = ["a file is", "no batches", "is killed", "is downloaded"]
+    found = [(one.passed, one.optional) for one in run(tested, command, names)]
+    assert found == [(False, False), (False, False), (False, True), (False, True)]
+
+
 def test_an_adapter_may_exit_after_each_answer(tested: Service, tmp_path: Path) -> None:
     once = without("for line in sys.stdin:", "for line in [sys.stdin.readline()]:")
     command = adapter(tmp_path / "once", program=once(SMALL_ADAPTER))
     outcomes = list(run(tested, command, ["a file is", "batch:", "be full", "no batches"]))
     assert [one.detail for one in outcomes] == [""] * 6
+
+
+def test_an_adapter_may_take_its_time_to_exit(tested: Service) -> None:
+    program = """if 1:
+        import os, time
+        input()
+        os.write(1, b'{"outcome": "failed", "code": "c"}\\n')
+        os.close(1)
+        time.sleep(999)
+    """
+    command = shlex.join([sys.executable, "-c", program])
+    outcomes = list(run(tested, command, cases=CASES[:8], seconds=20))
+    assert [one.detail for one in outcomes] == ["it reports failed, not success: c"] * 8
 
 
 def test_a_second_answer_fails_the_next_case(tested: Service, tmp_path: Path) -> None:
@@ -396,6 +436,26 @@ def test_a_command_that_cannot_be_started(tested: Service) -> None:
     }.items():
         with pytest.raises(SettingError, match=message):
             list(run(tested, command))
+
+
+def test_clients_end_with_the_command(service: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        program = f"""if 1:
+            import socket, time
+            connection = socket.create_connection({listener.getsockname()})
+            time.sleep(999)
+        """
+        client = shlex.join([sys.executable, "-c", program])
+        command = front.gapless_command("conformance", service, "--client", client)
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as running:
+            listener.settimeout(60)
+            clients = [listener.accept()[0] for _ in range(4)]
+            running.send_signal(signal.SIGINT)
+            assert running.wait(60) == 130
+        for connection in clients:
+            connection.settimeout(60)
+            assert connection.recv(1) == b""
+            connection.close()
 
 
 def test_without_a_service_nothing_is_found() -> None:
