@@ -134,6 +134,8 @@ def install(folder: Path, *requirements: object) -> Path:
         *uv,
         "pip",
         "install",
+        # pip's certificates, not those that uv brings.
+        "--system-certs",
         "--python",
         folder / "bin" / "python",
         *requirements,
