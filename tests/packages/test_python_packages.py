@@ -24,6 +24,9 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
+# A background job ignores SIGINT, and the commands under test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).parents[2]
 VERSION = tomllib.loads((ROOT / "client/pyproject.toml").read_text())["project"]["version"]
 URL = "https://example.org/gapless"
