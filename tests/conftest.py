@@ -48,7 +48,7 @@ DEPLOYED: dict[str, Any] = (
 ``lacks``: {what its emulator cannot do: why}. Empty when the stack runs in this process."""
 
 
-CLEANED_UP_SECONDS = 60
+CLEANED_UP_SECONDS = 300
 """How long the clean-up of a deployed stack may take."""
 
 OTHER_S3 = os.environ.get("S3") == "seaweedfs"

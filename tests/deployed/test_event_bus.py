@@ -15,7 +15,7 @@ from tests.deployed.failing import allow, denied, failure, with_retries
 from tests.unit.test_event_payloads import valid
 from uploads.events import Kind
 
-TOLD_SECONDS = 60
+TOLD_SECONDS = 300
 EXAMPLE = sam.ROOT / "examples" / "load-finished.yaml"
 Events = list[dict[str, Any]]
 
