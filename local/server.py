@@ -123,11 +123,6 @@ class Server:
         self._thread.start()
 
     @property
-    def app(self) -> "WSGIApplication":
-        """What it serves."""
-        return self._server.app
-
-    @property
     def port(self) -> int:
         """The port it listens on."""
         return self._server.port

@@ -87,11 +87,6 @@ class Stream:
                 if wanted:
                     _hand_over(source, function, wanted, pause)
 
-    def skip(self) -> None:
-        """Skip all changes until now."""
-        for _ in self._batches():
-            pass
-
     def _batches(self) -> Iterator[list[Record]]:
         """Yield the changes in batches no larger than the mappings allow."""
         most = min(source.batch_size for source, _ in self._mappings)

@@ -4,33 +4,20 @@ It imitates API Gateway's JWT authorizer: any bearer token is accepted, and is t
 """
 
 import os
-import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from local import __main__, in_process
 from local.gateway import Context, Event, Gateway
+from tests.processes import serving
 
 
 @contextmanager
 def running() -> Iterator[str]:
     """Run the server in its own process, and yield its URL."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.known_callers"],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "PORT": "0"},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
-        assert server.stdout
-        found = re.search(r"http://\S+", server.stdout.readline())
-        assert found
-        yield found[0]
-        server.terminate()
+    with serving("tests.known_callers") as url:
+        yield url
 
 
 def _authorized(handler: Callable[[Event, Context], object]) -> Callable[[Event, Context], object]:

@@ -1,9 +1,7 @@
 """Fixtures of the client's tests: the local service, and a recording proxy in front of it."""
 
 import os
-import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 
 from front import Front
 from local.server import Server
+from tests.processes import serving
 
 # A background job ignores SIGINT, and the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,17 +19,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
     schemas = Path(__file__).parents[2] / "tests" / "schemas"
-    environ = {**os.environ, "PORT": "0", "SCHEMAS_DIR": str(schemas)}
+    environ = {**os.environ, "SCHEMAS_DIR": str(schemas)}
     # The client installs on older Pythons than the service runs on.
     python = os.environ.get("SERVICE_PYTHON", sys.executable)
-    with subprocess.Popen(
-        [python, "-m", "local"], env=environ, stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout
-        found = re.search(r"http://\S+", server.stdout.readline())
-        assert found
-        yield found[0]
-        server.terminate()
+    with serving("local", environ, python) as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)

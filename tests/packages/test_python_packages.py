@@ -106,8 +106,8 @@ class Built(NamedTuple):
             return {name.partition("/")[2] for name in sdist.getnames()}
 
 
-def run(*command: object, cwd: Path, **environ: str) -> str:
-    """Run a command in ``cwd`` and return its output; fails with it."""
+def call(*command: object, cwd: Path, **environ: str) -> tuple[int, str]:
+    """Run a command in ``cwd`` and return its exit code and output."""
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
@@ -117,8 +117,14 @@ def run(*command: object, cwd: Path, **environ: str) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    return done.returncode, done.stdout
+
+
+def run(*command: object, cwd: Path, **environ: str) -> str:
+    """Run a command in ``cwd`` and return its output; fails with it."""
+    code, output = call(*command, cwd=cwd, **environ)
+    assert code == 0, output
+    return output
 
 
 def build(project: Path, folder: Path) -> Built:
@@ -327,17 +333,10 @@ def test_the_fixtures(environment: Path, tmp_path: Path) -> None:
 def failing(environment: Path, folder: Path, tests: str, **environ: str) -> str:
     """Run tests that fail, without capturing; returns the output."""
     (folder / "test_of_a_user.py").write_text(tests)
-    done = subprocess.run(
-        [environment / "python", "-m", "pytest", "-q", "-s"],
-        cwd=folder,
-        env=os.environ | environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode != 0, done.stdout
-    return done.stdout
+    command = (environment / "python", "-m", "pytest", "-q", "-s")
+    code, output = call(*command, cwd=folder, **environ)
+    assert code != 0, output
+    return output
 
 
 def test_a_failed_test_shows_what_the_server_logged_during_it(
