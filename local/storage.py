@@ -4,6 +4,7 @@ Every call is real HTTP, so that any client works, and one place can count or fa
 """
 
 import os
+import pickle
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, MutableMapping
@@ -44,7 +45,7 @@ def serve_moto(
 
     _list_methods_once()
     _serialize_only_what_is_there()
-    _read_conditions_once()
+    _read_expressions_once()
     _list_by_prefix()
     app = _atomic(Dispatcher(moto.create_backend_app))
     return Server(middleware(app), handler=Handler, host=host)
@@ -98,20 +99,47 @@ def _serialize_only_what_is_there() -> None:
 
 
 @cache
-def _read_conditions_once() -> None:
-    """Speed up moto, which tokenizes each DynamoDB condition twice a call."""
-    from moto.dynamodb.comparisons import ConditionExpressionParser  # noqa: PLC0415
+def _read_expressions_once() -> None:
+    """Speed up moto, which reads each DynamoDB expression two or three times a call."""
+    from moto.dynamodb.comparisons import ConditionExpressionParser as Condition  # noqa: PLC0415
+    from moto.dynamodb.parsing import ast_nodes, expressions  # noqa: PLC0415
 
-    split = ConditionExpressionParser._lex_condition_expression  # noqa: SLF001
+    split, parse = Condition._lex_condition_expression, Condition.parse  # noqa: SLF001
 
     @lru_cache
     def words(condition: str) -> tuple[Any, ...]:
-        return tuple(split(ConditionExpressionParser(condition, None, None)))
+        return tuple(split(Condition(condition, None, None)))
 
-    def known(parser: ConditionExpressionParser) -> deque[Any]:
-        return deque(words(parser.condition_expression or ""))
+    latest: list[Any] = [object()] * 6
 
-    ConditionExpressionParser._lex_condition_expression = known  # type: ignore[assignment, method-assign] # noqa: SLF001
+    def parsed(condition: Condition) -> Any:  # noqa: ANN401
+        nonlocal latest
+        *before, tree, names, values = latest
+        given = [
+            condition.condition_expression,
+            condition.expression_attribute_names,
+            condition.expression_attribute_values,
+        ]
+        if any(one is not other for one, other in zip(given, before, strict=True)):
+            tree = parse(condition)
+            names, values = condition.expr_attr_names_found, condition.expr_attr_values_found
+            latest = [*given, tree, names, values]
+        condition.expr_attr_names_found, condition.expr_attr_values_found = [*names], [*values]
+        return tree
+
+    reader: Any = Condition
+    reader._lex_condition_expression = lambda its: deque(words(its.condition_expression or ""))  # noqa: SLF001
+    reader.parse = parsed
+
+    # Of an update's tree moto changes only copies.
+    update = vars(expressions)["UpdateExpressionParser"]
+    update.make = lru_cache(update.make)
+    pickled = lru_cache(pickle.dumps)
+    tree = vars(ast_nodes)["UpdateExpression"]
+    tree.__deepcopy__ = lambda its, _: pickle.loads(pickled(its))  # noqa: S301
+    traverser = vars(ast_nodes)["DepthFirstTraverser"]
+    kinds: Any = cache(lambda its: tuple(its._processing_map(its)))  # noqa: SLF001
+    traverser.nodes_to_be_processed = lambda its: kinds(type(its))
 
 
 @cache
