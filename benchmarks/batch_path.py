@@ -68,7 +68,7 @@ class NoStore:
         self.session = session
 
     def put(self, session: Session, batch: Any) -> None:  # noqa: ANN401, D102
-        self.stored = session.format.store(batch.ndjson)
+        self.stored = session.format.store(batch)
         if session.format is Format.NDJSON_GZ:
             isal_zlib.crc32(self.stored)
 
@@ -173,7 +173,7 @@ def gzip_ways(body: str, handler: "Handler") -> Ways:
     headers = received["headers"]
 
     def record_work() -> object:
-        return read_batch(read_body(encoded, is_base64=True, headers=headers))
+        return read_batch(read_body(encoded, is_base64=True, headers=headers).content)
 
     return {
         "scan only": lambda: _SCAN.decode(isal_zlib.decompress(base64.b64decode(encoded), 31)),

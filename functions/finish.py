@@ -15,7 +15,7 @@ def build(wiring: Wiring) -> Handler:
 
     def finish(request: Request) -> Response:
         session_id, owner = request.session_id, request.owner
-        totals = read_finish_request(request.body(FINISH_ALLOWANCE))
+        totals = read_finish_request(request.body(FINISH_ALLOWANCE).content)
         seconds_left = request.context.get_remaining_time_in_millis() / 1000
         # A local run has more time than this, and renews the lease while it merges.
         seconds_left = min(seconds_left, limits.FINISH_SECONDS)

@@ -23,7 +23,7 @@ def build(wiring: Wiring) -> Handler:
 
     def create(request: Request) -> Response:
         owner = request.owner
-        asked = read_session_request(request.body(SESSION_ALLOWANCE))
+        asked = read_session_request(request.body(SESSION_ALLOWANCE).content)
         created = lifecycle.create(owner, asked, request.idempotency())
         return respond(201, created, location=location(str(created["sessionId"])))
 

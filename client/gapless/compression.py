@@ -8,15 +8,24 @@ from typing import Any, Final
 try:
     from isal import igzip, isal_zlib
 except ImportError:
-    compress: Callable[..., bytes] = gzip.compress
+    compressobj: Callable[..., Any] = zlib.compressobj
     crc32: Callable[..., int] = zlib.crc32
     GzipFile: Callable[..., Any] = gzip.GzipFile
     decompressobj: Callable[..., Any] = zlib.decompressobj
     _inflate_error: Any = zlib.error
 else:
-    compress, crc32, GzipFile = igzip.compress, isal_zlib.crc32, igzip.IGzipFile
+    compressobj, crc32, GzipFile = isal_zlib.compressobj, isal_zlib.crc32, igzip.IGzipFile
     decompressobj = isal_zlib.decompressobj
     _inflate_error = isal_zlib.error
 
 GZIP_ERRORS: Final = (EOFError, gzip.BadGzipFile, _inflate_error)
 """What reading a damaged or truncated gzip raises."""
+
+
+def pack(content: bytes) -> bytes:
+    """``content`` as one gzip member whose blocks the service can store as they are.
+
+    They end in a flush: at a byte boundary, before an empty final block.
+    """
+    made = compressobj(1, zlib.DEFLATED, 31)
+    return b"".join([made.compress(content), made.flush(zlib.Z_FULL_FLUSH), made.flush()])

@@ -512,7 +512,7 @@ def encode_batch(
     body = b"".join(pieces)
     headers = {"Content-Type": NDJSON}
     if compress:
-        body = compression.compress(body, 1, mtime=0)
+        body = compression.pack(body)
         headers["Content-Encoding"] = "gzip"
     digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
     return body, headers | {"Content-Digest": f"sha-256=:{digest}:"}

@@ -21,6 +21,8 @@ class Batch:
     """Of ``ndjson``, hexadecimal: batches with the same digest are the same."""
     crc32: int
     """Of ``ndjson``: merging combines these into the checksum of all content."""
+    blocks: bytes = b""
+    """DEFLATE blocks of ``ndjson``, if it was sent as such; see ``gzip_member``."""
 
     @classmethod
     def of(cls, seq_num: int, records: int, ndjson: bytes) -> Self:

@@ -83,7 +83,7 @@ class BatchStore:
 
         Raises BatchConflictError if a different batch has its ``seqNum``, or StorageBusyError.
         """
-        content = session.format.store(batch.ndjson)
+        content = session.format.store(batch)
         attributes: obstore.Attributes = {
             "Content-Type": "application/x-ndjson",
             "records": str(batch.records),

@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import Final
 
 from uploads import gzip_member
-from uploads.batch import RunTotals, frame
+from uploads.batch import Batch, RunTotals, frame
 
 
 class Format(StrEnum):
@@ -31,9 +31,11 @@ class Format(StrEnum):
         """The size of header and trailer, bytes."""
         return _GZIP_FRAME if self is Format.NDJSON_GZ else 0
 
-    def store(self, ndjson: bytes) -> bytes:
-        """A batch as stored, from its NDJSON."""
-        return gzip_member.deflate(ndjson) if self is Format.NDJSON_GZ else ndjson
+    def store(self, batch: Batch) -> bytes:
+        """The bytes of a batch as stored."""
+        if self is Format.NDJSON_GZ:
+            return batch.blocks or gzip_member.deflate(batch.ndjson)
+        return batch.ndjson
 
     def trailer(self, batches: RunTotals) -> bytes:
         """The bytes after the batches, given the totals of all."""

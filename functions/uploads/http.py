@@ -16,7 +16,7 @@ from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 from uploads import errors, identity, limits
 from uploads.config import AuthMode, Config
-from uploads.decode.body import BATCH_MEDIA_TYPE, digest_as_sent, read_body
+from uploads.decode.body import BATCH_MEDIA_TYPE, Body, digest_as_sent, read_body
 from uploads.decode.idempotency_key import read_key
 from uploads.decode.inflate import BATCH_ALLOWANCE, Allowance
 from uploads.identity import mapping, text
@@ -66,9 +66,13 @@ class Request:
         return {name.lower(): value for name, value in given if isinstance(value, str)}
 
     def body(
-        self, allowance: Allowance = BATCH_ALLOWANCE, media_type: str = BATCH_MEDIA_TYPE
-    ) -> bytes:
-        """The body's content, inflated and checked. Raises a GaplessError of 400, 413 or 415."""
+        self,
+        allowance: Allowance = BATCH_ALLOWANCE,
+        media_type: str = BATCH_MEDIA_TYPE,
+        *,
+        keep_blocks: bool = False,
+    ) -> Body:
+        """The body, inflated and checked. Raises a GaplessError of status 400, 413 or 415."""
         return read_body(
             text(self.event.get("body")),
             is_base64=self.event.get("isBase64Encoded") is True,
@@ -76,6 +80,7 @@ class Request:
             allowance=allowance,
             media_type=media_type,
             cpu=time.thread_time,
+            keep_blocks=keep_blocks,
         )
 
     def idempotency(self) -> tuple[str, str] | None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from uploads.batch_store import BatchStore
     from uploads.config import Clock
     from uploads.schemas import Schemas
+    from uploads.session import Session
     from uploads.session_store import SessionStore
 
 
@@ -28,7 +29,7 @@ class Receiver:
     schemas: "Callable[[], Schemas]"
     """Called only for sessions with a schema: others do not wait for its import."""
 
-    def receive(self, session_id: str, owner: str, read: "Callable[[], Batch]") -> "Batch":
+    def receive(self, session_id: str, owner: str, read: "Callable[[Session], Batch]") -> "Batch":
         """Store the batch that ``read`` decodes, and return it.
 
         Returning promises that the batch is in the object of any later ``Success``. ``read`` is
@@ -42,7 +43,7 @@ class Receiver:
             schemas = self.schemas() if session.schema else None
             if schemas:
                 schemas.require_unchanged(session)
-            batch = read()
+            batch = read(session)
             session.check_batch(batch.seq_num, batch.records)
             if schemas:
                 schemas.check(session, batch)

@@ -18,7 +18,7 @@ def take(kind: bytes, sent: str, headers: Mapping[str, str]) -> int:
     """
     size = 0
     with suppress(errors.GaplessError):
-        read = read_body(sent, is_base64=True, headers=headers, cpu=time.thread_time)
+        read = read_body(sent, is_base64=True, headers=headers, cpu=time.thread_time).content
         size = len(read)
         if kind == b"s":
             read_session_request(read)

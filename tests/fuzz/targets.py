@@ -57,7 +57,7 @@ def batch(body: bytes) -> str:
     """The body of a batch; return how the decoder and json judge it, as a class or "both …"."""
     expected = reference.read(body)
     try:
-        found = read_batch(read_body(_as_text(body), is_base64=True, headers={}))
+        found = read_batch(read_body(_as_text(body), is_base64=True, headers={}).content)
     except errors.GaplessError as error:
         error.problem()
         if not expected.taken and expected.classes <= {"nested deeply"}:
@@ -113,7 +113,7 @@ def lines(body: bytes) -> None:
                 break
             expected.append(reference.one_line(text))
     try:
-        sent = read_body(_as_text(body), is_base64=True, headers={})
+        sent = read_body(_as_text(body), is_base64=True, headers={}).content
         found_batch = read_lines(sent, 7)
     except errors.GaplessError as error:
         error.problem()
@@ -136,7 +136,7 @@ def session(body: bytes) -> None:
     """The body of a create."""
     expected = reference.read(body)
     try:
-        sent = read_body(_as_text(body), is_base64=True, headers={})
+        sent = read_body(_as_text(body), is_base64=True, headers={}).content
         found = read_session_request(sent)
     except errors.GaplessError:
         return
@@ -195,7 +195,7 @@ def body(content: bytes) -> None:
         else sent.decode(errors="surrogateescape" if flags & ODD_HEADER else "replace")
     )
     try:
-        found = read_body(text, is_base64=is_base64, headers=headers)
+        found = read_body(text, is_base64=is_base64, headers=headers).content
     except errors.GaplessError as error:
         error.problem()
         _holds("status", error.status in {400, 413, 415})

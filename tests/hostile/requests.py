@@ -412,7 +412,30 @@ ACCEPTED["text that compresses little"] = Hostile(
     calls=STORED,
 )
 ACCEPTED |= {f"{name}; compressed": replace(one, to="compressed") for name, one in ACCEPTED.items()}
-"""The same in sessions of the format ndjson.gz, where a batch is compressed when it is stored."""
+"""The same in sessions of the format ndjson.gz, where a batch is compressed, or stored as sent."""
+
+
+def no_checksum() -> bytes:
+    """The largest content, flushed; only its checksum is wrong, so it is inflated twice."""
+    sent = packed(filled(b"", b"1\n", b""))
+    return sent[:-8] + bytes([sent[-8] ^ 1]) + sent[-7:]
+
+
+def only_tables() -> bytes:
+    """Blocks without content that seem to be flushed, and claim to be large."""
+    claim = bytes(4) + (MOST_INFLATED // 2).to_bytes(4, "little")
+    return deflate.dynamic_blocks(MOST_SENT - 100) + b"\0\0\xff\xff\x03\0" + claim
+
+
+FLUSHED: Final = {
+    f"lines: {name}; compressed": Hostile(
+        body, answer, GZIP, READ_TWICE, "compressed", inflated, as_lines=True
+    )
+    for name, answer, inflated, body in (
+        ("flushed, wrong checksum", "invalid_gzip", MOST_INFLATED, no_checksum),
+        ("flushed, tables without content", "invalid_gzip", 0, only_tables),
+    )
+}
 
 
 def tree(depth: int, leaf: bytes) -> bytes:
@@ -538,4 +561,6 @@ SESSIONS: Final[dict[str, Hostile]] = {
     ),
 }
 
-HOSTILE: Final = JSON_OF_64_MIB | GZIPPED | HEADERS | LINES | SCHEMAS | WHO | SESSIONS | ACCEPTED
+HOSTILE: Final = (
+    JSON_OF_64_MIB | GZIPPED | HEADERS | LINES | FLUSHED | SCHEMAS | WHO | SESSIONS | ACCEPTED
+)

@@ -48,10 +48,10 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     real = body.read_body
 
-    def read_body(body: str | None, **options: Any) -> bytes:  # noqa: ANN401
-        if body:
-            seen.append(len(body))
-        return real(body, **options)
+    def read_body(sent: str | None, **options: Any) -> body.Body:  # noqa: ANN401
+        if sent:
+            seen.append(len(sent))
+        return real(sent, **options)
 
     monkeypatch.setattr("uploads.http.read_body", read_body)
     return seen

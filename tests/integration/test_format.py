@@ -7,16 +7,21 @@ import json
 import random
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
+from isal import isal_zlib
 
+from gapless import compression
+from gapless.sessions import encode_batch
 from tests.api import Api
 from tests.aws import AwsProxy
 from tests.conftest import MotoStack, Stack
-from uploads import limits
+from tests.hostile import deflate
+from uploads import gzip_member, limits
 
 GZ = "ndjson.gz"
 FRAME = 20
@@ -253,6 +258,117 @@ def test_s3_gets_size_and_checksum(api: Api, local: MotoStack, aws: AwsProxy, sh
     assert published.headers["x-amz-checksum-crc32"] == crc32(merged)["value"]
     if published.operation == "CompleteMultipartUpload":
         assert published.headers["x-amz-mp-object-size"] == str(len(merged))
+
+
+# --- Storing what was sent ---
+
+RECORDS = [{"id": n, "city": "Lima"} for n in range(200)]
+GZIPPED = {"content-encoding": "gzip"}
+
+
+def flushed(content: bytes) -> bytes:
+    """One gzip member with a flush before its end."""
+    made = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return made.compress(content) + made.flush(zlib.Z_FULL_FLUSH) + made.flush()
+
+
+def test_what_the_client_flushed_is_stored_as_sent(any_api: Api, stack: Stack) -> None:
+    session_id = any_api.create(600, format=GZ)
+    sent = flushed(ndjson(RECORDS))
+    assert any_api.lines(session_id, 1, sent, GZIPPED).status == 204
+    assert stack.stored(session_id, 1) == sent[10:-10]
+    # The same records are the same batch, however they come.
+    again = (sent, gzip.compress(ndjson(RECORDS)), flushed(b"\n" + ndjson(RECORDS)))
+    for body in again:
+        assert any_api.lines(session_id, 1, body, GZIPPED).status == 204
+    assert any_api.lines(session_id, 1, ndjson(RECORDS)).status == 204
+    other = any_api.lines(session_id, 1, flushed(ndjson(RECORDS[1:])), GZIPPED)
+    assert (other.code, other.json["storedRecords"]) == ("batch_conflict", len(RECORDS))
+    assert stack.stored(session_id, 1) == sent[10:-10]
+    # It is merged with batches that the service compressed.
+    send(any_api, session_id, [RECORDS])
+    assert any_api.lines(session_id, 2, ndjson(RECORDS)).status == 204
+    result = any_api.finish(session_id).json
+    check(stack, session_id, [RECORDS] * 3, result)
+
+
+@pytest.mark.parametrize("codec", [isal_zlib, zlib])
+def test_what_the_client_sends_is_stored_as_sent(
+    api: Api, local: MotoStack, monkeypatch: pytest.MonkeyPatch, codec: ModuleType
+) -> None:
+    monkeypatch.setattr(compression, "compressobj", codec.compressobj)
+    session_id = api.create(None, format=GZ)
+    for seq_num, count in enumerate((50, 200, 20_000)):
+        body, headers = encode_batch([ndjson(RECORDS)] * (count // 50), compress=True)
+        assert api.lines(session_id, seq_num, body, headers).status == 204
+        assert local.stored(session_id, seq_num) == body[10:-10]
+
+
+CHANGED: dict[str, tuple[bytes, bytes]] = {
+    "a blank line": (b"\n", b""),
+    "space behind": (b"", b" \n"),
+    "CR LF": (b"7\r\n", b""),
+    "no line end": (b"", b"7"),
+    "a spread record": (b"[1,\r2]\n", b""),
+}
+
+
+@pytest.mark.parametrize(("before", "behind"), CHANGED.values(), ids=CHANGED)
+def test_lines_that_are_stored_otherwise_are_compressed_again(
+    api: Api, local: MotoStack, before: bytes, behind: bytes
+) -> None:
+    session_id = api.create(None, format=GZ)
+    content = before + ndjson(RECORDS) + behind
+    assert api.lines(session_id, 0, flushed(content), GZIPPED).status == 204
+    stored = inflated(local.stored(session_id, 0))
+    assert stored != content
+    assert stored.splitlines()[-202:] == [
+        line.replace(b"\r", b"").strip() for line in content.split(b"\n") if line.strip()
+    ]
+    assert local.stored(session_id, 0) == gzip_member.deflate(stored)
+
+
+REPACKED: dict[str, Callable[[], bytes]] = {
+    "no flush": lambda: gzip.compress(b"1\n" * 500),
+    "two members": lambda: flushed(b"1\n" * 250) * 2,
+    "codes that zlib refuses": lambda: deflate.member(
+        deflate.Huffman({0x31: 2, 10: 2, 256: 2}, [0]).put(*b"1\n" * 500, 256).flushed(),
+        b"1\n" * 500,
+    ),
+    "not compressed": lambda: deflate.member(
+        b"\0\xe8\x03\x17\xfc" + b"1\n" * 500 + deflate.FLUSHED, b"1\n" * 500
+    ),
+}
+
+
+@pytest.mark.parametrize("made", REPACKED.values(), ids=REPACKED)
+def test_all_else_is_compressed_again(
+    api: Api, local: MotoStack, made: Callable[[], bytes]
+) -> None:
+    session_id = api.create(500, format=GZ)
+    assert api.lines(session_id, 0, made(), GZIPPED).status == 204
+    assert local.stored(session_id, 0) == gzip_member.deflate(b"1\n" * 500)
+
+
+def test_a_damaged_body_is_refused_as_ever(api: Api) -> None:
+    session_id = api.create(200, format=GZ)
+    sent = flushed(ndjson(RECORDS))
+    assert api.lines(session_id, 0, sent[:-1], GZIPPED).code == "truncated_gzip"
+    wrong = sent[:-8] + bytes([sent[-8] ^ 1]) + sent[-7:]
+    assert api.lines(session_id, 0, wrong, GZIPPED).code == "invalid_gzip"
+    assert api.lines(session_id, 0, sent + b"x", GZIPPED).code == "invalid_gzip"
+    assert api.lines(session_id, 0, flushed(b"{" * 500), GZIPPED).code == "malformed_json"
+    assert api.lines(session_id, 0, flushed(b'"\xff"\n' * 500), GZIPPED).code == "invalid_utf8"
+
+
+def test_other_forms_and_formats_do_not_keep_blocks(api: Api, local: MotoStack) -> None:
+    plain = api.create(200)
+    assert api.lines(plain, 0, flushed(ndjson(RECORDS)), GZIPPED).status == 204
+    assert local.stored(plain, 0) == ndjson(RECORDS)
+    session_id = api.create(200, format=GZ)
+    body = flushed(json.dumps({"seqNum": 0, "data": RECORDS}).encode())
+    assert api.raw_batch(session_id, body, BATCH_GZIP).status == 204
+    assert inflated(local.stored(session_id, 0)) == ndjson(RECORDS)
 
 
 def test_gaps_are_those_of_any_session(any_api: Api, stack: Stack) -> None:

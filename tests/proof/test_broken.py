@@ -341,7 +341,7 @@ def deleted_before_it_is_marked(patch: pytest.MonkeyPatch) -> None:
 
 def a_gzip_member_for_each_batch(patch: pytest.MonkeyPatch) -> None:
     """Most readers would take the first member for the whole file."""
-    patch.setattr(Format, "store", lambda _, ndjson: gzip.compress(ndjson))
+    patch.setattr(Format, "store", lambda _, batch: gzip.compress(batch.ndjson))
     patch.setattr(Format, "header", b"")
     patch.setattr(Format, "frame_bytes", 0)
     patch.setattr(Format, "trailer", lambda *_: b"")

@@ -52,12 +52,12 @@ WHOLE = (
 def read_body(body: bytes, **headers: str) -> bytes:
     text = base64.b64encode(body).decode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return read_any(text, is_base64=True, headers=named)
+    return read_any(text, is_base64=True, headers=named).content
 
 
 def read_text(body: str, **headers: str) -> bytes:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return read_any(body, is_base64=False, headers=named)
+    return read_any(body, is_base64=False, headers=named).content
 
 
 def batch(data: str, seq_num: str = "0") -> bytes:

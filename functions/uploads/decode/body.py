@@ -3,11 +3,11 @@
 import codecs
 import hashlib
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import pybase64
 
-from uploads import errors
+from uploads import errors, gzip_member
 from uploads.decode.content_digest import check_digest
 from uploads.decode.inflate import (
     BATCH_ALLOWANCE,
@@ -29,6 +29,14 @@ _PIECE_BYTES: Final = 64 * 1024
 """Bytes of text that are checked in one step."""
 
 
+class Body(NamedTuple):
+    """The body of a request."""
+
+    content: bytes
+    blocks: bytes = b""
+    """DEFLATE blocks of the content as they were sent, if they can be stored (``gzip_member``)."""
+
+
 def read_body(
     body: str | None,
     *,
@@ -37,14 +45,16 @@ def read_body(
     allowance: Allowance = BATCH_ALLOWANCE,
     media_type: str = BATCH_MEDIA_TYPE,
     cpu: Meter = no_meter,
-) -> bytes:
+    keep_blocks: bool = False,
+) -> Body:
     """The content of a request's ``body``, checked and inflated.
 
     ``headers`` have lower-case names. ``media_type`` is recommended if another one has corrupted
-    the body; ``cpu`` is passed to ``inflate``. Raises a GaplessError of status 400, 413 or 415.
+    the body; ``cpu`` is passed to ``inflate``. With ``keep_blocks`` the blocks of a compressed body
+    are returned, too, if they can be stored. Raises a GaplessError of status 400, 413 or 415.
     """
     if not body:
-        return b""
+        return Body(b"")
     if is_base64:
         # Computed from the length of the base64: a body that is too large is not decoded.
         _check_size(len(body) // 4 * 3 - body.count("=", -2), allowance)
@@ -69,12 +79,14 @@ def read_body(
         _check_length(sent, headers.get("content-length"), media_type)
     if "content-digest" in headers:
         check_digest(sent, headers["content-digest"])
+    found = Body(sent)
     if compressed:
-        sent = inflate(sent, allowance, cpu)
+        kept = keep_blocks and gzip_member.blocks_as_sent(sent, allowance.inflated)
+        found = Body(*kept) if kept else Body(inflate(sent, allowance, cpu))
     if is_base64:
         # Text was checked when it was encoded; msgspec does not check the UTF-8 of bytes.
-        _check_utf8(sent)
-    return sent
+        _check_utf8(found.content)
+    return found
 
 
 def digest_as_sent(body: str | None, *, is_base64: bool) -> str:
