@@ -16,6 +16,8 @@ import botocore.session
 import pytest
 import requests
 from hypothesis import HealthCheck, Phase, settings
+from moto.backends import get_backend
+from moto.core.models import DEFAULT_ACCOUNT_ID
 
 from local import in_process, storage, streams
 from local.gateway import Gateway, wsgi
@@ -141,6 +143,21 @@ class MotoStack(Stack):
     events: StringIO
     """Every published event, one line of JSON each."""
 
+    def empty(self) -> None:
+        """Delete what is stored, behind the back of S3 and DynamoDB."""
+        for bucket in get_backend("s3")[DEFAULT_ACCOUNT_ID]["aws"].buckets.values():
+            for key in list(bucket.keys):
+                bucket.keys.pop(key)
+            for upload in bucket.multiparts.values():
+                upload.dispose()
+            bucket.multiparts.clear()
+        dynamodb = get_backend("dynamodb")[DEFAULT_ACCOUNT_ID][storage.REGION]
+        table: Any = dynamodb.tables[self.table.name]
+        table.items.clear()
+        table.stream_shard.items.clear()
+        self.stream.forget()
+        self.aws.calls.clear()
+
     def cleaned_up(self, session_id: str) -> tuple[int, int]:
         """What is left after the clean-up has handled every record of the table's stream."""
         self.stream.deliver()
@@ -237,12 +254,11 @@ def local(stack: Stack) -> MotoStack:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _skip_what_earlier_modules_changed(request: pytest.FixtureRequest) -> None:
-    """Otherwise the first clean-up of a module handles the sessions of all modules before it."""
+def _forget_what_earlier_modules_stored(request: pytest.FixtureRequest) -> None:
+    """Otherwise it takes gigabytes, and the first clean-up handles the sessions of all modules."""
     stack = request.node.session.stash.get(_STARTED, None)
     if isinstance(stack, MotoStack):
-        for _ in stack.stream._batches():  # noqa: SLF001
-            pass
+        stack.empty()
 
 
 @pytest.fixture(scope="session")
