@@ -90,7 +90,7 @@ def events(way: str, session_id: str, template: str, batches: int) -> Iterator[d
     lines = "".join(
         json.dumps(row, separators=(",", ":")) + "\n" for row in json.loads(template)["data"]
     )
-    compressed = igzip.compress(lines.encode(), 1)
+    compressed = data.packed(lines.encode())
     for seq_num in range(batches):
         body = body_of(seq_num, template)
         match way:
