@@ -32,6 +32,7 @@ LOCAL_VALUES: Final = {
     "MergeStateMachine": "",
     "AuthMode": "NONE",
     "AWS::StackName": "gapless",
+    "AWS::URLSuffix": "amazonaws.com",
 }
 """Values of the template's references and parameters in a local run."""
 

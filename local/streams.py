@@ -5,9 +5,11 @@ reported on standard error, as there is no queue. Also applies the table's time 
 ignores.
 """
 
+import json
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -118,8 +120,14 @@ class Stream:
                 )["ShardIterator"]
 
     def _as_lambda_has_it(self, record: Any) -> Record:  # noqa: ANN401 - boto3's own
-        change = dict(record["dynamodb"])
-        change["ApproximateCreationDateTime"] = change["ApproximateCreationDateTime"].timestamp()
+        # Lambda passes JSON, with bytes in base64.
+        created = record["dynamodb"]["ApproximateCreationDateTime"].timestamp()
+        change = json.loads(
+            json.dumps(
+                {**record["dynamodb"], "ApproximateCreationDateTime": created},
+                default=lambda value: b64encode(value).decode(),
+            )
+        )
         known = {**record, "dynamodb": change, "eventSourceARN": self._arn}
         removed = record["eventName"] == "REMOVE"
         if removed and change["Keys"][self._key]["S"] in self._expired:

@@ -11,16 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 import pytest
-from botocore.awsrequest import AWSResponse
-from botocore.exceptions import ConnectionClosedError
-from botocore.httpsession import URLLib3Session
-from urllib3.response import HTTPResponse
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPResponse
+from urllib3.exceptions import ProtocolError
 from werkzeug.test import run_wsgi_app
 
-from local.server import Server
+from local.server import HOST, Server
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -128,76 +126,87 @@ class AwsProxy:
 
 @contextmanager
 def without_sockets(*servers: Server) -> Iterator[None]:
-    """Let botocore call the applications of these servers in its own thread.
+    """Let urllib3, so also botocore, call the applications of these servers in its own thread.
 
     A call then takes a third less CPU, and never times out. obstore still goes over HTTP.
     """
-    apps = {server.url: server._server.app for server in servers}  # noqa: SLF001
-    over_http = URLLib3Session.send
+    apps = {server.port: server._server.app for server in servers}  # noqa: SLF001
+    over_http = HTTPConnectionPool.urlopen
 
-    def send(session: URLLib3Session, request: Any) -> Any:  # noqa: ANN401
-        url = urlsplit(request.url)
-        app = apps.get(f"{url.scheme}://{url.netloc}")
+    def urlopen(
+        pool: HTTPConnectionPool,
+        method: str,
+        url: str,
+        body: Any = None,  # noqa: ANN401
+        headers: Any = None,  # noqa: ANN401
+        *_: object,
+        preload_content: bool = True,
+        **more: Any,  # noqa: ANN401
+    ) -> BaseHTTPResponse:
+        app = apps.get(pool.port or 0) if pool.host == HOST else None
         if app is None:
-            return over_http(session, request)
+            return over_http(
+                pool, method, url, body, headers, preload_content=preload_content, **more
+            )
         try:
-            chunks, status, headers = run_wsgi_app(app, _environ(request, url), buffered=True)
+            environ = _environ(pool, method, url, body, headers)
+            chunks, status, answered = run_wsgi_app(app, environ, buffered=True)
         except Exception as error:
             # A server closes the connection, too.
-            raise ConnectionClosedError(endpoint_url=request.url) from error
+            raise ProtocolError(str(error)) from error
         content = b"".join(chunks)
-        if request.method != "HEAD":
-            headers["Content-Length"] = str(len(content))
-        raw = HTTPResponse(
+        if method != "HEAD":
+            answered["Content-Length"] = str(len(content))
+        return HTTPResponse(
             BytesIO(content),
-            dict(headers),
+            dict(answered),
             int(status.partition(" ")[0]),
-            preload_content=False,
-            request_method=request.method,
+            preload_content=preload_content,
+            request_method=method,
         )
-        answer: Any = AWSResponse(request.url, raw.status, raw.headers, raw)  # type: ignore[arg-type]
-        if not request.stream_output:
-            # It reads the body.
-            answer.content  # noqa: B018
-        return answer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(URLLib3Session, "send", send)
+        patch.setattr(HTTPConnectionPool, "urlopen", urlopen)
         yield
 
 
-def _environ(request: Any, url: SplitResult) -> "WSGIEnvironment":  # noqa: ANN401
-    body = request.body or b""
+def _environ(
+    pool: HTTPConnectionPool,
+    method: str,
+    uri: str,
+    body: Any,  # noqa: ANN401
+    given: Any,  # noqa: ANN401
+) -> "WSGIEnvironment":
+    body = body or b""
     content = body.read() if hasattr(body, "read") else body
     content = content.encode() if isinstance(content, str) else content
     headers = {
         name.upper().replace("-", "_"): value.decode() if isinstance(value, bytes) else str(value)
-        for name, value in request.headers.items()
+        for name, value in given.items()
     }
-    raw = url.path or "/"
-    uri = f"{raw}?{url.query}" if url.query else raw
+    path, _, query = uri.partition("?")
     return {
-        "REQUEST_METHOD": request.method,
+        "REQUEST_METHOD": method,
         "SCRIPT_NAME": "",
-        "PATH_INFO": unquote(raw, "latin1"),
-        "QUERY_STRING": url.query,
+        "PATH_INFO": unquote(path, "latin1"),
+        "QUERY_STRING": query,
         "RAW_URI": uri,
         "REQUEST_URI": uri,
-        "SERVER_NAME": url.hostname,
-        "SERVER_PORT": str(url.port),
+        "SERVER_NAME": pool.host,
+        "SERVER_PORT": str(pool.port),
         "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": url.hostname,
+        "REMOTE_ADDR": pool.host,
         "CONTENT_TYPE": headers.pop("CONTENT_TYPE", ""),
         "CONTENT_LENGTH": str(len(content)),
         "wsgi.version": (1, 0),
-        "wsgi.url_scheme": url.scheme,
+        "wsgi.url_scheme": pool.scheme,
         "wsgi.input": BytesIO(content),
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
         **{f"HTTP_{name}": value for name, value in headers.items()},
-        "HTTP_HOST": url.netloc,
+        "HTTP_HOST": f"{pool.host}:{pool.port}",
     }
 
 

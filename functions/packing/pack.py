@@ -24,7 +24,7 @@ GLIBC: Final = range(17, 35)
 """Minor versions of glibc 2 that wheels may ask for. Lambda's Amazon Linux 2023 has 2.34."""
 SCHEMAS: Final = Path("schemas")
 """JSON Schemas that sessions may name."""
-SERVICES: Final = {"dynamodb", "events", "s3", "stepfunctions"}
+SERVICES: Final = {"events", "s3", "stepfunctions"}
 """AWS services whose models botocore keeps. All others are half of the installed files."""
 
 

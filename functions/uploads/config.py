@@ -1,10 +1,10 @@
 """The settings of a deployment. No other module may read the environment."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 Clock = Callable[[], int]
 """Seconds since 1970."""
@@ -21,6 +21,15 @@ class AuthMode(StrEnum):
     JWT = "JWT"
     NONE = "NONE"
     """All callers are one principal; the unguessable session id is the only protection."""
+
+
+class Credentials(NamedTuple):
+    """Keys of AWS."""
+
+    access_key: str
+    secret_key: str
+    token: str | None = None
+    """Of temporary credentials."""
 
 
 class ConfigError(Exception):
@@ -40,6 +49,12 @@ class Config:
     merged_retention: int
     """Seconds for which a merged object is kept."""
     region: str
+    url_suffix: str
+    """The DNS suffix of AWS's services in this partition, like ``amazonaws.com``."""
+    credentials: Credentials | None = field(repr=False)
+    """Lambda sets them, for as long as the function lives. None: botocore is to find them."""
+    ca_bundle: str | None
+    """A file of certificates to trust instead of the machine's own."""
     endpoint_url: str | None
     """Endpoint of all AWS services; None for AWS itself."""
     presign_endpoint_url: str | None
@@ -85,6 +100,9 @@ class Config:
             session_lifetime=int(environ["SESSION_LIFETIME_HOURS"]) * 3600,
             merged_retention=int(environ["MERGED_RETENTION_DAYS"]) * 86400,
             region=environ["AWS_REGION"],
+            url_suffix=environ.get("URL_SUFFIX") or "amazonaws.com",
+            credentials=_credentials(environ),
+            ca_bundle=environ.get("AWS_CA_BUNDLE") or None,
             endpoint_url=environ.get("AWS_ENDPOINT_URL") or None,
             presign_endpoint_url=environ.get("PRESIGN_ENDPOINT_URL") or None,
             merge_state_machine=environ.get("MERGE_STATE_MACHINE") or None,
@@ -92,3 +110,12 @@ class Config:
             require_schema=environ.get("REQUIRE_SCHEMA") == "true",
             event_bus=environ.get("EVENT_BUS") or "default",
         )
+
+
+def _credentials(environ: Mapping[str, str]) -> Credentials | None:
+    key, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
+    return (
+        Credentials(key, secret, environ.get("AWS_SESSION_TOKEN") or None)
+        if key and secret
+        else None
+    )

@@ -9,7 +9,6 @@ Permissions: ``events:PutEvents`` on the bus.
 
 import json
 import time
-from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -117,7 +116,7 @@ class EventBus:
 def event_of(record: Record, merged_bucket: str) -> Event | None:
     """The event that a record of the table's stream makes, if any."""
     change = record["dynamodb"]
-    before, after = (_binary(change.get(name)) for name in ("OldImage", "NewImage"))
+    before, after = change.get("OldImage", {}), change.get("NewImage", {})
     kind = _kind(record, before, after)
     if kind is None:
         return None
@@ -148,14 +147,6 @@ def _kind(record: Record, before: Image, after: Image) -> Kind | None:
 
 def _state(image: Image) -> State | None:
     return State(image["state"]["S"]) if "state" in image else None
-
-
-def _binary(image: Image | None) -> Image:
-    """An image as DynamoDB returns items. Lambda's is JSON, with bytes in base64."""
-    return {
-        name: {"B": b64decode(value["B"])} if isinstance(value.get("B"), str) else value
-        for name, value in (image or {}).items()
-    }
 
 
 def _outcome(kind: Kind, session: Session, merged_bucket: str) -> dict[str, object]:

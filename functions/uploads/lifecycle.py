@@ -32,8 +32,9 @@ class Lifecycle:
 
     sessions: "SessionStore"
     batches: "BatchStore"
-    merged: "MergedStore"
-    links: "MergedStore"
+    merged: "Callable[[], MergedStore]"
+    """Called only by what needs it: creating sessions does not wait for botocore."""
+    links: "Callable[[], MergedStore]"
     """The merged bucket at the endpoint that callers use."""
     reports: "ReportStore"
     clock: "Clock"
@@ -160,7 +161,7 @@ class Lifecycle:
         """The progress of a long merge; None if none runs."""
         if not session.upload:
             return None
-        done = self.merged.parts_done(session, session.upload.upload_id)
+        done = self.merged().parts_done(session, session.upload.upload_id)
         return None if done is None else {"parts": session.upload.parts, "done": done}
 
     def file(self, session_id: str, owner: str, *, takes_gzip: bool) -> dict[str, str]:
@@ -171,8 +172,8 @@ class Lifecycle:
         session = self._finished(session_id, owner)
         inflated = takes_gzip and session.format is Format.NDJSON_GZ
         return self._link(
-            self.links.presign(
-                self.links.key(session),
+            self.links().presign(
+                self.links().key(session),
                 file_name.of(session, gzipped=session.format is Format.NDJSON_GZ and not inflated),
                 inflated=inflated,
             )
@@ -181,8 +182,8 @@ class Lifecycle:
     def manifest(self, session_id: str, owner: str) -> dict[str, str]:
         """A link to its manifest. Raises like ``file``."""
         session = self._finished(session_id, owner)
-        key = self.links.manifest_key(session)
-        return self._link(self.links.presign(key, key))
+        key = self.links().manifest_key(session)
+        return self._link(self.links().presign(key, key))
 
     def _finished(self, session_id: str, owner: str) -> Session:
         session = _require_finished(self.find(session_id, owner))
@@ -234,7 +235,7 @@ class Lifecycle:
                 f" object again after it is deleted. Delete it in {seconds} s.",
                 retryAfter=seconds,
             ) from None
-        self.merged.delete(session)
+        self.merged().delete(session)
 
 
 def _require_finished(session: Session) -> Session:

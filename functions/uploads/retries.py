@@ -1,8 +1,9 @@
 """Retries of calls to AWS, limited by time: PATIENCE_SECONDS, and the time of the invocation.
 
-Both clients use it: calls of obstore go through ``persistently``, and botocore asks after every
-try (``govern``). Throttling, errors of the storage (5xx), lost connections and time-outs are
-retried. If they last, the call raises StorageBusyError, a 503 that clients retry.
+All clients use it: calls of obstore and ``dynamodb`` go through ``persistently``, and botocore asks
+after every try (``botocore_clients.govern``). Throttling, errors of the storage (5xx), lost
+connections and time-outs are retried. If they last, the call raises StorageBusyError, a 503 that
+clients retry.
 """
 
 import random
@@ -12,15 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
+from typing import Final, Protocol, TypeVar
 
-from botocore.retries.standard import RetryEventAdapter, StandardRetryConditions
 from obstore.exceptions import GenericError
 
 from uploads import errors, limits
-
-if TYPE_CHECKING:
-    from botocore.session import Session
 
 Result = TypeVar("Result")
 
@@ -35,7 +32,6 @@ class Invocation(Protocol):
 invocation: Final[ContextVar["Invocation | None"]] = ContextVar("invocation", default=None)
 """The invocation that this thread works for, if any. ``Threads`` passes it to its threads."""
 
-_TOO_MANY_REQUESTS: Final = 429
 _TRANSIENT: Final = re.compile(
     # obstore distinguishes errors only by their text, which it repeats after the first line.
     r"[^\n]*?(status code: (408|429|500|502|503|504)\b|HTTP error: |Got invalid "
@@ -88,40 +84,21 @@ class Tries:
         return pause
 
 
+class TransientError(Exception):
+    """A try failed; the next one may not."""
+
+
 def persistently(call: Callable[[], Result]) -> Result:
-    """The result of ``call``, a call of obstore, with retries. Raises StorageBusyError."""
+    """The result of ``call``, with retries after TransientError, and obstore's transient errors.
+
+    Raises StorageBusyError.
+    """
     began, tries = time.monotonic(), None
     while True:
         try:
             return call()
-        except GenericError as error:
-            if not _TRANSIENT.match(str(error)):
+        except (GenericError, TransientError) as error:
+            if isinstance(error, GenericError) and not _TRANSIENT.match(str(error)):
                 raise
             tries = tries or Tries(began)
             time.sleep(tries.pause(error))
-
-
-def govern(session: "Session") -> None:
-    """Retry the calls of all the session's clients; their own retries must be off."""
-    # botocore judges which errors can be retried; the number of tries is not limited.
-    conditions = StandardRetryConditions(max_attempts=10**9)
-    adapter = RetryEventAdapter()
-
-    def begin(**event: Any) -> None:  # noqa: ANN401
-        event["context"]["tries"] = Tries(time.monotonic())
-
-    def needs_retry(**event: Any) -> float | None:  # noqa: ANN401
-        tried = adapter.create_retry_context(**event)
-        status = getattr(tried.http_response, "status_code", 0)
-        code = tried.get_error_code() or ""
-        if (
-            conditions.is_retryable(tried)
-            or status == _TOO_MANY_REQUESTS
-            or "Throttling" in code  # KMS.ThrottlingException
-        ):
-            tries: Tries = event["request_dict"]["context"]["tries"]
-            return tries.pause(code or tried.caught_exception or status)
-        return None
-
-    session.register("before-call", begin)
-    session.register("needs-retry", cast("Any", needs_retry))

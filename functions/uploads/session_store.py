@@ -24,15 +24,16 @@ import hashlib
 import json
 import re
 import zlib
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
-from botocore.exceptions import ClientError, HTTPClientError
 
 from uploads import errors, limits
 from uploads.cursor import Place
+from uploads.dynamodb import ConditionFailedError, DynamoDB
 from uploads.formats import Format
 from uploads.session import (
     MOVES,
@@ -48,14 +49,8 @@ from uploads.session import (
     fitting,
 )
 
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_dynamodb.type_defs import QueryInputTypeDef
-
 _CACHED_SESSIONS: Final = 1_024
 """Most sessions in the cache of a function."""
-
-_SERVER_ERROR: Final = 500
 
 _VERSION: Final = 1
 
@@ -79,7 +74,7 @@ class SessionStore:
     is not legal any more, or SessionNotFoundError.
     """
 
-    def __init__(self, client: "DynamoDBClient", table: str) -> None:
+    def __init__(self, client: DynamoDB, table: str) -> None:
         self._client = client
         self.table = table
         self._cached: dict[tuple[str, str], Session] = {}
@@ -87,16 +82,18 @@ class SessionStore:
     def create(self, session: Session) -> None:
         """Store a new session: 1 write. Repeating it does nothing."""
         try:
-            self._client.put_item(
-                TableName=self.table,
-                Item=_item(session),
-                ConditionExpression="attribute_not_exists(sessionId)",
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            self._client.call(
+                "PutItem",
+                {
+                    "TableName": self.table,
+                    "Item": _item(session),
+                    "ConditionExpression": "attribute_not_exists(sessionId)",
+                    "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+                },
             )
-        except ClientError as error:
+        except ConditionFailedError as failed:
             # A retried PutItem may find its own item; a repeated create may find a later state.
-            old = _old_item(error)
-            if not old or _birth(session_of(old)) != _birth(session):
+            if not failed.item or _birth(session_of(failed.item)) != _birth(session):
                 raise
 
     def claim(self, owner: str, key: str, claim: Claim, now: int) -> Claim:
@@ -114,19 +111,22 @@ class SessionStore:
             "expiresAt": claim.expires_at,
         }
         try:
-            self._client.put_item(
-                TableName=self.table,
-                Item={name: _attribute(value) for name, value in values.items()},
-                # The time to live deletes items late.
-                ConditionExpression="attribute_not_exists(sessionId) OR expiresAt <= :now",
-                ExpressionAttributeValues={":now": _attribute(now)},
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            self._client.call(
+                "PutItem",
+                {
+                    "TableName": self.table,
+                    "Item": {name: _attribute(value) for name, value in values.items()},
+                    # The time to live deletes items late.
+                    "ConditionExpression": "attribute_not_exists(sessionId) OR expiresAt <= :now",
+                    "ExpressionAttributeValues": {":now": _attribute(now)},
+                    "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+                },
             )
-        except ClientError as error:
+        except ConditionFailedError as failed:
             # It may be our own, if the response of an earlier try was lost.
-            if not (old := _old_item(error)):
+            if not failed.item:
                 raise
-            value = {name: _value(attribute) for name, attribute in old.items()}
+            value = {name: _value(attribute) for name, attribute in failed.item.items()}
             return Claim(value["session"], value["digest"], value["createdAt"], value["expiresAt"])
         return claim
 
@@ -135,18 +135,16 @@ class SessionStore:
 
         Raises SessionNotFoundError, also if it belongs to another owner.
         """
-        found = self._client.get_item(
-            TableName=self.table, Key={"sessionId": {"S": session_id}}, ConsistentRead=True
-        ).get("Item", {})
-        session = _owned(found, owner)
-        # The key includes the owner: for other callers a cached id takes as long as an unknown one.
-        key = (session_id, owner)
+        key = {"sessionId": {"S": session_id}}
+        read = {"TableName": self.table, "Key": key, "ConsistentRead": True}
+        session = _owned(self._client.call("GetItem", read).get("Item", {}), owner)
+        # By owner, too: for other callers a cached id takes as long as an unknown one.
         if session.state is not State.OPEN:
-            self._cached.pop(key, None)
+            self._cached.pop((session_id, owner), None)
         else:
             if len(self._cached) >= _CACHED_SESSIONS:
                 self._cached.clear()
-            self._cached[key] = session.as_created()
+            self._cached[session_id, owner] = session.as_created()
         return session
 
     def page(
@@ -157,7 +155,7 @@ class SessionStore:
         Also the place to continue at, None at the end. Sessions are as the index has them: a moment
         old, and only with the fields that a list shows.
         """
-        asked: QueryInputTypeDef = {
+        asked: dict[str, Any] = {
             "TableName": self.table,
             "IndexName": "ByOwner",
             "KeyConditionExpression": "#owner = :owner",
@@ -172,7 +170,7 @@ class SessionStore:
                 "createdAt": _attribute(after.created_at),
                 "sessionId": _attribute(after.session_id),
             }
-        found = self._client.query(**asked)
+        found = self._client.call("Query", asked)
         last: dict[str, Any] = found.get("LastEvaluatedKey", {})
         return (
             [_owned(item, owner) for item in found["Items"]],
@@ -369,41 +367,34 @@ class SessionStore:
     ) -> Session:
         """Make ``move`` if it is legal and ``also`` holds.
 
-        A write that seems to fail may have landed, so ``landed`` judges the item, not the error.
-        The error is raised only if the move is not in the item.
+        A retried write may find that its first try landed, so ``landed`` judges the item.
         """
         sources, target = MOVES[move]
         update = f"SET #state = :{target}, {changes}"
         legal = condition(move, *also)
         values |= {":owner": owner} | {f":{state}": state.value for state in {*sources, target}}
+        asked = {
+            "TableName": self.table,
+            "Key": {"sessionId": {"S": session_id}},
+            "UpdateExpression": update,
+            "ConditionExpression": legal,
+            # Some names are reserved words of DynamoDB, and unused aliases are an error.
+            "ExpressionAttributeNames": {
+                alias: alias[1:] for alias in re.findall(r"#\w+", update + legal)
+            },
+            "ExpressionAttributeValues": {
+                name: _attribute(value) for name, value in values.items()
+            },
+            "ReturnValues": "ALL_NEW",
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
         try:
-            answer = self._client.update_item(
-                TableName=self.table,
-                Key={"sessionId": {"S": session_id}},
-                UpdateExpression=update,
-                ConditionExpression=legal,
-                # Some names are reserved words of DynamoDB, and unused aliases are an error.
-                ExpressionAttributeNames={
-                    alias: alias[1:] for alias in re.findall(r"#\w+", update + legal)
-                },
-                ExpressionAttributeValues={
-                    name: _attribute(value) for name, value in values.items()
-                },
-                ReturnValues="ALL_NEW",
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
-            )
-        except (ClientError, HTTPClientError) as error:
-            if (old := _old_item(error)) is not None:
-                session = _owned(old, owner)
-                if landed(session):
-                    return session
-                raise StaleAttemptError(session) from None
-            if isinstance(error, ClientError) and _status(error) < _SERVER_ERROR:
-                raise
-            session = self.get(session_id, owner)
-            if not landed(session):
-                raise
-            return session
+            answer = self._client.call("UpdateItem", asked)
+        except ConditionFailedError as failed:
+            session = _owned(failed.item, owner)
+            if landed(session):
+                return session
+            raise StaleAttemptError(session) from None
         return _owned(answer["Attributes"], owner)
 
 
@@ -412,21 +403,7 @@ def _birth(session: Session) -> tuple[object, ...]:
     return session.session_id, session.owner, session.created_at
 
 
-def _status(error: ClientError) -> int:
-    return error.response["ResponseMetadata"]["HTTPStatusCode"]
-
-
-def _old_item(error: ClientError | HTTPClientError) -> dict[str, Any] | None:
-    """The item that failed a condition, ``{}`` if there is none; None for any other error."""
-    if not isinstance(error, ClientError):
-        return None
-    if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-        return None
-    old: dict[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
-    return old
-
-
-def _owned(item: dict[str, Any], owner: str) -> Session:
+def _owned(item: Mapping[str, Any], owner: str) -> Session:
     if not item or item["owner"]["S"] != owner:
         raise errors.SessionNotFoundError(
             "There is no session of this id. Create one by POST /api/upload/sessions."
@@ -529,6 +506,8 @@ def _value(attribute: dict[str, Any]) -> Any:  # noqa: ANN401
         case "N":
             # Unknown members may be fractions.
             return int(value) if value.isdecimal() else value
+        case "B":
+            return b64decode(value)
         case "M":
             return {name: _value(member) for name, member in value.items()}
     return value

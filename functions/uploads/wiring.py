@@ -1,39 +1,29 @@
-"""Builds the AWS clients and connects all parts. No other module creates a client.
+"""Connects all parts of a function. Each is built when it is first used.
 
-Each function builds the parts it uses, once, while it starts. There are two S3 clients with the
-same credentials: obstore moves data, and botocore makes the few calls that obstore cannot
-(conditional multipart uploads with checksums, presigned links). boto3 itself is not imported: it
-would take a fifth of a cold start.
+The batch function works without botocore, which would take half of its cold start: obstore moves
+data, and ``dynamodb`` calls DynamoDB. Whatever only other functions use is imported where it is
+built.
 """
 
-import re
 import time
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING
 
-from botocore.config import Config as ClientConfig
-from botocore.exceptions import NoCredentialsError
-from botocore.handlers import add_expect_header
-from botocore.session import Session
 from obstore.store import S3Store
 
-from uploads import limits
 from uploads.batch_store import BatchStore
-from uploads.config import Clock, Config
+from uploads.config import Clock, Config, Credentials
+from uploads.dynamodb import DynamoDB, EmulatedDynamoDB
 from uploads.receiving import Receiver
-from uploads.retries import govern
 from uploads.session_store import SessionStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mypy_boto3_dynamodb import DynamoDBClient
-    from mypy_boto3_events import EventBridgeClient
-    from mypy_boto3_s3 import S3Client
-    from mypy_boto3_stepfunctions import SFNClient
     from obstore.store import S3Config, S3Credential
 
+    from uploads.botocore_clients import BotocoreClients
     from uploads.cleanup import Cleanup
     from uploads.events import EventBus
     from uploads.lifecycle import Lifecycle
@@ -46,18 +36,8 @@ if TYPE_CHECKING:
     from uploads.reports import ReportStore
     from uploads.schemas import Schemas
 
-_CLIENT: Final = ClientConfig(
-    connect_timeout=2,
-    read_timeout=20,
-    # ``uploads.retries`` does all retries.
-    retries={"mode": "standard", "total_max_attempts": 1},
-    max_pool_connections=limits.READS_IN_FLIGHT,
-    # botocore's own describes this machine, and takes an eighth of a call's CPU to build.
-    user_agent="gapless",
-)
-
-_CREDENTIALS_FOR: Final = timedelta(minutes=5)
-"""How long obstore keeps credentials. The botocore session renews its own earlier than that."""
+_CREDENTIALS_FOR = timedelta(minutes=5)
+"""How long obstore keeps credentials. botocore renews its own earlier than that."""
 
 
 def _now() -> int:
@@ -72,22 +52,22 @@ class Wiring:
         self.clock = clock
 
     @cached_property
-    def _session(self) -> Session:
-        session = Session()
-        session.set_config_variable("region", self.config.region)
-        govern(session)
-        return session
-
-    @cached_property
     def sessions(self) -> SessionStore:
         """The sessions table."""
-        client = self._session.create_client(
-            "dynamodb", endpoint_url=self.config.endpoint_url, config=_CLIENT
+        config = self.config
+        dynamodb = (EmulatedDynamoDB if config.endpoint_url else DynamoDB)(
+            config.endpoint_url or f"https://dynamodb.{config.region}.{config.url_suffix}",
+            config.region,
+            self._credentials,
+            config.ca_bundle,
         )
-        dynamodb = cast("DynamoDBClient", client)
-        if self.config.endpoint_url:
-            _read_what_refused(dynamodb)
-        return SessionStore(dynamodb, self.config.sessions_table)
+        return SessionStore(dynamodb, config.sessions_table)
+
+    @cached_property
+    def _credentials(self) -> "Callable[[], Credentials]":
+        keys = self.config.credentials
+        # Only elsewhere than on Lambda are they to be searched for.
+        return (lambda: keys) if keys else self._botocore.credentials
 
     @cached_property
     def batches(self) -> BatchStore:
@@ -96,10 +76,10 @@ class Wiring:
 
     @cached_property
     def _batches_bucket(self) -> S3Store:
-        endpoint = self.config.endpoint_url
+        endpoint, suffix = self.config.endpoint_url, self.config.url_suffix
         bucket, region = self.config.batches_bucket, self.config.region
         # obstore's default endpoint is wrong outside the partition "aws", e.g. in China.
-        at_aws = f"https://{bucket}.s3.{region}.{_dns_suffix(self._session, region)}"
+        at_aws = f"https://{bucket}.s3.{region}.{suffix}"
         place: S3Config = {"region": region, "endpoint": endpoint or at_aws}
         return S3Store(
             bucket,
@@ -112,15 +92,28 @@ class Wiring:
             },
             # ``uploads.retries`` does all retries.
             retry_config={"max_retries": 0, "retry_timeout": timedelta()},
-            credential_provider=_credentials_of(self._session),
+            credential_provider=self._for_obstore,
         )
+
+    def _for_obstore(self) -> "S3Credential":
+        keys = self._credentials()
+        return {
+            "access_key_id": keys.access_key,
+            "secret_access_key": keys.secret_key,
+            "token": keys.token,
+            "expires_at": datetime.now(UTC) + _CREDENTIALS_FOR,
+        }
 
     @cached_property
     def receiver(self) -> Receiver:
         """Receives batches."""
         return Receiver(self.sessions, self.batches, self.clock, lambda: self._schemas)
 
-    # What the batch function does not use is imported where it is built, for a shorter cold start.
+    @cached_property
+    def _botocore(self) -> "BotocoreClients":
+        from uploads.botocore_clients import BotocoreClients  # noqa: PLC0415
+
+        return BotocoreClients(self.config)
 
     @cached_property
     def _schemas(self) -> "Schemas":
@@ -137,8 +130,8 @@ class Wiring:
         return Lifecycle(
             self.sessions,
             self.batches,
-            self.merged,
-            self.presigning_store,
+            lambda: self.merged,
+            lambda: self.presigning_store,
             self.reports,
             self.clock,
             lambda: self._schemas,
@@ -211,14 +204,8 @@ class Wiring:
         """Long merges, if the stack has a state machine."""
         from uploads.merging.executions import MergeExecutions  # noqa: PLC0415
 
-        def client() -> "SFNClient":
-            made = self._session.create_client(
-                "stepfunctions", endpoint_url=self.config.endpoint_url, config=_CLIENT
-            )
-            return cast("SFNClient", made)
-
         arn = self.config.merge_state_machine
-        return MergeExecutions(client, arn) if arn else None
+        return MergeExecutions(self._botocore.step_functions, arn) if arn else None
 
     @cached_property
     def cleanup(self) -> "Cleanup":
@@ -226,7 +213,7 @@ class Wiring:
         from uploads.cleanup import Cleanup  # noqa: PLC0415
 
         return Cleanup(
-            self._s3(self.config.endpoint_url),
+            self._botocore.s3(self.config.endpoint_url),
             self.config.batches_bucket,
             self.config.merged_bucket,
         )
@@ -236,102 +223,11 @@ class Wiring:
         """Publishes what happened to sessions."""
         from uploads.events import EventBus  # noqa: PLC0415
 
-        client = self._session.create_client(
-            "events", endpoint_url=self.config.endpoint_url, config=_CLIENT
-        )
-        return EventBus(cast("EventBridgeClient", client), self.config.event_bus)
+        return EventBus(self._botocore.events(), self.config.event_bus)
 
     def _merged(self, endpoint: str | None) -> "MergedStore":
         from uploads.merging.merged_store import MergedStore  # noqa: PLC0415
 
         return MergedStore(
-            self._s3(endpoint), self.config.merged_bucket, self.config.batches_bucket
+            self._botocore.s3(endpoint), self.config.merged_bucket, self.config.batches_bucket
         )
-
-    def _s3(self, endpoint: str | None) -> "S3Client":
-        client = self._session.create_client(
-            "s3",
-            endpoint_url=endpoint,
-            config=_CLIENT.merge(
-                ClientConfig(
-                    signature_version="s3v4",
-                    # Every write sends the object's own checksum, so botocore computes none.
-                    request_checksum_calculation="when_required",
-                    response_checksum_validation="when_required",
-                    s3={
-                        "payload_signing_enabled": False,
-                        "us_east_1_regional_endpoint": "regional",
-                        "addressing_style": "path" if endpoint else "virtual",
-                    },
-                )
-            ),
-        )
-        # Avoid the 100-continue round trip before every part.
-        client.meta.events.unregister("before-call.s3", add_expect_header)
-        return cast("S3Client", client)
-
-
-def _dns_suffix(session: Session, region: str) -> str:
-    """The DNS suffix of AWS's services in ``region``, from botocore's list of partitions."""
-    partitions = session.get_data("partitions")["partitions"]
-    return next(
-        (
-            str(partition["outputs"]["dnsSuffix"])
-            for partition in partitions
-            if re.match(partition["regionRegex"], region)
-        ),
-        # The region is newer than the list.
-        "amazonaws.com",
-    )
-
-
-def _read_what_refused(client: "DynamoDBClient") -> None:
-    """Add the item that failed a condition to an emulator's response, by 1 more read.
-
-    DynamoDB returns that item; some emulators do not. The read is also made for an item of another
-    owner, so that its id takes as long as an unknown one.
-    """
-
-    def keep_own(**event: Any) -> None:  # noqa: ANN401
-        given = event["params"]
-        if "ConditionExpression" in given:
-            own = given.get("Item") or {
-                **given["Key"],
-                "owner": given["ExpressionAttributeValues"][":owner"],
-            }
-            event["context"]["own"] = own
-            event["context"]["refused"] = {
-                "TableName": given["TableName"],
-                "Key": {"sessionId": own["sessionId"]},
-            }
-
-    def add_item(**event: Any) -> None:  # noqa: ANN401
-        answer, context = event["parsed"], event["context"]
-        if answer.get("Error", {}).get("Code") != "ConditionalCheckFailedException":
-            return
-        item = answer.get("Item")
-        # The item of an Idempotency-Key has no owner.
-        if not item or item.get("owner") != context["own"].get("owner"):
-            found = client.get_item(**context["refused"], ConsistentRead=True)
-            answer["Item"] = found.get("Item", {})
-
-    client.meta.events.register("provide-client-params", keep_own)
-    client.meta.events.register("after-call", add_item)
-
-
-def _credentials_of(session: Session) -> "Callable[[], S3Credential]":
-    """A credential provider for obstore. The one that obstore has would import boto3."""
-    credentials = session.get_credentials()
-    if credentials is None:
-        raise NoCredentialsError
-
-    def provide() -> "S3Credential":
-        keys = credentials.get_frozen_credentials()
-        return {
-            "access_key_id": cast("str", keys.access_key),
-            "secret_access_key": cast("str", keys.secret_key),
-            "token": keys.token,
-            "expires_at": datetime.now(UTC) + _CREDENTIALS_FOR,
-        }
-
-    return provide

@@ -18,7 +18,7 @@ from tests.api import Answer as ApiAnswer
 from tests.api import Api, through_gateway
 from tests.aws import Answer, AwsProxy, Call, dynamodb_error, s3_error
 from tests.conftest import MotoStack, Stack
-from uploads import batch_store, errors, limits, retries
+from uploads import batch_store, botocore_clients, errors, limits, retries
 from uploads.threads import Threads
 
 DYNAMODB = {"PutItem", "GetItem", "UpdateItem"}
@@ -56,7 +56,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Retries use this clock, so a busy machine does not matter."""
     made = Clock()
-    for module in (retries, batch_store, endpoint, gateway):
+    for module in (retries, batch_store, botocore_clients, endpoint, gateway):
         monkeypatch.setattr(module, "time", made)
     return made
 

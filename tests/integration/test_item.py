@@ -25,7 +25,6 @@ from uploads.merging.manifest import Sums
 from uploads.merging.merged_store import Published
 from uploads.merging.validation import Failure, merge_failed, validate_count
 from uploads.session import Counted, Decision, Session, State, Totals, Upload
-from uploads.session_store import SessionStore
 from uploads.wiring import Wiring
 
 pytestmark = pytest.mark.slow
@@ -325,7 +324,7 @@ def test_an_owner_of_any_length_has_a_short_name() -> None:
 
 def test_a_warm_function_remembers_what_never_changes(api: Api, local: MotoStack) -> None:
     session_id = gaps(api, 700)
-    store = SessionStore(boto3.client("dynamodb"), local.table.name)
+    store = Wiring(Config.from_env(os.environ)).sessions
     owner = raw(local, session_id)["owner"]["S"]
     assert store.get(session_id, owner).result
     remembered = store.get_cached(session_id, owner, 0)

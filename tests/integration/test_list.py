@@ -19,7 +19,6 @@ from tests.conftest import MotoStack
 from tests.integration.test_events import CONTEXT
 from uploads import cursor
 from uploads.config import Config
-from uploads.session_store import SessionStore
 from uploads.wiring import Wiring
 
 Page = dict[str, Any]
@@ -339,10 +338,11 @@ def test_no_cursor_is_made_up(made: str) -> None:
         cursor.decode(made, "owner", "key")
 
 
-def test_the_store_asks_for_nothing_but_the_callers(local: MotoStack, ada: Principal) -> None:
+@pytest.mark.usefixtures("local")
+def test_the_store_asks_for_nothing_but_the_callers(ada: Principal) -> None:
     """The owner is part of every query, whatever the position."""
     ada.create()
-    store = SessionStore(Wiring(Config.from_env(os.environ)).sessions._client, local.table.name)  # noqa: SLF001
+    store = Wiring(Config.from_env(os.environ)).sessions
     found, last = store.page(ada.owner, 5, cursor.Place(2**40, "f" * 32))
     assert [session.owner for session in found] == [ada.owner]
     assert last is None

@@ -333,7 +333,7 @@ def deleted_before_it_is_marked(patch: pytest.MonkeyPatch) -> None:
     def delete_file(self: Lifecycle, session_id: str, owner: str) -> None:
         session = self.find(session_id, owner)
         if session.state is State.FINISHED:
-            self.merged.delete(session)
+            self.merged().delete(session)
         real(self, session_id, owner)
 
     patch.setattr(Lifecycle, "delete_file", delete_file)
@@ -398,11 +398,14 @@ def the_first_seal_says_the_total(patch: pytest.MonkeyPatch) -> None:
     def seal(self: SessionStore, *given: Any, totals: Totals, **more: Any) -> Any:
         sealed = real(self, *given, totals=totals, **more)
         if totals.records is not None:
-            self._client.update_item(
-                TableName=self.table,
-                Key={"sessionId": {"S": sealed.session_id}},
-                UpdateExpression="SET totalRecord = if_not_exists(totalRecord, :total)",
-                ExpressionAttributeValues={":total": {"N": str(totals.records)}},
+            self._client.call(
+                "UpdateItem",
+                {
+                    "TableName": self.table,
+                    "Key": {"sessionId": {"S": sealed.session_id}},
+                    "UpdateExpression": "SET totalRecord = if_not_exists(totalRecord, :total)",
+                    "ExpressionAttributeValues": {":total": {"N": str(totals.records)}},
+                },
             )
         return sealed
 
@@ -444,7 +447,8 @@ def a_verdict_is_remembered(patch: pytest.MonkeyPatch) -> None:
 
 def no_condition_on_the_session(patch: pytest.MonkeyPatch) -> None:
     def create(self: SessionStore, session: Session) -> None:
-        self._client.put_item(TableName=self.table, Item=session_store._item(session))  # noqa: SLF001
+        item = session_store._item(session)  # noqa: SLF001
+        self._client.call("PutItem", {"TableName": self.table, "Item": item})
 
     patch.setattr(SessionStore, "create", create)
 
@@ -501,11 +505,14 @@ def an_abort_lowers_the_expiry(patch: pytest.MonkeyPatch) -> None:
 
     def abort(self: SessionStore, session_id: str, owner: str, *, now: int) -> Session:
         aborted = real(self, session_id, owner, now=now)
-        self._client.update_item(
-            TableName=self.table,
-            Key={"sessionId": {"S": session_id}},
-            UpdateExpression="SET expiresAt = :now",
-            ExpressionAttributeValues={":now": {"N": str(now)}},
+        self._client.call(
+            "UpdateItem",
+            {
+                "TableName": self.table,
+                "Key": {"sessionId": {"S": session_id}},
+                "UpdateExpression": "SET expiresAt = :now",
+                "ExpressionAttributeValues": {":now": {"N": str(now)}},
+            },
         )
         return aborted
 
@@ -525,7 +532,7 @@ def a_cursor_crosses_owners(patch: pytest.MonkeyPatch) -> None:
     def page(self: SessionStore, owner: str, limit: int, after: Any = None) -> Any:
         if after:
             key = {"sessionId": {"S": after.session_id}}
-            found = self._client.get_item(TableName=self.table, Key=key)
+            found = self._client.call("GetItem", {"TableName": self.table, "Key": key})
             owner = found["Item"]["owner"]["S"]
         return real(self, owner, limit, after)
 

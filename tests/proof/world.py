@@ -32,6 +32,7 @@ from moto.backends import get_backend
 from moto.dynamodb.models.dynamo_type import DynamoType
 from moto.dynamodbstreams.models import dynamodbstreams_backends
 from obstore.store import S3Store
+from urllib3 import Timeout
 
 from local import in_process, storage
 from local.streams import TIME_TO_LIVE, matches
@@ -39,7 +40,7 @@ from local.template import Template
 from tests.aws import Answer as AwsAnswer
 from tests.aws import AwsProxy, Call, s3_error, without_sockets
 from tests.state_machine import ExecutionFailedError, StateMachine
-from uploads import errors, limits, wiring
+from uploads import botocore_clients, dynamodb, errors, limits, wiring
 from uploads.config import AuthMode, Config
 from uploads.retries import Tries
 from uploads.wiring import Wiring
@@ -229,7 +230,7 @@ class Process:
         self._streams: DynamoDBStreamsClient = boto3.client(
             "dynamodbstreams",
             endpoint_url=self.server.url,
-            config=wiring._CLIENT,  # noqa: SLF001
+            config=botocore_clients.CLIENT,
         )
 
     def forget(self) -> None:
@@ -1027,8 +1028,9 @@ def world(processes: int, *, impatient: bool = False) -> Iterator[World]:
         patch.setattr(limits, "LISTS_IN_FLIGHT", 1)
         patch.setattr(Tries, "pause", _at_once)
         seconds = 1 if impatient else _PATIENCE_SECONDS
-        client = wiring._CLIENT.merge(ClientConfig(read_timeout=seconds))  # noqa: SLF001
-        patch.setattr(wiring, "_CLIENT", client)
+        client = botocore_clients.CLIENT.merge(ClientConfig(read_timeout=seconds))
+        patch.setattr(botocore_clients, "CLIENT", client)
+        patch.setattr(dynamodb, "TIMEOUT", Timeout(connect=seconds, read=seconds))
         patch.setattr(wiring, "S3Store", partial(_store, S3Store, seconds))
         world = World(running, processes)
         if not impatient:

@@ -1,0 +1,179 @@
+"""A client of DynamoDB for the four calls that ``session_store`` makes.
+
+botocore's takes half of a plain start, and three times the CPU of a call (docs/decisions.md). This
+one is a signature and a request of urllib3. Items are as in DynamoDB's JSON: binary values are
+base64 in an answer, and may be bytes in a request.
+"""
+
+import hashlib
+import hmac
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+from zlib import crc32
+
+import msgspec
+import urllib3
+
+from uploads import limits
+from uploads.config import Credentials
+from uploads.retries import TransientError, persistently
+
+Operation = Literal["GetItem", "PutItem", "UpdateItem", "Query"]
+
+TIMEOUT: Final = urllib3.Timeout(connect=2, read=20)
+"""Seconds of one try."""
+
+_OK: Final = 200
+_TOO_MANY_REQUESTS: Final = 429
+_SERVER_ERROR: Final = 500
+_TRANSIENT: Final = frozenset(
+    (
+        "BandwidthLimitExceeded",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "TooManyRequestsException",
+        "TransactionInProgressException",
+    )
+)
+"""Codes of 400 that botocore repeats, too; so it does whatever is some kind of throttling."""
+
+
+class DynamoDBError(Exception):
+    """DynamoDB refused a call, and would again: a fault of the deployment or of this code."""
+
+
+class ConditionFailedError(Exception):
+    """The item does not fulfil the condition of a write, which changed nothing."""
+
+    def __init__(self, item: Mapping[str, Any]) -> None:
+        super().__init__("The condition of a write is not fulfilled.")
+        self.item = item
+        """The item as it is; empty if there is none."""
+
+
+class DynamoDB:
+    """DynamoDB at ``endpoint``, a URL. Safe for use by many threads, which share connections."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        region: str,
+        credentials: Callable[[], Credentials],
+        ca_bundle: str | None = None,
+    ) -> None:
+        url = urlsplit(endpoint)
+        self._host, self._path = url.netloc, url.path or "/"
+        self._region = region
+        self._credentials = credentials
+        tls = {"ssl_context": ssl.create_default_context(cafile=ca_bundle)}
+        self._connections = urllib3.connection_from_url(
+            endpoint,
+            maxsize=limits.READS_IN_FLIGHT,
+            timeout=TIMEOUT,
+            **(tls if url.scheme == "https" else {}),
+        )
+
+    def call(self, operation: Operation, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to a call, with retries.
+
+        Raises ConditionFailedError, StorageBusyError or DynamoDBError.
+        """
+        body = msgspec.json.encode(asked)
+        return persistently(lambda: self._try(operation, body))
+
+    def _try(self, operation: Operation, body: bytes) -> dict[str, Any]:
+        headers = {
+            "content-type": "application/x-amz-json-1.0",
+            "host": self._host,
+            "user-agent": "gapless",
+            "x-amz-target": f"DynamoDB_20120810.{operation}",
+        }
+        signed = sign(headers, self._path, body, self._region, self._credentials(), time.time())
+        try:
+            # A retry is signed again, and limited by the invocation's time: urllib3 makes none.
+            response = self._connections.urlopen(
+                "POST", self._path, body, signed, retries=False, assert_same_host=False
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise TransientError(error) from error
+        content, status = response.data, response.status
+        if status >= _SERVER_ERROR or status == _TOO_MANY_REQUESTS:
+            raise TransientError(f"{operation}: {status}")
+        try:
+            answer = msgspec.json.decode(content, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise TransientError(f"{operation}: {status} without JSON") from None
+        if status != _OK:
+            raise _refusal(operation, answer)
+        sent = response.headers.get("x-amz-crc32")
+        if sent and int(sent) != crc32(content):
+            raise TransientError(f"{operation}: the answer was changed on its way")
+        return answer
+
+
+def _refusal(operation: Operation, answer: dict[str, Any]) -> Exception:
+    code = str(answer.get("__type", "")).rpartition("#")[2]
+    if code == "ConditionalCheckFailedException":
+        return ConditionFailedError(answer.get("Item", {}))
+    if code in _TRANSIENT or "Throttling" in code:  # also KMS.ThrottlingException
+        return TransientError(f"{operation}: {code}")
+    return DynamoDBError(f"{operation}: {code}: {answer.get('message') or answer.get('Message')}")
+
+
+class EmulatedDynamoDB(DynamoDB):
+    """An emulator, which may not return the item that failed a condition: 1 more read then."""
+
+    def call(self, operation: Operation, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The same as of AWS."""
+        try:
+            return super().call(operation, asked)
+        except ConditionFailedError as failed:
+            key = asked.get("Key") or {"sessionId": asked["Item"]["sessionId"]}
+            values = asked.get("Item") or {"owner": asked["ExpressionAttributeValues"][":owner"]}
+            # Also read the item of another owner, so that its id takes as long as an unknown one.
+            # The item of an Idempotency-Key has no owner.
+            if failed.item and failed.item.get("owner") == values.get("owner"):
+                raise
+            read = {"TableName": asked["TableName"], "Key": key, "ConsistentRead": True}
+            found = super().call("GetItem", read).get("Item", {})
+            raise ConditionFailedError(found) from None
+
+
+def sign(
+    headers: Mapping[str, str],
+    path: str,
+    body: bytes,
+    region: str,
+    credentials: Credentials,
+    now: float,
+) -> dict[str, str]:
+    """``headers``, in lower case, and those of a signature, version 4, of a POST to DynamoDB.
+
+    Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
+    """
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    signed = {**headers, "x-amz-date": stamp}
+    if credentials.token:
+        signed["x-amz-security-token"] = credentials.token
+    names = sorted(signed)
+    lines = [f"{name}:{signed[name]}" for name in names]
+    digest = hashlib.sha256(body).hexdigest()
+    request = "\n".join(["POST", path, "", *lines, "", ";".join(names), digest])
+    scope = f"{stamp[:8]}/{region}/dynamodb/aws4_request"
+    digest = hashlib.sha256(request.encode()).hexdigest()
+    key = f"AWS4{credentials.secret_key}".encode()
+    for part in (*scope.split("/"), f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    signed["authorization"] = (
+        f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope},"
+        f" SignedHeaders={';'.join(names)}, Signature={key.hex()}"
+    )
+    return signed
