@@ -141,13 +141,13 @@ def without_sockets(*servers: Server) -> Iterator[None]:
         headers: Any = None,  # noqa: ANN401
         *_: object,
         preload_content: bool = True,
+        decode_content: bool = True,
         **more: Any,  # noqa: ANN401
     ) -> BaseHTTPResponse:
         app = apps.get(pool.port or 0) if pool.host == HOST else None
         if app is None:
-            return over_http(
-                pool, method, url, body, headers, preload_content=preload_content, **more
-            )
+            more |= {"preload_content": preload_content, "decode_content": decode_content}
+            return over_http(pool, method, url, body, headers, **more)
         try:
             environ = _environ(pool, method, url, body, headers)
             chunks, status, answered = run_wsgi_app(app, environ, buffered=True)
@@ -162,6 +162,7 @@ def without_sockets(*servers: Server) -> Iterator[None]:
             dict(answered),
             int(status.partition(" ")[0]),
             preload_content=preload_content,
+            decode_content=decode_content,
             request_method=method,
         )
 

@@ -10,6 +10,7 @@ import hmac
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 from zlib import crc32
@@ -93,39 +94,44 @@ class DynamoDB:
         headers = {
             "content-type": "application/x-amz-json-1.0",
             "host": self._host,
-            "user-agent": "gapless",
             "x-amz-target": f"DynamoDB_20120810.{operation}",
         }
-        signed = sign(headers, self._path, body, self._region, self._credentials(), time.time())
+        headers = sign(headers, self._path, body, self._region, self._credentials(), time.time())
         try:
             # A retry is signed again, and limited by the invocation's time: urllib3 makes none.
             response = self._connections.urlopen(
-                "POST", self._path, body, signed, retries=False, assert_same_host=False
+                "POST",
+                self._path,
+                body,
+                # Not signed, since a proxy may change it.
+                {**headers, "user-agent": "gapless"},
+                retries=False,
+                assert_same_host=False,
             )
         except urllib3.exceptions.HTTPError as error:
             raise TransientError(error) from error
         content, status = response.data, response.status
-        if status >= _SERVER_ERROR or status == _TOO_MANY_REQUESTS:
-            raise TransientError(f"{operation}: {status}")
-        try:
-            answer = msgspec.json.decode(content, type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise TransientError(f"{operation}: {status} without JSON") from None
-        if status != _OK:
-            raise _refusal(operation, answer)
         sent = response.headers.get("x-amz-crc32")
         if sent and int(sent) != crc32(content):
             raise TransientError(f"{operation}: the answer was changed on its way")
-        return answer
-
-
-def _refusal(operation: Operation, answer: dict[str, Any]) -> Exception:
-    code = str(answer.get("__type", "")).rpartition("#")[2]
-    if code == "ConditionalCheckFailedException":
-        return ConditionFailedError(answer.get("Item", {}))
-    if code in _TRANSIENT or "Throttling" in code:  # also KMS.ThrottlingException
-        return TransientError(f"{operation}: {code}")
-    return DynamoDBError(f"{operation}: {code}: {answer.get('message') or answer.get('Message')}")
+        answer: dict[str, Any] = {}
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            answer = msgspec.json.decode(content, type=dict[str, Any])
+            if status == _OK:
+                return answer
+        code = str(answer.get("__type", "")).rpartition("#")[2]
+        if code == "ConditionalCheckFailedException":
+            raise ConditionFailedError(answer.get("Item", {}))
+        why = f"{operation}: {status} {code}: {answer.get('message') or answer.get('Message')}"
+        if (
+            # Without JSON, 200 is no answer of DynamoDB.
+            status in {_OK, _TOO_MANY_REQUESTS}
+            or status >= _SERVER_ERROR
+            or code in _TRANSIENT
+            or "Throttling" in code  # also KMS.ThrottlingException
+        ):
+            raise TransientError(why)
+        raise DynamoDBError(why)
 
 
 class EmulatedDynamoDB(DynamoDB):

@@ -1,0 +1,211 @@
+"""The client of DynamoDB: what it sends, what it repeats, and what it makes of every answer."""
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from zlib import crc32
+
+import pytest
+
+from uploads import limits
+from uploads.config import Credentials
+from uploads.dynamodb import ConditionFailedError, DynamoDB, DynamoDBError
+from uploads.errors import StorageBusyError
+
+KEYS = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
+READ = {"TableName": "t", "Key": {"sessionId": {"S": "1"}}}
+ITEM = {"Item": {"sessionId": {"S": "1"}, "n": {"N": "1"}}}
+
+Answer = tuple[int, bytes, dict[str, str]] | None
+"""Status, body and headers; None closes the connection."""
+
+
+def answer(status: int, body: object, **headers: str) -> Answer:
+    return status, json.dumps(body).encode(), headers
+
+
+def refusal(code: str, status: int = 400) -> Answer:
+    return answer(status, {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": "m"})
+
+
+class Fake(ThreadingHTTPServer):
+    """Gives one answer after the other, the last one for ever."""
+
+    daemon_threads = True
+
+    def __init__(self, answers: list[Answer]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers = answers
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.connections = 0
+        self.lock = threading.Lock()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Fake
+
+    def setup(self) -> None:
+        super().setup()
+        with self.server.lock:
+            self.server.connections += 1
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        with self.server.lock:
+            self.server.requests.append(
+                ({name.lower(): value for name, value in self.headers.items()}, body)
+            )
+            answers = self.server.answers
+            given = answers.pop(0) if len(answers) > 1 else answers[0]
+        if given is None:
+            self.close_connection = True
+            return
+        status, content, headers = given
+        self.send_response(status)
+        length = headers.pop("content-length", str(len(content)))
+        for name, value in {**headers, "content-length": length}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(content)
+        self.close_connection = len(content) < int(length)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def answering(*answers: Answer) -> Iterator[tuple[DynamoDB, Fake]]:
+    server = Fake(list(answers))
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield DynamoDB(f"http://127.0.0.1:{server.server_port}", "us-east-1", lambda: KEYS), server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(limits, "LONGEST_PAUSE_SECONDS", 0.01)
+
+
+def test_a_call_is_one_request_and_binary_values_are_base64() -> None:
+    with answering(answer(200, ITEM)) as (client, server):
+        asked = {"TableName": "t", "Item": {"a": {"B": b"\0\xff"}, "é": {"S": "\u2028"}}}
+        assert client.call("PutItem", asked) == ITEM
+        ((headers, body),) = server.requests
+    assert json.loads(body) == {
+        "TableName": "t",
+        "Item": {"a": {"B": "AP8="}, "é": {"S": "\u2028"}},
+    }
+    assert headers["x-amz-target"] == "DynamoDB_20120810.PutItem"
+    assert headers["content-type"] == "application/x-amz-json-1.0"
+    assert headers["host"].startswith("127.0.0.1:")
+
+
+def test_an_item_that_fails_a_condition_comes_with_the_error() -> None:
+    failed = {"__type": "x#ConditionalCheckFailedException", **ITEM}
+    with answering(answer(400, failed)) as (client, server):
+        with pytest.raises(ConditionFailedError) as caught:
+            client.call("UpdateItem", READ)
+        assert caught.value.item == ITEM["Item"]
+        assert len(server.requests) == 1
+
+
+BUSY: dict[str, Answer] = {
+    "ProvisionedThroughputExceededException": refusal("ProvisionedThroughputExceededException"),
+    "ThrottlingException": refusal("ThrottlingException"),
+    "KMS": refusal("KMS.ThrottlingException"),
+    "RequestLimitExceeded": refusal("RequestLimitExceeded"),
+    "InternalServerError": refusal("InternalServerError", 500),
+    "503 of a proxy": (503, b"<html>", {}),
+    "502 of a proxy": (502, b"", {}),
+    "429": (429, b"", {}),
+    "200 of a proxy": (200, b"<html>", {}),
+    "200 without an object": (200, b"[]", {}),
+    "half an answer": (200, b'{"Item"', {"content-length": "1000"}),
+    "an answer that was changed": (200, b"{}", {"x-amz-crc32": str(crc32(b"{} "))}),
+    "no answer": None,
+}
+
+
+@pytest.mark.parametrize("failure", BUSY)
+def test_what_may_pass_is_tried_again(failure: str) -> None:
+    good = json.dumps(ITEM).encode()
+    checked: Answer = (200, good, {"x-amz-crc32": str(crc32(good))})
+    with answering(BUSY[failure], BUSY[failure], checked) as (client, server):
+        assert client.call("GetItem", READ) == ITEM
+        assert len(server.requests) == 3
+        # Each try has a signature of its own, and the same body.
+        assert len({body for _, body in server.requests}) == 1
+
+
+@pytest.mark.parametrize("failure", BUSY)
+def test_what_does_not_pass_is_a_503(failure: str) -> None:
+    with answering(BUSY[failure]) as (client, server):
+        with pytest.raises(StorageBusyError):
+            client.call("GetItem", READ)
+        assert len(server.requests) > 1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (refusal("ResourceNotFoundException"), "GetItem: 400 ResourceNotFoundException: m"),
+        (refusal("AccessDeniedException"), "AccessDeniedException"),
+        (refusal("ExpiredTokenException"), "ExpiredTokenException"),
+        (answer(400, {"__type": "X", "Message": "upper"}), "X: upper"),
+        ((418, b"", {}), "418"),
+        ((404, b"<html>", {}), "404"),
+        ((301, b"", {"location": "http://127.0.0.1:1/"}), "301"),
+    ],
+)
+def test_a_wrong_set_up_is_a_fault_at_once(given: Answer, words: str) -> None:
+    with answering(given) as (client, server):
+        with pytest.raises(DynamoDBError, match=words):
+            client.call("GetItem", READ)
+        assert len(server.requests) == 1
+
+
+def test_nobody_there_is_a_503() -> None:
+    with answering(None) as (client, server):
+        server.shutdown()
+        server.server_close()
+        with pytest.raises(StorageBusyError):
+            client.call("GetItem", READ)
+
+
+def test_calls_share_a_connection_and_open_another_after_it_was_closed() -> None:
+    with answering(answer(200, ITEM)) as (client, server):
+        for _ in range(10):
+            client.call("GetItem", READ)
+        assert server.connections == 1
+        server.answers[:] = [None, answer(200, ITEM)]
+        client.call("GetItem", READ)
+        assert server.connections == 2
+
+
+def test_many_threads_open_one_connection_each_at_most() -> None:
+    with answering(answer(200, ITEM)) as (client, server), ThreadPoolExecutor(8) as threads:
+        found: list[Any] = list(threads.map(lambda _: client.call("GetItem", READ), range(400)))
+        assert found == [ITEM] * 400
+        assert server.connections <= 8
+
+
+def test_credentials_are_asked_for_at_every_try() -> None:
+    keys = iter([Credentials("FIRST", "s"), Credentials("SECOND", "s", "token")])
+    with answering(refusal("ThrottlingException"), answer(200, ITEM)) as (client, server):
+        client._credentials = lambda: next(keys)  # noqa: SLF001 - they were renewed meanwhile
+        client.call("GetItem", READ)
+        (first, _), (second, _) = server.requests
+    assert "Credential=FIRST/" in first["authorization"]
+    assert "x-amz-security-token" not in first
+    assert "Credential=SECOND/" in second["authorization"]
+    assert second["x-amz-security-token"] == "token"
+    assert "x-amz-security-token" in second["authorization"]
