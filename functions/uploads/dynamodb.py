@@ -1,50 +1,43 @@
 """A client of DynamoDB for the four calls that ``session_store`` makes.
 
-botocore's takes half of a plain start, and three times the CPU of a call (docs/decisions.md). This
-one is a signature and a request of urllib3. Items are as in DynamoDB's JSON: binary values are
+botocore's takes half of a plain start, and four times the CPU of a call (docs/decisions.md). This
+one is a signature and a request of http.client. Items are as in DynamoDB's JSON: binary values are
 base64 in an answer, and may be bytes in a request.
 """
 
 import hashlib
 import hmac
+import re
+import select
 import ssl
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 from zlib import crc32
 
 import msgspec
-import urllib3
 
-from uploads import limits
 from uploads.config import Credentials
 from uploads.retries import TransientError, persistently
 
 Operation = Literal["GetItem", "PutItem", "UpdateItem", "Query"]
 
-TIMEOUT: Final = urllib3.Timeout(connect=2, read=20)
-"""Seconds of one try."""
+CONNECT_SECONDS: Final = 2
+READ_SECONDS: Final = 20
+"""How long a try waits for the next bytes."""
 
 _OK: Final = 200
 _TOO_MANY_REQUESTS: Final = 429
 _SERVER_ERROR: Final = 500
-_TRANSIENT: Final = frozenset(
-    (
-        "BandwidthLimitExceeded",
-        "PriorRequestNotComplete",
-        "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "RequestTimeout",
-        "RequestTimeoutException",
-        "TooManyRequestsException",
-        "TransactionInProgressException",
-    )
+_TRANSIENT: Final = re.compile(
+    r"ProvisionedThroughputExceeded|RequestLimitExceeded|BandwidthLimitExceeded|TooManyRequests"
+    r"|Throttl|RequestTimeout|PriorRequestNotComplete|TransactionInProgress"
 )
-"""Codes of 400 that botocore repeats, too; so it does whatever is some kind of throttling."""
+"""Of the codes of 400, those that botocore repeats, too."""
 
 
 class DynamoDBError(Exception):
@@ -74,13 +67,9 @@ class DynamoDB:
         self._host, self._path = url.netloc, url.path or "/"
         self._region = region
         self._credentials = credentials
-        tls = {"ssl_context": ssl.create_default_context(cafile=ca_bundle)}
-        self._connections = urllib3.connection_from_url(
-            endpoint,
-            maxsize=limits.READS_IN_FLIGHT,
-            timeout=TIMEOUT,
-            **(tls if url.scheme == "https" else {}),
-        )
+        self._tls = ssl.create_default_context(cafile=ca_bundle) if url.scheme == "https" else None
+        self._idle: list[HTTPConnection] = []
+        weakref.finalize(self, _close, self._idle)
 
     def call(self, operation: Operation, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to a call, with retries.
@@ -98,20 +87,10 @@ class DynamoDB:
         }
         headers = sign(headers, self._path, body, self._region, self._credentials(), time.time())
         try:
-            # A retry is signed again, and limited by the invocation's time: urllib3 makes none.
-            response = self._connections.urlopen(
-                "POST",
-                self._path,
-                body,
-                # Not signed, since a proxy may change it.
-                {**headers, "user-agent": "gapless"},
-                retries=False,
-                assert_same_host=False,
-            )
-        except urllib3.exceptions.HTTPError as error:
-            raise TransientError(error) from error
-        content, status = response.data, response.status
-        sent = response.headers.get("x-amz-crc32")
+            # Not signed is what a proxy may change.
+            status, sent, content = self.exchange(body, {**headers, "user-agent": "gapless"})
+        except (OSError, HTTPException) as error:
+            raise TransientError(repr(error)) from error
         if sent and int(sent) != crc32(content):
             raise TransientError(f"{operation}: the answer was changed on its way")
         answer: dict[str, Any] = {}
@@ -127,11 +106,49 @@ class DynamoDB:
             # Without JSON, 200 is no answer of DynamoDB.
             status in {_OK, _TOO_MANY_REQUESTS}
             or status >= _SERVER_ERROR
-            or code in _TRANSIENT
-            or "Throttling" in code  # also KMS.ThrottlingException
+            or _TRANSIENT.search(code)
         ):
             raise TransientError(why)
         raise DynamoDBError(why)
+
+    def exchange(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, str | None, bytes]:
+        """The status, the CRC-32 and the body of the response to a request."""
+        connection = self._connection()
+        try:
+            connection.request("POST", self._path, body, headers)
+            response = connection.getresponse()
+            content = response.read()
+        except BaseException:
+            connection.close()
+            raise
+        if connection.sock:
+            self._idle.append(connection)
+        return response.status, response.headers["x-amz-crc32"], content
+
+    def _connection(self) -> HTTPConnection:
+        """An open connection that no other thread uses."""
+        with suppress(IndexError):
+            while True:
+                idle = self._idle.pop()
+                poll = select.poll()
+                poll.register(idle.sock, select.POLLIN)
+                # What can be read before a request is the end of the connection.
+                if not poll.poll(0):
+                    return idle
+                idle.close()
+        connection = (
+            HTTPSConnection(self._host, timeout=CONNECT_SECONDS, context=self._tls)
+            if self._tls
+            else HTTPConnection(self._host, timeout=CONNECT_SECONDS)
+        )
+        connection.connect()
+        connection.sock.settimeout(READ_SECONDS)
+        return connection
+
+
+def _close(connections: list[HTTPConnection]) -> None:
+    for connection in connections:
+        connection.close()
 
 
 class EmulatedDynamoDB(DynamoDB):

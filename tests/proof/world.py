@@ -32,7 +32,6 @@ from moto.backends import get_backend
 from moto.dynamodb.models.dynamo_type import DynamoType
 from moto.dynamodbstreams.models import dynamodbstreams_backends
 from obstore.store import S3Store
-from urllib3 import Timeout
 
 from local import in_process, storage
 from local.streams import TIME_TO_LIVE, matches
@@ -1030,7 +1029,7 @@ def world(processes: int, *, impatient: bool = False) -> Iterator[World]:
         seconds = 1 if impatient else _PATIENCE_SECONDS
         client = botocore_clients.CLIENT.merge(ClientConfig(read_timeout=seconds))
         patch.setattr(botocore_clients, "CLIENT", client)
-        patch.setattr(dynamodb, "TIMEOUT", Timeout(connect=seconds, read=seconds))
+        patch.setattr(dynamodb, "READ_SECONDS", seconds)
         patch.setattr(wiring, "S3Store", partial(_store, S3Store, seconds))
         world = World(running, processes)
         if not impatient:
