@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -67,7 +68,12 @@ class DynamoDB:
         self._host, self._path = url.netloc, url.path or "/"
         self._region = region
         self._credentials = credentials
-        self._tls = ssl.create_default_context(cafile=ca_bundle) if url.scheme == "https" else None
+        self._connect = partial(HTTPConnection, url.netloc, timeout=CONNECT_SECONDS)
+        if url.scheme == "https":
+            tls = ssl.create_default_context(cafile=ca_bundle)
+            self._connect = partial(
+                HTTPSConnection, url.netloc, timeout=CONNECT_SECONDS, context=tls
+            )
         self._idle: list[HTTPConnection] = []
         weakref.finalize(self, _close, self._idle)
 
@@ -91,7 +97,7 @@ class DynamoDB:
             status, sent, content = self.exchange(body, {**headers, "user-agent": "gapless"})
         except (OSError, HTTPException) as error:
             raise TransientError(repr(error)) from error
-        if sent and int(sent) != crc32(content):
+        if sent and sent != str(crc32(content)):
             raise TransientError(f"{operation}: the answer was changed on its way")
         answer: dict[str, Any] = {}
         with suppress(msgspec.DecodeError, UnicodeDecodeError):
@@ -136,11 +142,7 @@ class DynamoDB:
                 if not poll.poll(0):
                     return idle
                 idle.close()
-        connection = (
-            HTTPSConnection(self._host, timeout=CONNECT_SECONDS, context=self._tls)
-            if self._tls
-            else HTTPConnection(self._host, timeout=CONNECT_SECONDS)
-        )
+        connection = self._connect()
         connection.connect()
         connection.sock.settimeout(READ_SECONDS)
         return connection

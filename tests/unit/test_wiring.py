@@ -1,6 +1,8 @@
 """The endpoints of AWS clients, in every partition."""
 
 from datetime import timedelta
+from http.client import HTTPSConnection
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import obstore
@@ -10,17 +12,15 @@ from tests.unit.test_config import ENVIRON
 from uploads.config import Config
 from uploads.wiring import Wiring
 
-HOSTS = {
-    "eu-west-1": "s3.eu-west-1.amazonaws.com",
-    "us-east-1": "s3.us-east-1.amazonaws.com",
-    "us-gov-west-1": "s3.us-gov-west-1.amazonaws.com",
-    "cn-north-1": "s3.cn-north-1.amazonaws.com.cn",
-    "cn-northwest-1": "s3.cn-northwest-1.amazonaws.com.cn",
-    "eusc-de-east-1": "s3.eusc-de-east-1.amazonaws.eu",
-    "us-iso-east-1": "s3.us-iso-east-1.c2s.ic.gov",
-    # A region newer than botocore's list.
-    "xx-north-9": "s3.xx-north-9.amazonaws.com",
+SUFFIXES = {
+    "eu-west-1": "amazonaws.com",
+    "us-gov-west-1": "amazonaws.com",
+    "cn-north-1": "amazonaws.com.cn",
+    "eusc-de-east-1": "amazonaws.eu",
+    "us-iso-east-1": "c2s.ic.gov",
+    "xx-north-9": "amazonaws.com",
 }
+"""Regions, and what CloudFormation's ``AWS::URLSuffix`` is there. botocore must agree."""
 
 
 def wiring(monkeypatch: pytest.MonkeyPatch, **settings: str) -> Wiring:
@@ -30,12 +30,11 @@ def wiring(monkeypatch: pytest.MonkeyPatch, **settings: str) -> Wiring:
     return Wiring(Config.from_env({**ENVIRON, **settings}))
 
 
-@pytest.mark.parametrize("region", HOSTS)
-def test_batches_and_links_are_at_the_regions_own_s3(
-    monkeypatch: pytest.MonkeyPatch, region: str
-) -> None:
-    wired = wiring(monkeypatch, AWS_REGION=region)
-    batches = f"https://{wired.config.batches_bucket}.{HOSTS[region]}/0/00000000"
+@pytest.mark.parametrize("region", SUFFIXES)
+def test_every_service_is_the_regions_own(monkeypatch: pytest.MonkeyPatch, region: str) -> None:
+    suffix = SUFFIXES[region]
+    wired = wiring(monkeypatch, AWS_REGION=region, URL_SUFFIX=suffix)
+    batches = f"https://{wired.config.batches_bucket}.s3.{region}.{suffix}/0/00000000"
     signed = obstore.sign(
         wired._batches_bucket,  # noqa: SLF001 - the store asks for this very address
         "GET",
@@ -44,7 +43,10 @@ def test_batches_and_links_are_at_the_regions_own_s3(
     )
     assert signed.partition("?")[0] == batches
     link = urlsplit(wired.presigning_store.presign("0.ndjson", "0.ndjson"))
-    assert link.hostname == f"{wired.config.merged_bucket}.{HOSTS[region]}"
+    assert link.hostname == f"{wired.config.merged_bucket}.s3.{region}.{suffix}"
+    connection = wired.sessions._client._connect()  # noqa: SLF001 - nothing is sent
+    assert isinstance(connection, HTTPSConnection)
+    assert (connection.host, connection.port) == (f"dynamodb.{region}.{suffix}", 443)
 
 
 def test_an_endpoint_that_is_given_is_the_one_that_is_asked(
@@ -59,3 +61,20 @@ def test_an_endpoint_that_is_given_is_the_one_that_is_asked(
     )
     expected = f"http://localhost:9000/{wired.config.batches_bucket}/0/00000000"
     assert signed.partition("?")[0] == expected
+
+
+def test_only_without_lambdas_credentials_botocore_finds_some(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = {"AWS_ACCESS_KEY_ID": "ours", "AWS_SECRET_ACCESS_KEY": "x", "AWS_SESSION_TOKEN": "y"}
+    wired = wiring(monkeypatch, **given)
+    assert wired._credentials() == ("ours", "x", "y")  # noqa: SLF001
+    assert "_botocore" not in vars(wired)
+    assert "ours" not in repr(wired.config)
+    for name in given:
+        monkeypatch.delenv(name, raising=False)
+    profiles = tmp_path / "credentials"
+    profiles.write_text("[default]\naws_access_key_id = theirs\naws_secret_access_key = z\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profiles))
+    found = Wiring(Config.from_env(ENVIRON))._for_obstore()  # noqa: SLF001
+    assert (found["access_key_id"], found["secret_access_key"]) == ("theirs", "z")
