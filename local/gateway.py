@@ -16,15 +16,18 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.client import responses
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote
 from uuid import uuid4
+
+import msgspec
+import pybase64
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -44,6 +47,9 @@ ACCOUNT: Final = "123456789012"
 _TEXT_TYPES: Final = {"application/json", "application/xml", "application/javascript"}
 _HOP_BY_HOP: Final = {"connection", "expect", "keep-alive", "transfer-encoding"}
 _STATUSES: Final = range(200, 600)
+_ESCAPED_BYTES: Final = 6
+"""Most bytes of JSON for a byte of a body: a control character is \\u00XX."""
+_IDLE_SECONDS: Final = 10.0
 _JSON: Final = ("content-type", "application/json")
 _logger: Final = logging.getLogger(__name__)
 
@@ -106,7 +112,7 @@ class Response:
 class Gateway:
     """An HTTP API whose routes, ``POST /path/{parameter}``, are Lambda functions.
 
-    Thread-safe. Every invocation runs in its own thread, so it can outlive its request.
+    Thread-safe. Every invocation runs in a thread of its own, so it can outlive its request.
     """
 
     def __init__(
@@ -117,6 +123,7 @@ class Gateway:
         by_specificity = sorted(routes.items(), key=lambda route: route[0].count("{"))
         self._routes = [(key, _pattern(key), function) for key, function in by_specificity]
         self._integration_seconds = integration_seconds
+        self._threads = _Threads()
 
     def handle(self, request: Request) -> Response:
         """Return the response to ``request``. Never raises."""
@@ -128,7 +135,7 @@ class Gateway:
             return _message(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Request Entity Too Large")
         key, function, parameters = route
         event = _event(request, key, path, parameters)
-        if _json_bytes(event) > MAX_EVENT_BYTES:
+        if _is_too_large(event, len(request.body)):
             return _message(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Request Entity Too Large")
         return self._invoke(function, event)
 
@@ -139,7 +146,7 @@ class Gateway:
         return None
 
     def _invoke(self, function: Lambda, event: Event) -> Response:
-        answer: Future[Response] = Future()
+        answer: SimpleQueue[Response | BaseException] = SimpleQueue()
         context = Context(
             function_name=function.name,
             memory_limit_in_mb=str(function.memory),
@@ -149,19 +156,52 @@ class Gateway:
 
         def run() -> None:
             try:
-                answer.set_result(_response(function.handler(event, context)))
+                answer.put(_response(function.handler(event, context)))
             except BaseException as error:  # noqa: BLE001  # even SystemExit
-                answer.set_exception(error)
+                answer.put(error)
 
-        Thread(target=run, daemon=True).start()
+        self._threads.run(run)
         try:
-            error = answer.exception(self._integration_seconds)
-        except TimeoutError:
+            response = answer.get(timeout=self._integration_seconds)
+        except Empty:
             return _message(HTTPStatus.SERVICE_UNAVAILABLE, "Service Unavailable")
-        if error is not None:
-            _logger.error("%s failed", event["routeKey"], exc_info=error)
+        if isinstance(response, BaseException):
+            _logger.error("%s failed", event["routeKey"], exc_info=response)
             return _message(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal Server Error")
-        return answer.result()
+        return response
+
+
+class _Threads:
+    """As many threads as run calls at the same time; to start one takes as long as a request.
+
+    Unlike those of ThreadPoolExecutor they do not keep the process from ending.
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[SimpleQueue[Callable[[], None]]] = []
+
+    def run(self, call: Callable[[], None]) -> None:
+        """Run ``call``, which must not raise, at once."""
+        try:
+            calls = self._idle.pop()
+        except IndexError:
+            calls = SimpleQueue()
+            Thread(target=self._work, args=(calls,), daemon=True).start()
+        calls.put(call)
+
+    def _work(self, calls: "SimpleQueue[Callable[[], None]]") -> None:
+        while True:
+            try:
+                call = calls.get(timeout=_IDLE_SECONDS)
+            except Empty:
+                try:
+                    self._idle.remove(calls)
+                except ValueError:
+                    continue  # a call is coming
+                return
+            call()
+            del call  # it holds the body
+            self._idle.append(calls)
 
 
 def wsgi(gateway: Gateway) -> "WSGIApplication":
@@ -247,7 +287,7 @@ def _event(request: Request, key: str, path: str, parameters: Mapping[str, str])
         event["body"] = (
             request.body.decode(errors="replace")
             if is_text
-            else base64.b64encode(request.body).decode()
+            else pybase64.b64encode_as_string(request.body)
         )
     return event
 
@@ -282,11 +322,16 @@ def _is_text(content_type: str) -> bool:
     return media_type.startswith("text/") or media_type in _TEXT_TYPES
 
 
-def _json_bytes(event: Event) -> int:
-    """Return the length of ``event`` as JSON. Base64 has the same length in JSON: no escapes."""
-    if not event["isBase64Encoded"]:
-        return len(json.dumps(event, ensure_ascii=False).encode())
-    return len(event["body"]) + len(json.dumps({**event, "body": ""}, ensure_ascii=False).encode())
+def _is_too_large(event: Event, body_bytes: int) -> bool:
+    """Whether ``event``, with a body of so many bytes, is over Lambda's limit as JSON."""
+    room = MAX_EVENT_BYTES - len(json.dumps({**event, "body": ""}, ensure_ascii=False).encode())
+    # Nearly always this is enough. To serialise a body of 1 MB takes longer than to store it.
+    if body_bytes * _ESCAPED_BYTES <= room:
+        return False
+    text = event.get("body", "")
+    # Base64 has no escapes.
+    size = len(text) if event["isBase64Encoded"] else len(msgspec.json.encode(text)) - len('""')
+    return size > room
 
 
 def _response(result: object) -> Response:

@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.test import run_wsgi_app
-from werkzeug.wsgi import LimitedStream
 
 if TYPE_CHECKING:
     from typing import Self
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 HOST: Final = "127.0.0.1"
 _DRAINED_AT_ONCE: Final = 1024 * 1024
+_BUFFER_BYTES: Final = 8192
 _STOP_WITHIN_SECONDS: Final = 0.1
 _MEDIA_TYPES: Final = {
     ".html": "text/html; charset=utf-8",
@@ -38,11 +38,14 @@ def with_files(app: "WSGIApplication", folder: Path) -> "WSGIApplication":
     def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         path = environ["RAW_URI"].partition("?")[0]
         name = "index.html" if path == "/" else path.removeprefix("/")
-        files = {file.name: file for file in folder.iterdir() if file.suffix in _MEDIA_TYPES}
-        if name not in files or environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+        media_type = _MEDIA_TYPES.get(Path(name).suffix)
+        if media_type is None or environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+            return app(environ, start_response)
+        files = {file.name: file for file in folder.iterdir()}
+        if name not in files:
             return app(environ, start_response)
         headers = [
-            ("Content-Type", _MEDIA_TYPES[files[name].suffix]),
+            ("Content-Type", media_type),
             ("Cache-Control", "no-cache"),
             ("X-Content-Type-Options", "nosniff"),
         ]
@@ -50,6 +53,50 @@ def with_files(app: "WSGIApplication", folder: Path) -> "WSGIApplication":
         return [files[name].read_bytes()]
 
     return answer
+
+
+class _Connection(socket.SocketIO):
+    """What a client sends. A long read is one system call, after which others may run."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection, "rb")
+        self._connection = connection
+
+    def readinto(self, buffer: Any) -> int | None:  # noqa: ANN401
+        """Fill ``buffer``, unless it is that of BufferedReader, which may be larger than needed."""
+        if len(buffer) <= _BUFFER_BYTES:
+            return super().readinto(buffer)
+        return self._connection.recv_into(buffer, 0, socket.MSG_WAITALL)
+
+
+class _Body(io.RawIOBase):
+    """The body of a request, of ``length`` bytes.
+
+    It is read without a copy. Raises ClientDisconnected if the client sends less.
+    """
+
+    def __init__(self, connection: io.BufferedIOBase, length: int) -> None:
+        self._connection = connection
+        self._left = length
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        wanted = self._left if size is None or size < 0 else min(size, self._left)
+        content = self._connection.read(wanted)
+        if len(content) < wanted:
+            raise ClientDisconnected
+        self._left -= wanted
+        return content
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
 
 
 class KeepAliveHandler(WSGIRequestHandler):
@@ -61,6 +108,19 @@ class KeepAliveHandler(WSGIRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    # A response is one packet.
+    wbufsize = -1
+
+    def setup(self) -> None:
+        """Prepare a connection."""
+        super().setup()
+        self.rfile = io.BufferedReader(_Connection(self.connection), _BUFFER_BYTES)
+
+    def handle_expect_100(self) -> bool:
+        """Tell the client to send the body."""
+        expected = super().handle_expect_100()
+        self.wfile.flush()
+        return expected
 
     def run_wsgi(self) -> None:
         """Respond to one request."""
@@ -70,9 +130,12 @@ class KeepAliveHandler(WSGIRequestHandler):
             self.send_error(HTTPStatus.BAD_REQUEST)
             return
         environ = self.make_environ()
-        if not environ.get("wsgi.input_terminated"):
-            environ["wsgi.input"] = LimitedStream(environ["wsgi.input"], int(length))
-        body = environ["wsgi.input"] = io.BufferedReader(environ["wsgi.input"])
+        if environ.get("wsgi.input_terminated"):
+            environ["wsgi.input"] = io.BufferedReader(environ["wsgi.input"])
+        else:
+            environ["wsgi.input"] = _Body(self.rfile, int(length))
+            environ["wsgi.input_terminated"] = True
+        body = environ["wsgi.input"]
         try:
             self._send(*run_wsgi_app(self.server.app, environ, buffered=True))
             while body.read(_DRAINED_AT_ONCE):
@@ -94,8 +157,12 @@ class KeepAliveHandler(WSGIRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
+        self.wfile.flush()
 
-    def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002
+    def log_request(self, *_: object) -> None:
+        """Log nothing; the application does."""
+
+    def log(self, *_: object) -> None:
         """Log nothing; the application does."""
 
 

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from typing import Any
@@ -22,7 +23,7 @@ from local.gateway import (
     Response,
     wsgi,
 )
-from local.server import Server
+from local.server import Server, _Connection
 
 ITEMS = "/things/{id}/items"
 
@@ -219,7 +220,16 @@ def size_of(response: Response) -> int:
 
 @pytest.mark.parametrize(
     ("media_type", "unit", "width"),
-    [("application/json", b'"', 2), ("text/plain", "ä".encode(), 2), ("", b"abc", 4)],
+    [
+        ("application/json", b'"', 2),
+        ("application/json", b"\n", 2),
+        ("application/json", b"\x01", 6),
+        ("text/plain", "ä".encode(), 2),
+        ("text/plain", "\u2028".encode(), 3),
+        ("text/plain", b"\x7f", 1),
+        ("text/plain", b"\xff", 3),
+        ("", b"abc", 4),
+    ],
 )
 def test_an_event_over_6_mib_is_413(media_type: str, unit: bytes, width: int) -> None:
     api = gateway(
@@ -265,6 +275,55 @@ def test_a_slow_function_is_503_and_goes_on() -> None:
     assert message(response) == (503, {"message": "Service Unavailable"})
     answered.set()
     assert done.wait(300)
+
+
+def test_requests_one_after_another_share_a_thread() -> None:
+    seen: list[threading.Thread] = []
+
+    def run(_event: Event, _context: Context) -> object:
+        seen.append(threading.current_thread())
+        return {}
+
+    api = gateway(run)
+    for _ in range(10):
+        assert api.handle(Request("POST", "/things")).status == 200
+        # The thread is free a moment after its answer.
+        while not api._threads._idle:  # noqa: SLF001
+            time.sleep(0.001)
+    assert len(set(seen)) == 1
+
+
+def test_an_idle_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("local.gateway._IDLE_SECONDS", 0.01)
+    seen: list[threading.Thread] = []
+
+    def run(_event: Event, _context: Context) -> object:
+        seen.append(threading.current_thread())
+        return {}
+
+    api = gateway(run)
+    for _ in range(2):
+        assert api.handle(Request("POST", "/things")).status == 200
+        seen[-1].join(300)
+        assert not seen[-1].is_alive()
+    assert len(set(seen)) == 2
+
+
+@pytest.mark.parametrize(
+    ("media_type", "copies"),
+    # JSON once as text; gzip as base64, which is a third longer.
+    [("application/json", 1.02), ("application/gzip", 1.35)],
+)
+def test_a_body_is_copied_once(media_type: str, copies: float) -> None:
+    api = gateway(lambda _event, _context: {})
+    request = Request("POST", "/things", headers=[("Content-Type", media_type)], body=b'"' * 10**6)
+    api.handle(request)
+    tracemalloc.start()
+    try:
+        assert api.handle(request).status == 200
+        assert tracemalloc.get_traced_memory()[1] < copies * len(request.body)
+    finally:
+        tracemalloc.stop()
 
 
 # --- Answers of functions ---
@@ -393,6 +452,73 @@ def test_a_body_in_chunks_arrives_whole(connection: HTTPConnection) -> None:
     assert event["headers"]["content-length"] == "3"
     assert "transfer-encoding" not in event["headers"]
     assert exchange(connection, "POST", "/things")[0] == 200
+
+
+def receive(client: socket.socket, size: int) -> bytes:
+    """``size`` bytes, exactly."""
+    received = b""
+    while len(received) < size:
+        received += client.recv(size - len(received))
+    return received
+
+
+def test_a_client_may_wait_for_100_continue(connection: HTTPConnection) -> None:
+    with socket.create_connection(("127.0.0.1", connection.port), timeout=300) as client:
+        for _ in range(2):
+            client.sendall(
+                b"POST /things HTTP/1.1\r\nContent-Type: text/plain\r\n"
+                b"Content-Length: 3\r\nExpect: 100-continue\r\n\r\n"
+            )
+            go_on = b"HTTP/1.1 100 Continue\r\n\r\n"
+            assert receive(client, len(go_on)) == go_on
+            client.sendall(b"abc")
+            assert b'"body": "abc"' in client.recv(2**16)
+
+
+def test_a_response_is_one_packet(connection: HTTPConnection) -> None:
+    with socket.create_connection(("127.0.0.1", connection.port), timeout=300) as client:
+        for _ in range(20):
+            client.sendall(b"POST /things HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
+            head, _, content = client.recv(2**16).partition(b"\r\n\r\n")
+            assert b"Content-Length: %d" % len(content) in head
+            assert json.loads(content)["routeKey"] == "POST /things"
+
+
+@pytest.mark.parametrize("size", [0, 1, 8191, 8192, 8193, 16_384, 1_000_000])
+@pytest.mark.parametrize("first", [0, 1, 8192, 10_000])
+def test_a_body_arrives_whole_however_it_is_sent(
+    connection: HTTPConnection, size: int, first: int
+) -> None:
+    body = (b"0123456789" * (size // 10 + 1))[:size]
+    head = b"POST /things HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % size
+    with socket.create_connection(("127.0.0.1", connection.port), timeout=300) as client:
+        client.sendall(head + body[:first])
+        time.sleep(0.01)
+        # The next request follows at once.
+        client.sendall(body[first:] + b"POST /nowhere HTTP/1.1\r\nConnection: close\r\n\r\n")
+        received = b""
+        while more := client.recv(2**20):
+            received += more
+    answers = received.split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"200", b"404"]
+    assert json.loads(answers[0].partition(b"\r\n\r\n")[2]).get("body", "").encode() == body
+
+
+def test_a_large_body_takes_few_system_calls(
+    connection: HTTPConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each, the thread waits until the others let it go on."""
+    reads: list[int] = []
+    read = _Connection.readinto
+
+    def counted(self: _Connection, buffer: Any) -> int | None:  # noqa: ANN401
+        reads.append(len(buffer))
+        return read(self, buffer)
+
+    monkeypatch.setattr(_Connection, "readinto", counted)
+    assert exchange(connection, "POST", "/things", b"x" * 4_000_000)[0] == 200
+    # The head, the body, what is left of a buffer, and the wait for the next request.
+    assert len(reads) <= 5
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "\xb2"])
