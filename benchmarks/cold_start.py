@@ -24,7 +24,7 @@ from local.runtime import RUNTIME, runtime_bin
 from local.template import Template
 
 ROUNDS: Final = 20
-MOST_RATIO: Final = 0.65
+MOST_RATIO: Final = 0.4
 MOST_MIB: Final = 40.0
 HANDLERS: Final = ("batches", "sessions", "finish")
 PYTHON: Final = f"{runtime_bin()}/{RUNTIME}"
@@ -52,10 +52,14 @@ def lambda_handler(event, context):
     return app.resolve(event, context)
 """
 
+BOTOCORE: Final = "botocore and its DynamoDB client, which are not used"
 PARTS: Final = {
-    "botocore and its DynamoDB client": """
+    BOTOCORE: """
 from botocore.session import Session
 Session().create_client("dynamodb")""",
+    "our DynamoDB client": """
+from uploads.dynamodb import DynamoDB
+DynamoDB("https://dynamodb.us-east-1.amazonaws.com", "us-east-1", None)""",
     "obstore": "import obstore.store",
     "Powertools' Logger and Metrics": """
 from aws_lambda_powertools import Logger
@@ -137,7 +141,11 @@ def main() -> None:
         }
         environ = environment()
         ways = {name: (package, f"import {name}") for name, package in packages.items()}
-        ways |= {part: (packages["batches"], code) for part, code in PARTS.items()}
+        ways |= {
+            # Only the plain stack has botocore's model of DynamoDB.
+            part: (packages["plain" if part == BOTOCORE else "batches"], code)
+            for part, code in PARTS.items()
+        }
         for package, statement in ways.values():
             start(package, statement, environ)  # from now on the files are in memory
         starts: dict[str, list[tuple[float, int]]] = {name: [] for name in ways}
