@@ -9,6 +9,7 @@ from matplotlib import pyplot as plt
 from benchmarks.report import BUILD
 
 OURS: Final = "#0b6e4f"
+OURS_TOO: Final = "#6fbf73"
 THEIRS: Final = "#9aa5b1"
 LIMIT: Final = "#d1495b"
 Rows = list[dict[str, Any]]
@@ -84,37 +85,61 @@ def growth() -> None:
     found = [row for row in rows("compose", "growth") if row["KB each"] == 10]
     if not found:
         return
-    batches = [row["batches"] for row in found]
     figure, (seconds, memory, calls) = plt.subplots(1, 3, figsize=(10, 3.4))
-    for axes, name, label in (
-        (seconds, "seconds", "seconds"),
-        (memory, "MiB", "MiB beyond the start"),
-        (calls, "calls", "calls to S3"),
-    ):
-        axes.plot(batches, [row[name] for row in found], "o-", color=OURS)
+    for format_, color in (("ndjson", OURS), ("ndjson.gz", OURS_TOO)):
+        some = [row for row in found if row["format"] == format_]
+        batches = [row["batches"] for row in some]
+        for axes, name in ((seconds, "seconds"), (memory, "MiB"), (calls, "calls")):
+            axes.plot(batches, [row[name] for row in some], "o-", color=color, label=format_)
+    titles = {seconds: "seconds", memory: "MiB beyond the start", calls: "calls to S3"}
+    for axes, title in titles.items():
         axes.set_xscale("log")
         axes.set_xlabel("batches of 10 KB")
-        axes.set_title(label, fontsize=10)
+        axes.set_title(title, fontsize=10)
     seconds.set_yscale("log")
     calls.set_yscale("log")
     memory.set_ylim(bottom=0)
+    seconds.legend(fontsize=8)
     save(figure, "growth")
 
 
 def whole() -> None:
-    """Records per second, and memory."""
-    found = [row for row in rows("whole", "uploads") if row["records"] == "1,000,000"]
+    """Speed, CPU and memory of whole uploads, beside others."""
+    found = rows("whole", "beside")
     if not found:
         return
     names = [row[""] for row in found]
     colors = [OURS if name.startswith("Gapless") else THEIRS for name in names]
-    figure, (speed, memory) = plt.subplots(1, 2, figsize=(10, 2.8), sharey=True)
-    speed.barh(names, [row["1,000 records/s"] for row in found], color=colors)
-    speed.set_xlabel("1,000 records a second")
-    memory.barh(names, [row["MiB"] for row in found], color=colors)
-    memory.set_xlabel("MiB of the process, at most")
-    speed.invert_yaxis()
+    figure, plots = plt.subplots(1, 3, figsize=(11, 4.2), sharey=True)
+    for axes, title in zip(plots, ("MB/s", "ms CPU per MB", "MiB"), strict=True):
+        bars = axes.barh(names, [row[title] for row in found], color=colors)
+        axes.bar_label(bars, fmt="%.3g", fontsize=7, padding=2)
+        axes.set_xlabel({"MiB": "MiB of the processes"}.get(title, title))
+        axes.tick_params(labelsize=8)
+    plots[0].invert_yaxis()
     save(figure, "whole")
+
+
+def wide() -> None:
+    """Speed and CPU of a batch by number of senders."""
+    found = rows("wide", "senders")
+    if not found:
+        return
+    figure, (speed, cpu) = plt.subplots(1, 2, figsize=(10, 3.6))
+    styles = ((OURS, "o-"), (OURS_TOO, "o-"), (OURS, "s--"), (THEIRS, "s--"))
+    for way, (color, style) in zip(dict.fromkeys(row[""] for row in found), styles, strict=True):
+        some = [row for row in found if row[""] == way]
+        senders = [row["senders"] for row in some]
+        for axes, name in ((speed, "1,000 records/s"), (cpu, "ms CPU a batch")):
+            axes.plot(senders, [row[name] for row in some], style, color=color, label=way)
+    for axes, title in ((speed, "1,000 records a second"), (cpu, "ms of CPU a batch of 100 KB")):
+        axes.set_xscale("log", base=4)
+        axes.set_xticks([1, 4, 16, 64], ["1", "4", "16", "64"])
+        axes.set_xlabel("senders")
+        axes.set_title(title, fontsize=10)
+        axes.set_ylim(bottom=0)
+    cpu.legend(fontsize=8)
+    save(figure, "wide")
 
 
 def main() -> None:
@@ -122,7 +147,7 @@ def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "gapless"
     mpl.rcParams["svg.fonttype"] = "none"
     mpl.rcParams["axes.spines.top"] = mpl.rcParams["axes.spines.right"] = False
-    for plot in (batch_path, compose, growth, whole):
+    for plot in (batch_path, compose, growth, whole, wide):
         plot()
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -86,6 +87,11 @@ def verdicts(targets: list[Target]) -> list[Row]:
         }
         for target in targets
     ]
+
+
+def progress(what: str) -> None:
+    """Say on the terminal what is measured now; tables may go elsewhere."""
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
 def publish(name: str, chapter: Chapter) -> None:

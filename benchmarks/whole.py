@@ -1,13 +1,18 @@
 """Whole uploads of the same records, by Gapless and by alternatives.
 
-    make bench ONLY=whole               BENCH_FULL=1 also with 10,000,000 records
+    make bench ONLY=whole
+    make bench ONLY=largest BENCH_FULL=1    10,000,000 records, see ``benchmarks.largest``
 
-Own work is what the code behind the routes does, in one process and one request at a time: for
-Gapless the deployed handlers with their clients, for the Express server that it replaces its three
-routes. The servers are measured separately, by uploads over HTTP from four senders. For
-Gapless this is the local server, a stand-in for API Gateway and Lambda that nobody deploys. All use
-``tests.stand_in`` as S3 and DynamoDB, except Express, which writes to a folder. Batches have 10,000
-records of 100 B. The client compresses them to a third.
+*Own work* is what the code behind the routes does, without HTTP: for Gapless the deployed handlers
+with their clients, for the Express server that it replaces its three routes. It is measured one
+request at a time, and with four at a time as each would handle them: Lambda starts a process of the
+function for each, while Express keeps its sessions in one process, and works on another request
+while a file is written.
+
+The servers are measured by uploads over HTTP from four senders. For Gapless this is the local
+server, a stand-in for API Gateway and Lambda that nobody deploys. All use ``tests.stand_in`` as S3
+and DynamoDB, except Express, which writes to a folder in memory. Batches have 10,000 records of
+100 B. The client compresses them to a third.
 """
 
 import json
@@ -19,80 +24,72 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import redirect_stdout
 from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from isal import igzip
 
-from benchmarks import data, report
+from benchmarks import data, report, senders
 from benchmarks.handlers import BATCH as BATCH_ROUTE
 from benchmarks.handlers import ENVIRON, LINES, Functions, event
+from benchmarks.processes import (
+    MEMORY,
+    Measured,
+    clock,
+    cpu_of,
+    in_a_process,
+    peak_mib,
+    result,
+    server,
+    since,
+    started,
+)
 from tests import stand_in
 
+HERE: Final = "benchmarks.whole"
 BATCH: Final = 10_000
 SIZES: Final = (100_000, 1_000_000)
 TUS_BYTES: Final = 50_000_000
 """Bytes for tus, sent in pieces; its speed does not depend on the size."""
-LARGEST: Final = 10_000_000
 ROUNDS: Final = 3
-SENDERS: Final = 4
+AT_ONCE: Final = 4
 PEERS: Final = report.BUILD / "peers"
+
+POST: Final = ("POST", "ndjson")
+PUT_GZIP: Final = ("PUT gzip", "ndjson.gz")
+"""How a batch is sent, and the format of the merged object."""
 PLAIN: Final = "Gapless, own work: POST to ndjson"
 COMPRESSED: Final = "Gapless, own work: PUT gzip to ndjson.gz"
 WORK: Final = {
-    PLAIN: ("POST", "ndjson"),
+    PLAIN: POST,
     "Gapless, own work: POST gzip to ndjson": ("POST gzip", "ndjson"),
     "Gapless, own work: PUT gzip to ndjson": ("PUT gzip", "ndjson"),
-    COMPRESSED: ("PUT gzip", "ndjson.gz"),
+    COMPRESSED: PUT_GZIP,
 }
-"""How a batch is sent, and the format of the merged object."""
-Measured = dict[str, float]
+PLAIN_AT_ONCE: Final = "Gapless, own work, four at a time: POST to ndjson"
+COMPRESSED_AT_ONCE: Final = "Gapless, own work, four at a time: PUT gzip to ndjson.gz"
+EXPRESS: Final = "Express, own work"
+EXPRESS_AT_ONCE: Final = "Express, own work, four at a time"
+LOCAL: Final = "Gapless, local server: POST to ndjson"
+LOCAL_COMPRESSED: Final = "Gapless, local server: PUT gzip to ndjson.gz"
+EXPRESS_SERVER: Final = "Express, server"
+BESIDE: Final = (
+    *(PLAIN, COMPRESSED, EXPRESS),
+    *(PLAIN_AT_ONCE, COMPRESSED_AT_ONCE, EXPRESS_AT_ONCE),
+    *(LOCAL, LOCAL_COMPRESSED, EXPRESS_SERVER),
+)
+"""What the short table shows."""
 
 
-def body_of(seq_num: int, template: str) -> str:
-    """The body of a batch; all have the same records."""
-    return template.replace('"seqNum":0', f'"seqNum":{seq_num}', 1)
-
-
-def peak_mib(pid: int) -> float:
-    """Peak memory of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-def cpu_of(pid: int) -> float:
-    """CPU seconds of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def clock() -> tuple[float, float]:
-    """Wall time and this process's CPU time, seconds."""
-    return time.perf_counter(), time.process_time()
-
-
-def since(start: tuple[float, float]) -> Measured:
-    """Seconds since ``clock`` returned ``start``, and this process's peak memory."""
-    return {
-        "seconds": time.perf_counter() - start[0],
-        "cpu": time.process_time() - start[1],
-        "mib": peak_mib(os.getpid()),
-    }
-
-
-def events(way: str, session_id: str, template: str, batches: int) -> Iterator[dict[str, Any]]:
-    """The events of all batches, in one of the ways of ``WORK``."""
-    lines = "".join(
-        json.dumps(row, separators=(",", ":")) + "\n" for row in json.loads(template)["data"]
-    )
-    compressed = data.packed(lines.encode())
-    for seq_num in range(batches):
-        body = body_of(seq_num, template)
+def events(way: str, session_id: str, template: str, numbers: range) -> Iterator[dict[str, Any]]:
+    """The events of these batches, in one of the ways of ``WORK``."""
+    compressed = senders.compressed_lines(template)
+    for seq_num in numbers:
+        body = senders.numbered(template, seq_num)
         match way:
             case "POST":
                 yield event(BATCH_ROUTE, session_id, body)
@@ -105,23 +102,54 @@ def events(way: str, session_id: str, template: str, batches: int) -> Iterator[d
 def receive(
     endpoint: str, template_file: str, batches: str, way: str, format_: str
 ) -> dict[str, Any]:
-    """Create a session and store its batches, in this process."""
+    """Create a session and store its batches, one after the other, in this process."""
     template = Path(template_file).read_text()
     functions = Functions(endpoint)
     # Import everything and open all connections first.
     warm = functions.create(BATCH, BATCH, format_)
-    for made in events(way, warm, template, 1):
+    for made in events(way, warm, template, range(1)):
         functions.store(made)
     started = clock()
     session_id = functions.create(int(batches) * BATCH, BATCH, format_)
     total = since(started)
     # Making events is the work of senders and API Gateway.
-    for made in events(way, session_id, template, int(batches)):
+    for made in events(way, session_id, template, range(int(batches))):
         started = clock()
         functions.store(made)
         took = since(started)
         total = took | {name: total[name] + took[name] for name in ("seconds", "cpu")}
     return {"sessions": [warm, session_id], **total}
+
+
+def create(endpoint: str, batches: str, format_: str) -> dict[str, Any]:
+    """Create a session to warm up with, and the one to measure."""
+    functions = Functions(endpoint)
+    warm = functions.create(BATCH, BATCH, format_)
+    return {"sessions": [warm, functions.create(int(batches) * BATCH, BATCH, format_)]}
+
+
+def share(
+    endpoint: str,
+    template_file: str,
+    way: str,
+    warm: str,
+    session_id: str,
+    *numbers: str,
+) -> Measured:
+    """Store the batches of a range in this process, when it is told to start."""
+    template = Path(template_file).read_text()
+    functions = Functions(endpoint)
+    for made in events(way, warm, template, range(1)):
+        functions.store(made)
+    mine = list(events(way, session_id, template, range(*map(int, numbers))))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    # Nobody reads the log while the others still work.
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        started = clock()
+        for made in mine:
+            functions.store(made)
+        return since(started)
 
 
 def finish(endpoint: str, warm: str, session_id: str) -> dict[str, Any]:
@@ -143,7 +171,9 @@ def serve_locally(endpoint: str) -> None:
 
     with Server(wsgi(in_process.load_gateway(Template.load(in_process.TEMPLATE)))) as server:
         print(urlsplit(server.url).port, flush=True)
-        time.sleep(86_400)
+        # Nobody reads the handlers' metrics from now on.
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            time.sleep(86_400)
 
 
 def boto3_upload(endpoint: str, template_file: str, batches: str) -> Measured:
@@ -153,7 +183,7 @@ def boto3_upload(endpoint: str, template_file: str, batches: str) -> Measured:
     client = boto3.client("s3", endpoint_url=endpoint)
     lines = [json.dumps(row) for row in json.loads(Path(template_file).read_text())["data"]]
     chunk = "".join(line + "\n" for line in lines).encode()
-    with tempfile.NamedTemporaryFile() as file:
+    with tempfile.NamedTemporaryFile(dir=MEMORY) as file:
         for _ in range(int(batches)):
             file.write(chunk)
         file.flush()
@@ -162,70 +192,15 @@ def boto3_upload(endpoint: str, template_file: str, batches: str) -> Measured:
         return since(started) | {"bytes": len(chunk) * int(batches)}
 
 
-def in_a_process(*arguments: str) -> dict[str, Any]:
-    """Run a function of this module in another process, without its log lines."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.whole", *arguments],
-        env=os.environ | ENVIRON,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-@contextmanager
-def server(*command: str) -> Iterator[tuple[int, int]]:
-    """Run a server inside the block; yield the port that it prints, and its process id."""
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | ENVIRON,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline()), process.pid
-        finally:
-            process.terminate()
-
-
-def over_http(port: int, template: str, batches: int) -> Measured:
-    """Upload by several senders; return the seconds, and those of finish."""
-    idle: SimpleQueue[HTTPConnection] = SimpleQueue()
-    for _ in range(SENDERS):
-        idle.put(HTTPConnection("127.0.0.1", port))
-
-    def post(path: str, body: str) -> bytes:
-        connection = idle.get()
-        connection.request("POST", path, body.encode(), {"content-type": "application/json"})
-        answer = connection.getresponse()
-        content = answer.read()
-        assert answer.status < 300, content
-        idle.put(connection)
-        return content
-
-    root = "/api/upload/sessions"
-    started = time.perf_counter()
-    asked = {"totalRecord": batches * BATCH}
-    session_id = json.loads(post(root, json.dumps(asked)))["sessionId"]
-    with ThreadPoolExecutor(SENDERS) as pool:
-        list(pool.map(lambda n: post(f"{root}/{session_id}", body_of(n, template)), range(batches)))
-    received = time.perf_counter()
-    result = json.loads(post(f"{root}/{session_id}/finish", "{}"))
-    assert result["validationResult"] == "Success", result
-    ended = time.perf_counter()
-    return {"seconds": ended - started, "finish": ended - received}
-
-
-def by_tus(endpoint: str, piece: int) -> Measured:
-    """Upload by tus in pieces of ``piece`` bytes."""
+def by_tus(endpoint: str, piece: int, files: int = 1) -> Measured:
+    """Upload by tus in pieces of ``piece`` bytes, as one file or as several at once."""
     node = ("node", str(PEERS / "tus.js"), endpoint)
     resumable = {"Tus-Resumable": "1.0.0"}
-    with server(*node) as (port, pid):
-        connection = HTTPConnection("127.0.0.1", port)
+    offset_type = {"Content-Type": "application/offset+octet-stream"}
+    content, size = b"x" * piece, TUS_BYTES // files
+
+    def upload(port: int) -> str:
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
 
         def send(method: str, path: str, headers: dict[str, str], body: bytes = b"") -> str:
             connection.request(method, path, body, resumable | headers)
@@ -234,30 +209,40 @@ def by_tus(endpoint: str, piece: int) -> Measured:
             assert answer.status < 300, content
             return answer.headers.get("location", "")
 
-        started = time.perf_counter()
-        location = send("POST", "/files", {"Upload-Length": str(TUS_BYTES)})
+        location = send("POST", "/files", {"Upload-Length": str(size)})
         path = "/files/" + location.rpartition("/")[2]
-        for offset in range(0, TUS_BYTES, piece):
-            headers = {
-                "Upload-Offset": str(offset),
-                "Content-Type": "application/offset+octet-stream",
-            }
-            send("PATCH", path, headers, b"x" * min(piece, TUS_BYTES - offset))
-        seconds = time.perf_counter() - started
-        found = {"seconds": seconds, "cpu": cpu_of(pid), "mib": peak_mib(pid)}
+        for offset in range(0, size, piece):
+            headers = offset_type | {"Upload-Offset": str(offset)}
+            send("PATCH", path, headers, content[: size - offset])
+        connection.close()
+        return path.rpartition("/")[2]
+
+    with server(*node) as (port, pid), ThreadPoolExecutor(files) as pool:
+        started = clock()
+        keys = list(pool.map(upload, [port] * files))
+        took = since(started)
+        found = {
+            "seconds": took["seconds"],
+            "sender cpu": took["cpu"],
+            "cpu": cpu_of(pid),
+            "mib": peak_mib(pid),
+        }
     where = urlsplit(endpoint)
     s3 = HTTPConnection(where.hostname or "", where.port)
-    s3.request("HEAD", f"/merged/{path.rpartition('/')[2]}")
-    assert s3.getresponse().headers["content-length"] == str(TUS_BYTES), "the upload is incomplete"
+    for key in keys:
+        s3.request("HEAD", f"/merged/{key}")
+        answer = s3.getresponse()
+        answer.read()
+        assert answer.headers["content-length"] == str(size), "the upload is incomplete"
     return found
 
 
-def express_work(template_file: Path, batches: int) -> Measured:
+def express_work(template_file: Path, at_once: int, batches: int) -> Measured:
     """The Express server's work on one upload."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         command = ["node", "--max-old-space-size=8192", str(PEERS / "express.js"), folder]
         done = subprocess.run(
-            [*command, str(template_file), str(batches)],
+            [*command, str(template_file), str(batches), str(at_once)],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
@@ -270,25 +255,56 @@ def express_work(template_file: Path, batches: int) -> Measured:
 def gapless_work(template_file: Path, way: str, format_: str, batches: int) -> Measured:
     """The handlers' work on one upload; as in Lambda, finish is another process."""
     with stand_in.serve() as s3:
-        received = in_a_process("receive", s3.url, str(template_file), str(batches), way, format_)
-        finished = in_a_process("finish", s3.url, *received["sessions"])
-        assert finished["records"] == batches * BATCH
-        return {
-            "finish": finished["seconds"],
-            "merge mib": finished["mib"],
-            **{name: received[name] + finished[name] for name in ("seconds", "cpu", "mib")},
-            "store cpu": cpu_of(s3.pid),
-            "store mib": peak_mib(s3.pid),
-        }
+        received = in_a_process(HERE, "receive", s3.url, template_file, batches, way, format_)
+        return _finished(s3, batches, received, received["sessions"])
 
 
-def gapless_over_http(template: str, batches: int) -> Measured:
+def gapless_at_once(template_file: Path, way: str, format_: str, batches: int) -> Measured:
+    """The same by several processes, as Lambda handles several requests at a time."""
+    with stand_in.serve() as s3:
+        sessions = in_a_process(HERE, "create", s3.url, batches, format_)["sessions"]
+        given = (HERE, "share", s3.url, template_file, way, *sessions)
+        functions = [started(*given, first, batches, AT_ONCE) for first in range(AT_ONCE)]
+        for one in functions:
+            assert one.stdout is not None
+            while one.stdout.readline() != "ready\n":
+                pass
+        before = time.perf_counter()
+        for one in functions:
+            assert one.stdin is not None
+            one.stdin.write("go\n")
+            one.stdin.flush()
+        shares = [result(one) for one in functions]
+        seconds = time.perf_counter() - before
+        received = {name: sum(one[name] for one in shares) for name in ("cpu", "mib")}
+        return _finished(s3, batches, received | {"seconds": seconds}, sessions)
+
+
+def _finished(
+    s3: stand_in.Running, batches: int, received: dict[str, Any], sessions: list[str]
+) -> Measured:
+    """The measurements of receiving and of finish, together."""
+    finished = in_a_process(HERE, "finish", s3.url, *sessions)
+    assert finished["records"] == batches * BATCH
+    return {
+        "finish": finished["seconds"],
+        "merge mib": finished["mib"],
+        **{name: received[name] + finished[name] for name in ("seconds", "cpu", "mib")},
+        "store cpu": cpu_of(s3.pid),
+        "store mib": peak_mib(s3.pid),
+    }
+
+
+def gapless_over_http(
+    requests: list[senders.Request], format_: str, count: int, batches: int
+) -> Measured:
     """A whole upload through the local server."""
     with stand_in.serve() as s3:
-        command = (sys.executable, "-m", "benchmarks.whole", "serve_locally", s3.url)
+        command = (sys.executable, "-m", HERE, "serve_locally", s3.url)
         with server(*command) as (port, pid):
             before = cpu_of(pid)
-            found = over_http(port, template, batches)
+            asked: dict[str, object] = {"totalRecord": batches * BATCH, "format": format_}
+            found = senders.upload(port, asked, requests[:batches], count)
             return found | {
                 "cpu": cpu_of(pid) - before,
                 "mib": peak_mib(pid),
@@ -297,13 +313,14 @@ def gapless_over_http(template: str, batches: int) -> Measured:
             }
 
 
-def express_over_http(template: str, batches: int) -> Measured:
+def express_over_http(requests: list[senders.Request], batches: int) -> Measured:
     """A whole upload to the Express server."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         command = ("node", "--max-old-space-size=8192", str(PEERS / "express.js"), folder)
         with server(*command) as (port, pid):
             before = cpu_of(pid)
-            found = over_http(port, template, batches)
+            asked: dict[str, object] = {"totalRecord": batches * BATCH}
+            found = senders.upload(port, asked, requests[:batches], AT_ONCE)
             return found | {"cpu": cpu_of(pid) - before, "mib": peak_mib(pid)}
 
 
@@ -325,103 +342,140 @@ def row(records: int, way: str, size: float, rounds: list[Measured]) -> report.R
     return shown
 
 
+def beside(way: str, size: float, rounds: list[Measured], records: int = 0) -> report.Row:
+    """A row of the short table."""
+    seconds, cpu, mib = (
+        statistics.median(one[name] for one in rounds) for name in ("seconds", "cpu", "mib")
+    )
+    return {
+        "": way,
+        "MB/s": size / seconds / 1e6,
+        "1,000 records/s": records / seconds / 1e3 if records else "",
+        "ms CPU per MB": cpu / size * 1e9,
+        "MiB": mib,
+    }
+
+
+def to_s3(file: Path) -> tuple[dict[str, list[Measured]], float]:
+    """Measure uploads by tus and boto3 to one S3. Also returns the bytes that boto3 sends."""
+    ways: dict[str, Callable[[str], Measured]] = {
+        "@tus/server, pieces of 1 MB": partial(by_tus, piece=1_000_000),
+        "@tus/server, pieces of 1 MB, four files at a time": partial(
+            by_tus, piece=1_000_000, files=AT_ONCE
+        ),
+        "@tus/server, pieces of 8 MB": partial(by_tus, piece=8_000_000),
+        "boto3 multipart, straight to S3": lambda url: in_a_process(
+            HERE, "boto3_upload", url, file, 100
+        ),
+    }
+    found: dict[str, list[Measured]] = {way: [] for way in ways}
+    with stand_in.serve() as s3:
+        for _ in range(ROUNDS):
+            for way, one in ways.items():
+                found[way].append(one(s3.url))
+    return found, found["boto3 multipart, straight to S3"][0]["bytes"]
+
+
+def targets(
+    found: dict[str, list[Measured]], others: dict[str, list[Measured]], size: float
+) -> list[report.Target]:
+    def took(way: str, name: str) -> list[float]:
+        return [one[name] for one in found[way]]
+
+    def speeds(rounds: list[Measured], size: float) -> list[float]:
+        return [size / one["seconds"] / 1e6 for one in rounds]
+
+    def more(this: str, that: str, name: str) -> float:
+        """How many times less ``this`` takes than ``that``."""
+        return report.ratio(took(that, name), took(this, name))
+
+    def least(what: str, measured: float, bound: float) -> report.Target:
+        return report.Target(what, measured, bound, least=True)
+
+    tus = speeds(others["@tus/server, pieces of 1 MB"], TUS_BYTES)
+    made = [
+        least(
+            "1,000,000 records, own work, one request at a time: Gapless / Express, records/s",
+            more(PLAIN, EXPRESS, "seconds"),
+            3,
+        ),
+        least("the same, four at a time", more(PLAIN_AT_ONCE, EXPRESS_AT_ONCE, "seconds"), 3),
+        least("the same, one at a time, records per CPU second", more(PLAIN, EXPRESS, "cpu"), 3),
+    ]
+    for way, format_ in ((PLAIN, "POST to ndjson"), (COMPRESSED, "PUT gzip to ndjson.gz")):
+        cpu = statistics.median(took(way, "cpu")) / size * 1e9
+        made += [
+            least(
+                f"own work, one at a time, {format_}: MB/s",
+                statistics.median(speeds(found[way], size)),
+                100,
+            ),
+            report.Target("the same: ms CPU per MB", cpu, 7),
+            report.Target(
+                "the same: MiB of the merge", max(one["merge mib"] for one in found[way]), 200
+            ),
+        ]
+    return [
+        *made,
+        least(
+            "PUT gzip to ndjson.gz / POST to ndjson, records/s",
+            more(COMPRESSED, PLAIN, "seconds"),
+            1.5,
+        ),
+        least("the same, records per CPU second", more(COMPRESSED, PLAIN, "cpu"), 1.5),
+        least(
+            "MB/s to the same S3: local server / @tus/server, pieces of 1 MB",
+            report.ratio(speeds(found[LOCAL], size), tus),
+            4,
+        ),
+        least(
+            "the same: own work by POST / @tus/server",
+            report.ratio(speeds(found[PLAIN], size), tus),
+            4,
+        ),
+    ]
+
+
 def main() -> None:
     template = data.body(0, data.records(BATCH))
     uploads: list[report.Row] = []
-    targets: list[report.Target] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         file = Path(folder) / "batch.json"
         file.write_text(template)
-        found: dict[str, list[Measured]] = {}
+        most = SIZES[-1] // BATCH
+        posts, puts = senders.posts(template, most), senders.puts(template, most)
         ways: dict[str, Callable[[int], Measured]] = {
             **{name: partial(gapless_work, file, *way) for name, way in WORK.items()},
-            "Express, own work": partial(express_work, file),
-            "Gapless, local server": partial(gapless_over_http, template),
-            "Express": partial(express_over_http, template),
+            PLAIN_AT_ONCE: partial(gapless_at_once, file, *POST),
+            COMPRESSED_AT_ONCE: partial(gapless_at_once, file, *PUT_GZIP),
+            EXPRESS: partial(express_work, file, 1),
+            EXPRESS_AT_ONCE: partial(express_work, file, AT_ONCE),
+            LOCAL: partial(gapless_over_http, posts, "ndjson", AT_ONCE),
+            LOCAL_COMPRESSED: partial(gapless_over_http, puts, "ndjson.gz", AT_ONCE),
+            EXPRESS_SERVER: partial(express_over_http, posts),
         }
+        found: dict[str, list[Measured]] = {}
         for records in SIZES:
             batches = records // BATCH
-            found = {}
-            for _ in range(ROUNDS):
+            found = {way: [] for way in ways}
+            for turn in range(ROUNDS):
+                report.progress(f"{records:,} records, round {turn + 1} of {ROUNDS}")
                 for way, one in ways.items():
-                    found.setdefault(way, []).append(one(batches))
+                    found[way].append(one(batches))
             size = len(template) * batches
             uploads += [row(records, way, size, rounds) for way, rounds in found.items()]
-        if report.FULL:
-            largest = gapless_work(file, *WORK[PLAIN], LARGEST // BATCH)
-            uploads.append(row(LARGEST, PLAIN, len(template) * 1_000, [largest]))
-            targets.append(
-                report.Target("10,000,000 records merged: MiB", largest["merge mib"], 200)
-            )
-        straight: list[Measured] = []
-        with stand_in.serve() as s3:
-            pieces: dict[int, list[Measured]] = {1_000_000: [], 8_000_000: []}
-            for _ in range(ROUNDS):
-                for piece, rounds in pieces.items():
-                    rounds.append(by_tus(s3.url, piece))
-                straight.append(in_a_process("boto3_upload", s3.url, str(file), "100"))
-    ours, compressed = found[PLAIN], found[COMPRESSED]
-    theirs = found["Express, own work"]
-    http = found["Gapless, local server"]
-    megabytes = len(template) * SIZES[-1] // BATCH / 1e6
-    to_s3: list[report.Row] = []
-
-    def add(way: str, rounds: list[Measured], size: float) -> list[float]:
-        speeds = [size / one["seconds"] for one in rounds]
-        to_s3.append(
-            {
-                "": way,
-                "MB/s": statistics.median(speeds),
-                "ms CPU per MB": statistics.median(one["cpu"] for one in rounds) / size * 1e3,
-                "MiB": statistics.median(one["mib"] for one in rounds),
-            }
-        )
-        return speeds
-
-    in_process = add(f"{PLAIN}, one at a time", ours, megabytes)
-    add(f"{COMPRESSED}, one at a time", compressed, megabytes)
-    served = add("Gapless, local server, four senders", http, megabytes)
-    tus = add("@tus/server, pieces of 1 MB", pieces[1_000_000], TUS_BYTES / 1e6)
-    add("@tus/server, pieces of 8 MB", pieces[8_000_000], TUS_BYTES / 1e6)
-    add("boto3 multipart, straight to S3", straight, straight[0]["bytes"] / 1e6)
-    targets += [
-        report.Target(
-            "1,000,000 records, own work: Gapless / Express, records per CPU second",
-            report.ratio([one["cpu"] for one in theirs], [one["cpu"] for one in ours]),
-            1.5,
-            least=True,
-        ),
-        report.Target(
-            "the same, records per second",
-            report.ratio([one["seconds"] for one in theirs], [one["seconds"] for one in ours]),
-            1.5,
-            least=True,
-        ),
-        report.Target(
-            "1,000,000 records, own work, records per second: PUT gzip to ndjson.gz"
-            " / POST to ndjson",
-            report.ratio([one["seconds"] for one in ours], [one["seconds"] for one in compressed]),
-            1.5,
-            least=True,
-        ),
-        report.Target(
-            "the same, records per CPU second",
-            report.ratio([one["cpu"] for one in ours], [one["cpu"] for one in compressed]),
-            1.5,
-            least=True,
-        ),
-        report.Target(
-            "MB/s to the same S3: local server / @tus/server, pieces of 1 MB",
-            report.ratio(served, tus),
-            3,
-            least=True,
-        ),
-        report.Target(
-            "the same: own work by POST / @tus/server", report.ratio(in_process, tus), 3, least=True
-        ),
-        report.Target("1,000,000 records merged: MiB", max(one["merge mib"] for one in ours), 200),
+        report.progress("to the same S3, by others")
+        others, straight = to_s3(file)
+    size = len(template) * SIZES[-1] // BATCH
+    short = [beside(way, size, found[way], SIZES[-1]) for way in BESIDE]
+    short += [
+        beside(way, straight if way.startswith("boto3") else TUS_BYTES, rounds)
+        for way, rounds in others.items()
     ]
-    report.publish("whole", report.Chapter({"uploads": uploads, "to S3": to_s3}, targets))
+    report.publish(
+        "whole",
+        report.Chapter({"uploads": uploads, "beside": short}, targets(found, others, size)),
+    )
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ from typing import Final
 SESSION: Final = "0" * 32
 
 
-def prepare(endpoint: str) -> Callable[[], int]:
+def prepare(endpoint: str, format_: str = "ndjson") -> Callable[[], int]:
     """A function that composes and publishes the session, and returns its number of records."""
     from uploads.batch import listing_digest
     from uploads.config import Config
+    from uploads.formats import Format
     from uploads.merging.composing import Composer, Composition
     from uploads.merging.parts import plan_parts
     from uploads.session import Decision, Session
@@ -28,7 +29,7 @@ def prepare(endpoint: str) -> Callable[[], int]:
     wiring = Wiring(Config.from_env(os.environ | {"AWS_ENDPOINT_URL": endpoint}))
     batches, composer = wiring.batches, Composer(wiring.batches, wiring.merged)
     batches.list(SESSION, below=1)
-    session = Session(SESSION, "anybody", 0, None, 0, 2**40, 2**40)
+    session = Session(SESSION, "anybody", 0, None, 0, 2**40, 2**40, format=Format(format_))
 
     def run() -> int:
         listing = batches.list(SESSION)

@@ -25,14 +25,21 @@ from urllib.request import urlopen
 from zlib import crc32
 
 PAGE: Final = 1_000
+CHUNK: Final = 128 * 1024
+"""Bytes received at once, of what is not kept."""
 DATE: Final = "Mon, 23 Nov 2026 00:00:00 GMT"
 ISO_DATE: Final = "2026-11-23T00:00:00.000Z"
+
+
+Content = bytes | bytearray
+Answer = list[Content]
+"""What is written for a request: the head, and the pieces of the content."""
 
 
 class Object(NamedTuple):
     """An object: its pieces, and the headers to return with it."""
 
-    pieces: list[bytes]
+    pieces: list[Content]
     size: int
     etag: str
     headers: str
@@ -52,22 +59,22 @@ class Store:
     def __init__(self, read_ms: float = 0, write_ms: float = 0) -> None:
         self.read_seconds = read_ms / 1000
         self.write_seconds = write_ms / 1000
-        self.calls = 0
+        self.counts = {"/calls": 0, "/connections": 0}
         self.objects: dict[str, Object] = {}
         self.uploads: dict[str, Upload] = {}
         self.items: dict[str, dict[str, Any]] = {}
         self.made = 0
 
-    def answer(self, method: str, target: str, head: bytes, body: bytes) -> tuple[float, bytes]:
+    def answer(self, method: str, target: str, head: bytes, body: Content) -> tuple[float, Answer]:
         """Return the seconds to wait, and the answer."""
-        if target == "/calls":
-            calls, self.calls = self.calls, 0
-            return 0, reply(200, "", str(calls).encode())
-        self.calls += 1
+        if target in self.counts:
+            count, self.counts[target] = self.counts[target], 0
+            return 0, reply(200, "", str(count).encode())
+        self.counts["/calls"] += 1
         seconds = self.read_seconds if method in {"GET", "HEAD"} else self.write_seconds
         return seconds, self.respond(method, target, head, body)
 
-    def respond(self, method: str, target: str, head: bytes, body: bytes) -> bytes:
+    def respond(self, method: str, target: str, head: bytes, body: Content) -> Answer:
         path, _, raw_query = target.partition("?")
         headers = {
             name.lower(): value.strip()
@@ -89,12 +96,12 @@ class Store:
             return self.page(key.rstrip("/") + "/", query)
         return self.object(method, key, headers, body)
 
-    def new(self, pieces: list[bytes], headers: str = "") -> Object:
+    def new(self, pieces: list[Content], headers: str = "") -> Object:
         """Make an object with a new ETag."""
         self.made += 1
         return Object(pieces, sum(map(len, pieces)), f'"{self.made:032x}"', headers)
 
-    def object(self, method: str, key: str, headers: dict[str, str], body: bytes) -> bytes:
+    def object(self, method: str, key: str, headers: dict[str, str], body: Content) -> Answer:
         found = self.found(key)
         if method == "PUT":
             if found and headers.get("if-none-match") == "*":
@@ -111,11 +118,11 @@ class Store:
         about = f"ETag: {found.etag}\r\nLast-Modified: {DATE}\r\n{found.headers}"
         if method == "HEAD":
             return reply(200, about, length=found.size)
-        return reply(200, about, b"".join(found.pieces))
+        return reply(200, about, *found.pieces)
 
     def multipart(
-        self, method: str, key: str, query: dict[str, str], headers: dict[str, str], body: bytes
-    ) -> bytes:
+        self, method: str, key: str, query: dict[str, str], headers: dict[str, str], body: Content
+    ) -> Answer:
         if "uploads" in query:
             if method == "GET":
                 return reply(200, "", b"<ListMultipartUploadsResult/>")
@@ -128,7 +135,7 @@ class Store:
         upload = self.uploads[upload_id]
         match method:
             case "PUT":
-                pieces = [body]
+                pieces: list[Content] = [body]
                 if source := headers.get("x-amz-copy-source"):
                     copied = self.found("/" + unquote(source).lstrip("/"))
                     assert copied
@@ -153,7 +160,7 @@ class Store:
         self.objects[key] = made = self.new(pieces, upload.headers)
         return xml("CompleteMultipartUploadResult", f"<ETag>{made.etag}</ETag>")
 
-    def page(self, bucket: str, query: dict[str, str]) -> bytes:
+    def page(self, bucket: str, query: dict[str, str]) -> Answer:
         """Answer with a page of a listing."""
         after = query.get("continuation-token") or query.get("start-after", "")
         found = self.listed(bucket + query.get("prefix", ""), bucket + after)
@@ -180,7 +187,7 @@ class Store:
         keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
         return [(key, self.objects[key]) for key in keys[: PAGE + 1]]
 
-    def table(self, operation: str, request: dict[str, Any]) -> bytes:
+    def table(self, operation: str, request: dict[str, Any]) -> Answer:
         if operation == "PutItem":
             item = request["Item"]
             self.items[item["sessionId"]["S"]] = item
@@ -238,7 +245,7 @@ def kept(headers: dict[str, str]) -> str:
     )
 
 
-def part_list(parts: list[tuple[int, Object]]) -> bytes:
+def part_list(parts: list[tuple[int, Object]]) -> Answer:
     """A page of an upload's parts."""
     page = parts[:PAGE]
     entries = "".join(
@@ -252,7 +259,7 @@ def part_list(parts: list[tuple[int, Object]]) -> bytes:
     )
 
 
-def unchunked(body: bytes) -> bytes:
+def unchunked(body: Content) -> bytes:
     """The content of a body in aws-chunked encoding."""
     pieces = []
     while body:
@@ -265,27 +272,29 @@ def unchunked(body: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def reply(status: int, headers: str = "", content: bytes = b"", length: int | None = None) -> bytes:
+def reply(status: int, headers: str = "", *content: Content, length: int | None = None) -> Answer:
     """A response; ``length`` is the content's length in an answer to HEAD."""
-    size = "" if status == 204 else f"Content-Length: {length or len(content)}\r\n"
-    return f"HTTP/1.1 {status} .\r\n{size}{headers}\r\n".encode() + content
+    found = sum(map(len, content)) if length is None else length
+    size = "" if status == 204 else f"Content-Length: {found}\r\n"
+    return [f"HTTP/1.1 {status} .\r\n{size}{headers}\r\n".encode(), *content]
 
 
-def xml(name: str, content: str) -> bytes:
+def xml(name: str, content: str) -> Answer:
     return reply(200, "Content-Type: application/xml\r\n", f"<{name}>{content}</{name}>".encode())
 
 
-def error(status: int, code: str, *, head: bool = False) -> bytes:
+def error(status: int, code: str, *, head: bool = False) -> Answer:
     content = "" if head else f"<Error><Code>{code}</Code><Message>{code}</Message></Error>"
     return reply(status, "Content-Type: application/xml\r\n", content.encode())
 
 
-class Connection(asyncio.Protocol):
-    """A connection, which handles one request at a time."""
+class Connection(asyncio.BufferedProtocol):
+    """A connection, which handles one request at a time. A body is received where it stays."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.transport: asyncio.Transport
+        self.received = bytearray(CHUNK)
         self.head = b""
         self.body = bytearray()
         self.missing = 0
@@ -294,13 +303,22 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self.store.counts["/connections"] += 1
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _: int) -> memoryview | bytearray:
+        """Where the next bytes go."""
+        if self.missing and self.keep:
+            return memoryview(self.body)[-self.missing :]
+        return self.received
+
+    def buffer_updated(self, count: int) -> None:
         """Collect a request, and answer it once it is complete."""
         if self.missing:
-            self.take(data)
+            self.missing -= count
+            if not self.missing:
+                self.answer()
             return
-        self.head += data
+        self.head += self.received[:count]
         head, found, rest = self.head.partition(b"\r\n\r\n")
         if found:
             self.head = head
@@ -308,25 +326,25 @@ class Connection(asyncio.Protocol):
             at = fields.find(b"\r\ncontent-length:")
             length = int(fields[at + 17 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
             self.keep = length < self.store.keeps
-            self.body = bytearray()
-            self.missing = length
+            self.body = bytearray(length if self.keep else 0)
+            if self.keep:
+                self.body[: len(rest)] = rest
+            self.missing = length - len(rest)
             if length and b"\r\nexpect:" in fields:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self.take(rest)
+            if not self.missing:
+                self.answer()
 
-    def take(self, data: bytes) -> None:
-        """Collect a piece of a body."""
-        self.missing -= len(data)
-        if self.keep:
-            self.body += data
-        if self.missing == 0:
-            head, self.head = self.head, b""
-            method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
-            wait, answer = self.store.answer(method, target, head, bytes(self.body))
-            if wait:
-                asyncio.get_running_loop().call_later(wait, self.transport.write, answer)
-            else:
-                self.transport.write(answer)
+    def answer(self) -> None:
+        """Answer a complete request."""
+        head, self.head = self.head, b""
+        body, self.body = self.body, bytearray()
+        method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        wait, answer = self.store.answer(method, target, head, body)
+        if wait:
+            asyncio.get_running_loop().call_later(wait, self.transport.writelines, answer)
+        else:
+            self.transport.writelines(answer)
 
 
 @dataclass(frozen=True)
@@ -338,7 +356,15 @@ class Running:
 
     def calls(self) -> int:
         """The number of calls since this was last asked."""
-        with urlopen(f"{self.url}/calls") as answer:
+        return self._count("calls")
+
+    def connections(self) -> int:
+        """The number of connections opened since this was last asked."""
+        # This one's own is not counted.
+        return self._count("connections") - 1
+
+    def _count(self, what: str) -> int:
+        with urlopen(f"{self.url}/{what}") as answer:
             return int(answer.read())
 
 

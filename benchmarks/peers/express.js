@@ -1,9 +1,10 @@
 // The server that Gapless replaces, of the same three routes: records in memory and a JSON file for
 // each batch; finish looks for gaps, merges all records into one array and writes it.
 //
-//   node express.js FOLDER            serves, and prints its port
-//   node express.js FOLDER BODY N     does the routes' work on N bodies like the one in the file
-//                                     BODY, without HTTP, and prints what it took
+//   node express.js FOLDER                   serves, and prints its port
+//   node express.js FOLDER BODY N AT_ONCE    does the routes' work on N bodies like the one in the
+//                                            file BODY, without HTTP, AT_ONCE requests at a time,
+//                                            and prints what it took
 
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -11,7 +12,7 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import express from "express";
 
-const [folder, body, count] = process.argv.slice(2);
+const [folder, body, count, atOnce] = process.argv.slice(2);
 const sessions = new Map();
 
 async function create({ totalRecord }) {
@@ -46,9 +47,14 @@ if (body) {
   const before = process.cpuUsage();
   const started = performance.now();
   const { sessionId } = await create({ totalRecord: records * count });
-  for (let seqNum = 0; seqNum < count; seqNum++) {
-    await receive(sessionId, JSON.parse(text.replace('"seqNum":0', `"seqNum":${seqNum}`)));
-  }
+  let next = 0;
+  const send = async () => {
+    while (next < count) {
+      const request = text.replace('"seqNum":0', `"seqNum":${next++}`);
+      await receive(sessionId, JSON.parse(request));
+    }
+  };
+  await Promise.all(Array.from({ length: atOnce }, send));
   const received = performance.now();
   const { validationResult } = await finish(sessionId);
   const ended = performance.now();
