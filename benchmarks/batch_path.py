@@ -176,7 +176,7 @@ def gzip_ways(body: str, handler: "Handler") -> Ways:
         return read_batch(read_body(encoded, is_base64=True, headers=headers).content)
 
     return {
-        "scan only": lambda: _SCAN.decode(isal_zlib.decompress(base64.b64decode(encoded), 31)),
+        "scan only": lambda: _SCAN.decode(isal_zlib.decompress(pybase64.b64decode(encoded), 31)),
         "record work": record_work,
         "with checksums": record_work,
         "handler": lambda: handler(received, CONTEXT),

@@ -76,7 +76,7 @@ def server(*command: str) -> Iterator[tuple[int, int]]:
         command,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | ENVIRON,
+        env=os.environ | ENVIRON | {"NODE_NO_WARNINGS": "1"},
     ) as process:
         assert process.stdout is not None
         try:

@@ -9,8 +9,7 @@ from http.client import HTTPConnection
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from gapless import compression
-
+from benchmarks import data
 from benchmarks.handlers import LINES_MEDIA_TYPE
 from benchmarks.processes import Measured, clock
 
@@ -41,7 +40,7 @@ def compressed_lines(template: str) -> bytes:
     """The records of a batch as NDJSON, compressed as the client compresses."""
     rows = json.loads(template)["data"]
     lines = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
-    return compression.pack(lines.encode())
+    return data.packed(lines.encode())
 
 
 def posts(template: str, batches: int) -> list[Request]:
