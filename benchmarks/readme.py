@@ -15,7 +15,7 @@ SHOWN: Final = (
     ("boto3 multipart, straight to S3", 1, "and {:.0f} MB/s"),
     ("Gapless, own work: POST to ndjson", 1, "(Gapless {:.0f})"),
     ("@tus/server, pieces of 8 MB", 1, "Pieces of 8 MB move {:.0f} MB/s"),
-    ("@tus/server, pieces of 1 MB", 1, "of 1 MB {:.0f}"),
+    ("@tus/server, pieces of 1 MB", 1, "of 1 MB {:.0f}. "),
     ("Express, own work", 2, "takes {:,.0f},000 records a second"),
     ("Express, own work", 4, "records a second in {:.0f} MiB"),
     ("Gapless, own work: POST to ndjson", 2, "Gapless {:,.0f},000"),
@@ -30,17 +30,19 @@ def measured(row: str, column: int) -> float:
     return float(line.split("|")[column + 1].strip().replace(",", ""))
 
 
-def update() -> None:
-    """Write the numbers of docs/performance.md into README.md."""
-    text = README.read_text()
+def updated(text: str) -> str:
+    """README.md with the numbers of docs/performance.md."""
     for row, column, shown in SHOWN:
-        before, after = re.split(r"\{.*?\}", shown)
+        before, number, after = re.split(r"(\{.*?\})", shown)
         spaced = [
             re.escape(part).replace(r"\ ", "[ \N{NO-BREAK SPACE}]") for part in (before, after)
         ]
-        number = re.search(r"\{.*?\}", shown)
-        assert number
-        new = number[0].format(measured(row, column))
+        new = number.format(measured(row, column))
         text, found = re.subn(rf"({spaced[0]})[\d.,]+?({spaced[1]})", rf"\g<1>{new}\g<2>", text)
         assert found == 1, shown
-    README.write_text(text)
+    return text
+
+
+def update() -> None:
+    """Write the numbers of docs/performance.md into README.md."""
+    README.write_text(updated(README.read_text()))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.readme import SHOWN, measured
+from benchmarks.readme import SHOWN, measured, updated
 
 pytestmark = pytest.mark.slow
 
@@ -79,6 +79,13 @@ def test_the_comparison_has_the_numbers_that_were_measured(
     """``make bench DOCS=1`` updates them."""
     expected = shown.format(measured(row, column))
     assert expected in README.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_the_benchmarks_write_these_numbers() -> None:
+    wrong = re.sub(r"takes [\d,]+,000 records", "takes 1,000 records", README)
+    wrong = re.sub(r"cheapest and fastest: [\d.]+", "cheapest and fastest: 7.77", wrong)
+    assert wrong != README
+    assert updated(wrong) == README
 
 
 def test_code_is_not_wider_than_a_page() -> None:
