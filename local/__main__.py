@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from threading import Event
@@ -140,7 +141,8 @@ def _follow(running: ExitStack, template: Template, table: str) -> str:
             raise UsageError(f"EVENTS_FILE {file}: {reason}") from None
         running.enter_context(events)
         said = f"\n  events: {file}"
-    running.enter_context(streams.Poller(in_process.load_stream(template, table, arn, events)))
+    load = partial(in_process.load_stream, template, table, arn, events)
+    running.enter_context(streams.Poller(load))
     return said
 
 

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from http.client import HTTPConnection
 from ipaddress import ip_address
 from pathlib import Path
@@ -197,7 +198,7 @@ def _cleaned_up(template: Template, table: str) -> Poller:
     in_process.set_environment(template, os.environ)
     arn = stream_arn(table)
     assert arn is not None  # noqa: S101 - moto has streams
-    return Poller(in_process.load_stream(template, table, arn))
+    return Poller(partial(in_process.load_stream, template, table, arn))
 
 
 def _check_port(port: int) -> None:

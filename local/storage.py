@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
 from botocore.exceptions import ClientError
 
 from .server import HOST, KeepAliveHandler, Server
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 REGION: Final = "us-east-1"
+
+# A session of botocore reads the models of its services: nine tenths of a client's cost. There are
+# those of boto3, moto and each function, which read the same files.
+vars(botocore.session)["create_loader"] = cache(botocore.session.create_loader)
 
 
 def serve_moto(

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -176,10 +176,13 @@ def _unprocessed(function: Lambda, records: list[Record]) -> list[Record]:
 
 
 class Poller:
-    """A context manager that delivers a stream and expires items in the background."""
+    """A context manager that delivers a stream and expires items in the background.
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    It loads the stream's functions only then, so that no start waits for them.
+    """
+
+    def __init__(self, load: Callable[[], Stream]) -> None:
+        self._load = load
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
 
@@ -192,15 +195,17 @@ class Poller:
 
     def _run(self) -> None:
         looked = time.monotonic()
+        stream = None
         while not self._closed.wait(IDLE_SECONDS):
+            stream = stream or self._load()
             try:
                 if time.monotonic() - looked > EXPIRY_SECONDS:
-                    self._stream.expire()
+                    stream.expire()
                     looked = time.monotonic()
-                self._stream.deliver(IDLE_SECONDS)
+                stream.deliver(IDLE_SECONDS)
             except (BotoCoreError, ClientError):
                 # Unreachable, or the iterator expired. Delivering twice is harmless.
-                self._stream.forget()
+                stream.forget()
 
 
 def stream_arn(table: str) -> str | None:

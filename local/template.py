@@ -23,7 +23,11 @@ _TABLE_ARGUMENTS: Final = (
 )
 
 
-class _Loader(yaml.SafeLoader):
+# libyaml takes a tenth of the time, but not every build of PyYAML has it.
+_Base: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Base):  # type: ignore[misc, valid-type]
     """YAML with CloudFormation's short intrinsic functions."""
 
 

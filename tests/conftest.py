@@ -6,13 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
-import botocore.session
 import pytest
 import requests
 from hypothesis import HealthCheck, Phase, settings
@@ -42,9 +40,6 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("gapless")
-
-# Each session of botocore would read the models of its services: nine tenths of a client's cost.
-vars(botocore.session)["create_loader"] = cache(botocore.session.create_loader)
 
 DEPLOYED: dict[str, Any] = (
     json.loads(Path(os.environ["STACK"]).read_text()) if "STACK" in os.environ else {}

@@ -1,5 +1,7 @@
 """Moto, as a local run uses it, is as atomic as S3."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,6 +13,7 @@ import pytest
 from botocore.exceptions import ClientError
 from moto.s3.models import S3Backend
 
+from local.in_process import ROOT
 from tests.conftest import MotoStack
 
 KEY = "written twice"
@@ -54,3 +57,32 @@ def test_of_concurrent_conditional_writes_one_succeeds(local: MotoStack, other: 
         found = threads.map(status_of, [partial(one, IfNoneMatch="*") for one in writes])
         assert sorted(found) == [200, 412]
     s3.delete_object(**place)
+
+
+@pytest.mark.usefixtures("socket_enabled")
+def test_a_start_reads_no_model_twice_and_loads_no_function_of_the_stream() -> None:
+    code = """
+import sys
+from collections import Counter
+from contextlib import ExitStack
+
+opened = Counter()
+
+
+def count(event, arguments):
+    if event == "open" and "botocore/data/" in str(arguments[0]):
+        opened[str(arguments[0])] += 1
+
+
+sys.addaudithook(count)
+from local import __main__, streams
+
+streams.IDLE_SECONDS = 3600
+with ExitStack() as running:
+    __main__._serve(running, 0)
+    print(max(opened.values()), "batches" in sys.modules, "stream" in sys.modules)
+"""
+    started = subprocess.run(
+        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert started.stdout.splitlines()[-1] == "1 True False"
