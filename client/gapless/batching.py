@@ -127,7 +127,7 @@ def make_plan(
         crc = crc32(chunk.lines, crc)
         records += len(chunk.records)
         lengths = list(map(len, chunk.records))
-        longest = max(longest, *lengths, 0)
+        longest = max(longest, max(lengths, default=0))
         if batch_size is None and not flexible:
             finder.add(lengths)
     # If there would be too many batches, use larger ones, which may fit when compressed, but no

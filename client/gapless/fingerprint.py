@@ -25,20 +25,21 @@ CHANGED: Final = "The file has changed since it was read first."
 class BlockReader(io.RawIOBase):
     """Reads a file in blocks; ``sums`` are the CRC-32 of the blocks read so far.
 
-    ``see`` is called with each block. If the CRC-32 of a block is not the ``expected`` one, raises
-    FileChangedError before it returns any of that block.
+    ``see`` is called with each block, whose memory is used again. If the CRC-32 of a block is not
+    the ``expected`` one, raises FileChangedError before it returns any of that block.
     """
 
     def __init__(
         self,
         file: io.BufferedIOBase,
         expected: Sequence[int] | None = None,
-        see: Callable[[bytes], object] = len,
+        see: Callable[[memoryview], object] = len,
     ) -> None:
         self._file = file
         self._expected = expected
         self._see = see
-        self._block = memoryview(b"")
+        self._memory = memoryview(bytearray(BLOCK))
+        self._block = self._memory[:0]
         self._ended = False
         self.sums: list[int] = []
 
@@ -61,7 +62,7 @@ class BlockReader(io.RawIOBase):
         return size
 
     def _next(self) -> None:
-        block = self._file.read(BLOCK)
+        block = self._memory[: self._file.readinto(self._memory)]
         self._ended = len(block) < BLOCK
         number = len(self.sums)
         if block:
@@ -71,7 +72,7 @@ class BlockReader(io.RawIOBase):
         ):
             raise FileChangedError(CHANGED)
         self._see(block)
-        self._block = memoryview(block)
+        self._block = block
 
 
 def pack(sums: Sequence[int]) -> str:

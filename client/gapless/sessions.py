@@ -509,10 +509,9 @@ def encode_batch(
     compress: bool,  # noqa: FBT001 - called through to_thread
 ) -> tuple[bytes, dict[str, str]]:
     """Body and headers of the request for a batch of consecutive pieces of NDJSON."""
-    body = b"".join(pieces)
     headers = {"Content-Type": NDJSON}
     if compress:
-        body = compression.pack(body)
         headers["Content-Encoding"] = "gzip"
+    body = compression.pack(pieces) if compress else b"".join(pieces)
     digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
     return body, headers | {"Content-Digest": f"sha-256=:{digest}:"}

@@ -84,8 +84,8 @@ class ProxyTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, limits: httpx.Limits) -> None:
         self._limits = limits
-        self._transports: dict[str, httpx.AsyncHTTPTransport] = {}
-        """By proxy; created lazily."""
+        self._transports: dict[tuple[str, str], httpx.AsyncHTTPTransport] = {}
+        """By scheme and proxy; created lazily."""
         self._proxies: dict[tuple[str, str, int | None], tuple[str, str]] = {}
         self._ssl_context: ssl.SSLContext | None = None
 
@@ -95,15 +95,20 @@ class ProxyTransport(httpx.AsyncBaseTransport):
         if origin not in self._proxies:
             self._proxies[origin] = find_proxy(request.url) or ("", "")
         proxy, variable = self._proxies[origin]
-        if proxy not in self._transports:
-            self._transports[proxy] = self._create(proxy, variable)
-        return await self._transports[proxy].handle_async_request(request)
+        key = request.url.scheme, proxy
+        if key not in self._transports:
+            self._transports[key] = self._create(*key, variable)
+        return await self._transports[key].handle_async_request(request)
 
-    def _create(self, proxy: str, variable: str) -> httpx.AsyncHTTPTransport:
-        self._ssl_context = self._ssl_context or ssl_context()
+    def _create(self, scheme: str, proxy: str, variable: str) -> httpx.AsyncHTTPTransport:
+        if scheme == "https":
+            context = self._ssl_context = self._ssl_context or ssl_context()
+        else:
+            # Loading certificates takes as long as a small upload. This one trusts nobody.
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             return httpx.AsyncHTTPTransport(
-                verify=self._ssl_context,
+                verify=context,
                 trust_env=False,
                 limits=self._limits,
                 proxy=proxy or None,

@@ -550,7 +550,7 @@ def scan(
     digest = hashlib.sha256()
     read = 0
 
-    def see(block: bytes) -> None:
+    def see(block: memoryview) -> None:
         nonlocal read
         digest.update(block)
         read += len(block)
