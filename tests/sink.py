@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, Final
 from urllib.request import urlopen
 
@@ -36,7 +36,8 @@ class Sink:
     """The answers, and what was received."""
 
     def __init__(self, file: Path, records: int, port: int) -> None:
-        self.counted = {"connections": 0, "requests": 0, "bytes": 0}
+        self._counted = dict.fromkeys(("connections", "requests", "bytes"), 0)
+        self._lock = Lock()
         self.file = file
         content = file.read_bytes()
         self.size = len(content)
@@ -73,10 +74,17 @@ class Sink:
             "finish": self._result,
         }
 
+    def count(self, size: int, *, connections: int) -> None:
+        """Count a request with a body of ``size`` bytes, which may be the first of a connection."""
+        with self._lock:
+            for name, more in (("connections", connections), ("requests", 1), ("bytes", size)):
+                self._counted[name] += more
+
     def answer(self, method: str, target: str) -> tuple[int, str, bytes]:
         """Status, headers and content of the answer to a request."""
         if target == "/counted":
-            counted, self.counted = self.counted, dict.fromkeys(self.counted, 0)
+            with self._lock:
+                counted, self._counted = self._counted, dict.fromkeys(self._counted, 0)
             return 200, _JSON, json.dumps(counted).encode()
         path, _, query = target.partition("?")
         if path.startswith(ROOT):
@@ -111,17 +119,19 @@ class _Connection:
 
     def run(self) -> None:
         """Answer request after request, until the client closes the connection."""
-        self._sink.counted["connections"] += 1
-        held = b""
+        held, is_new = b"", True
         with self._connection:
-            while found := self._head(held):
-                head, held = found
-                self._sink.counted["requests"] += 1
+            while request := self._head(held):
+                head, held = request
                 fields = head.lower()
                 if b"\r\nexpect:" in fields:
                     self._connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-                length = re.search(rb"\r\ncontent-length: *([0-9]+)", fields)
-                held = self._body(int(length[1]) if length else 0, held)
+                found = re.search(rb"\r\ncontent-length: *([0-9]+)", fields)
+                length = int(found[1]) if found else 0
+                held = self._body(length, held)
+                if not head.startswith(b"GET /counted "):
+                    self._sink.count(length, connections=is_new)
+                    is_new = False
                 self._respond(head, fields)
 
     def _head(self, held: bytes) -> tuple[bytes, bytes] | None:
@@ -133,7 +143,6 @@ class _Connection:
         return held[:end], held[end + 4 :]
 
     def _body(self, missing: int, held: bytes) -> bytes:
-        self._sink.counted["bytes"] += missing
         if missing <= len(held):
             return held[missing:]
         missing -= len(held)
@@ -146,7 +155,7 @@ class _Connection:
 
     def _respond(self, head: bytes, fields: bytes) -> None:
         method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
-        if method in {"GET", "HEAD"} and target.startswith("/bucket/object"):
+        if method == "HEAD" or target.startswith("/bucket/object"):
             self._send_file(method, re.search(rb"\r\nrange: *bytes=([0-9]+)-([0-9]*)", fields))
             return
         status, headers, content = self._sink.answer(method, target)
@@ -183,8 +192,9 @@ class Running:
 @contextmanager
 def serve(file: Path, records: int) -> Iterator[Running]:
     """Run a sink inside the block."""
-    command = [sys.executable, "-m", "tests.sink", str(file), str(records)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "tests.sink", str(file.resolve()), str(records)]
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield Running(f"http://127.0.0.1:{process.stdout.readline().strip()}")

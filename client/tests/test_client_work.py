@@ -2,7 +2,6 @@
 
 import hashlib
 import ssl
-import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from tests import sink
 
 RECORD = b'{"id": 1, "customer": "customer-7", "note": "delivered to the door"}\n'
 RECORDS = 100_000
-BATCHES = 2
+BATCHES = 4
 """Batches of an upload of ``file``."""
 
 
@@ -33,9 +32,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def server(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[sink.Running]:
+def server(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sink.Running]:
     monkeypatch.setenv("GAPLESS_STATE_DIR", str(tmp_path))
     with sink.serve(file, RECORDS) as running:
         running.counted()
@@ -100,8 +97,7 @@ def test_connections_are_used_again(server: sink.Running, parallel: int) -> None
     anyio.run(send)
     counted = server.counted()
     assert counted["requests"] == 641
-    # The count itself is asked over one more.
-    assert counted["connections"] <= parallel + 1
+    assert counted["connections"] <= parallel
 
 
 def test_a_request_looks_for_no_module(
@@ -181,9 +177,8 @@ def peak_of(work: Callable[[], object]) -> int:
 
 def test_a_batch_is_compressed_without_another_copy() -> None:
     pieces = [RECORD * 4_000] * 12
-    compressed, _ = sessions.encode_batch(pieces, compress=True)
     peak = peak_of(lambda: sessions.encode_batch(pieces, compress=True))
-    assert peak < 4 * len(compressed) + len(pieces[0])
+    assert peak < sum(map(len, pieces)) / 2
 
 
 def test_a_file_is_checked_in_pieces_that_stay_in_the_cache(file: Path) -> None:
@@ -192,4 +187,4 @@ def test_a_file_is_checked_in_pieces_that_stay_in_the_cache(file: Path) -> None:
             for _ in readers.Reader(content):
                 pass
 
-    assert peak_of(scan) < 2_000_000
+    assert peak_of(scan) < 4_000_000
