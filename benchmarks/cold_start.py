@@ -175,7 +175,7 @@ def main() -> None:
         {"": name, "ms": medians[name], "ratio": ratios[name]} for name in PARTS
     ]
     targets = [
-        report.Target("batches / plain stack", ratios["batches"], MOST_RATIO),
+        report.Target("start of the batch function / plain stack", ratios["batches"], MOST_RATIO),
         report.Target("largest package, MiB", max(sizes[name] for name in HANDLERS), MOST_MIB),
     ]
     report.publish("cold_start", report.Chapter({"starts": rows, "parts": parts}, targets))

@@ -150,7 +150,7 @@ def main() -> None:
                 MOST_CPU,
             ),
             report.Target(
-                "the same: records/s",
+                f"{way}, 64 senders / 4: records/s",
                 report.ratio([one["seconds"] for one in few], [one["seconds"] for one in many]),
                 LEAST_SPEED,
                 least=True,
