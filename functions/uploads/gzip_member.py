@@ -31,9 +31,9 @@ _WORTH_STORING: Final = 0.75
 _EMPTY_BLOCKS: Final = b"\0\0\0\xff\xff" * 130
 """More bytes than the longest header of a block (14 + 57 + 316 * 14 bits) and a symbol (48)."""
 
-_PIECE_BYTES: Final = 336 * 1024
+_PIECE_BYTES: Final = 3 * 2**19
 """Compressed bytes that are inflated in one step. After each they must have brought their size, so
-that blocks without content are noticed."""
+that blocks without content are noticed. Most bodies are one piece, and need no joining."""
 
 _LEVEL: Final = 1
 """0 to 3 in isal. ``docs/decisions.md`` has measurements."""

@@ -5,8 +5,11 @@ a new copy of the data. Bounds are slightly above the counts, which are the same
 and 3.13. If more work is justified, raise the bound.
 """
 
+import ctypes
 import gc
 import json
+import os
+import subprocess
 import sys
 import tracemalloc
 from collections import Counter
@@ -16,7 +19,10 @@ from typing import Any
 
 import pytest
 
-from uploads import limits
+from gapless.compression import pack
+from local import in_process
+from local.template import Template
+from uploads import gzip_member, limits
 from uploads.batch import BatchMetadata, StoredBatch, listing_digest
 from uploads.batch_store import BatchStore
 from uploads.decode.batch_json import read_batch
@@ -81,6 +87,47 @@ def test_a_body_is_copied_once() -> None:
     headers = {"content-length": str(len(text.encode()))}
     held = peak(lambda: read_body(text, is_base64=False, headers=headers))
     assert held <= 1.01 * len(text)
+
+
+def test_blocks_as_sent_are_proven_while_they_are_inflated() -> None:
+    content = body(50_000)
+    sent = pack(content)
+    assert calls(lambda: gzip_member.blocks_as_sent(sent, 2**26)) <= 20
+    # The content, once, in a buffer that doubles; and the blocks.
+    held = peak(lambda: gzip_member.blocks_as_sent(sent, 2**26))
+    assert held <= 2**23 + len(sent) + 100_000
+
+
+FREED = """
+import ctypes
+class Held(ctypes.Structure):
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+held = ctypes.CDLL(None).mallinfo2
+held.restype = Held
+body = bytes(16_000_000)
+mapped = held().hblkhd
+del body
+print(mapped >= 16_000_000, held().fordblks >= 16_000_000)
+"""
+"""Whether a large block is mapped from the system, and whether it is kept when it is freed."""
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="this is not glibc's malloc"
+)
+def test_memory_of_a_body_is_kept_for_the_next() -> None:
+    """Each page that is taken anew costs a fault, and large bodies a third of their CPU."""
+    variables = Template.load(in_process.TEMPLATE).environment(in_process.LOCAL_VALUES)
+    deployed = {name: value for name, value in variables.items() if name.startswith("MALLOC_")}
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", FREED], capture_output=True, check=True, text=True, env=environ
+        ).stdout.split()
+        for environ in (plain, plain | deployed)
+    ]
+    assert found == [["True", "False"], ["False", "True"]]
 
 
 def test_planning_takes_few_calls_a_batch() -> None:
