@@ -91,7 +91,7 @@ def test_a_body_is_copied_once() -> None:
 
 def test_blocks_as_sent_are_proven_while_they_are_inflated() -> None:
     content = body(50_000)
-    sent = pack(content)
+    sent = pack([content])
     assert calls(lambda: gzip_member.blocks_as_sent(sent, 2**26)) <= 20
     # The content, once, in a buffer that doubles; and the blocks.
     held = peak(lambda: gzip_member.blocks_as_sent(sent, 2**26))
