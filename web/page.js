@@ -492,6 +492,7 @@ function sessionRow(session) {
  * @property {() => void} release Unlocks the upload for other tabs.
  * @property {string} heldId The locked session.
  * @property {string} link The latest link to the merged file.
+ * @property {Promise<{ url: string }>} [asked] The request for it, while it runs.
  * @property {string} askedAs Key of the stored request for a session until it is answered.
  */
 
@@ -1013,7 +1014,9 @@ function showDone() {
 
 /** @param {Entry} entry */
 async function renewLink(entry) {
-  entry.link = (await entry.upload.link()).url;
+  // The page is shown again before the answer is there.
+  entry.asked ??= entry.upload.link().finally(() => (entry.asked = undefined));
+  entry.link = (await entry.asked).url;
   if (entry === shown) get("download").href = entry.link;
 }
 

@@ -30,6 +30,17 @@ ROOT = Path(__file__).parents[2]
 # --- An upload ---
 
 
+def test_no_module_waits_for_another() -> None:
+    modules, found = ["page.js"], set[str]()
+    while modules:
+        text = (WEB / modules.pop()).read_text()
+        new = set(re.findall(r'^import .* from "\./(\w+\.js)"', text, re.MULTILINE)) - found
+        found |= new
+        modules += new
+    page = (WEB / "index.html").read_text()
+    assert found == set(re.findall(r'<link rel="modulepreload" href="(\w+\.js)">', page))
+
+
 def test_a_reload_in_the_middle(page: Page, front: Front, local: MotoStack, orders: Orders) -> None:
     file = orders(20_000)
     begin(page, front, file, batch_size=250, sent=30)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from local.gateway import wsgi
 from local.server import Server, with_files
@@ -472,6 +472,19 @@ def test_every_download_gets_a_new_link(page: Page, front: Front, orders: Orders
     front.seen.clear()
     assert downloaded(page) == file.read_bytes()
     assert len(routes(front, "/file")) == 1
+
+
+def test_the_link_is_asked_for_once(page: Page, orders: Orders) -> None:
+    asked: list[Route] = []
+    page.route(re.compile("/file$"), lambda route: asked.append(route))  # noqa: PLW0108 - wrapped
+    choose(page, orders(100))
+    press(page, "Upload 100 records")
+    finished(page)
+    # Until it is answered, the page is shown again.
+    page.wait_for_timeout(300)
+    (only,) = asked
+    only.continue_()
+    expect(page.get_by_role("link", name="Download")).to_have_attribute("href", re.compile("http"))
 
 
 # --- Storage, and other tabs ---
