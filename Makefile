@@ -5,6 +5,9 @@ RUN_NEEDS := functions/requirements.txt local/requirements.txt
 CHECKOV := build/checkov
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# Images for servers set it. Every process would then compile all that it imports, again and again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help run demo test test-all test-client test-web test-packages proof test-seaweedfs stack stack-down test-stack sam-local test-sam-local bench lint types format clean
