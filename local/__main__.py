@@ -101,6 +101,8 @@ def _storage(running: ExitStack, template: Template) -> str:
         raise UsageError("for a stack on AWS set AWS_REGION and credentials, or AWS_PROFILE")
     region = region or storage.REGION
     environ["AWS_REGION"] = environ["AWS_DEFAULT_REGION"] = region
+    if where == "AWS":
+        environ.setdefault("URL_SUFFIX", _url_suffix(session, region))
     in_process.set_environment(template, environ)
     table, *buckets = (environ[name] for name in _RESOURCES)
     if other:
@@ -108,6 +110,15 @@ def _storage(running: ExitStack, template: Template) -> str:
     elif where != "AWS":
         storage.provision(template, table, buckets)
     return f"S3 and DynamoDB: {where}"
+
+
+def _url_suffix(session: boto3.Session, region: str) -> str:
+    """The DNS suffix of AWS's services in ``region``. CloudFormation tells deployed functions."""
+    for partition in session._session.get_data("partitions")["partitions"]:  # noqa: SLF001
+        if re.match(partition["regionRegex"], region):
+            return str(partition["outputs"]["dnsSuffix"])
+    # The region is newer than the list.
+    return in_process.LOCAL_VALUES["AWS::URLSuffix"]
 
 
 def _use(store: OtherStorage, template: Template, table: str, batches: str, merged: str) -> str:

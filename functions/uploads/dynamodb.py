@@ -36,7 +36,8 @@ _TOO_MANY_REQUESTS: Final = 429
 _SERVER_ERROR: Final = 500
 _TRANSIENT: Final = re.compile(
     r"ProvisionedThroughputExceeded|RequestLimitExceeded|BandwidthLimitExceeded|TooManyRequests"
-    r"|Throttl|RequestTimeout|PriorRequestNotComplete|TransactionInProgress"
+    r"|Throttl|RequestTimeout|PriorRequestNotComplete|TransactionInProgress|SlowDown"
+    r"|\bLimitExceeded|ReplicatedWriteConflict"
 )
 """Of the codes of 400, those that botocore repeats, too."""
 

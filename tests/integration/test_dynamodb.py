@@ -10,6 +10,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+from botocore.retries.standard import ThrottledRetryableChecker, TransientRetryableChecker
 
 from uploads import limits
 from uploads.config import Credentials
@@ -154,11 +155,27 @@ def test_what_does_not_pass_is_a_503(failure: str) -> None:
         assert len(server.requests) > 1
 
 
+REPEATED: set[str] = {
+    *vars(TransientRetryableChecker)["_TRANSIENT_ERROR_CODES"],
+    *vars(ThrottledRetryableChecker)["_THROTTLED_ERROR_CODES"],
+    # DynamoDB's model says so: another region is writing the item of a global table.
+    "ReplicatedWriteConflictException",
+}
+
+
+@pytest.mark.parametrize("code", sorted(REPEATED))
+def test_all_that_botocore_repeats_is_repeated(code: str) -> None:
+    with answering(refusal(code), answer(200, ITEM)) as (client, server):
+        assert client.call("GetItem", READ) == ITEM
+        assert len(server.requests) == 2
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         (refusal("ResourceNotFoundException"), "GetItem: 400 ResourceNotFoundException: m"),
         (refusal("AccessDeniedException"), "AccessDeniedException"),
+        (refusal("ItemCollectionSizeLimitExceededException"), "ItemCollectionSize"),
         (refusal("ExpiredTokenException"), "ExpiredTokenException"),
         (answer(400, {"__type": "X", "Message": "upper"}), "X: upper"),
         ((418, b"", {}), "418"),

@@ -1,10 +1,11 @@
 """Moto, as a local run uses it, is as atomic as S3."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from threading import Barrier, BrokenBarrierError
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 from botocore.exceptions import ClientError
 from moto.s3.models import S3Backend
 
-from local.in_process import ROOT
+from local import __main__
+from local.in_process import ROOT, TEMPLATE
+from local.template import Template
 from tests.conftest import MotoStack
 
 KEY = "written twice"
@@ -82,7 +85,39 @@ with ExitStack() as running:
     __main__._serve(running, 0)
     print(max(opened.values()), "batches" in sys.modules, "stream" in sys.modules)
 """
+    # Without the settings of another local run, which earlier tests may have left.
+    names = ("AWS_", "SESSIONS_", "BATCHES_", "MERGED_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(names)}
     started = subprocess.run(
-        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", code],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=clean,
     )
-    assert started.stdout.splitlines()[-1] == "1 True False"
+    # botocore reads each once, and moto, whose loader adds to them.
+    assert started.stdout.splitlines()[-1] == "2 True False"
+
+
+@pytest.mark.parametrize(
+    ("region", "suffix"),
+    [
+        ("eu-west-1", "amazonaws.com"),
+        ("cn-north-1", "amazonaws.com.cn"),
+        ("eusc-de-east-1", "amazonaws.eu"),
+        ("us-iso-east-1", "c2s.ic.gov"),
+        ("xx-north-9", "amazonaws.com"),
+    ],
+)
+def test_a_stack_on_aws_is_asked_for_in_its_own_partition(
+    monkeypatch: pytest.MonkeyPatch, region: str, suffix: str
+) -> None:
+    """There no CloudFormation tells the DNS suffix."""
+    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": region}
+    names = dict.fromkeys(("SESSIONS_TABLE", "BATCHES_BUCKET", "MERGED_BUCKET"), "given")
+    environ: dict[str, str] = {**keys, **names}
+    monkeypatch.setattr(os, "environ", environ)
+    with ExitStack() as running:
+        assert __main__._storage(running, Template.load(TEMPLATE)).endswith("AWS")  # noqa: SLF001
+    assert environ["URL_SUFFIX"] == suffix
