@@ -31,14 +31,16 @@ MB: Final = 1_000_000
 
 def main() -> None:
     """Run the demo. Exits with 1 if a result is wrong."""
+    # The orders are made while the server starts.
+    making = ThreadPoolExecutor(1).submit(list, orders())
     with (
         TemporaryDirectory() as folder,
         running(os.environ) as server,
         gapless.Client(server.url) as client,
     ):
         file = Path(folder) / "orders.ndjson"
-        file.write_bytes(b"".join(record + b"\n" for record in orders()))
-        lines = file.read_bytes().splitlines()
+        lines = making.result()
+        file.write_bytes(b"".join(line + b"\n" for line in lines))
         batches = [lines[i : i + BATCH_SIZE] for i in range(0, RECORDS, BATCH_SIZE)]
         say("input", describe(file.read_bytes()))
 
