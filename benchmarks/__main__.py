@@ -30,9 +30,18 @@ HERE: Final = Path(__file__).parent
 DOCS: Final = ROOT / "docs"
 PLOTS: Final = DOCS / "performance"
 PYTHON: Final = BUILD / "venv" / "bin" / "python"
-WITH_THE_DEVELOPERS: Final = ("cold_start",)
-"""Run in the developer's environment, and start the functions' Python themselves."""
-BENCHMARKS: Final = ("batch_path", "compose", "whole", "wide", "cold_start", "cost", "largest")
+WITH_THE_DEVELOPERS: Final = ("cold_start", "client")
+"""Run in the developer's environment."""
+BENCHMARKS: Final = (
+    "batch_path",
+    "compose",
+    "whole",
+    "wide",
+    "client",
+    "cold_start",
+    "cost",
+    "largest",
+)
 PAGES: Final = ("performance.md", "performance-appendix.md", "scale.md")
 
 
@@ -49,6 +58,7 @@ def install() -> None:
     for name, requirements in {
         "venv": "requirements.txt",
         "s3fs": "requirements-s3fs.txt",
+        "awscli": "requirements-awscli.txt",
     }.items():
         done, wanted = BUILD / name / ".done", needs(HERE / requirements)
         if done.exists() and done.read_text() == wanted:

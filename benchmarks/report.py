@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 ROOT: Final = Path(__file__).parents[1]
 BUILD: Final = ROOT / "build" / "bench"
 FULL: Final = os.environ.get("BENCH_FULL") == "1"
 """Whether to measure the sizes that take an hour, too."""
 
+_Found = TypeVar("_Found")
 Value = str | float
 Row = dict[str, Value]
 """A row of a table, by column title."""
@@ -44,9 +45,9 @@ class Chapter:
     targets: list[Target] = field(default_factory=list)
 
 
-def alternate(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def alternate(ways: Mapping[str, Callable[[], _Found]], rounds: int) -> dict[str, list[_Found]]:
     """The measurements of each way by round; alternating ways meet the same noise."""
-    found: dict[str, list[float]] = {way: [] for way in ways}
+    found: dict[str, list[_Found]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, measure in ways.items():
             found[way].append(measure())

@@ -29,7 +29,7 @@ _ETAG: Final = f'ETag: "{"0" * 32}-1"\r\n'
 _JSON: Final = "Content-Type: application/json\r\n"
 _XML: Final = "Content-Type: application/xml\r\n"
 _DATE: Final = "Last-Modified: Mon, 23 Nov 2026 00:00:00 GMT\r\n"
-_SESSION: Final = "0" * 32
+SESSION: Final = "0" * 32
 
 
 class Sink:
@@ -44,7 +44,7 @@ class Sink:
         crc = base64.b64encode(isal_zlib.crc32(content).to_bytes(4, "big")).decode()
         self._link = {"url": f"http://127.0.0.1:{port}/bucket/object"}
         self._created = {
-            "sessionId": _SESSION,
+            "sessionId": SESSION,
             "expiresAt": "2030-01-01T00:00:00Z",
             "limits": {
                 "maxBodyBytes": 4_500_000,
@@ -53,7 +53,7 @@ class Sink:
             },
         }
         self._result = {
-            "sessionId": _SESSION,
+            "sessionId": SESSION,
             "validationResult": "Success",
             "totalRecord": records,
             "receivedRecord": records,
@@ -64,7 +64,7 @@ class Sink:
             "checksum": {"algorithm": "CRC32", "type": "FULL_OBJECT", "value": crc},
         }
         self._status = {
-            "sessionId": _SESSION,
+            "sessionId": SESSION,
             "state": "FINISHED",
             "totalRecord": records,
             "batchSize": None,
