@@ -1,16 +1,22 @@
 """The client of DynamoDB: what it sends, what it repeats, and what it makes of every answer."""
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 import pytest
 from botocore.retries.standard import ThrottledRetryableChecker, TransientRetryableChecker
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from uploads import limits
 from uploads.config import Credentials
@@ -226,3 +232,39 @@ def test_credentials_are_asked_for_at_every_try() -> None:
     assert "Credential=SECOND/" in second["authorization"]
     assert second["x-amz-security-token"] == "token"
     assert "x-amz-security-token" in second["authorization"]
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate of ``localhost`` that signs itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file = tmp_path / "certificate.pem"
+    file.write_bytes(made.public_bytes(pem) + secret)
+    return file
+
+
+def test_only_the_host_with_a_trusted_certificate_is_asked(certificate: Path) -> None:
+    with answering(answer(200, ITEM)) as (_, server):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        port, bundle = server.server_port, str(certificate)
+        trusting = DynamoDB(f"https://localhost:{port}", "us-east-1", lambda: KEYS, bundle)
+        assert [trusting.call("GetItem", READ) for _ in range(3)] == [ITEM] * 3
+        # Session tickets of TLS 1.3 do not count as the end of a connection.
+        assert (server.connections, len(server.requests)) == (1, 3)
+        for host, trusted in (("127.0.0.1", bundle), ("localhost", None)):
+            other = DynamoDB(f"https://{host}:{port}", "us-east-1", lambda: KEYS, trusted)
+            with pytest.raises(StorageBusyError) as caught:
+                other.call("GetItem", READ)
+            assert "CERTIFICATE_VERIFY_FAILED" in caught.value.why
+        assert len(server.requests) == 3
