@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import readme, report
+from benchmarks.handlers import KEEPING
 from benchmarks.report import BUILD, FULL, ROOT
 from local.runtime import RUNTIME, runtime_bin
 
@@ -32,6 +33,8 @@ PLOTS: Final = DOCS / "performance"
 PYTHON: Final = BUILD / "venv" / "bin" / "python"
 WITH_THE_DEVELOPERS: Final = ("cold_start", "client")
 """Run in the developer's environment."""
+IN_THE_SAME_PROCESS: Final = ("batch_path",)
+"""Call the functions in their own process."""
 BENCHMARKS: Final = (
     "batch_path",
     "compose",
@@ -91,6 +94,8 @@ def run(names: Iterable[str]) -> list[str]:
         started = time.monotonic()
         python = sys.executable if name in WITH_THE_DEVELOPERS else PYTHON
         environ = os.environ | {"PYTHONPATH": "functions", "PYTHONHASHSEED": "0"}
+        if name in IN_THE_SAME_PROCESS:
+            environ |= KEEPING
         subprocess.run([python, "-m", f"benchmarks.{name}"], cwd=ROOT, env=environ, check=False)
         print(f"{name} took {time.monotonic() - started:.0f} s", flush=True)
         if not results.exists():

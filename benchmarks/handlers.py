@@ -103,10 +103,6 @@ class Functions:
         ]
         return session_id
 
-    def send(self, session_id: str, body: str | bytes) -> None:
-        """Store a batch."""
-        self.store(event(BATCH, session_id, body))
-
     def store(self, made: dict[str, Any]) -> None:
         """Handle an event that stores a batch."""
         answer = self.call(made)
