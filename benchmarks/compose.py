@@ -20,7 +20,7 @@ from itertools import product
 from typing import Final
 
 from benchmarks import report
-from benchmarks.handlers import ENVIRON, Functions
+from benchmarks.handlers import ENVIRON, KEEPING, Functions
 from tests import composing, stand_in
 from tests.composing import SESSION
 
@@ -221,9 +221,11 @@ COMPOSED: Final = {"ndjson": "gapless", "ndjson.gz": "gapless, ndjson.gz"}
 FINISH: Final[dict[str, Callable[[str], Callable[[], int]]]] = {
     format_: partial(finished, format_) for format_ in ("ndjson", "ndjson.gz")
 }
-ALL: Final = (
-    WAYS | FINISH | {COMPOSED["ndjson.gz"]: partial(composing.prepare, format_="ndjson.gz")}
-)
+OURS: Final = FINISH | {
+    "gapless": composing.prepare,
+    COMPOSED["ndjson.gz"]: partial(composing.prepare, format_="ndjson.gz"),
+}
+ALL: Final = WAYS | OURS
 
 
 def in_a_process(way: str, endpoint: str) -> dict[str, float]:
@@ -232,7 +234,7 @@ def in_a_process(way: str, endpoint: str) -> dict[str, float]:
     python = report.BUILD / "s3fs" / "bin" / "python" if way == "s3fs" else sys.executable
     measured = subprocess.run(
         [python, "-m", "benchmarks.compose", way, endpoint],
-        env=os.environ | ENVIRON,
+        env=os.environ | ENVIRON | (KEEPING if way in OURS else {}),
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -25,6 +25,8 @@ ENVIRON: Final = {
     "POWERTOOLS_SERVICE_NAME": "gapless",
 }
 """The variables that ``template.yaml`` and Lambda set."""
+KEEPING: Final = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "67108864"}
+"""More of these, which a process must have from its start."""
 
 BATCH_MEDIA_TYPE: Final = "application/vnd.gapless.batch+json"
 LINES_MEDIA_TYPE: Final = "application/x-ndjson"

@@ -5,12 +5,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.handlers import ENVIRON
+from benchmarks.handlers import ENVIRON, KEEPING
 
 Measured = dict[str, float]
 _IN_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - only the folder that is made in it is used
@@ -44,11 +44,13 @@ def since(start: tuple[float, float]) -> Measured:
     }
 
 
-def started(module: str, *arguments: object) -> subprocess.Popen[str]:
+def started(
+    module: str, *arguments: object, environ: Mapping[str, str] = KEEPING
+) -> subprocess.Popen[str]:
     """Start a function of a chapter in another process; ``result`` waits for what it returns."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, arguments)],
-        env=os.environ | ENVIRON,
+        env={**os.environ, **ENVIRON, **environ},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -64,9 +66,11 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
-def in_a_process(module: str, *arguments: object) -> dict[str, Any]:
+def in_a_process(
+    module: str, *arguments: object, environ: Mapping[str, str] = KEEPING
+) -> dict[str, Any]:
     """What a function of a chapter returns, run in another process."""
-    return result(started(module, *arguments))
+    return result(started(module, *arguments, environ=environ))
 
 
 @contextmanager

@@ -365,7 +365,7 @@ def to_s3(file: Path) -> tuple[dict[str, list[Measured]], float]:
         ),
         "@tus/server, pieces of 8 MB": partial(by_tus, piece=8_000_000),
         "boto3 multipart, straight to S3": lambda url: in_a_process(
-            HERE, "boto3_upload", url, file, 100
+            HERE, "boto3_upload", url, file, 100, environ={}
         ),
     }
     found: dict[str, list[Measured]] = {way: [] for way in ways}

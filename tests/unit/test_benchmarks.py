@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import report
+from benchmarks import handlers, report
 
 MARK = re.compile(r"^<!-- (?!end)([\w. ]+) -->\n(?:(?!<!--)[^\n]*\n)*<!-- end -->$", re.MULTILINE)
 WHOLE = {"targets", "missed", "machine"}
@@ -53,6 +53,12 @@ def test_a_chapter_that_fails_leaves_no_old_results(
     # ``benchmarks.report`` ends well, and has no results either.
     assert bench.run(["nothing", "report"]) == ["nothing", "report"]
     assert [path.name for path in tmp_path.iterdir()] == ["other.json"]
+
+
+def test_functions_are_measured_with_the_variables_that_are_deployed() -> None:
+    template = (report.ROOT / "template.yaml").read_text(encoding="utf-8")
+    deployed = dict(re.findall(r'^        (MALLOC_\w+): "(\d+)"$', template, re.MULTILINE))
+    assert deployed == handlers.KEEPING
 
 
 def test_missed_targets_are_shown_first() -> None:
