@@ -67,6 +67,10 @@ class Config:
     """The folder of the schemas that sessions may name."""
     require_schema: bool = False
     """Whether every session must name a schema."""
+    https_proxy: str | None = field(default=None, repr=False)
+    """URL of the proxy to AWS, with its password, if any."""
+    no_proxy: str = ""
+    """Hosts that are asked without it, separated by commas."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -109,6 +113,8 @@ class Config:
             schemas=Path(environ.get("SCHEMAS_DIR") or SCHEMAS),
             require_schema=environ.get("REQUIRE_SCHEMA") == "true",
             event_bus=environ.get("EVENT_BUS") or "default",
+            https_proxy=environ.get("https_proxy") or environ.get("HTTPS_PROXY") or None,
+            no_proxy=environ.get("no_proxy") or environ.get("NO_PROXY") or "",
         )
 
 

@@ -12,12 +12,13 @@ import select
 import ssl
 import time
 import weakref
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from zlib import crc32
 
 import msgspec
@@ -64,17 +65,21 @@ class DynamoDB:
         region: str,
         credentials: Callable[[], Credentials],
         ca_bundle: str | None = None,
+        proxy: str | None = None,
     ) -> None:
         url = urlsplit(endpoint)
         self._host, self._path = url.netloc, url.path or "/"
         self._region = region
         self._credentials = credentials
+        self._connect: Callable[[], HTTPConnection]
         self._connect = partial(HTTPConnection, url.netloc, timeout=CONNECT_SECONDS)
         if url.scheme == "https":
             tls = ssl.create_default_context(cafile=ca_bundle)
             self._connect = partial(
                 HTTPSConnection, url.netloc, timeout=CONNECT_SECONDS, context=tls
             )
+            if proxy:
+                self._connect = partial(_through, proxy, url.netloc, tls)
         self._idle: list[HTTPConnection] = []
         weakref.finalize(self, _close, self._idle)
 
@@ -147,6 +152,19 @@ class DynamoDB:
         connection.connect()
         connection.sock.settimeout(READ_SECONDS)
         return connection
+
+
+def _through(proxy: str, host: str, tls: ssl.SSLContext) -> HTTPSConnection:
+    """A connection to ``host`` through a proxy, which sees only encrypted bytes."""
+    url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    named = url.hostname or "localhost"
+    connection = HTTPSConnection(named, url.port or 80, timeout=CONNECT_SECONDS, context=tls)
+    headers = {}
+    if url.username is not None:
+        keys = f"{unquote(url.username)}:{unquote(url.password or '')}".encode()
+        headers["proxy-authorization"] = f"Basic {b64encode(keys).decode()}"
+    connection.set_tunnel(host, headers=headers)
+    return connection
 
 
 def _close(connections: list[HTTPConnection]) -> None:

@@ -8,7 +8,7 @@ built.
 import time
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from obstore.store import S3Store
 
@@ -60,8 +60,20 @@ class Wiring:
             config.region,
             self._credentials,
             config.ca_bundle,
+            self._proxy(f"dynamodb.{config.region}.{config.url_suffix}"),
         )
         return SessionStore(dynamodb, config.sessions_table)
+
+    def _proxy(self, host: str) -> str | None:
+        """The proxy to ``host``, if any. obstore and botocore look for it themselves."""
+        proxy = self.config.https_proxy
+        # An emulator is near.
+        if not proxy or self.config.endpoint_url:
+            return None
+        from urllib import request  # noqa: PLC0415 - rarely needed
+
+        excepted: Any = vars(request)["proxy_bypass_environment"]
+        return None if excepted(host, {"no": self.config.no_proxy}) else proxy
 
     @cached_property
     def _credentials(self) -> "Callable[[], Credentials]":

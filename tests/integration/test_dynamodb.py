@@ -1,8 +1,10 @@
 """The client of DynamoDB: what it sends, what it repeats, and what it makes of every answer."""
 
 import json
+import socket
 import ssl
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -268,3 +270,40 @@ def test_only_the_host_with_a_trusted_certificate_is_asked(certificate: Path) ->
                 other.call("GetItem", READ)
             assert "CERTIFICATE_VERIFY_FAILED" in caught.value.why
         assert len(server.requests) == 3
+
+
+def test_a_proxy_passes_what_it_cannot_read(certificate: Path) -> None:
+    with answering(answer(200, ITEM)) as (_, server), socket.create_server(("", 0)) as proxy:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        seen = b""
+
+        def pass_on() -> None:
+            nonlocal seen
+            client, _ = proxy.accept()
+            while not seen.endswith(b"\r\n\r\n"):
+                seen += client.recv(1)
+            there = socket.create_connection(("127.0.0.1", server.server_port))
+            client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            for one, other in ((client, there), (there, client)):
+                threading.Thread(target=copy, args=(one, other), daemon=True).start()
+
+        def copy(source: socket.socket, target: socket.socket) -> None:
+            while piece := source.recv(65536):
+                target.sendall(piece)
+
+        threading.Thread(target=pass_on, daemon=True).start()
+        client = DynamoDB(
+            f"https://localhost:{server.server_port}",
+            "us-east-1",
+            lambda: KEYS,
+            str(certificate),
+            f"http://me:p%40ss@localhost:{proxy.getsockname()[1]}",
+        )
+        assert [client.call("GetItem", READ) for _ in range(3)] == [ITEM] * 3
+        assert f"CONNECT localhost:{server.server_port} HTTP/1." in seen.decode()
+        assert b64encode(b"me:p@ss") in seen
+        assert {headers["host"] for headers, _ in server.requests} == {
+            f"localhost:{server.server_port}"
+        }

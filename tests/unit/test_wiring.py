@@ -78,3 +78,26 @@ def test_only_without_lambdas_credentials_botocore_finds_some(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profiles))
     found = Wiring(Config.from_env(ENVIRON))._for_obstore()  # noqa: SLF001
     assert (found["access_key_id"], found["secret_access_key"]) == ("theirs", "z")
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        ({"HTTPS_PROXY": "http://me:p%40ss@proxy:3128"}, "proxy:3128"),
+        ({"https_proxy": "proxy"}, "proxy:80"),
+        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "x,.amazonaws.com"}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "*"}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128", "AWS_ENDPOINT_URL": "https://localhost"}, None),
+        ({"HTTP_PROXY": "http://proxy:3128"}, None),
+    ],
+)
+def test_dynamodb_is_asked_through_the_proxy_as_s3_is(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], asked: str | None
+) -> None:
+    wired = wiring(monkeypatch, **settings)
+    connection = wired.sessions._client._connect()  # noqa: SLF001 - nothing is sent
+    direct = (
+        "localhost" if "AWS_ENDPOINT_URL" in settings else "dynamodb.eu-central-1.amazonaws.com"
+    )
+    assert f"{connection.host}:{connection.port}" == (asked or f"{direct}:443")
+    assert "p%40ss" not in repr(wired.config)
