@@ -104,7 +104,7 @@ class ProxyTransport(httpx.AsyncBaseTransport):
         if scheme == "https":
             context = self._ssl_context = self._ssl_context or ssl_context()
         else:
-            # Loading certificates takes as long as a small upload. This one trusts nobody.
+            # Loading certificates takes a tenth of the start. This one trusts nobody.
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             return httpx.AsyncHTTPTransport(
