@@ -17,10 +17,6 @@
 The public interface is what ``__all__`` names; every other name may change.
 """
 
-# isort: off
-from gapless import slim  # noqa: F401 - before anything imports httpx
-
-# isort: on
 import os
 import pathlib
 from collections.abc import AsyncIterable, Mapping

@@ -78,13 +78,6 @@ def text_file() -> io.TextIOBase:
     return io.StringIO('{"id": 1}\n')
 
 
-def test_the_command_of_httpx_is_not_imported() -> None:
-    unused = {"httpx._main", "rich", "pygments"}
-    code = f"import sys, gapless.cli, httpx; print({unused!r} & sys.modules.keys(), httpx.main)"
-    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert told.stdout.startswith("set() <function main")
-
-
 NO_LISTS: list[Callable[[], Any]] = [
     lambda: {"id": 1},
     lambda: b"[1,2]",

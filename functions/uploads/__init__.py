@@ -23,7 +23,8 @@ What follows a session's end starts in ``stream.py`` (clean-up) and ``announce.p
 ::
 
     http identity errors limits config startup wiring   requests, settings, connecting the parts
-    dynamodb botocore_clients retries threads           calls to AWS
+    dynamodb signature botocore_clients                 clients of AWS
+    retries threads                                     calls to AWS
     background                                          functions without a route
     session session_store gaps batch batch_store        sessions and batches
     reports schemas formats gzip_member                 large gap reports; schemas; file formats

@@ -8,7 +8,7 @@ built.
 import time
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from obstore.store import S3Store
 
@@ -72,8 +72,11 @@ class Wiring:
             return None
         from urllib import request  # noqa: PLC0415 - rarely needed
 
-        excepted: Any = vars(request)["proxy_bypass_environment"]
-        return None if excepted(host, {"no": self.config.no_proxy}) else proxy
+        # Its stubs lack it.
+        excepted = request.proxy_bypass_environment(  # type: ignore[attr-defined]
+            host, {"no": self.config.no_proxy}
+        )
+        return None if excepted else proxy
 
     @cached_property
     def _credentials(self) -> "Callable[[], Credentials]":

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uploads.config import Credentials
-from uploads.dynamodb import sign
+from uploads.signature import sign
 
 
 @given(
