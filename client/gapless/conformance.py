@@ -1066,6 +1066,24 @@ def a_compressed_object_is_one_gzip_member(service: Service) -> None:
         expect("key", result["key"][-10:], ".ndjson.gz")
 
 
+@check(PROOF)
+def however_batches_are_compressed_they_become_one_object(service: Service) -> None:
+    """A service may store what the client compressed, if it can be a part of the object."""
+    flushes = (zlib.Z_FULL_FLUSH, zlib.Z_NO_FLUSH, zlib.Z_SYNC_FLUSH)
+    batches = [
+        b"".join(b'{"record": %d, "batch": %d}\n' % (record, number) for record in range(1_000))
+        for number in range(len(flushes))
+    ]
+    session = service.create(1_000 * len(batches), format="ndjson.gz")
+    for number, ndjson in enumerate(batches):
+        for flush in (*flushes[number:], *flushes[:number]):
+            made = zlib.compressobj(6, zlib.DEFLATED, 31)
+            packed = made.compress(ndjson) + made.flush(flush) + made.flush()
+            service.lines(session, number, packed, content_encoding="gzip").ok(204)
+    expect("validationResult", service.finish(session)["validationResult"], "Success")
+    _gzip_file(service, session, b"".join(batches))
+
+
 @check(CONTRACT)
 def a_client_that_accepts_gzip_gets_lines_of_a_compressed_object(service: Service) -> None:
     session = service.create(1, format="ndjson.gz")

@@ -112,7 +112,7 @@ class DynamoDB:
         code = str(answer.get("__type", "")).rpartition("#")[2]
         if code == "ConditionalCheckFailedException":
             raise ConditionFailedError(answer.get("Item", {}))
-        why = f"{operation}: {status} {code}: {answer.get('message') or answer.get('Message')}"
+        why = f"{operation}: {status} {code}"
         if (
             # Without JSON, 200 is no answer of DynamoDB.
             status in {_OK, _TOO_MANY_REQUESTS}
@@ -120,7 +120,7 @@ class DynamoDB:
             or _TRANSIENT.search(code)
         ):
             raise TransientError(why)
-        raise DynamoDBError(why)
+        raise DynamoDBError(f"{why}: {answer.get('message') or answer.get('Message')}")
 
     def exchange(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, str | None, bytes]:
         """The status, the CRC-32 and the body of the response to a request."""
