@@ -708,7 +708,13 @@ def test_output_without_unicode(front: Front) -> None:
         ({"ALL_PROXY": "socks5://127.0.0.1:1", "NO_PROXY": "localhost,[::1],127.0.0.1"}, 0, PROVED),
         ({"NO_PROXY": "localhost,[::1]"}, 0, PROVED),
         ({"HTTP_PROXY": "", "NO_PROXY": "*"}, 0, PROVED),
-        ({"SSL_CERT_FILE": "/nonexistent"}, 2, "SSL_CERT_FILE"),
+        (
+            {"SSL_CERT_FILE": "/nonexistent", "GAPLESS_URL": "https://localhost:1"},
+            2,
+            "SSL_CERT_FILE",
+        ),
+        # Nothing is asked by https.
+        ({"SSL_CERT_FILE": "/nonexistent"}, 0, PROVED),
         ({"TMPDIR": "/nonexistent"}, 0, PROVED),
     ],
 )

@@ -217,6 +217,8 @@ def test_a_merged_file_that_differs(
 
 
 def test_the_format_of_the_module(page: Page, local: MotoStack, orders: Orders) -> None:
+    # The replaced page no longer waits for a response.
+    page.wait_for_load_state("networkidle")
     page.set_content('<input type="file">')
     file = orders(1_000)
     page.locator("input").set_input_files(file)
