@@ -129,11 +129,12 @@ def test_a_session_whose_answer_is_lost_is_reused(page: Page, known: str, orders
     choose(page, file)
     press(page, "Upload 10 records")
     expect(page.get_by_role("alert")).to_contain_text("Retrying.")
+    # Only then: the page would get an answer to its retry, and resume.
+    page.reload()
     page.unroute(f"**{SESSIONS}")
     with page.expect_request(
         lambda one: one.method == "POST" and one.url.endswith("/sessions")
     ) as sent:
-        page.reload()
         choose(page, file)
         press(page, "Upload 10 records")
     keys.append(sent.value.headers["idempotency-key"])
