@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from mypy_boto3_stepfunctions import SFNClient
 
 CLIENT: Final = ClientConfig(
-    connect_timeout=2,
-    read_timeout=20,
+    connect_timeout=limits.CONNECT_SECONDS,
+    read_timeout=limits.READ_SECONDS,
     # ``govern`` does all retries.
     retries={"mode": "standard", "total_max_attempts": 1},
     max_pool_connections=limits.READS_IN_FLIGHT,

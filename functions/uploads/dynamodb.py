@@ -21,15 +21,12 @@ from zlib import crc32
 
 import msgspec
 
+from uploads import limits
 from uploads.config import Credentials
 from uploads.retries import TransientError, persistently
 from uploads.signature import sign
 
 Operation = Literal["GetItem", "PutItem", "UpdateItem", "Query"]
-
-CONNECT_SECONDS: Final = 2
-READ_SECONDS: Final = 20
-"""How long a try waits for the next bytes."""
 
 _OK: Final = 200
 _TOO_MANY_REQUESTS: Final = 429
@@ -71,11 +68,11 @@ class DynamoDB:
         self._region = region
         self._credentials = credentials
         self._connect: Callable[[], HTTPConnection]
-        self._connect = partial(HTTPConnection, url.netloc, timeout=CONNECT_SECONDS)
+        self._connect = partial(HTTPConnection, url.netloc, timeout=limits.CONNECT_SECONDS)
         if url.scheme == "https":
             tls = ssl.create_default_context(cafile=ca_bundle)
             self._connect = partial(
-                HTTPSConnection, url.netloc, timeout=CONNECT_SECONDS, context=tls
+                HTTPSConnection, url.netloc, timeout=limits.CONNECT_SECONDS, context=tls
             )
             if proxy:
                 self._connect = partial(_through, proxy, url.netloc, tls)
@@ -149,7 +146,7 @@ class DynamoDB:
                 idle.close()
         connection = self._connect()
         connection.connect()
-        connection.sock.settimeout(READ_SECONDS)
+        connection.sock.settimeout(limits.READ_SECONDS)
         return connection
 
 
@@ -157,7 +154,7 @@ def _through(proxy: str, host: str, tls: ssl.SSLContext) -> HTTPSConnection:
     """A connection to ``host`` through a proxy, which sees only encrypted bytes."""
     url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     named = url.hostname or "localhost"
-    connection = HTTPSConnection(named, url.port or 80, timeout=CONNECT_SECONDS, context=tls)
+    connection = HTTPSConnection(named, url.port or 80, timeout=limits.CONNECT_SECONDS, context=tls)
     headers = {}
     if url.username is not None:
         keys = f"{unquote(url.username)}:{unquote(url.password or '')}".encode()

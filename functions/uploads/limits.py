@@ -197,6 +197,12 @@ RETRY_AFTER_SECONDS: Final = 2
 PRESIGNED_URL_SECONDS: Final = 15 * 60
 """How long a link to a merged object works."""
 
+CONNECT_SECONDS: Final = 2
+"""How long a call to AWS waits for a connection."""
+
+READ_SECONDS: Final = 20
+"""How long it waits for the next bytes of the answer; of obstore, for all of it."""
+
 PATIENCE_SECONDS: Final = 15
 """How long a call to AWS is retried. S3 splits a throttled prefix within minutes. Until then it
 refuses many requests, but one of twenty tries succeeds."""

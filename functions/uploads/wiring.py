@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from obstore.store import S3Store
 
+from uploads import limits
 from uploads.batch_store import BatchStore
 from uploads.config import Clock, Config, Credentials
 from uploads.dynamodb import DynamoDB, EmulatedDynamoDB
@@ -102,8 +103,8 @@ class Wiring:
             virtual_hosted_style_request=endpoint is None,
             client_options={
                 "allow_http": endpoint is not None,
-                "connect_timeout": timedelta(seconds=2),
-                "timeout": timedelta(seconds=20),
+                "connect_timeout": timedelta(seconds=limits.CONNECT_SECONDS),
+                "timeout": timedelta(seconds=limits.READ_SECONDS),
             },
             # ``uploads.retries`` does all retries.
             retry_config={"max_retries": 0, "retry_timeout": timedelta()},

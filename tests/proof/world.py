@@ -18,7 +18,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from types import MappingProxyType
@@ -31,7 +30,6 @@ from moto import backends
 from moto.backends import get_backend
 from moto.dynamodb.models.dynamo_type import DynamoType
 from moto.dynamodbstreams.models import dynamodbstreams_backends
-from obstore.store import S3Store
 
 from local import in_process, storage
 from local.streams import TIME_TO_LIVE, matches
@@ -39,7 +37,7 @@ from local.template import Template
 from tests.aws import Answer as AwsAnswer
 from tests.aws import AwsProxy, Call, s3_error, without_sockets
 from tests.state_machine import ExecutionFailedError, StateMachine
-from uploads import botocore_clients, dynamodb, errors, limits, wiring
+from uploads import botocore_clients, errors, limits
 from uploads.config import AuthMode, Config
 from uploads.retries import Tries
 from uploads.wiring import Wiring
@@ -1029,8 +1027,7 @@ def world(processes: int, *, impatient: bool = False) -> Iterator[World]:
         seconds = 1 if impatient else _PATIENCE_SECONDS
         client = botocore_clients.CLIENT.merge(ClientConfig(read_timeout=seconds))
         patch.setattr(botocore_clients, "CLIENT", client)
-        patch.setattr(dynamodb, "READ_SECONDS", seconds)
-        patch.setattr(wiring, "S3Store", partial(_store, S3Store, seconds))
+        patch.setattr(limits, "READ_SECONDS", seconds)
         world = World(running, processes)
         if not impatient:
             # A call without a socket cannot time out.
@@ -1050,13 +1047,3 @@ def _at_once(tries: Tries, why: object) -> float:
     if tries._number == _TRIES:  # noqa: SLF001
         raise errors.StorageBusyError("busy", str(why))
     return 0
-
-
-def _store(
-    kind: Callable[..., object],
-    seconds: int,
-    bucket: str,
-    **options: Any,  # noqa: ANN401
-) -> object:
-    options["client_options"]["timeout"] = timedelta(seconds=seconds)
-    return kind(bucket, **options)
