@@ -7,14 +7,14 @@ import argparse
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from threading import Event
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
@@ -46,15 +46,32 @@ class UsageError(Exception):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until Ctrl-C or SIGTERM. ``arguments`` are those of the command line by default."""
     port = _port_from(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with ExitStack() as running:
+        with _signals() as signals, ExitStack() as running:
             _serve(running, port)
-            Event().wait()
+            signals.recv(1)
     except KeyboardInterrupt:
         pass
     except (UsageError, OtherStorageError, BotoCoreError, ClientError) as error:
         sys.exit(f"gapless: {error}")
+
+
+@contextmanager
+def _signals() -> Iterator[socket.socket]:
+    """Raise KeyboardInterrupt on SIGTERM too; the yielded socket has a byte for each signal.
+
+    The exception alone is not enough: for a signal that arrives just before a blocking call Python
+    raises it after that call, and one that is raised in a destructor goes no further.
+    """
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        sender.settimeout(0)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.set_wakeup_fd(sender.fileno())
+        try:
+            yield receiver
+        finally:
+            signal.set_wakeup_fd(-1)
 
 
 def _serve(running: ExitStack, port: int) -> None:

@@ -9,6 +9,7 @@ Environment: ``PORT``, by default 3000.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -98,7 +99,8 @@ def serve() -> None:
             sep="\n",
             flush=True,
         )
-        process.wait()
+        # With a time-out it polls: a signal that arrives just before one long wait would be lost.
+        process.wait(timeout=math.inf)
         raise StartError(f"sam local start-api exited with {process.returncode}")
 
 

@@ -62,6 +62,54 @@ def test_of_concurrent_conditional_writes_one_succeeds(local: MotoStack, other: 
     s3.delete_object(**place)
 
 
+def run_alone(code: str) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` without the settings of another local run, which earlier tests may have left."""
+    names = ("AWS_", "SESSIONS_", "BATCHES_", "MERGED_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(names)}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**clean, "PORT": "0"},
+        timeout=120,
+    )
+
+
+@pytest.mark.usefixtures("socket_enabled")
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_whose_exception_is_lost_stops_a_local_run(number: str) -> None:
+    """Python loses one that is raised in a destructor, and holds back one just before a wait."""
+    code = f"""
+import os
+import signal
+import sys
+
+from local import __main__
+
+
+class Signal:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{number})
+
+
+class Output:
+    def __init__(self, stream):
+        self.write = stream.write
+
+    def flush(self):
+        Signal()
+
+
+sys.stdout = Output(sys.stdout)
+__main__.main([])
+"""
+    ended = run_alone(code)
+    assert "Gapless is at" in ended.stdout
+    assert "KeyboardInterrupt" in ended.stderr
+
+
 @pytest.mark.usefixtures("socket_enabled")
 def test_a_start_reads_no_model_twice_and_loads_no_function_of_the_stream() -> None:
     code = """
@@ -85,17 +133,7 @@ with ExitStack() as running:
     __main__._serve(running, 0)
     print(max(opened.values()), "batches" in sys.modules, "stream" in sys.modules)
 """
-    # Without the settings of another local run, which earlier tests may have left.
-    names = ("AWS_", "SESSIONS_", "BATCHES_", "MERGED_")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(names)}
-    started = subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=clean,
-    )
+    started = run_alone(code)
     # botocore reads each once, and moto, whose loader adds to them.
     assert started.stdout.splitlines()[-1] == "2 True False"
 
