@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -106,8 +107,7 @@ def serve() -> None:
 
 def test(options: Sequence[str]) -> int:
     """Run the protocol tests against the API; returns pytest's exit code."""
-    with socket.create_server((HOST, 0)) as free:
-        port: int = free.getsockname()[1]
+    port = _free_port()
     _LOG.parent.mkdir(exist_ok=True)
     try:
         with (
@@ -201,6 +201,15 @@ def _cleaned_up(template: Template, table: str) -> Poller:
     arn = stream_arn(table)
     assert arn is not None  # noqa: S101 - moto has streams
     return Poller(partial(in_process.load_stream, template, table, arn))
+
+
+def _free_port() -> int:
+    """A port that the system gives to no other program until SAM uses it, which takes a minute."""
+    while True:
+        # Linux chooses from 32,768 and up.
+        port = 30_000 + secrets.randbelow(2_000)
+        with suppress(OSError), socket.create_server((HOST, port)):
+            return port
 
 
 def _check_port(port: int) -> None:

@@ -1,7 +1,6 @@
 """SeaweedFS, a real S3 server, behind a middleware that sees every call, as with moto."""
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+
+from tests.processes import free_ports
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -41,7 +42,7 @@ def running() -> Iterator[str]:
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         }
         (home / "s3.json").write_text(json.dumps({"identities": [identity]}))
-        ports = _free_ports(4)
+        ports = free_ports(4, _GRPC)
         names = ("master.port", "volume.port", "filer.port", "s3.port")
         options = [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
         log = home / "log"
@@ -108,21 +109,6 @@ def _forward(
         return [content]
     finally:
         connection.close()
-
-
-def _free_ports(count: int) -> list[int]:
-    """Free ports whose gRPC ports are free, too."""
-    found: list[int] = []
-    while len(found) < count:
-        with socket.create_server((HOST, 0)) as low:
-            port = low.getsockname()[1]
-            try:
-                socket.create_server((HOST, port + _GRPC)).close()
-            except (OSError, OverflowError):
-                continue
-        if port not in found:
-            found.append(port)
-    return found
 
 
 def _answers(port: int) -> bool:

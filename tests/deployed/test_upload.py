@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tests.api import Api
 from tests.conftest import Stack
+from tests.deployed.test_many_uploads import in_time
 
 RECORDS, SIZE = 100_000, 1_000
 
@@ -24,9 +25,10 @@ def test_100_000_records(api: Api, stack: Stack, download: Callable[[str], bytes
 
     def send(seq_num: int) -> int:
         if seq_num % 2:
-            return api.gzip_batch(session_id, seq_num, batches[seq_num]).status
+            return in_time(lambda: api.gzip_batch(session_id, seq_num, batches[seq_num])).status
         body = gzip.compress(b"".join(map(line_of, batches[seq_num])), 1)
-        return api.lines(session_id, seq_num, body, {"content-encoding": "gzip"}).status
+        headers = {"content-encoding": "gzip"}
+        return in_time(lambda: api.lines(session_id, seq_num, body, headers)).status
 
     order = made.sample(range(len(batches)), len(batches))
     with ThreadPoolExecutor(8) as threads:

@@ -20,7 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from uploads import limits
+from tests.integration.test_busy import Clock
+from uploads import retries
 from uploads.config import Credentials
 from uploads.dynamodb import ConditionFailedError, DynamoDB, DynamoDBError
 from uploads.errors import StorageBusyError
@@ -45,9 +46,14 @@ class Fake(ThreadingHTTPServer):
     """Gives one answer after the other, the last one for ever."""
 
     daemon_threads = True
+    request_queue_size = 128
 
-    def __init__(self, answers: list[Answer]) -> None:
+    def __init__(self, answers: list[Answer], certificate: Path | None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
         self.answers = answers
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.connections = 0
@@ -88,8 +94,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def answering(*answers: Answer) -> Iterator[tuple[DynamoDB, Fake]]:
-    server = Fake(list(answers))
+def answering(*answers: Answer, certificate: Path | None = None) -> Iterator[tuple[DynamoDB, Fake]]:
+    server = Fake(list(answers), certificate)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield DynamoDB(f"http://127.0.0.1:{server.server_port}", "us-east-1", lambda: KEYS), server
@@ -99,9 +105,9 @@ def answering(*answers: Answer) -> Iterator[tuple[DynamoDB, Fake]]:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(limits, "LONGEST_PAUSE_SECONDS", 0.01)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only pauses move it on, so neither they nor a busy machine take of the time for tries."""
+    monkeypatch.setattr(retries, "time", Clock())
 
 
 def test_a_call_is_one_request_and_binary_values_are_base64() -> None:
@@ -255,10 +261,7 @@ def certificate(tmp_path: Path) -> Path:
 
 
 def test_only_the_host_with_a_trusted_certificate_is_asked(certificate: Path) -> None:
-    with answering(answer(200, ITEM)) as (_, server):
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
+    with answering(answer(200, ITEM), certificate=certificate) as (_, server):
         port, bundle = server.server_port, str(certificate)
         trusting = DynamoDB(f"https://localhost:{port}", "us-east-1", lambda: KEYS, bundle)
         assert [trusting.call("GetItem", READ) for _ in range(3)] == [ITEM] * 3
@@ -273,10 +276,10 @@ def test_only_the_host_with_a_trusted_certificate_is_asked(certificate: Path) ->
 
 
 def test_a_proxy_passes_what_it_cannot_read(certificate: Path) -> None:
-    with answering(answer(200, ITEM)) as (_, server), socket.create_server(("", 0)) as proxy:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
+    with (
+        answering(answer(200, ITEM), certificate=certificate) as (_, server),
+        socket.create_server(("127.0.0.1", 0)) as proxy,
+    ):
         seen = b""
 
         def pass_on() -> None:

@@ -133,11 +133,11 @@ def by_zlib(sent: Sent) -> bytes:
 
 
 def by_httpx(sent: Sent) -> bytes:
-    return httpx.get(sent.encoded_url, trust_env=False).content
+    return httpx.get(sent.encoded_url, trust_env=False, timeout=60).content
 
 
 def by_httpx_stream(sent: Sent) -> bytes:
-    with httpx.stream("GET", sent.encoded_url, trust_env=False) as answer:
+    with httpx.stream("GET", sent.encoded_url, trust_env=False, timeout=60) as answer:
         return b"".join(answer.iter_bytes(1_000))
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,7 +92,10 @@ def test_a_local_run_cleans_up_and_tells(local: MotoStack, tmp_path: Path) -> No
         assert stack.merged(finished) == b"0\n"
         assert api.status(expired).status == 404
         assert stack.left(still_open) == (1, 1)
-        told = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+        # The last event follows the clean-up; pytest's timeout ends the wait.
+        while "Session Expired" not in (text := events.read_text(encoding="utf-8")):
+            time.sleep(0.1)
+        told = [json.loads(line) for line in text.splitlines()]
         assert [(one["detail-type"], one["detail"]["sessionId"]) for one in told] == [
             *(("Session Created", session_id) for session_id in ids),
             ("Session Finished", finished),

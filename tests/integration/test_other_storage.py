@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from local.server import Server
 from local.template import Template
 from tests.aws import AwsProxy, dynamodb_error, s3_error
 from tests.conftest import MotoStack
+from tests.processes import free_ports
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -248,13 +248,6 @@ def app(status: str, kind: str, body: bytes) -> "WSGIApplication":
     return answer
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def refused_line(url: str, **environ: str) -> str:
     """The message of a start that is refused."""
     code, out, err = start(url, **environ)
@@ -288,7 +281,8 @@ def test_an_invalid_url_is_reported(url: str) -> None:
 
 
 def test_a_refused_connection_is_reported() -> None:
-    assert "cannot connect: Connection refused" in refused_line(f"http://127.0.0.1:{free_port()}")
+    (port,) = free_ports(1)
+    assert "cannot connect: Connection refused" in refused_line(f"http://127.0.0.1:{port}")
 
 
 def test_an_unknown_host_name_is_reported() -> None:

@@ -24,6 +24,7 @@ import gapless
 from local import in_process, storage
 from tests.load import clients
 from tests.load.clients import BATCHES, CLIENTS, PROCESSES, SIZE, Plan
+from tests.processes import free_ports
 
 SESSIONS = max(1, int(os.environ.get("SOAK_BATCHES", "1000")) // BATCHES)
 TOTAL = SESSIONS * BATCHES
@@ -60,7 +61,7 @@ class Soak:
         return process
 
     def start_workers(self) -> None:
-        self.workers = [self.start("local", port=0) for _ in range(WORKERS)]
+        self.workers = [self.start("local", port=port) for port in free_ports(WORKERS)]
         self.urls = [said_url(worker) for worker in self.workers]
 
     def start_client(self, number: int) -> subprocess.Popen[str]:
