@@ -3,12 +3,10 @@
 Each function runs in its own process, with its memory limit.
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from operator import methodcaller
 
 import pytest
 
@@ -27,26 +25,9 @@ MB = 1_000_000
 MOST_MEMORY = 700 * MB
 CPU_PER_MB = 0.150
 """Seconds per MB of the larger of sent and inflated size, which counts as one at least."""
-LINES = b"0\n" * 100_000
-LINES_SECONDS = 0.010
-"""CPU that `slowness` takes for them on a core for which the bound is stated."""
 TIMES = 4
 """Maximum repetitions of a measurement that is over its bound: on a busy machine CPU times grow,
 and calls time out and are retried."""
-
-
-def slowness() -> float:
-    """How many times longer this core takes now than one for which the bound is stated; 1 at least.
-
-    Machines differ, and one whose cores are shared with others is not always as fast.
-    """
-    strip = methodcaller("strip", b" \t\r\n")
-    seconds = []
-    for _ in range(3):
-        start = time.thread_time()
-        list(filter(None, map(strip, LINES.split(b"\n"))))
-        seconds.append(time.thread_time() - start)
-    return max(1, min(seconds) / LINES_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -141,8 +122,7 @@ class Lab:
             answer = through_gateway(gateway)(method, path, body, hostile.headers)
         for key in self.stack.stored_keys(session_id):
             self.stack.s3.delete_object(Bucket=self.stack.batches_bucket, Key=key)
-        cost = replace(function.cost, cpu=function.cost.cpu / slowness())
-        return answer, Counter(call.operation for call in calls), cost
+        return answer, Counter(call.operation for call in calls), function.cost
 
     def measure(self, hostile: Hostile) -> Measured:
         body, inflated = hostile.body(), hostile.inflated

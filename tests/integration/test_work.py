@@ -26,6 +26,7 @@ from uploads import gzip_member, limits
 from uploads.batch import BatchMetadata, StoredBatch, listing_digest
 from uploads.batch_store import BatchStore
 from uploads.decode.batch_json import read_batch
+from uploads.decode.batch_ndjson import read_lines
 from uploads.decode.body import read_body
 from uploads.gaps import missing
 from uploads.merging.composing import Composer
@@ -73,6 +74,17 @@ def body(count: int) -> bytes:
 def test_a_batch_takes_no_call_for_each_record(count: int) -> None:
     content = body(count)
     assert calls(lambda: read_batch(content)) <= 20
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [b"1\n", b"1\r\n", b" 1\n", b"1\n\n", b"\n" * 30 + b"1\n", b"[\r]\n", b"[\r]\n" + b"1\n" * 30],
+)
+def test_lines_take_no_call_each(lines: bytes) -> None:
+    """Neither lines to be stored as they are nor others."""
+    pieces = 10
+    content = lines * (pieces * 16 * 1024 // len(lines))
+    assert calls(lambda: read_lines(content, 0)) <= 110 * pieces
 
 
 def test_a_batch_is_held_once_more_and_no_more() -> None:
