@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 import requests
-from hypothesis import HealthCheck, Phase, settings
 from moto.backends import get_backend
 from moto.core.models import DEFAULT_ACCOUNT_ID
 
@@ -22,7 +21,7 @@ from local.gateway import Gateway, wsgi
 from local.server import Server
 from local.streams import Stream
 from local.template import Template
-from tests import seaweedfs
+from tests import hypothesis_profile, seaweedfs
 from tests.api import Api, deployed, over_http, through_gateway
 from tests.aws import AwsProxy, without_sockets
 
@@ -31,15 +30,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
     from mypy_boto3_s3 import S3Client
 
-settings.register_profile(
-    "gapless",
-    # Explaining a failure traces every line, which crashes Python 3.11 while other threads run.
-    phases=set(Phase) - {Phase.explain},
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    print_blob=True,
-)
-settings.load_profile("gapless")
+hypothesis_profile.load()
 
 DEPLOYED: dict[str, Any] = (
     json.loads(Path(os.environ["STACK"]).read_text()) if "STACK" in os.environ else {}

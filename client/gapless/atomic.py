@@ -1,5 +1,6 @@
 """Writes files atomically: complete, or not at all. Imports no other module of the package."""
 
+import atexit
 import errno
 import io
 import os
@@ -21,6 +22,10 @@ def delete_temporary_files() -> None:
     for path in list(_temporary):
         with suppress(OSError):
             os.unlink(path)  # noqa: PTH108 - a signal handler does as little as possible
+
+
+# A client that is not closed may be writing in its thread, which ends without cleaning up.
+atexit.register(delete_temporary_files)
 
 
 @contextmanager

@@ -1,19 +1,21 @@
 """The progress bar on a terminal. Imports rich, which is slow: import it only for a terminal."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-from gapless.display import MB, Display
+from gapless.display import MB, Display, write_now
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_LOCK_SECONDS: Final = 1.0
+"""How long the exit waits for the thread that draws."""
 
 
 class _Facts(ProgressColumn):
@@ -88,7 +90,8 @@ class Bars(Display):
 
     def restore(self) -> None:
         """Remove the bar, and show the cursor."""
+        # The thread that draws may hold this lock, and wait for one of the interrupted code.
         with suppress(Exception):
-            self._bars.stop()
-        with suppress(OSError):
-            os.write(2, b"\r\x1b[K\x1b[?25h")
+            if self._bars.live._lock.acquire(timeout=_LOCK_SECONDS):  # noqa: SLF001 - no other way
+                self._bars.stop()
+        write_now(2, "\r\x1b[K\x1b[?25h")

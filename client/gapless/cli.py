@@ -27,7 +27,7 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -67,7 +67,7 @@ from gapless.metadata import parse
 from gapless.models import Limits, Result, as_json
 from gapless.schemas import Schema, read_file, read_schema
 from gapless.sessions import AsyncClient, service_url
-from gapless.text import as_argument, command, count, printable, redact, with_suffix
+from gapless.text import as_argument, command, count, printable, with_suffix
 
 EXIT_CODES: Final[list[tuple[type[GaplessError], int]]] = [
     (InputError, 3),
@@ -1132,18 +1132,18 @@ def _handle_signals(shown: Display, job: _Job) -> None:
         del frame
         if not ending.acquire(blocking=False):
             return
-        shown.restore()
-        atomic.delete_temporary_files()
         code = _SIGNALED + number
-        advice = job.advice(None)
-        message = f"interrupted. {advice}" if advice else "interrupted"
         try:
-            shown.failed(message, {"error": "Interrupted", "exitCode": code})
-        except RuntimeError:  # another line is being printed
-            with suppress(OSError):
-                os.write(2, f"\ngapless: {redact(message)}\n".encode())
-        job.before_exit()
-        os._exit(code)
+            atomic.delete_temporary_files()
+            shown.restore()
+            advice = job.advice(None)
+            message = f"interrupted. {advice}" if advice else "interrupted"
+            shown.interrupted(message, {"error": "Interrupted", "exitCode": code})
+        finally:
+            # Once more: another thread may have begun a file.
+            atomic.delete_temporary_files()
+            job.before_exit()
+            os._exit(code)
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)

@@ -19,7 +19,7 @@ from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from queue import Empty, Queue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, Final
 
 import msgspec
@@ -37,6 +37,9 @@ _CLIENTS: Final = 4
 _SECONDS: Final = 60.0
 """How long a client may take for one request of the suite."""
 
+_START_SECONDS: Final = 5.0
+"""How long the exit waits for a client that is being started."""
+
 _MAX_TRIES: Final = 6
 """How often one request may be sent in a case. No case causes more than two faults of one."""
 
@@ -51,6 +54,8 @@ _CREDENTIALS: Final = ("AWS_", "GAPLESS_AWS", "GAPLESS_TOKEN")
 """Beginnings of the environment variables for the service, which the client does not get."""
 
 _running: Final[set["subprocess.Popen[bytes]"]] = set()
+_starting: Final = Lock()
+"""Held while a process is started and not yet in ``_running``."""
 
 
 class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,21 +129,23 @@ class ClientProcess:
         environ |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         # Errors of the client; the last line explains why it ended.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in kill
-        try:
-            process = subprocess.Popen(  # noqa: S603 - the command that was asked for
-                self._words,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                env=environ,
-                # With its children: it may be a script.
-                start_new_session=os.name == "posix",
-            )
-        except OSError as error:
-            self._errors.close()
-            why = error.strerror or error
-            raise SettingError(f"The client, {self._words[0]}, cannot be started: {why}.") from None
-        _running.add(process)
+        with _starting:
+            try:
+                process = subprocess.Popen(  # noqa: S603 - the command that was asked for
+                    self._words,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._errors,
+                    env=environ,
+                    # With its children: it may be a script.
+                    start_new_session=os.name == "posix",
+                )
+            except OSError as error:
+                self._errors.close()
+                raise SettingError(
+                    f"The client, {self._words[0]}, cannot be started: {error.strerror or error}."
+                ) from None
+            _running.add(process)
         self._lines = Queue()
         Thread(target=_read, args=(process, self._lines), daemon=True).start()
         return process
@@ -219,6 +226,8 @@ class ClientProcess:
 
 def kill_all() -> None:
     """Kill every client, before this process exits: Ctrl-C does not reach them."""
+    # Not released: no other may be started.
+    _starting.acquire(timeout=_START_SECONDS)
     for process in list(_running):
         _kill(process)
 

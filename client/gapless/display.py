@@ -7,6 +7,7 @@ output. A closed or broken stream never stops an upload, and no secret is ever p
 import io
 import json
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,11 @@ from gapless.text import count, redact
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_STANDARD_OUTPUT: Final = 1
 _STANDARD_ERROR: Final = 2
+_SIGNAL_SECONDS: Final = 1.0
+"""How long the last line waits for a reader."""
+
 MB: Final = 1_000_000
 _STEPS: Final = 10
 """Plain lines report progress at every tenth of the total."""
@@ -84,6 +89,16 @@ def tolerate_broken_streams() -> None:
             name,
             _TolerantStream(file, encoding, errors="backslashreplace", write_through=True),
         )
+
+
+def write_now(number: int, text: str) -> None:
+    """Write to a descriptor, for a signal handler: no lock, which the interrupted code may hold.
+
+    Writes nothing if nobody reads the pipe.
+    """
+    with suppress(OSError):
+        if os.name != "posix" or select.select([], [number], [], _SIGNAL_SECONDS)[1]:
+            os.write(number, text.encode(sys.stderr.encoding or "utf-8", "backslashreplace"))
 
 
 class Display:
@@ -206,7 +221,12 @@ class Display:
         self.say(f"gapless: {message}")
 
     def restore(self) -> None:
-        """Restore the terminal before the process exits."""
+        """Restore the terminal before the process exits. For signal handlers, as the next."""
+
+    def interrupted(self, message: str, facts: dict[str, Any]) -> None:
+        """Print why the process exits."""
+        del facts
+        write_now(_STANDARD_ERROR, f"gapless: {self.clean(message)}\n")
 
 
 class Quiet(Display):
@@ -236,8 +256,11 @@ class Json(Display):
         if event not in {"reading", "download", "stored", "checking"}:
             self._print(event, facts)
 
+    def _as_line(self, event: str, facts: dict[str, Any]) -> str:
+        return self.clean(json.dumps({"event": event, **facts}))
+
     def _print(self, event: str, facts: dict[str, Any]) -> None:
-        print(self.clean(json.dumps({"event": event, **facts})), flush=True)
+        print(self._as_line(event, facts), flush=True)
 
     def result(self, text: str, facts: dict[str, Any]) -> None:
         """Print the facts."""
@@ -253,6 +276,10 @@ class Json(Display):
     def failed(self, message: str, facts: dict[str, Any]) -> None:
         """Print the error."""
         self._print("error", {"message": message, **facts})
+
+    def interrupted(self, message: str, facts: dict[str, Any]) -> None:
+        """Print it as an error."""
+        write_now(_STANDARD_OUTPUT, f"{self._as_line('error', {'message': message, **facts})}\n")
 
 
 def display(

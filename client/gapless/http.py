@@ -160,7 +160,7 @@ class Backoff:
         http.report("retry", facts)
         before = http.clock()
         await http.sleep(seconds)
-        http.notice_jump(before, seconds)
+        http.notice_jump(http.clock() - before, seconds)
 
 
 class Http:
@@ -343,13 +343,14 @@ class Http:
     async def watch_clock(self) -> None:
         """Detect jumps of the clock, until cancelled."""
         while True:
-            before = self.clock()
+            # Not ``clock``: this pause is real also if that one is not.
+            before = time.monotonic()
             await anyio.sleep(1)
-            self.notice_jump(before, 1)
+            self.notice_jump(time.monotonic() - before, 1)
 
-    def notice_jump(self, before: float, seconds: float) -> None:
+    def notice_jump(self, took: float, seconds: float) -> None:
         """Record a jump of the clock if a pause of ``seconds`` took much longer."""
-        if self.clock() - before > seconds + _JUMP_SECONDS:
+        if took > seconds + _JUMP_SECONDS:
             self.last_jump = self.clock()
 
 

@@ -10,7 +10,10 @@ import pytest
 
 from front import Front
 from local.server import Server
+from tests import hypothesis_profile
 from tests.processes import serving
+
+hypothesis_profile.load()
 
 # A background job ignores SIGINT, and the commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -41,4 +44,5 @@ def front(service: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
     passing = Front(service)
     with Server(passing) as server:
         monkeypatch.setenv("GAPLESS_URL", server.url)
+        passing.url = server.url
         yield passing

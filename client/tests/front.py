@@ -7,12 +7,12 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
-from threading import Condition
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -68,16 +68,20 @@ class Front:
 
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream).netloc
+        self.url = ""
+        """Its own, when it is served."""
         self.seen: list[Seen] = []
         self.rule: Callable[[Seen], Said | None] = lambda _: None
         self.after: Callable[[Seen], None] = lambda _: None
-        self._running = 0
-        self._change = Condition()
+        self._others = set(threading.enumerate())
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Forward a request, unless ``rule`` returns a response."""
+        if environ["RAW_URI"] == "/quiet":
+            start_response("204 No Content", [("Connection", "close")])
+            return []
         seen = Seen(
             environ["REQUEST_METHOD"],
             environ["RAW_URI"],
@@ -85,25 +89,18 @@ class Front:
             environ["wsgi.input"].read(),
             environ.get("HTTP_IDEMPOTENCY_KEY", ""),
         )
-        with self._change:
-            self.seen.append(seen)
-            self._running += 1
-        try:
-            said = self.rule(seen)
-            if said is not None:
-                named = {"Content-Type": "application/json", **said.headers}
-                seen.status, headers = said.status, [*named.items()]
-                body = (said.text or json.dumps(said.body)).encode()
-                if said.status == HTTPStatus.NO_CONTENT:
-                    body = b""
-            else:
-                seen.status, headers, body = self._pass_on(seen, environ)
-            seen.answer = body
-            self.after(seen)
-        finally:
-            with self._change:
-                self._running -= 1
-                self._change.notify_all()
+        self.seen.append(seen)
+        said = self.rule(seen)
+        if said is not None:
+            named = {"Content-Type": "application/json", **said.headers}
+            seen.status, headers = said.status, [*named.items()]
+            body = (said.text or json.dumps(said.body)).encode()
+            if said.status == HTTPStatus.NO_CONTENT:
+                body = b""
+        else:
+            seen.status, headers, body = self._pass_on(seen, environ)
+        seen.answer = body
+        self.after(seen)
         start_response(f"{seen.status} {HTTPStatus(seen.status).phrase}", headers)
         return [body]
 
@@ -134,9 +131,19 @@ class Front:
         return response.status, answered, body
 
     def quiet(self) -> None:
-        """Wait until no request is in flight."""
-        with self._change:
-            assert self._change.wait_for(lambda: not self._running, timeout=300)
+        """Wait until every request of a process that has ended is handled.
+
+        Also of those that have arrived and were not read yet.
+        """
+        # Connections are accepted in order: after this one there are threads for all before it.
+        connection = HTTPConnection(urlsplit(self.url).netloc, timeout=300)
+        connection.request("GET", "/quiet")
+        connection.getresponse().close()
+        connection.close()
+        for thread in set(threading.enumerate()) - self._others:
+            if "process_request_thread" in thread.name:
+                thread.join(300)
+                assert not thread.is_alive()
 
     def batches(self) -> list[int]:
         """The ``seqNum`` of each 204, with repetitions."""

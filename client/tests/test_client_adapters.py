@@ -8,14 +8,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 
 import front
+from gapless import client_conformance
 from gapless.auth import TokenAuth
 from gapless.client_conformance import CASES, run
 from gapless.conformance import CHECKS, Outcome, Service
@@ -456,6 +461,32 @@ def test_clients_end_with_the_command(service: str, tmp_path: Path) -> None:
             connection.settimeout(60)
             assert connection.recv(1) == b""
             connection.close()
+
+
+def test_a_client_that_is_being_started_ends_with_the_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began = threading.Event()
+    started: list[subprocess.Popen[bytes]] = []
+
+    def slowly(*given: Any, **more: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401
+        started.append(subprocess.Popen(*given, **more))
+        began.set()
+        time.sleep(0.5)
+        return started[0]
+
+    monkeypatch.setattr(client_conformance, "subprocess", SimpleNamespace(Popen=slowly, PIPE=-1))
+    monkeypatch.setattr(client_conformance, "_starting", threading.Lock())
+    client = client_conformance.ClientProcess(f"{sys.executable} -c 'import time; time.sleep(999)'")
+    thread = threading.Thread(target=client._start)  # noqa: SLF001 - what a case begins with
+    thread.start()
+    assert began.wait(60)
+    client_conformance.kill_all()
+    assert started[0].wait(60) == -signal.SIGKILL
+    thread.join()
+    client._process = started[0]  # noqa: SLF001
+    client.kill()
+    started[0].stdout.close()  # type: ignore[union-attr]
 
 
 def test_without_a_service_nothing_is_found() -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gapless
-from front import Front
+from front import Front, Said
 from gapless import objects
 
 HERE = Path(__file__).parent
@@ -360,6 +361,52 @@ def test_a_process_ends_though_its_client_is_open(front: Front) -> None:  # noqa
         [sys.executable, "-c", program], check=False, capture_output=True, timeout=300
     )
     assert (done.returncode, done.stderr, len(done.stdout.strip())) == (0, b"", 32)
+
+
+def test_an_interrupted_download_leaves_no_file(front: Front) -> None:
+    """Ctrl-C, in a program that does not close its client."""
+    url = os.environ["GAPLESS_URL"]
+    content = b"".join(objects.encode({"id": number} for number in range(50_000)))
+    session_id = gapless.upload(io.BytesIO(content), url).session_id
+    ended = threading.Event()
+
+    class Store(BaseHTTPRequestHandler):
+        """Sends a half, and then nothing."""
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+            ended.wait(300)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    program = f"""if 1:
+        import gapless, os, signal
+
+        def report(event, facts):
+            if event == "download":
+                os.kill(os.getpid(), signal.SIGINT)
+
+        client = gapless.Client(os.environ["GAPLESS_URL"], report=report)
+        client.session("{session_id}").download("got")
+    """
+    with ThreadingHTTPServer(("127.0.0.1", 0), Store) as store:
+        threading.Thread(target=store.serve_forever, daemon=True).start()
+        link = Said(200, {"url": f"http://127.0.0.1:{store.server_port}/"})
+        front.rule = lambda seen: link if seen.path.endswith("/file") else None
+        before = set(Path().iterdir())
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", program], check=False, capture_output=True, timeout=300
+            )
+        finally:
+            ended.set()
+            store.shutdown()
+    assert b"KeyboardInterrupt" in done.stderr
+    assert set(Path().iterdir()) == before
 
 
 def test_downloads_go_into_a_path_a_file_or_a_stream(front: Front) -> None:  # noqa: ARG001

@@ -185,11 +185,24 @@ def test_a_session_that_another_process_waits_for_is_kept(front: Front) -> None:
     front.rule = wait
     with subprocess.Popen(gapless_command("upload", file), stdout=subprocess.DEVNULL) as first:
         while not creates(front):
+            assert first.poll() is None
             time.sleep(0.05)
         run("upload", file, "--merged-format", "ndjson.gz")
         may_pass.set()
         assert first.wait(300) == 0
     assert len({opened(seen) for seen in creates(front)}) == 2
+
+
+def test_the_state_of_another_process_that_waits_is_kept(front: Front, folder: Path) -> None:
+    """Without it, that process would open a second session if it was killed now."""
+    file = written(Path("in.ndjson"), lines(10))
+    kill_before_the_answer(front, "upload", file)
+    (path,) = (folder / "state").glob("*.json")
+    waiting = json.loads(path.read_bytes())
+    for pid, kept in ((os.getppid(), True), (waiting["pid"], False)):
+        path.write_text(json.dumps(waiting | {"pid": pid}))
+        run("upload", file, "--new")
+        assert path.exists() == kept
 
 
 # --- Metadata -------------------------------------------------------------------------------------
