@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -130,14 +131,16 @@ class Unreliable:
 
     def __init__(self, app: "WSGIApplication") -> None:
         self._app = app
+        self._lock = threading.Lock()
         self.broken = 0
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] == "PUT" and self.broken < 2:
-            self.broken += 1
-            raise ConnectionAbortedError
+        with self._lock:
+            if environ["REQUEST_METHOD"] == "PUT" and self.broken < 2:
+                self.broken += 1
+                raise ConnectionAbortedError
         return self._app(environ, start_response)
 
 

@@ -1,5 +1,6 @@
 """The page in Chromium, served in front of the local stack."""
 
+import io
 import json
 import os
 import re
@@ -72,6 +73,8 @@ class Front:
         # Every page requests the list of sessions when it is loaded.
         if " /api/" not in route or LIST.fullmatch(route):
             return self._app(environ, start_response)
+        # A request counts when it is whole: then it is handled even if its page goes away.
+        environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read())
         with self._lock:
             self.seen.append(
                 Seen(

@@ -103,6 +103,8 @@ def test_an_error_is_shown_in_the_row_of_its_session(page: Page, known: str) -> 
         session = created(max_, totalRecord=1, metadata={"name": "mine"})
         identify(page, "max")
         row = page.get_by_role("region", name="My sessions").get_by_role("listitem")
+        # It is listed as open before it is finished.
+        expect(row.get_by_role("button", name="Abort")).to_be_visible()
         max_.put(f"{SESSIONS}/{session}/batches/0", content=b"1\n")
         max_.post(f"{SESSIONS}/{session}/finish")
     row.get_by_role("button", name="Abort").click()

@@ -461,12 +461,12 @@ def test_the_download_has_the_name_of_the_file(page: Page, tmp_path: Path) -> No
 def test_every_download_gets_a_new_link(page: Page, front: Front, orders: Orders) -> None:
     file = orders(100)
     choose(page, file)
-    press(page, "Upload 100 records")
     # The page has no link yet, and does not retry on its own.
     front.instead = lambda route, _: Instead(404) if route.endswith("/file") else None
+    with page.expect_response(re.compile("/file$")) as refused:
+        press(page, "Upload 100 records")
     finished(page)
-    while not routes(front, "/file"):
-        page.wait_for_timeout(20)
+    refused.value.finished()
     front.instead = lambda _route, _count: None
     assert downloaded(page) == file.read_bytes()
     front.seen.clear()
@@ -480,6 +480,8 @@ def test_the_link_is_asked_for_once(page: Page, orders: Orders) -> None:
     choose(page, orders(100))
     press(page, "Upload 100 records")
     finished(page)
+    while not asked:
+        page.wait_for_timeout(20)
     # Until it is answered, the page is shown again.
     page.wait_for_timeout(300)
     (only,) = asked
