@@ -320,12 +320,22 @@ def test_a_record_too_large_for_a_request(page: Page, front: Front, tmp_path: Pa
 
 
 def test_a_check_is_cancelled(page: Page, front: Front, orders: Orders) -> None:
-    line = page.context.new_cdp_session(page)
-    line.send("Emulation.setCPUThrottlingRate", {"rate": 20})
-    page.locator("#file").set_input_files(orders(200_000))
+    """In the middle: the file is read no further than its first bytes before."""
+    page.evaluate(
+        """() => {
+          const read = Blob.prototype.arrayBuffer;
+          const cancelled = new Promise((resolve) => (globalThis.goOn = resolve));
+          let pieces = 0;
+          Blob.prototype.arrayBuffer = async function () {
+            if (pieces++) await cancelled;
+            return read.call(this);
+          };
+        }"""
+    )
+    page.locator("#file").set_input_files(orders(20_000))
     press(page, "Cancel")
-    line.send("Emulation.setCPUThrottlingRate", {"rate": 1})
     expect(page.get_by_text("Drop files here")).to_be_visible()
+    page.evaluate("goOn()")
     choose(page, orders(10))
     press(page, "Upload 10 records")
     finished(page)
