@@ -28,15 +28,25 @@ def delete_temporary_files() -> None:
 atexit.register(delete_temporary_files)
 
 
+def begin(path: Path) -> None:
+    """Treat ``path`` as a temporary file until ``complete``."""
+    _temporary.add(os.fspath(path))
+
+
+def complete(path: Path) -> None:
+    """Keep ``path``."""
+    _temporary.discard(os.fspath(path))
+
+
 @contextmanager
 def _registered(path: Path) -> Iterator[None]:
-    _temporary.add(os.fspath(path))
+    begin(path)
     try:
         yield
     finally:
         with suppress(OSError):
             path.unlink(missing_ok=True)
-        _temporary.discard(os.fspath(path))
+        complete(path)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Final, cast
 
 import msgspec
 
-from gapless import readers
+from gapless import atomic, readers
 from gapless.errors import (
     MAX_VIOLATIONS,
     InputError,
@@ -231,13 +231,17 @@ class RejectsFile:
     Without a schema the file is FILE.invalid with the unchanged records; without ``skip_invalid``
     the first invalid record is the error. With a schema the file is FILE.invalid.ndjson, which has
     a reason for each record; without ``skip_invalid`` one error reports all invalid records.
+
+    ``keep`` is whether to write the file; ``partial`` whether it stays if a signal ends the process
+    in the middle.
     """
 
-    def __init__(self, source: Source, *, keep: bool) -> None:
+    def __init__(self, source: Source, *, keep: bool, partial: bool) -> None:
         self.count = 0
         self.path: Path | None = None
         """The file; None if none was written."""
         self._keep = keep
+        self._partial = partial
         self._source = source
         self._file: IO[bytes] | None = None
         self._invalid = 0
@@ -263,6 +267,8 @@ class RejectsFile:
                 raise InputError(
                     f"{printable(self.path)}, for records that are left out: {fault.strerror}"
                 ) from None
+            if not self._partial:
+                atomic.begin(self.path)
         self._file.write((_explained(error, record) if self._source.has_rules else record) + b"\n")
 
     def raise_errors(self, advice: str) -> None:
@@ -285,8 +291,9 @@ class RejectsFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
+        if self._file is not None and self.path is not None:
             self._file.close()
+            atomic.complete(self.path)
 
 
 def _as_violation(error: InvalidRecordError) -> ViolationError:

@@ -104,7 +104,8 @@ class FileStream:
         with (
             naming(self._source),
             opened(self._source) as file,
-            RejectsFile(self._source, keep=True) as rejects,
+            # Records before those left out are stored already.
+            RejectsFile(self._source, keep=True, partial=True) as rejects,
         ):
             reader = checked(self._source, file, rejects, self._largest)
             advice = (

@@ -567,7 +567,7 @@ def scan(
     with opened(source) as file, naming(source):
         before = os.fstat(file.fileno())
         blocks = BlockReader(file, see=see)
-        with RejectsFile(source, keep=keep_invalid) as rejects:
+        with RejectsFile(source, keep=keep_invalid, partial=False) as rejects:
             largest = SizeLimit(limits, compress=compress)
             reader = checked(source, blocks.buffered(), rejects, largest)
             plan = batching.make_plan(

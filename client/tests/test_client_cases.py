@@ -466,10 +466,11 @@ def test_a_signal_ends_it_immediately(
     (folder / "tmp").mkdir()
     os.mkfifo("pipe")
     with (Path("large.ndjson")).open("wb") as large:
+        large.write(b"{]\n")
         large.writelines(b'{"some":"record"}\n' * 100_000 for _ in range(100))
     for name, sign in (("pipe", None), ("large.ndjson", b"reading: 10 %")):
         with subprocess.Popen(
-            gapless_command("upload", name),
+            gapless_command("upload", "--skip-invalid", name),
             env={**os.environ, "TMPDIR": str(folder / "tmp")},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -490,6 +491,7 @@ def test_a_signal_ends_it_immediately(
         assert f"interrupted. Nothing of {name} was sent.".encode() in rest
         assert b"input:" not in rest, "it did not read on to the end"
         assert list((folder / "tmp").iterdir()) == []
+        assert list(folder.glob("*.invalid")) == []
     assert not front.seen
 
 
