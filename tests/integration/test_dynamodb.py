@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.integration.test_busy import Clock
-from uploads import retries
+from uploads import limits, retries
 from uploads.config import Credentials
 from uploads.dynamodb import ConditionFailedError, DynamoDB, DynamoDBError
 from uploads.errors import StorageBusyError
@@ -108,6 +108,7 @@ def answering(*answers: Answer, certificate: Path | None = None) -> Iterator[tup
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only pauses move it on, so neither they nor a busy machine take of the time for tries."""
     monkeypatch.setattr(retries, "time", Clock())
+    monkeypatch.setattr(limits, "PATIENCE_SECONDS", 1)
 
 
 def test_a_call_is_one_request_and_binary_values_are_base64() -> None:
