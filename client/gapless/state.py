@@ -185,13 +185,15 @@ def save(state: State) -> None:
 def _prune(latest: State) -> None:
     """Delete the states that a finished upload of the same file supersedes, and all old ones.
 
-    A process that still waits for the response to its request for a session keeps its state.
+    Never a later one: of two uploads that finish at once, each would delete the other's. A process
+    that still waits for the response to its request for a session keeps its state.
     """
     for state in _read("*-*.json"):
         if _path(state) == _path(latest):
             continue
         done = state.finished or not (state.session_id or _is_another_running(state.pid))
-        superseded = latest.finished and done and state.file == latest.file
+        earlier = state.file == latest.file and state.started_at < latest.started_at
+        superseded = latest.finished and done and earlier
         if superseded or state.started_at < time.time() - _RETENTION_SECONDS:
             delete(state)
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import gapless
@@ -29,7 +30,7 @@ from front import (
     run,
     written,
 )
-from gapless import conformance, metadata
+from gapless import conformance, metadata, state
 from tests import known_callers
 
 
@@ -203,6 +204,22 @@ def test_the_state_of_another_process_that_waits_is_kept(front: Front, folder: P
         path.write_text(json.dumps(waiting | {"pid": pid}))
         run("upload", file, "--new")
         assert path.exists() == kept
+
+
+def test_of_uploads_that_finish_at_once_the_later_is_remembered(front: Front, folder: Path) -> None:
+    """Each finds the state of the other, and must not delete both."""
+    assert front
+    file = written(Path("in.ndjson"), lines(10))
+    run("upload", file)
+    (path,) = (folder / "state").glob("*.json")
+    earlier = msgspec.json.decode(path.read_bytes(), type=state.State)
+    later = msgspec.structs.replace(
+        earlier, key="k" * 32, session_id="1" * 32, started_at=earlier.started_at + 1
+    )
+    for last in (earlier, later):
+        for one in (earlier, later, last):
+            state.save(one)
+        assert state.load(file, finished=True) == later
 
 
 # --- Metadata -------------------------------------------------------------------------------------
