@@ -178,10 +178,15 @@ def test_a_hostile_request_is_answered_within_the_bounds(
 
 
 def test_to_refuse_takes_no_more_than_to_accept(
-    measured: dict[str, Measured], capsys: pytest.CaptureFixture[str]
+    lab: Lab, measured: dict[str, Measured], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with capsys.disabled():
         print(HEAD, *(found.row(name) for name, found in measured.items()), sep="\n")
-    accepted = [measured[name].cpu_per_mb for name in ACCEPTED if name in measured]
-    refused = {name: found.cpu_per_mb for name, found in measured.items() if name not in ACCEPTED}
-    assert not {name: cpu for name, cpu in refused.items() if cpu > max(accepted)}
+    most = max(measured[name].cpu_per_mb for name in ACCEPTED if name in measured)
+    for name, found in measured.items():
+        # A check that is ended takes its limit, on a quick machine, too.
+        if name not in ACCEPTED and found.says != "check_too_long":
+            refused = found.cpu_per_mb
+            for _ in range(TIMES - 1):
+                refused = refused if refused <= most else lab.measure(HOSTILE[name]).cpu_per_mb
+            assert refused <= most, name
