@@ -13,7 +13,7 @@ import weakref
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Final, Literal
 from urllib.parse import unquote, urlsplit
@@ -64,18 +64,12 @@ class DynamoDB:
         proxy: str | None = None,
     ) -> None:
         url = urlsplit(endpoint)
+        self._is_https = url.scheme == "https"
         self._host, self._path = url.netloc, url.path or "/"
         self._region = region
         self._credentials = credentials
-        self._connect: Callable[[], HTTPConnection]
-        self._connect = partial(HTTPConnection, url.netloc, timeout=limits.CONNECT_SECONDS)
-        if url.scheme == "https":
-            tls = ssl.create_default_context(cafile=ca_bundle)
-            self._connect = partial(
-                HTTPSConnection, url.netloc, timeout=limits.CONNECT_SECONDS, context=tls
-            )
-            if proxy:
-                self._connect = partial(_through, proxy, url.netloc, tls)
+        self._ca_bundle = ca_bundle
+        self._proxy = proxy
         self._idle: list[HTTPConnection] = []
         weakref.finalize(self, _close, self._idle)
 
@@ -148,6 +142,23 @@ class DynamoDB:
         connection.connect()
         connection.sock.settimeout(limits.READ_SECONDS)
         return connection
+
+    @cached_property
+    def _connect(self) -> Callable[[], HTTPConnection]:
+        """Makes connections.
+
+        The first loads the certificates, as botocore does: they would take a fifth of a start.
+        """
+        if not self._is_https:
+            return partial(HTTPConnection, self._host, timeout=limits.CONNECT_SECONDS)
+        try:
+            tls = ssl.create_default_context(cafile=self._ca_bundle)
+        except OSError as error:
+            # To try again would not help.
+            raise DynamoDBError(f"certificates, {self._ca_bundle or 'default'}: {error}") from error
+        if self._proxy:
+            return partial(_through, self._proxy, self._host, tls)
+        return partial(HTTPSConnection, self._host, timeout=limits.CONNECT_SECONDS, context=tls)
 
 
 def _through(proxy: str, host: str, tls: ssl.SSLContext) -> HTTPSConnection:

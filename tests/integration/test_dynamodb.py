@@ -276,6 +276,16 @@ def test_only_the_host_with_a_trusted_certificate_is_asked(certificate: Path) ->
         assert len(server.requests) == 3
 
 
+def test_certificates_that_cannot_be_read_are_not_tried_again(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    for bundle in (tmp_path / "missing.pem", empty):
+        # A start loads none: it would take a quarter more time.
+        client = DynamoDB("https://localhost:1", "us-east-1", lambda: KEYS, str(bundle))
+        with pytest.raises(DynamoDBError, match=bundle.name):
+            client.call("GetItem", READ)
+
+
 def test_a_proxy_passes_what_it_cannot_read(certificate: Path) -> None:
     with (
         answering(answer(200, ITEM), certificate=certificate) as (_, server),
